@@ -1,0 +1,92 @@
+"""The clock of a training: how many optimizer steps are done, and who may move it."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Protocol
+
+from torch.optim import Optimizer
+
+
+class Listener(Protocol):
+    """What is told when the clock has moved."""
+
+    def _clock_moved(self, before: int) -> None: ...
+
+
+class Clock:
+    """Counts optimizer steps, for one owner and everyone who listens.
+
+    A copy or a pickle keeps the count alone: it is not followed by anything, and whoever
+    owns the copy starts to listen again.
+    """
+
+    def __init__(self, step: int = 0) -> None:
+        self.step = step
+        self.follower: Follower | None = None
+        self._listeners: list[weakref.ref[Listener]] = []
+
+    def listen(self, listener: Listener) -> None:
+        """Tells `listener` from now on, for as long as it lives."""
+        self._listeners.append(weakref.ref(listener))
+
+    def set(self, step: int) -> None:
+        """Moves the clock and tells everyone."""
+        before, self.step = self.step, step
+        for reference in self._listeners:
+            listener = reference()
+            if listener is not None:
+                listener._clock_moved(before)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["step"])  # type: ignore[misc]
+
+
+class Follower:
+    """Moves a clock by one at each real step of an optimizer, until it is removed.
+
+    A context manager: leaving it removes it.
+    """
+
+    def __init__(self, clock: Clock, optimizer: Optimizer) -> None:
+        self._clock = clock
+        self._hook = optimizer.register_step_post_hook(self._stepped)
+        clock.follower = self
+
+    def remove(self) -> None:
+        """Gives the clock up: another optimizer, or `step()`, may move it."""
+        self._hook.remove()
+        if self._clock.follower is self:
+            self._clock.follower = None
+
+    def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
+        # A fused optimizer is called on a step that the scaler skips, and told so on the device.
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is None or not bool(found_inf):
+            self._clock.set(self._clock.step + 1)
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+def unwrapped(optimizer: object) -> Optimizer:
+    """The torch optimizer inside the wrappers of Lightning and Accelerate.
+
+    Raises:
+        TypeError: For what is, and holds, no torch optimizer.
+    """
+    inner = optimizer
+    while isinstance(wrapped := getattr(inner, "optimizer", None), Optimizer) and wrapped is not inner:
+        inner = wrapped
+    if not isinstance(inner, Optimizer):
+        raise TypeError(
+            f"follow() takes a torch optimizer, found {type(optimizer).__name__}; "
+            "with anything else call criterion.step() after each of its steps"
+        )
+    return inner

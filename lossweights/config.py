@@ -1,0 +1,244 @@
+"""The whole declaration of a loss: its terms, the length of training, and what else is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    Field,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from lossweights.components import Declaration
+from lossweights.durations import Duration, Horizon, check_count, read_total_steps, steps
+from lossweights.errors import ConfigError, did_you_mean, dotted, explain, quoted
+from lossweights.files import Source, plain
+from lossweights.schedules import Schedule
+
+EvalWeights = Literal["final", "current", "ones"]
+OnNonfinite = Literal["propagate", "raise", "skip_term"]
+
+
+class Term(Declaration):
+    """A named scalar of the loss, and how much it counts when.
+
+    Where a term is wanted a number stands for `weight`, a table with `kind` for `schedule`, and
+    in Python also a schedule or a function of the step.
+
+    Args:
+        weight: Base factor, by which the schedule is multiplied.
+        schedule: The weight over time; constant 1 where there is none.
+        after: How long the term is dormant: until then its weight is 0, it need be neither given
+            nor computed, and its schedule waits for it.
+        reduction: What to do with a value that is not a scalar: `mean`, `sum`, or `batch_mean`
+            (the sum divided by the length of the first axis). An error where it is not said.
+        optional: Whether the term may be missing from a batch (or None).
+        when_zero: With a weight of 0 the term stays in the graph and gives zero gradients
+            (`keep`, what DistributedDataParallel needs), or is left out of the sum (`skip`).
+    """
+
+    weight: float = 1.0
+    schedule: Schedule | None = None
+    after: Duration | str = steps(0)
+    reduction: Literal["mean", "sum", "batch_mean"] | None = None
+    optional: bool = False
+    when_zero: Literal["keep", "skip"] = "keep"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthands(cls, data: Any) -> Any:
+        if isinstance(data, Schedule) or callable(data):
+            return {"schedule": data}
+        if data is None:
+            raise ValueError("nothing is said of this term: write its weight, such as 1.0")
+        if isinstance(data, dict):
+            if "kind" not in data:
+                return data
+            if both := sorted(data.keys() & cls.model_fields.keys()):
+                raise ValueError(
+                    f"{quoted(both)} beside `kind`: put the schedule into a table of its own, "
+                    f"`schedule: {{kind: {data['kind']}, ...}}`"
+                )
+            return {"schedule": data}
+        return data if isinstance(data, Term) else {"weight": data}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        table = handler(schema)
+        schedule = handler.resolve_ref_schema(table)["properties"]["schedule"]["anyOf"][0]
+        return {"anyOf": [{"type": "number"}, table, schedule]}
+
+
+TermLike = Term | Schedule | float | Callable[[int], float] | Mapping[str, Any]
+
+
+class LossConfig(Declaration):
+    """What a `WeightedLoss` does, as data.
+
+    Args:
+        terms: The terms by name; a list of names gives each the weight 1.
+        total_steps: Optimizer steps of the whole training, or `"40 epochs"`; may be bound later.
+        steps_per_epoch: Optimizer steps of an epoch; may be bound later.
+        eval_weights: What counts in evaluation. `final`: each term as at the end of training,
+            one yardstick for the whole run. `current`: as in training at this step. `ones`: all
+            the same. A table of weights by name: those, and `final` for terms it does not name.
+        on_nonfinite: What a nan or inf among the terms does in training: `propagate` into the
+            total, `raise` an error that names it, or `skip_term` (left out of the sum). The last
+            two look at the values on the host, at each step.
+        ignore: Names, or patterns such as `acc*`, that may be among the values given without
+            being terms.
+
+    >>> config = LossConfig.read({"terms": {"nll": 1.0, "kl": {"kind": "warmup", "over": "10%"}}})
+    >>> config.override({"kl.weight": 0.5}).terms["kl"].weight
+    0.5
+    """
+
+    terms: dict[str, Term]
+    total_steps: Annotated[
+        int | Duration | None,
+        PlainValidator(read_total_steps),
+        WithJsonSchema({"type": ["integer", "string", "null"], "minimum": 0}),
+    ] = None
+    steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    eval_weights: EvalWeights | dict[str, float] = "final"
+    on_nonfinite: OnNonfinite = "propagate"
+    ignore: tuple[str, ...] = ()
+
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _names_alone(cls, terms: Any) -> Any:
+        if isinstance(terms, list | tuple):
+            if repeated := {name for name in terms if terms.count(name) > 1}:
+                raise ValueError(f"named more than once: {quoted(sorted(map(str, repeated)))}")
+            return dict.fromkeys(terms, 1.0)
+        return terms
+
+    @field_validator("terms")
+    @classmethod
+    def _not_empty(cls, terms: dict[str, Term]) -> dict[str, Term]:
+        if not terms:
+            raise ValueError("a loss has at least one term: write `terms: {reconstruction: 1.0}`")
+        if "" in terms:
+            raise ValueError("a term has a name, found ''")
+        return terms
+
+    @field_validator("eval_weights", mode="before")
+    @classmethod
+    def _known_rule(cls, rule: Any) -> Any:
+        rules = ("final", "current", "ones")
+        if isinstance(rule, dict) or rule in rules:
+            return rule
+        near = did_you_mean(str(rule), rules)
+        raise ValueError(
+            f"{rule!r} is no rule for evaluation{near} (there are {quoted(rules)}, "
+            "and a table of weights by name)"
+        )
+
+    @field_serializer("total_steps")
+    def _dump_total(self, total: int | Duration | None) -> int | str | None:
+        return str(total) if isinstance(total, Duration) else total
+
+    @model_validator(mode="after")
+    def _eval_weights_of_terms(self) -> Self:
+        if isinstance(self.eval_weights, dict):
+            for name in self.eval_weights:
+                if name not in self.terms:
+                    raise ValueError(
+                        f"eval_weights: no term is called {name!r}{did_you_mean(name, self.terms)} "
+                        f"(the terms are {quoted(self.terms)})"
+                    )
+        return self
+
+    @property
+    def horizon(self) -> Horizon:
+        """The length of training, as far as the config knows it."""
+        return Horizon(self.total_steps, self.steps_per_epoch)
+
+    @classmethod
+    def read(
+        cls, source: LossConfig | Mapping[str, Any] | str | PathLike[str], at: str | None = None
+    ) -> LossConfig:
+        """A config from a mapping (OmegaConf's too) or a JSON, TOML or YAML file.
+
+        Args:
+            source: The mapping, or the file's path; a config comes back as it is.
+            at: Where in it the declaration lies, as a dotted path.
+
+        Raises:
+            ConfigError: Naming, for every problem, its place and what to write.
+            ImportError: For a YAML file without PyYAML (extra `yaml`).
+        """
+        if isinstance(source, LossConfig):
+            return source
+        found = Source.of(source)
+        data, path = found.part(at)
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(explain(error, lambda loc: found.place((*path, *loc)))) from None
+
+    def override(self, changes: Mapping[str, Any]) -> LossConfig:
+        """The config with some values changed, by dotted path, and validated again.
+
+        Args:
+            changes: New values by path: `kl.weight`, `kl.schedule.cycles`, `total_steps`; a
+                path begins with a field of the config or with a term.
+
+        Raises:
+            ConfigError: For a path that leads nowhere, or a value that is refused there.
+        """
+        config: LossConfig = self
+        for path, value in changes.items():
+            try:
+                config = _changed(config, config._steps_of(path), plain(value), path)
+            except ValidationError as error:
+                raise ConfigError(f"{path} = {value!r}: {explain(error)}") from None
+        return config
+
+    def _steps_of(self, path: str) -> list[str]:
+        """A dotted path in parts; a term's own name may hold dots."""
+        head = path.split(".", 1)[0]
+        in_terms = path.removeprefix("terms.") if head == "terms" else path
+        if head in type(self).model_fields and head != "terms":
+            return path.split(".")
+        for name in sorted(self.terms, key=len, reverse=True):
+            if in_terms == name or in_terms.startswith(f"{name}."):
+                rest = in_terms[len(name) + 1 :]
+                return ["terms", name, *(rest.split(".") if rest else [])]
+        known = [*self.terms, *type(self).model_fields]
+        raise ConfigError(
+            f"{path}: no term or field is called {head!r}{did_you_mean(head, known)} "
+            f"(the terms are {quoted(self.terms)})"
+        )
+
+
+def _changed(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
+    """`owner` with the value at `path` replaced, built anew from there up."""
+    if not path:
+        return value
+    head, rest = path[0], path[1:]
+    if isinstance(owner, BaseModel):
+        known = type(owner).model_fields
+        if head not in known:
+            raise ConfigError(
+                f"{whole}: {type(owner).__name__} has no field {head!r}{did_you_mean(head, known)} "
+                f"(it has {quoted(known)})"
+            )
+        parts = {name: getattr(owner, name) for name in owner.model_fields_set | {head}}
+        return type(owner)(**{**parts, head: _changed(parts[head], rest, value, whole)})
+    if isinstance(owner, dict) and (head in owner or not rest):
+        return {**owner, head: _changed(owner.get(head), rest, value, whole)}
+    if isinstance(owner, tuple) and head.isdecimal() and int(head) < len(owner):
+        index = int(head)
+        return (*owner[:index], _changed(owner[index], rest, value, whole), *owner[index + 1 :])
+    raise ConfigError(f"{whole}: there is nothing at {head!r}, {owner!r} has no parts by that name")
+
+

@@ -1,0 +1,118 @@
+"""In words: what a config will do over the training, and what looks wrong so far."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lossweights.config import LossConfig
+from lossweights.durations import Duration, Horizon
+from lossweights.errors import HorizonError
+from lossweights.report import Seen
+from lossweights.schedules import Schedule, Steps, Values
+
+_UNBOUNDED_STEPS = 10_000  # looked at of a schedule without end in a training without end
+_MOST_STEPS = 1_000_000  # of a longer training, so many steps evenly chosen are looked at
+
+
+def describe(config: LossConfig, horizon: Horizon) -> str:
+    """One line a term: its factors, where its weight starts, peaks and ends."""
+    lines = [_training(horizon), f"evaluation: {_evaluation(config)}"]
+    width = max(map(len, config.terms))
+    lines += [f"{name:<{width}}  {_term(config, name, horizon)}" for name in config.terms]
+    return "\n".join(lines)
+
+
+def _training(horizon: Horizon) -> str:
+    total = horizon.total_steps
+    if total is None:
+        return "training: total_steps is not known yet"
+    if isinstance(total, Duration):
+        return f"training: {total}, steps_per_epoch is not known yet"
+    each = f", {horizon.steps_per_epoch} an epoch" if horizon.steps_per_epoch else ""
+    return f"training: {total} steps{each}"
+
+
+def _evaluation(config: LossConfig) -> str:
+    if isinstance(config.eval_weights, dict):
+        given = ", ".join(f"{name} {weight:g}" for name, weight in config.eval_weights.items())
+        return f"{given}, all else with its final weight"
+    return {
+        "final": "each term with its final weight",
+        "current": "each term as in training",
+        "ones": "each term with weight 1",
+    }[config.eval_weights]
+
+
+def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
+    term = config.terms[name]
+    text = f"{term.weight:g}" if term.schedule is None else f"{term.weight:g} x {term.schedule!r}"
+    try:
+        text += f": {_course(config, name, horizon)}"
+    except HorizonError as error:
+        text += f": not known yet, {error}"
+    if term.optional:
+        text += "; optional"
+    if term.reduction is not None:
+        text += f"; reduced by {term.reduction}"
+    if term.when_zero == "skip":
+        text += "; left out of the sum while its weight is 0"
+    return text
+
+
+def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
+    term = config.terms[name]
+    start = horizon.steps(term.after)
+    dormant = f"dormant until step {start}, then " if start else ""
+    if term.schedule is None:
+        return f"{dormant}constant"
+    steps, weights = _sampled(config, name, horizon)
+    lowest, highest = int(weights.argmin()), int(weights.argmax())
+    final = term.weight * term.schedule.final(horizon.local(start))
+    if weights[lowest] == weights[highest] == final:
+        return f"{dormant}{final:g} throughout"
+    moments = f"{dormant}starts at {weights[0]:g}"
+    if highest != 0:
+        moments += f", first peaks at {weights[highest]:g} in step {steps[highest]}"
+    if lowest != 0 and weights[lowest] != final:
+        moments += f", is lowest at {weights[lowest]:g} in step {steps[lowest]}"
+    return f"{moments}, ends at {final:g}"
+
+
+def _sampled(config: LossConfig, name: str, horizon: Horizon) -> tuple[Steps, Values]:
+    """Steps of the training from where the term begins, and its weights there."""
+    term = config.terms[name]
+    start = horizon.steps(term.after)
+    local = horizon.local(start)
+    schedule = Schedule.read(1.0) if term.schedule is None else term.schedule
+    if local.is_bounded:
+        last = max(local.span - 1, 0)
+    else:
+        last = math.ceil(schedule.ends(local) or _UNBOUNDED_STEPS)
+    steps = np.arange(0, last + 1, max(1, last // _MOST_STEPS))
+    return start + steps, term.weight * schedule(steps, local)
+
+
+def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[str]:
+    """What looks wrong so far, a sentence each."""
+    findings = [note] if (note := seen.of_idle_clock(step)) else []
+    if seen.combined is not None:
+        findings += [
+            f"term {name!r} was never given; if it is not needed, drop it at terms.{name}"
+            for name in config.terms
+            if name not in seen.given | set(seen.combined.names)
+            and step >= _sampled(config, name, horizon)[0][0]
+        ]
+        findings += [
+            f"term {name!r} carried no gradient in the last forward: it was computed without one "
+            "(detached, under no_grad, or from .item()), so its weight changes nothing"
+            for name, attached in zip(seen.combined.names, seen.attached, strict=True)
+            if not attached and name not in seen.combined.left_out
+        ]
+    findings += [
+        f"term {name!r} has a weight of 0 for the whole training: terms.{name} is {term!r}"
+        for name, term in config.terms.items()
+        if not _sampled(config, name, horizon)[1].any()
+    ]
+    return findings

@@ -1,0 +1,283 @@
+"""Lengths of training with their unit, and the horizon that turns them into steps."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from lossweights.errors import HorizonError, did_you_mean
+
+Unit = Literal["steps", "epochs", "percent"]
+
+_UNITS: dict[str, Unit] = {
+    "step": "steps",
+    "steps": "steps",
+    "epoch": "epochs",
+    "epochs": "epochs",
+    "ep": "epochs",
+    "%": "percent",
+    "percent": "percent",
+    "dur": "percent",
+}
+_WRITTEN = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*")
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training with its unit.
+
+    Written `"500 steps"`, `"10 epochs"` (or `"10ep"`), `"25%"` (or `"0.25dur"`), in Python
+    also `steps(500)`, `epochs(10)`, `percent(25)`. A percentage is always one of the whole
+    training, wherever it stands.
+
+    Args:
+        value: How many units; at least 0, and whole for steps.
+        unit: `"steps"` (optimizer steps), `"epochs"` or `"percent"`.
+
+    Raises:
+        ValueError: For a value below 0 or not finite, a fraction of a step, or another unit.
+
+    >>> Duration.parse("0.25dur")
+    percent(25)
+    >>> Duration.parse("10 epochs").steps(Horizon(steps_per_epoch=300))
+    3000
+    """
+
+    value: float
+    unit: Unit
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("steps", "epochs", "percent"):
+            raise ValueError(f"a duration is in steps, epochs or percent, found {self.unit!r}")
+        if isinstance(self.value, bool) or not isinstance(self.value, Real):
+            raise ValueError(f"a duration is a number of {self.unit}, found {self.value!r}")
+        if not (math.isfinite(self.value) and self.value >= 0):
+            raise ValueError(
+                f"a duration is at least 0 and finite, found {self.value:g} {self.unit}"
+            )
+        if self.unit == "steps" and self.value != int(self.value):
+            raise ValueError(f"steps are whole: {self.value:g} steps cannot be taken")
+
+    @classmethod
+    def parse(cls, written: object) -> Duration:
+        """A duration from its text; one that is a duration already comes back as it is.
+
+        Raises:
+            ValueError: For a number without unit, an unknown unit, or a value that is refused.
+        """
+        if isinstance(written, Duration):
+            return written
+        if isinstance(written, bool) or not isinstance(written, Real | str):
+            raise ValueError(
+                f'a duration is written "500 steps", "10 epochs" or "25%", found {written!r}'
+            )
+        match = _WRITTEN.fullmatch(str(written))
+        if match is None:
+            raise ValueError(
+                f'{written!r} is no duration: write "500 steps", "10 epochs" or "25%"'
+            )
+        number, unit = match[1].replace("_", ""), match[2]
+        if not unit:
+            raise ValueError(
+                f'{number} has no unit: write "{number} steps" or "{number} epochs" '
+                f"(in Python also steps({number}) or epochs({number}))"
+            )
+        known = _UNITS.get(unit.lower())
+        if known is None:
+            raise ValueError(
+                f"{unit!r} is no unit of training{did_you_mean(unit, _UNITS)}: "
+                f'write "{number} steps", "{number} epochs" or "{number}%"'
+            )
+        value = float(number)
+        if unit.lower() == "dur":
+            value = round(value * 100, 10)
+        return cls(int(value) if known == "steps" and value == int(value) else value, known)
+
+    def length(self, horizon: Horizon) -> float:
+        """The duration in steps, not rounded: 25% of 1,686 steps are 421.5.
+
+        Raises:
+            HorizonError: Where `horizon` lacks the total or the length of an epoch.
+        """
+        if self.unit == "steps":
+            return self.value
+        if self.unit == "epochs":
+            if horizon.steps_per_epoch is None:
+                raise HorizonError(
+                    f"{self} cannot be counted in steps before steps_per_epoch is known: give it"
+                )
+            return self.value * horizon.steps_per_epoch
+        return self.value * horizon.total(f"{self} of training") / 100
+
+    def steps(self, horizon: Horizon) -> int:
+        """The duration in whole steps, halves rounded up.
+
+        Raises:
+            HorizonError: Where `horizon` lacks the total or the length of an epoch.
+        """
+        return math.floor(self.length(horizon) + 0.5)
+
+    def __repr__(self) -> str:
+        return f"{self.unit}({self._number})"
+
+    @property
+    def _number(self) -> str:
+        return repr(self.value).removesuffix(".0")
+
+    def __str__(self) -> str:
+        number = self._number
+        if self.unit == "percent":
+            return f"{number}%"
+        return f"{number} {self.unit}" if number != "1" else f"1 {self.unit[:-1]}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse,
+            serialization=core_schema.to_string_ser_schema(when_used="always"),
+            metadata={"reads_all": True},
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {
+            "type": "string",
+            "pattern": r"^\s*[0-9._eE+]+\s*(steps?|epochs?|ep|%|percent|dur)\s*$",
+            "description": 'A length of training with its unit: "500 steps", "10 epochs", "25%".',
+        }
+
+
+def steps(value: int) -> Duration:
+    """So many optimizer steps.
+
+    >>> str(steps(500))
+    '500 steps'
+    """
+    return Duration(value, "steps")
+
+
+def epochs(value: float) -> Duration:
+    """So many epochs.
+
+    >>> str(epochs(10))
+    '10 epochs'
+    """
+    return Duration(value, "epochs")
+
+
+def percent(value: float) -> Duration:
+    """So many percent of the whole training.
+
+    >>> percent(25).steps(Horizon(total_steps=1000))
+    250
+    """
+    return Duration(value, "percent")
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """How long training takes: what turns a duration into steps.
+
+    Args:
+        total_steps: Optimizer steps of the whole training, or a duration in epochs; None while
+            it is not known.
+        steps_per_epoch: Optimizer steps of an epoch; None while it is not known.
+        end: Steps until *local* time ends, for what runs inside a stage or after a delay; None
+            for training itself. Percentages are of the training all the same.
+
+    Raises:
+        ValueError: For counts that are not whole or below 0 (below 1 for an epoch).
+
+    >>> Horizon("40 epochs", steps_per_epoch=100).total_steps
+    4000
+    """
+
+    total_steps: int | Duration | str | None = None
+    steps_per_epoch: int | None = None
+    end: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("steps_per_epoch", self.steps_per_epoch, least=1)
+        total = read_total_steps(self.total_steps)
+        if isinstance(total, Duration) and self.steps_per_epoch is not None:
+            total = total.steps(self)
+        object.__setattr__(self, "total_steps", total)
+
+    @property
+    def span(self) -> int:
+        """Steps from 0 until local time ends: the whole training, or the stage one is in.
+
+        Raises:
+            HorizonError: Where that is not known.
+        """
+        return self.total("the length of training") if self.end is None else self.end
+
+    def total(self, wanted: str) -> int:
+        """`total_steps`, or an error that says what `wanted` it.
+
+        Raises:
+            HorizonError: Where it is not known.
+        """
+        if isinstance(self.total_steps, int):
+            return self.total_steps
+        lacks = "total_steps" if self.total_steps is None else "steps_per_epoch"
+        raise HorizonError(f"{wanted} cannot be counted in steps before {lacks} is known: give it")
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it is known when local time ends."""
+        return self.end is not None or isinstance(self.total_steps, int)
+
+    def length(self, duration: Duration | str) -> float:
+        """`duration` in steps, not rounded."""
+        return Duration.parse(duration).length(self)
+
+    def steps(self, duration: Duration | str) -> int:
+        """`duration` in whole steps, halves rounded up."""
+        return Duration.parse(duration).steps(self)
+
+    def local(self, start: int, length: int | None = None) -> Horizon:
+        """The horizon of what begins at step `start` and takes `length` steps, or all the rest."""
+        if length is None and self.is_bounded:
+            length = max(self.span - start, 0)
+        return replace(self, end=length)
+
+
+def read_total_steps(value: object) -> int | Duration | None:
+    """`total_steps` as it may be written: 40000, "40000", "40_000 steps", "40 epochs", None.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and value.strip().replace("_", "").isdecimal():
+        value = int(value)
+    if isinstance(value, str | Duration):
+        duration = Duration.parse(value)
+        if duration.unit == "percent":
+            raise ValueError(
+                f"total_steps cannot be a share of itself, found {duration}: "
+                'write 40000 or "40 epochs"'
+            )
+        return int(duration.value) if duration.unit == "steps" else duration
+    return check_count("total_steps", value, least=0)
+
+
+def check_count(name: str, value: object, least: int) -> int | None:
+    """A whole number of at least `least`, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} is a whole number of at least {least}, found {value!r}")
+    return int(value)

@@ -1,0 +1,185 @@
+"""What happened at a forward pass: every part of the total, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lossweights.combine import Combined
+from lossweights.errors import did_you_mean, quoted
+
+_MANY_FORWARDS = 200  # after so many without a step somebody forgot the clock
+
+QUANTITIES = ("raw", "value", "weight", "weighted", "share")
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """The parts of a total, as 0-dim tensors by name of the term.
+
+    Args:
+        total: The sum of `weighted`.
+        raw: Values as given, reduced to scalars.
+        value: What was weighted.
+        weight: The factors.
+        weighted: `weight * value`.
+        share: $|weighted_i| / \\sum_j |weighted_j|$: who drives the loss; 0 where all are 0.
+    """
+
+    total: Tensor
+    raw: dict[str, Tensor]
+    value: dict[str, Tensor]
+    weight: dict[str, Tensor]
+    weighted: dict[str, Tensor]
+    share: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, combined: Combined, order: Iterable[str]) -> Breakdown:
+        """The parts of a sum, in the given order of the terms."""
+        values, weights = combined.values, combined.weights
+        parts = [
+            value.new_zeros(()) if name in combined.left_out else value * weight
+            for name, value, weight in zip(
+                combined.names, values.unbind(), weights.unbind(), strict=True
+            )
+        ]
+        weighted = torch.stack(parts) if parts else values
+        size = weighted.detach().abs()
+        share = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)
+
+        def by_name(vector: Tensor) -> dict[str, Tensor]:
+            found = dict(zip(combined.names, vector.unbind(), strict=True))
+            return {name: found[name] for name in order if name in found}
+
+        value = by_name(values)
+        return cls(
+            combined.total, value, value, by_name(weights), by_name(weighted), by_name(share)
+        )
+
+    def metrics(self, prefix: str = "", include: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Flat names for a logger: `raw/kl`, `weight/kl`, ..., and `total`.
+
+        Args:
+            prefix: Put before each name, such as `train/`.
+            include: Which of `raw`, `value`, `weight`, `weighted`, `share`, `total`; all of
+                them where it is left out.
+
+        Raises:
+            ValueError: For a quantity that there is not.
+        """
+        known = (*QUANTITIES, "total")
+        wanted = known if include is None else tuple(include)
+        for quantity in wanted:
+            if quantity not in known:
+                raise ValueError(
+                    f"there is no quantity {quantity!r}{did_you_mean(quantity, known)} "
+                    f"(there are {quoted(known)})"
+                )
+        found: dict[str, Tensor] = {}
+        for quantity in wanted:
+            if quantity == "total":
+                found[f"{prefix}total"] = self.total.detach()
+            else:
+                parts: Mapping[str, Tensor] = getattr(self, quantity)
+                found |= {f"{prefix}{quantity}/{name}": part.detach() for name, part in parts.items()}
+        return found
+
+
+@dataclass(frozen=True)
+class Report:
+    """What each term did at the last training step, as floats; printed, a table.
+
+    Args:
+        step: The step (optimizer steps done before it).
+        total: The loss.
+        terms: For each term, `raw`, `value`, `weight`, `weighted` and `share`.
+        notes: What else is worth knowing.
+    """
+
+    step: int
+    total: float
+    terms: dict[str, dict[str, float]]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, breakdown: Breakdown, step: int, notes: tuple[str, ...] = ()) -> Report:
+        """From a breakdown, in one transfer to the host."""
+        metrics = on_host(breakdown.metrics())
+        terms = {
+            name: {quantity: metrics[f"{quantity}/{name}"] for quantity in QUANTITIES}
+            for name in breakdown.raw
+        }
+        return cls(step, metrics["total"], terms, notes)
+
+    def __str__(self) -> str:
+        width = max([len("total"), *map(len, self.terms)])
+        lines = [f"step {self.step}", f"{'term':<{width}} " + "".join(f"{q:>12}" for q in QUANTITIES)]
+        for name, parts in self.terms.items():
+            cells = "".join(f"{parts[quantity]:>12.5g}" for quantity in QUANTITIES[:-1])
+            lines.append(f"{name:<{width}} {cells}{parts['share']:>12.1%}")
+        lines.append(f"{'total':<{width}} {'':>36}{self.total:>12.5g}")
+        return "\n".join([*lines, *self.notes])
+
+
+def on_host(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """Many 0-dim tensors as floats, in one transfer."""
+    if not tensors:
+        return {}
+    values = torch.stack(list(tensors.values())).tolist()
+    return dict(zip(tensors, values, strict=True))
+
+
+class Seen:
+    """What the training forwards of a criterion have left behind.
+
+    Attributes:
+        combined: The last one, detached; None before the first.
+        attached: For each of its terms whether it carried a gradient.
+        step: The step that it belongs to, known once the clock has moved on.
+        forwards: How many there were, outside compiled graphs.
+        given: The terms of every step's last forward.
+    """
+
+    def __init__(self) -> None:
+        self.combined: Combined | None = None
+        self.attached: list[bool] = []
+        self.step: int | None = None
+        self.forwards = 0
+        self.given: set[str] = set()
+        self._told_of_clock = False
+        self._names: tuple[str, ...] = ()
+
+    def step_done(self, step: int) -> None:
+        """What was recorded belongs to this step."""
+        if self.step is None:
+            self.step = step
+        if self.combined is not None and self.combined.names is not self._names:
+            self._names = self.combined.names
+            self.given.update(self._names)
+
+    def record(self, combined: Combined) -> None:
+        """Keeps the parts of a total, without its graph and without waiting for the device."""
+        if not torch.compiler.is_compiling():
+            if torch._C._functorch.peek_interpreter_stack() is not None:
+                raise RuntimeError(
+                    "a criterion in training records what it sees, which torch.func transforms "
+                    "cannot do: use criterion.breakdown(terms).total there"
+                )
+            self.forwards += 1
+        total, names, losses, values, weights, left_out = combined
+        self.attached = [loss.requires_grad for loss in losses]
+        self.combined = Combined(total.detach(), names, [], values.detach(), weights, left_out)
+        self.step = None
+
+    def of_idle_clock(self, step: int) -> str:
+        """What to say, once, where many forwards have passed and the clock stands at 0."""
+        if step > 0 or self.forwards < _MANY_FORWARDS or self._told_of_clock:
+            return ""
+        self._told_of_clock = True
+        return (
+            f"{self.forwards} training forwards and the clock is at step 0: call "
+            "criterion.follow(optimizer) once, or criterion.step() after each optimizer.step()"
+        )

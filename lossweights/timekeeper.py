@@ -1,0 +1,293 @@
+"""Which weights stand now: a clock, the timeline of a config, and its rows on a device."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lossweights.clock import Clock, Follower, unwrapped
+from lossweights.combine import Standing
+from lossweights.config import LossConfig
+from lossweights.durations import Duration, Horizon
+from lossweights.errors import HorizonError, quoted
+from lossweights.timeline import Timeline
+
+
+class Timekeeper(nn.Module):
+    """A module that keeps the weights of a config in step with a training.
+
+    Args:
+        config: The declaration.
+        clock: Another one whose clock this one shares.
+    """
+
+    config: LossConfig
+
+    def __init__(self, config: LossConfig, clock: Timekeeper | None = None) -> None:
+        super().__init__()
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "a criterion built inside inference_mode could not be trained with: "
+                "build it outside"
+            )
+        if clock is not None and not isinstance(clock, Timekeeper):
+            raise TypeError(f"clock= takes another WeightedLoss, found {type(clock).__name__}")
+        self.config = config
+        self._owns_clock = clock is None
+        self._clock = Clock() if clock is None else clock._clock
+        self._clock.listen(self)
+        # Not a buffer: DDP would overwrite it from rank 0, `.half()` would round it, and every
+        # weight can be computed from the step. In place, so that its address stays the same.
+        self._row = torch.zeros(len(config.terms))
+        self._lay_out(config.total_steps, config.steps_per_epoch)
+
+    @property
+    def current_step(self) -> int:
+        """Optimizer steps done so far; 0 before the first update."""
+        return self._clock.step
+
+    def step(self, n: int = 1) -> None:
+        """Moves the clock by `n` steps: call it after each `optimizer.step()`.
+
+        Raises:
+            RuntimeError: While the criterion follows an optimizer, or shares another's clock.
+        """
+        if self._clock.follower is not None:
+            raise RuntimeError(
+                "this criterion follows an optimizer, which moves its clock: drop the call of "
+                "step(), or give the clock up with the handle that follow() returned, "
+                "handle.remove()"
+            )
+        self._check_move("step", n)
+        self._clock.set(self._clock.step + n)
+
+    def set_step(self, step: int) -> None:
+        """Sets the clock: `step` optimizer steps are done.
+
+        Raises:
+            RuntimeError: Where the criterion shares another's clock.
+        """
+        self._check_move("set_step", step)
+        self._clock.set(step)
+
+    def follow(self, optimizer: Optimizer) -> Follower:
+        """Moves the clock with each real step of `optimizer`, so that `step()` need not be called.
+
+        Gradient accumulation and steps that a gradient scaler skips are counted right. With a
+        fused optimizer under a scaler, whether a step was skipped is read from the device.
+
+        Args:
+            optimizer: A torch optimizer, or the wrapper of Lightning or Accelerate around one.
+
+        Returns:
+            A handle: `remove()` gives the clock up, and so does leaving its `with` block.
+
+        Raises:
+            RuntimeError: Where it follows an optimizer already, or shares another's clock.
+            TypeError: For what is no torch optimizer.
+        """
+        self._check_move("follow", 0)
+        if self._clock.follower is not None:
+            raise RuntimeError(
+                "this criterion follows an optimizer already, and one clock has one owner: "
+                "give it up first with handle.remove(), or build a second criterion with "
+                "clock=criterion to share it"
+            )
+        return Follower(self._clock, unwrapped(optimizer))
+
+    def bind(
+        self, *, total_steps: int | Duration | str | None = None, steps_per_epoch: int | None = None
+    ) -> Self:
+        """Says how long training takes, where the config could not know.
+
+        What would end after training does is reported as a warning, with what to change.
+
+        Args:
+            total_steps: Optimizer steps of the whole training, or `"40 epochs"`.
+            steps_per_epoch: Optimizer steps of an epoch: batches divided by accumulation.
+
+        Returns:
+            The criterion itself.
+        """
+        self._lay_out(
+            self._bound[0] if total_steps is None else total_steps,
+            self._bound[1] if steps_per_epoch is None else steps_per_epoch,
+        )
+        return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the coming training step, by name.
+
+        Raises:
+            HorizonError: Where the length of training is needed and not known.
+        """
+        if self._timeline is None:
+            raise HorizonError(self._lacking)
+        row = self._timeline.row(self._clock.step).tolist()
+        found = dict(zip(self._timeline.names, row, strict=True))
+        return {name: found[name] for name in self.config.terms}
+
+    def _standing(self, training: bool) -> Standing:
+        """The weights that count now, in training or in evaluation."""
+        standing = self._in_training if training else self._in_evaluation
+        if standing is None:
+            raise HorizonError(self._lacking)
+        return standing
+
+    def _lay_out(self, total_steps: int | Duration | str | None, steps_per_epoch: int | None) -> None:
+        horizon = Horizon(total_steps, steps_per_epoch)
+        self._lacking = ""
+        try:
+            timeline = Timeline(self.config, horizon)
+        except HorizonError as error:
+            timeline, self._lacking = None, _ask_to_bind(error)
+        self._bound, self._horizon, self._timeline = (total_steps, steps_per_epoch), horizon, timeline
+        for sentence in timeline.overruns() if timeline else []:
+            warnings.warn(sentence, stacklevel=5)
+        self._stand()
+
+    def _stand(self) -> None:
+        """Lets the weights of now stand on the device."""
+        self._in_training: Standing | None = None
+        self._in_evaluation: Standing | None = None
+        if self._timeline is None:
+            return
+        self._in_training = Standing(self._row)
+        if self.config.eval_weights == "current":
+            self._in_evaluation = self._in_training
+        else:
+            try:
+                self._in_evaluation = self._yardstick(self._timeline)
+            except HorizonError as error:
+                self._lacking = _ask_to_bind(error)
+        self._turn_to_now()
+
+    def _yardstick(self, timeline: Timeline) -> Standing:
+        rule = self.config.eval_weights
+        if rule == "ones":
+            weights = dict.fromkeys(timeline.names, 1.0)
+        else:
+            weights = dict(zip(timeline.names, timeline.final().tolist(), strict=True))
+        if isinstance(rule, dict):
+            weights |= rule
+        left_out = frozenset(
+            name
+            for name, weight in weights.items()
+            if weight == 0 and self.config.terms[name].when_zero == "skip"
+        )
+        tensor = torch.tensor(list(weights.values()), device=self._row.device)
+        return Standing(tensor, left_out=left_out)
+
+    def _clock_moved(self, before: int) -> None:
+        """The clock tells that it stood at `before` and stands elsewhere now."""
+        self._turn_to_now()
+
+    def _turn_to_now(self) -> None:
+        standing, timeline, step = self._in_training, self._timeline, self._clock.step
+        if standing is None or timeline is None:
+            return
+        self._row.copy_(timeline.tensor_row(step, self._row.device))
+        # Replaced only when they change: a compiled graph is made for each pattern of them.
+        dormant = timeline.dormant(step)
+        if dormant != standing.dormant:
+            standing.dormant = dormant
+            if self._in_evaluation is not None:
+                self._in_evaluation.dormant = dormant
+        left_out = timeline.left_out(step)
+        if left_out != standing.left_out:
+            standing.left_out = left_out
+
+    def _check_move(self, call: str, n: int) -> None:
+        if not self._owns_clock:
+            raise RuntimeError(
+                f"this criterion shares the clock of another: call {call}() on that one"
+            )
+        if n.__class__ is not int or n < 0:
+            raise ValueError(f"{call}() takes a whole number of at least 0, found {n!r}")
+
+    # State: the step, and the names by which a checkpoint is known to be of these terms
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        if self._owns_clock:
+            destination[f"{prefix}step"] = torch.tensor(self._clock.step)
+        names = json.dumps(sorted(self.config.terms)).encode()
+        destination[f"{prefix}term_names"] = torch.tensor(list(names), dtype=torch.uint8)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        ours = {key: f"{prefix}{key}" for key in ("step", "term_names")}
+        found = {key: state_dict[full] for key, full in ours.items() if full in state_dict}
+        others = {key: value for key, value in state_dict.items() if key not in ours.values()}
+        super()._load_from_state_dict(
+            others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        wanted = ("step", "term_names") if self._owns_clock else ("term_names",)
+        missing_keys += [ours[key] for key in wanted if key not in found]
+        if "term_names" in found:
+            saved = set(json.loads(bytes(found["term_names"].tolist())))
+            if difference := _difference(saved, set(self.config.terms)):
+                if strict:
+                    error_msgs.append(
+                        f"the checkpoint is of other terms: {difference}; to go on all the same "
+                        "use load_state_dict(..., strict=False)"
+                    )
+                    return
+                warnings.warn(f"the checkpoint is of other terms: {difference}", stacklevel=2)
+        if "step" in found and self._owns_clock:
+            self._clock.set(int(found["step"]))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._move(fn(self._row).device)  # the device alone: weights stay float32
+        return self
+
+    def _move(self, device: torch.device) -> None:
+        if device != self._row.device:
+            self._row = torch.zeros(len(self.config.terms), device=device)
+            self._stand()
+
+    def __getstate__(self) -> dict[str, Any]:
+        dropped = ("_timeline", "_in_training", "_in_evaluation")  # computed anew
+        return {key: value for key, value in self.__dict__.items() if key not in dropped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._clock.listen(self)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said when the original was built
+            self._lay_out(*self._bound)
+
+
+def _ask_to_bind(error: HorizonError) -> str:
+    return (
+        f"{error}. Write total_steps and steps_per_epoch into the config, or call "
+        "criterion.bind(total_steps=len(loader) * epochs, steps_per_epoch=len(loader)) "
+        "before the first step"
+    )
+
+
+def _difference(saved: set[str], wanted: set[str]) -> str:
+    parts = []
+    if saved - wanted:
+        parts.append(f"it has {quoted(sorted(saved - wanted))}, which this criterion lacks")
+    if wanted - saved:
+        parts.append(f"it lacks {quoted(sorted(wanted - saved))}, which this criterion has")
+    return "; ".join(parts)

@@ -1,0 +1,254 @@
+"""`WeightedLoss`: checks the terms, weights them, adds them up, and keeps time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal, Self, overload
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from lossweights.combine import Combined, Combiner
+from lossweights.config import EvalWeights, LossConfig, OnNonfinite, TermLike
+from lossweights.describe import audit, describe
+from lossweights.durations import Duration
+from lossweights.errors import ConfigError, did_you_mean, explain, quoted
+from lossweights.files import plain
+from lossweights.report import Breakdown, Report, Seen, on_host
+from lossweights.timekeeper import Timekeeper
+
+
+
+class WeightedLoss(Timekeeper):
+    """Combines named terms into one scalar, each with the weight that its config gives it now.
+
+    Args:
+        terms: The terms by name: a number (a constant weight), a schedule, a table, a `Term`, or
+            in Python a function of the step; or a list of names, all of weight 1.
+        total_steps: Optimizer steps of the whole training, or `"40 epochs"`.
+        steps_per_epoch: Optimizer steps of an epoch.
+        eval_weights: What counts in evaluation: `final`, `current`, `ones`, or weights by name.
+        on_nonfinite: `propagate`, `raise` or `skip_term`.
+        ignore: Names or patterns that may be given without being terms.
+        clock: Another criterion whose clock this one shares: two optimizers of one training.
+
+    Raises:
+        ConfigError: For a declaration that cannot be used; each line names its place.
+
+    Only `step()`, or the optimizer that it follows, moves its time. In evaluation (eval mode, or
+    gradients disabled) `eval_weights` rules and nothing is recorded.
+
+    >>> import torch
+    >>> from lossweights import Cyclical, WeightedLoss
+    >>> criterion = WeightedLoss(
+    ...     terms={"reconstruction": 1.0, "kl": Cyclical(cycles=4, ratio=0.5)}, total_steps=40_000
+    ... )
+    >>> criterion.set_step(2_500)
+    >>> criterion({"reconstruction": torch.tensor(3.0), "kl": torch.tensor(2.0)})
+    tensor(4.)
+    """
+
+    def __init__(
+        self,
+        terms: Mapping[str, TermLike] | Sequence[str],
+        *,
+        total_steps: int | Duration | str | None = None,
+        steps_per_epoch: int | None = None,
+        eval_weights: EvalWeights | Mapping[str, float] = "final",
+        on_nonfinite: OnNonfinite = "propagate",
+        ignore: Sequence[str] = (),
+        clock: WeightedLoss | None = None,
+    ) -> None:
+        declared = {
+            "terms": terms,
+            "total_steps": total_steps,
+            "steps_per_epoch": steps_per_epoch,
+            "eval_weights": eval_weights,
+            "on_nonfinite": on_nonfinite,
+            "ignore": ignore,
+        }
+        try:
+            config = LossConfig.model_validate(plain(declared))
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from None
+        super().__init__(config, clock)
+        self._combine = Combiner(config)
+        self._seen = Seen()
+
+    @classmethod
+    def from_config(
+        cls,
+        source: LossConfig | Mapping[str, Any] | str | PathLike[str],
+        at: str | None = None,
+        *,
+        clock: WeightedLoss | None = None,
+    ) -> Self:
+        """A criterion from a `LossConfig`, a mapping, or a JSON, TOML or YAML file.
+
+        Args:
+            source: The config, or where it is.
+            at: Where in it the declaration lies, as a dotted path.
+            clock: Another criterion whose clock this one shares.
+
+        Raises:
+            ConfigError: Naming, for every problem, its place and what to write.
+        """
+        config = LossConfig.read(source, at)
+        return cls(**{name: getattr(config, name) for name in LossConfig.model_fields}, clock=clock)
+
+    # The total
+
+    def forward(self, terms: Mapping[str, Tensor | None]) -> Tensor:
+        """The weighted sum, a scalar with its graph, in float32 (float64 for float64 terms).
+
+        Args:
+            terms: A scalar tensor for each term by name, in any order; None, like a missing
+                name, for one that is optional or dormant.
+
+        Raises:
+            ValueError: For a name that is missing or unknown, and for a value that is no scalar.
+            HorizonError: Where the length of training is needed and not known: call `bind`.
+            FloatingPointError: For a nan or inf, with `on_nonfinite="raise"`.
+        """
+        training = self.training and torch.is_grad_enabled()
+        combined = self._combined(terms, training)
+        if training:
+            self._seen.record(combined)
+        if combined.names is not self._combine.names and not torch.compiler.is_compiling():
+            self._move(combined.values.device)  # to where the losses are, once
+        return combined.total
+
+    def breakdown(self, terms: Mapping[str, Tensor | None]) -> Breakdown:
+        """All parts of the total for these terms, without recording anything.
+
+        Raises:
+            ValueError, HorizonError: As a call does.
+        """
+        combined = self._combined(terms, self.training and torch.is_grad_enabled())
+        return Breakdown.of(combined, self.config.terms)
+
+    def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
+        """A module that calls `function`, which returns named terms, and combines them.
+
+        >>> criterion = WeightedLoss(terms={"mse": 1.0, "l1": 0.1})
+        >>> loss_fn = criterion.wrap(
+        ...     lambda out, target: {"mse": ((out - target) ** 2).mean(), "l1": out.abs().mean()}
+        ... )
+        >>> loss_fn(torch.ones(3), torch.zeros(3))
+        tensor(1.1000)
+        """
+        return WrappedLoss(function, self)
+
+    # What is known of it
+
+    def is_active(self, name: str) -> bool:
+        """Whether the term counts now; one that does not need not be computed.
+
+        In training it does not while it is dormant, or while its weight is 0 and its config says
+        `when_zero: skip`. In evaluation the weights of evaluation decide.
+
+        Raises:
+            ValueError: For a name that is no term.
+        """
+        if name not in self.config.terms:
+            raise ValueError(
+                f"no term is called {name!r}{did_you_mean(name, self.config.terms)} "
+                f"(the terms are {quoted(self.config.terms)})"
+            )
+        standing = self._standing(self.training and torch.is_grad_enabled())
+        return name not in standing.dormant and name not in standing.left_out
+
+    @overload
+    def metrics(
+        self, prefix: str = ..., include: Iterable[str] | None = ..., tensors: Literal[False] = ...
+    ) -> dict[str, float]: ...
+    @overload
+    def metrics(
+        self, prefix: str = ..., include: Iterable[str] | None = ..., *, tensors: Literal[True]
+    ) -> dict[str, Tensor]: ...
+    def metrics(
+        self, prefix: str = "", include: Iterable[str] | None = None, tensors: bool = False
+    ) -> dict[str, float] | dict[str, Tensor]:
+        """What the last training forward saw, for a logger; empty before the first.
+
+        Args:
+            prefix: Put before each name, such as `train/`.
+            include: Which of `raw`, `value`, `weight`, `weighted`, `share`, `total`.
+            tensors: 0-dim tensors in place of floats, without waiting for the device; floats
+                take one transfer for all.
+
+        >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
+        >>> _ = criterion({"nll": torch.tensor(3.0), "kl": torch.tensor(2.0)})
+        >>> criterion.metrics(prefix="train/", include=["weighted", "total"])
+        {'train/weighted/nll': 3.0, 'train/weighted/kl': 1.0, 'train/total': 4.0}
+        """
+        if self._seen.combined is None:
+            return {}
+        if note := self._seen.of_idle_clock(self.current_step):
+            warnings.warn(note, stacklevel=2)
+        found = Breakdown.of(self._seen.combined, self.config.terms).metrics(prefix, include)
+        return found if tensors else on_host(found)
+
+    def report(self) -> Report | None:
+        """What happened at the last training forward; printed, a table. None before the first."""
+        if self._seen.combined is None:
+            return None
+        step = self.current_step if self._seen.step is None else self._seen.step
+        note = self._seen.of_idle_clock(self.current_step)
+        breakdown = Breakdown.of(self._seen.combined, self.config.terms)
+        return Report.of(breakdown, step, (note,) if note else ())
+
+    def describe(self) -> str:
+        """What will happen: for each term its weight's start, peak and end over the training."""
+        return describe(self.config, self._horizon)
+
+    def audit(self) -> list[str]:
+        """What looks wrong so far, a sentence each; empty where nothing does.
+
+        Terms that were never given, whose weight is 0 for the whole training, or that carry no
+        gradient; a clock that nobody moves.
+        """
+        return audit(self.config, self._seen, self._horizon, self.current_step)
+
+    def _combined(self, terms: Mapping[str, Tensor | None], training: bool) -> Combined:
+        looks = training and self.config.on_nonfinite != "propagate"
+        return self._combine(
+            terms, self._standing(training), self._clock.step if looks else None
+        )
+
+    def _clock_moved(self, before: int) -> None:
+        self._seen.step_done(before)
+        super()._clock_moved(before)
+
+    def extra_repr(self) -> str:
+        """The terms, as declared."""
+        return ", ".join(f"{name}: {term!r}" for name, term in self.config.terms.items())
+
+
+class WrappedLoss(nn.Module):
+    """A function that returns named terms, with a criterion that combines them.
+
+    Args:
+        function: Called with the module's arguments; a module's parameters travel along.
+        criterion: What combines the terms.
+    """
+
+    def __init__(
+        self, function: Callable[..., Mapping[str, Tensor | None]], criterion: WeightedLoss
+    ) -> None:
+        super().__init__()
+        self.function = function
+        self.criterion = criterion
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The total of the terms that the function returns for these arguments."""
+        terms = self.function(*args, **kwargs)
+        if not hasattr(terms, "items"):
+            raise TypeError(
+                f"the wrapped function returns named terms, such as {{'kl': kl}}, "
+                f"found {type(terms).__name__}"
+            )
+        return self.criterion(terms)  # type: ignore[no-any-return]
