@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lossweights.config import LossConfig
-from lossweights.gather import aligned, gather, without_nonfinite
+from lossweights.gather import gather
 
 
 @dataclass
@@ -18,14 +18,20 @@ class Standing:
     """The weights that stand at a moment, in training or in evaluation.
 
     Args:
-        weights: float32, in sorted order of the terms' names; training writes into it in place.
+        weights: float32, in sorted order of the terms' names.
+        in_place: Whether `weights` is written over as time moves, or another tensor put there.
         dormant: Terms that may be missing.
         left_out: Terms of weight 0 that are left out of the sum.
     """
 
     weights: Tensor
+    in_place: bool = False
     dormant: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
+
+    def taken(self) -> Tensor:
+        """The weights as they stand, for keeps: they may move on before the backward pass."""
+        return self.weights.clone() if self.in_place else self.weights
 
 
 class Combined(NamedTuple):
@@ -48,88 +54,69 @@ class Combined(NamedTuple):
     left_out: frozenset[str] = frozenset()
 
 
-class Combiner:
-    """Adds up the terms of one config.
+def combine(
+    config: LossConfig, terms: Mapping[str, Tensor | None], standing: Standing, step: int | None
+) -> Combined:
+    """The weighted sum of `terms` under the weights that stand, with every check.
 
     Args:
         config: The declaration.
+        terms: What was given.
+        standing: What counts now.
+        step: For messages about values that are not finite; None where they may be.
+
+    Raises:
+        ValueError: For a name that is unknown or missing, and for a value that is no scalar.
+        FloatingPointError: For a value that is not finite, where that is to raise.
     """
-
-    def __init__(self, config: LossConfig) -> None:
-        self.config = config
-        self.names = tuple(sorted(config.terms))
-        self._plain = config.on_nonfinite == "propagate" and not any(
-            term.reduction for term in config.terms.values()
+    names = sorted(config.terms)
+    given = gather(config, terms, standing.dormant)
+    if step is not None:
+        given = _only_finite(config, given, dict(zip(names, standing.weights, strict=True)), step)
+    if not given:
+        empty = standing.weights.new_empty(0)
+        return Combined(empty.new_zeros((), requires_grad=True), (), [], empty, empty)
+    losses = [loss.detach() if name in standing.left_out else loss for name, loss in given.items()]
+    # Picked one by one: an index tensor would be uploaded, and wait for the device, each time.
+    rows = standing.weights.to(losses[0].device).unbind()
+    picked = [row for name, row in zip(names, rows, strict=True) if name in given]
+    values, weights = aligned(torch.stack(losses), torch.stack(picked))
+    summed = [index for index, name in enumerate(given) if name not in standing.left_out]
+    if not summed:
+        total = values.new_zeros((), requires_grad=True)
+    elif len(summed) == len(given):
+        total = torch.dot(values, weights)
+    else:  # 0 times nan is nan: what is left out must not be in the sum at all
+        total = torch.dot(
+            torch.stack([values[index] for index in summed]),
+            torch.stack([weights[index] for index in summed]),
         )
+    return Combined(total, tuple(given), losses, values, weights, standing.left_out)
 
-    def __call__(
-        self, terms: Mapping[str, Tensor | None], standing: Standing, step: int | None
-    ) -> Combined:
-        """The total of `terms` under the weights that stand.
 
-        Args:
-            terms: What was given.
-            standing: What counts now.
-            step: For messages about values that are not finite; None where they may be.
+def aligned(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and weights in one precision: float32 at least, float64 for float64 values."""
+    if values.dtype is torch.float64:
+        return values, weights.double()
+    return values.float(), weights
 
-        Raises:
-            ValueError: For a name that is unknown or missing, and for a value that is no scalar.
-            FloatingPointError: For a value that is not finite, where that is to raise.
-        """
-        # The way of every ordinary step: all terms there, each a scalar. Whatever does not fit
-        # goes the long way, which checks one by one and says what is wrong.
-        if self._plain and not standing.left_out and len(terms) == len(self.names):
-            try:
-                losses = [terms[name] for name in self.names]
-                values = torch.stack(losses)  # type: ignore[arg-type]
-            except (KeyError, TypeError, RuntimeError):
-                return self._long_way(terms, standing, step)
-            if (
-                values.ndim == 1
-                and values.dtype is torch.float32
-                and values.device == standing.weights.device
-            ):
-                # A copy, since the weights that stand may move on before the backward pass.
-                weights = standing.weights.clone()
-                total = torch.dot(values, weights)
-                return Combined(total, self.names, losses, values, weights)  # type: ignore[arg-type]
-        return self._long_way(terms, standing, step)
 
-    def _long_way(
-        self, terms: Mapping[str, Tensor | None], standing: Standing, step: int | None
-    ) -> Combined:
-        given = gather(self.config, terms, standing.dormant)
-        if step is not None:
-            given = self._only_finite(given, standing, step)
-        if not given:
-            empty = standing.weights.new_empty(0)
-            return Combined(empty.new_zeros((), requires_grad=True), (), [], empty, empty)
-        losses = [
-            loss.detach() if name in standing.left_out else loss for name, loss in given.items()
-        ]
-        # Picked one by one: an index tensor would be uploaded, and wait for the device, each time.
-        rows = standing.weights.to(losses[0].device).unbind()
-        picked = [row for name, row in zip(self.names, rows, strict=True) if name in given]
-        values, weights = aligned(torch.stack(losses), torch.stack(picked))
-        summed = [index for index, name in enumerate(given) if name not in standing.left_out]
-        if not summed:
-            total = values.new_zeros((), requires_grad=True)
-        elif len(summed) == len(given):
-            total = torch.dot(values, weights)
-        else:  # 0 times nan is nan: what is left out must not be in the sum at all
-            total = torch.dot(
-                torch.stack([values[index] for index in summed]),
-                torch.stack([weights[index] for index in summed]),
-            )
-        return Combined(total, tuple(given), losses, values, weights, standing.left_out)
-
-    def _only_finite(
-        self, given: dict[str, Tensor], standing: Standing, step: int
-    ) -> dict[str, Tensor]:
-        if torch.compiler.is_compiling():
-            raise RuntimeError(
-                f"on_nonfinite: {self.config.on_nonfinite} looks at the values on the host, which a "
-                "compiled graph cannot: call the criterion outside torch.compile, or use propagate"
-            )
-        weights = dict(zip(self.names, standing.weights.tolist(), strict=True))
-        return without_nonfinite(given, weights, self.config.on_nonfinite, step)
+def _only_finite(
+    config: LossConfig, given: dict[str, Tensor], weights: Mapping[str, Tensor], step: int
+) -> dict[str, Tensor]:
+    """The terms that are finite; looks at them on the host."""
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            f"on_nonfinite: {config.on_nonfinite} looks at the values on the host, which a "
+            "compiled graph cannot: call the criterion outside torch.compile, or use propagate"
+        )
+    if not given:
+        return given
+    finite = torch.stack([value.detach().isfinite() for value in given.values()]).tolist()
+    if config.on_nonfinite == "raise" and not all(finite):
+        name = list(given)[finite.index(False)]
+        raise FloatingPointError(
+            f"term {name!r} is {given[name].item()} at step {step}, where its weight is "
+            f"{weights[name].item():g}; with on_nonfinite: skip_term it would be left out of the sum"
+        )
+    return {name: value for (name, value), good in zip(given.items(), finite, strict=True) if good}

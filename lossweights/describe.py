@@ -97,18 +97,18 @@ def _sampled(config: LossConfig, name: str, horizon: Horizon) -> tuple[Steps, Va
 def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[str]:
     """What looks wrong so far, a sentence each."""
     findings = [note] if (note := seen.of_idle_clock(step)) else []
-    if seen.combined is not None:
+    if seen.forwards:
         findings += [
             f"term {name!r} was never given; if it is not needed, drop it at terms.{name}"
             for name in config.terms
-            if name not in seen.given | set(seen.combined.names)
+            if name not in seen.given.union(seen.names)
             and step >= _sampled(config, name, horizon)[0][0]
         ]
         findings += [
             f"term {name!r} carried no gradient in the last forward: it was computed without one "
             "(detached, under no_grad, or from .item()), so its weight changes nothing"
-            for name, attached in zip(seen.combined.names, seen.attached, strict=True)
-            if not attached and name not in seen.combined.left_out
+            for name, attached in zip(seen.names, seen.attached, strict=True)
+            if not attached and name not in seen.left_out
         ]
     findings += [
         f"term {name!r} has a weight of 0 for the whole training: terms.{name} is {term!r}"

@@ -47,33 +47,6 @@ def gather(
     return {name: torch.as_tensor(value, device=device) for name, value in found.items()}
 
 
-def aligned(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and weights in one precision: float32 at least, float64 for float64 values."""
-    if values.dtype is torch.float64:
-        return values, weights.double()
-    return values.float(), weights
-
-
-def without_nonfinite(
-    values: dict[str, Tensor], weights: Mapping[str, float], rule: str, step: int
-) -> dict[str, Tensor]:
-    """The terms that are finite; looks at them on the host.
-
-    Raises:
-        FloatingPointError: With the rule `raise`, for the first that is not.
-    """
-    if not values:
-        return values
-    finite = torch.stack([value.detach().isfinite() for value in values.values()]).tolist()
-    if rule == "raise" and not all(finite):
-        name = list(values)[finite.index(False)]
-        raise FloatingPointError(
-            f"term {name!r} is {values[name].item()} at step {step}, where its weight is "
-            f"{weights[name]:g}; on_nonfinite: skip_term leaves such a term out of the sum"
-        )
-    return {name: value for (name, value), good in zip(values.items(), finite, strict=True) if good}
-
-
 def _check_names(config: LossConfig, given: Mapping[str, Any], dormant: Collection[str]) -> None:
     known = config.terms
     unknown = [

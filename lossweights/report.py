@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lossweights.combine import Combined
 from lossweights.errors import did_you_mean, quoted
 
 _MANY_FORWARDS = 200  # after so many without a step somebody forgot the clock
@@ -37,26 +36,41 @@ class Breakdown:
     share: dict[str, Tensor]
 
     @classmethod
-    def of(cls, combined: Combined, order: Iterable[str]) -> Breakdown:
-        """The parts of a sum, in the given order of the terms."""
-        values, weights = combined.values, combined.weights
-        parts = [
-            value.new_zeros(()) if name in combined.left_out else value * weight
-            for name, value, weight in zip(
-                combined.names, values.unbind(), weights.unbind(), strict=True
-            )
-        ]
-        weighted = torch.stack(parts) if parts else values
-        size = weighted.detach().abs()
+    def of(
+        cls,
+        names: Iterable[str],
+        values: Tensor,
+        weights: Tensor,
+        left_out: Collection[str],
+        order: Iterable[str],
+    ) -> Breakdown:
+        """From the terms that were given and those of them left out of the sum.
+
+        Args:
+            names: The terms that were given.
+            values: Their values, a vector.
+            weights: Their weights, a vector.
+            left_out: Those among them that do not count, whatever their value.
+            order: The order in which to show them.
+        """
+        pairs = zip(names, values.unbind(), weights.unbind(), strict=True)
+        value, weight, weighted = {}, {}, {}
+        for name, one_value, one_weight in pairs:
+            value[name], weight[name] = one_value, one_weight
+            left = name in left_out
+            weighted[name] = one_value.new_zeros(()) if left else one_value * one_weight
+        shown = [name for name in order if name in value]
+        parts = torch.stack([weighted[name] for name in shown]) if shown else values
+        size = parts.detach().abs()
         share = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)
-
-        def by_name(vector: Tensor) -> dict[str, Tensor]:
-            found = dict(zip(combined.names, vector.unbind(), strict=True))
-            return {name: found[name] for name in order if name in found}
-
-        value = by_name(values)
+        value = {name: value[name] for name in shown}
         return cls(
-            combined.total, value, value, by_name(weights), by_name(weighted), by_name(share)
+            total=parts.sum(),
+            raw=value,
+            value=value,
+            weight={name: weight[name] for name in shown},
+            weighted={name: weighted[name] for name in shown},
+            share=dict(zip(shown, share.unbind(), strict=True)),
         )
 
     def metrics(self, prefix: str = "", include: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -136,31 +150,34 @@ class Seen:
     """What the training forwards of a criterion have left behind.
 
     Attributes:
-        combined: The last one, detached; None before the first.
-        attached: For each of its terms whether it carried a gradient.
-        step: The step that it belongs to, known once the clock has moved on.
+        names: The terms of the last one.
+        attached: For each of them whether it carried a gradient.
+        left_out: Those among them that were left out of the sum.
+        given: Terms that were ever given, as of the last step.
+        step: The step of the last forward, once the clock has moved on from it.
         forwards: How many there were, outside compiled graphs.
-        given: The terms of every step's last forward.
     """
 
     def __init__(self) -> None:
-        self.combined: Combined | None = None
+        self.names: tuple[str, ...] = ()
         self.attached: list[bool] = []
+        self.left_out: frozenset[str] = frozenset()
+        self.given: frozenset[str] = frozenset()
         self.step: int | None = None
         self.forwards = 0
-        self.given: set[str] = set()
+        self._values: Tensor | None = None
+        self._weights: Tensor | None = None
+        self._last_names: tuple[str, ...] = ()
         self._told_of_clock = False
-        self._names: tuple[str, ...] = ()
 
-    def step_done(self, step: int) -> None:
-        """What was recorded belongs to this step."""
-        if self.step is None:
-            self.step = step
-        if self.combined is not None and self.combined.names is not self._names:
-            self._names = self.combined.names
-            self.given.update(self._names)
-
-    def record(self, combined: Combined) -> None:
+    def record(
+        self,
+        names: tuple[str, ...],
+        losses: list[Tensor],
+        values: Tensor,
+        weights: Tensor,
+        left_out: frozenset[str] = frozenset(),
+    ) -> None:
         """Keeps the parts of a total, without its graph and without waiting for the device."""
         if not torch.compiler.is_compiling():
             if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -169,10 +186,26 @@ class Seen:
                     "cannot do: use criterion.breakdown(terms).total there"
                 )
             self.forwards += 1
-        total, names, losses, values, weights, left_out = combined
+        self.names = names
         self.attached = [loss.requires_grad for loss in losses]
-        self.combined = Combined(total.detach(), names, [], values.detach(), weights, left_out)
+        self.left_out = left_out
+        self._values = values.detach()
+        self._weights = weights
         self.step = None
+
+    def step_done(self, step: int) -> None:
+        """What was recorded belongs to this step."""
+        if self.step is None:
+            self.step = step
+            if self.names is not self._last_names:
+                self._last_names = self.names
+                self.given = self.given.union(self.names)
+
+    def breakdown(self, order: Iterable[str]) -> Breakdown | None:
+        """The parts of the last forward, terms in the given order; None before the first."""
+        if self._values is None or self._weights is None:
+            return None
+        return Breakdown.of(self.names, self._values, self._weights, self.left_out, order)
 
     def of_idle_clock(self, step: int) -> str:
         """What to say, once, where many forwards have passed and the clock stands at 0."""

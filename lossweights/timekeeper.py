@@ -43,8 +43,8 @@ class Timekeeper(nn.Module):
         self._clock = Clock() if clock is None else clock._clock
         self._clock.listen(self)
         # Not a buffer: DDP would overwrite it from rank 0, `.half()` would round it, and every
-        # weight can be computed from the step. In place, so that its address stays the same.
-        self._row = torch.zeros(len(config.terms))
+        # weight can be computed from the step.
+        self._device = torch.device("cpu")
         self._lay_out(config.total_steps, config.steps_per_epoch)
 
     @property
@@ -58,14 +58,15 @@ class Timekeeper(nn.Module):
         Raises:
             RuntimeError: While the criterion follows an optimizer, or shares another's clock.
         """
-        if self._clock.follower is not None:
+        clock = self._clock
+        if clock.follower is not None:
             raise RuntimeError(
                 "this criterion follows an optimizer, which moves its clock: drop the call of "
                 "step(), or give the clock up with the handle that follow() returned, "
                 "handle.remove()"
             )
         self._check_move("step", n)
-        self._clock.set(self._clock.step + n)
+        clock.set(clock.step + n)
 
     def set_step(self, step: int) -> None:
         """Sets the clock: `step` optimizer steps are done.
@@ -150,7 +151,7 @@ class Timekeeper(nn.Module):
             timeline, self._lacking = None, _ask_to_bind(error)
         self._bound, self._horizon, self._timeline = (total_steps, steps_per_epoch), horizon, timeline
         for sentence in timeline.overruns() if timeline else []:
-            warnings.warn(sentence, stacklevel=5)
+            warnings.warn(sentence, stacklevel=4)
         self._stand()
 
     def _stand(self) -> None:
@@ -159,7 +160,10 @@ class Timekeeper(nn.Module):
         self._in_evaluation: Standing | None = None
         if self._timeline is None:
             return
-        self._in_training = Standing(self._row)
+        # On the CPU the next row takes the place of the last, which costs nothing. Elsewhere it is
+        # copied over it: a captured CUDA graph reads from one address.
+        row = torch.zeros(len(self.config.terms), device=self._device)
+        self._in_training = Standing(row, in_place=self._device.type != "cpu")
         if self.config.eval_weights == "current":
             self._in_evaluation = self._in_training
         else:
@@ -182,7 +186,7 @@ class Timekeeper(nn.Module):
             for name, weight in weights.items()
             if weight == 0 and self.config.terms[name].when_zero == "skip"
         )
-        tensor = torch.tensor(list(weights.values()), device=self._row.device)
+        tensor = torch.tensor(list(weights.values()), device=self._device)
         return Standing(tensor, left_out=left_out)
 
     def _clock_moved(self, before: int) -> None:
@@ -193,16 +197,19 @@ class Timekeeper(nn.Module):
         standing, timeline, step = self._in_training, self._timeline, self._clock.step
         if standing is None or timeline is None:
             return
-        self._row.copy_(timeline.tensor_row(step, self._row.device))
-        # Replaced only when they change: a compiled graph is made for each pattern of them.
-        dormant = timeline.dormant(step)
-        if dormant != standing.dormant:
-            standing.dormant = dormant
-            if self._in_evaluation is not None:
-                self._in_evaluation.dormant = dormant
-        left_out = timeline.left_out(step)
-        if left_out != standing.left_out:
-            standing.left_out = left_out
+        row = timeline.tensor_row(step, self._device)
+        if standing.in_place:
+            standing.weights.copy_(row)
+        else:
+            standing.weights = row
+        if timeline.is_patterned:
+            # Replaced only when they change: a compiled graph is made for each pattern of them.
+            if (dormant := timeline.dormant(step)) != standing.dormant:
+                standing.dormant = dormant
+                if self._in_evaluation is not None:
+                    self._in_evaluation.dormant = dormant
+            if (left_out := timeline.left_out(step)) != standing.left_out:
+                standing.left_out = left_out
 
     def _check_move(self, call: str, n: int) -> None:
         if not self._owns_clock:
@@ -256,12 +263,12 @@ class Timekeeper(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._move(fn(self._row).device)  # the device alone: weights stay float32
+        self._move(fn(torch.empty(0, device=self._device)).device)
         return self
 
     def _move(self, device: torch.device) -> None:
-        if device != self._row.device:
-            self._row = torch.zeros(len(self.config.terms), device=device)
+        if device != self._device:
+            self._device = device
             self._stand()
 
     def __getstate__(self) -> dict[str, Any]:

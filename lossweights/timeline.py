@@ -33,6 +33,9 @@ class Timeline:
         config: The declaration.
         horizon: The length of training, as far as it is known.
 
+    Attributes:
+        is_patterned: Whether there are terms that are dormant or left out at some step.
+
     Raises:
         HorizonError: Where a schedule needs more of the horizon than is known; names the term.
         ConfigError: Where a schedule has no finite float32 for a step; names the term.
@@ -53,6 +56,7 @@ class Timeline:
             for column, name in enumerate(self.names)
             if config.terms[name].when_zero == "skip"
         }
+        self.is_patterned = bool(self._late or self._skippable)
         # Terms that share a schedule share its evaluation.
         groups: dict[Hashable, list[int]] = {}
         for column, name in enumerate(self.names):
@@ -61,7 +65,7 @@ class Timeline:
         self._groups = list(groups.values())
         self._bases = np.array([config.terms[name].weight for name in self.names])
         self._first, self._block = -1, np.empty((0, len(self.names)))
-        self._uploaded: tuple[int, torch.device] | None = None
+        self._uploaded_first, self._uploaded_to = 0, torch.device("cpu")
         self._rows: tuple[Tensor, ...] = ()
         self.row(0)
 
@@ -75,12 +79,14 @@ class Timeline:
 
     def tensor_row(self, step: int, device: torch.device) -> Tensor:
         """The weights of one step, float32 on a device; a GPU gets one upload a block."""
-        self.row(step)
-        if self._uploaded != (self._first, device):
+        index = step - self._uploaded_first
+        if not 0 <= index < len(self._rows) or device != self._uploaded_to:
+            self.row(step)
             block = torch.from_numpy(self._block.astype(np.float32))
             self._rows = block.to(device, non_blocking=True).unbind()
-            self._uploaded = (self._first, device)
-        return self._rows[step - self._first]
+            self._uploaded_first, self._uploaded_to = self._first, device
+            index = step - self._first
+        return self._rows[index]
 
     def dormant(self, step: int) -> frozenset[str]:
         """The terms that are dormant at a step."""

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from lossweights.combine import Combined, Combiner
+from lossweights.combine import Combined, Standing, aligned, combine
 from lossweights.config import EvalWeights, LossConfig, OnNonfinite, TermLike
 from lossweights.describe import audit, describe
 from lossweights.durations import Duration
@@ -75,7 +75,10 @@ class WeightedLoss(Timekeeper):
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
         super().__init__(config, clock)
-        self._combine = Combiner(config)
+        self._names = tuple(sorted(config.terms))
+        self._is_plain = config.on_nonfinite == "propagate" and not any(
+            term.reduction for term in config.terms.values()
+        )
         self._seen = Seen()
 
     @classmethod
@@ -114,12 +117,23 @@ class WeightedLoss(Timekeeper):
             FloatingPointError: For a nan or inf, with `on_nonfinite="raise"`.
         """
         training = self.training and torch.is_grad_enabled()
-        combined = self._combined(terms, training)
-        if training:
-            self._seen.record(combined)
-        if combined.names is not self._combine.names and not torch.compiler.is_compiling():
-            self._move(combined.values.device)  # to where the losses are, once
-        return combined.total
+        standing = self._standing(training)
+        # The short way of every ordinary step: all terms there, each a scalar. Whatever does not
+        # fit raises on it and goes the long way, which checks one by one and says what is wrong.
+        if self._is_plain and not standing.left_out and len(terms) == len(self._names):
+            try:
+                losses = [terms[name] for name in self._names]
+                values = torch.stack(losses)  # type: ignore[arg-type]
+                weights = standing.taken()
+                if values.dtype is not torch.float32:
+                    values, weights = aligned(values, weights)
+                total = torch.dot(values, weights)
+            except (KeyError, TypeError, RuntimeError):
+                return self._long_way(terms, standing, training)
+            if training:
+                self._seen.record(self._names, losses, values, weights)
+            return total
+        return self._long_way(terms, standing, training)
 
     def breakdown(self, terms: Mapping[str, Tensor | None]) -> Breakdown:
         """All parts of the total for these terms, without recording anything.
@@ -127,8 +141,10 @@ class WeightedLoss(Timekeeper):
         Raises:
             ValueError, HorizonError: As a call does.
         """
-        combined = self._combined(terms, self.training and torch.is_grad_enabled())
-        return Breakdown.of(combined, self.config.terms)
+        training = self.training and torch.is_grad_enabled()
+        standing = self._standing(training)
+        _, names, _, values, weights, left_out = self._combined(terms, standing, training)
+        return Breakdown.of(names, values, weights, left_out, self.config.terms)
 
     def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
         """A module that calls `function`, which returns named terms, and combines them.
@@ -185,20 +201,21 @@ class WeightedLoss(Timekeeper):
         >>> criterion.metrics(prefix="train/", include=["weighted", "total"])
         {'train/weighted/nll': 3.0, 'train/weighted/kl': 1.0, 'train/total': 4.0}
         """
-        if self._seen.combined is None:
+        breakdown = self._seen.breakdown(self.config.terms)
+        if breakdown is None:
             return {}
         if note := self._seen.of_idle_clock(self.current_step):
             warnings.warn(note, stacklevel=2)
-        found = Breakdown.of(self._seen.combined, self.config.terms).metrics(prefix, include)
+        found = breakdown.metrics(prefix, include)
         return found if tensors else on_host(found)
 
     def report(self) -> Report | None:
         """What happened at the last training forward; printed, a table. None before the first."""
-        if self._seen.combined is None:
+        breakdown = self._seen.breakdown(self.config.terms)
+        if breakdown is None:
             return None
         step = self.current_step if self._seen.step is None else self._seen.step
         note = self._seen.of_idle_clock(self.current_step)
-        breakdown = Breakdown.of(self._seen.combined, self.config.terms)
         return Report.of(breakdown, step, (note,) if note else ())
 
     def describe(self) -> str:
@@ -213,11 +230,22 @@ class WeightedLoss(Timekeeper):
         """
         return audit(self.config, self._seen, self._horizon, self.current_step)
 
-    def _combined(self, terms: Mapping[str, Tensor | None], training: bool) -> Combined:
+    def _combined(
+        self, terms: Mapping[str, Tensor | None], standing: Standing, training: bool
+    ) -> Combined:
         looks = training and self.config.on_nonfinite != "propagate"
-        return self._combine(
-            terms, self._standing(training), self._clock.step if looks else None
-        )
+        return combine(self.config, terms, standing, self.current_step if looks else None)
+
+    def _long_way(
+        self, terms: Mapping[str, Tensor | None], standing: Standing, training: bool
+    ) -> Tensor:
+        combined = self._combined(terms, standing, training)
+        if training:
+            names, losses, values = combined.names, combined.losses, combined.values
+            self._seen.record(names, losses, values, combined.weights, combined.left_out)
+        if not torch.compiler.is_compiling():
+            self._move(combined.values.device)  # to where the losses are, once
+        return combined.total
 
     def _clock_moved(self, before: int) -> None:
         self._seen.step_done(before)

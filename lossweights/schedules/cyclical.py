@@ -16,7 +16,7 @@ from lossweights.schedules.base import (
     interpolate,
     progress,
 )
-from lossweights.schedules.shapes import Shape, Values
+from lossweights.schedules.shapes import LinearShape, Shape, Values
 
 
 class Cyclical(DelayedSchedule, kind="cyclical"):
@@ -51,7 +51,7 @@ class Cyclical(DelayedSchedule, kind="cyclical"):
     cycles: Annotated[int, Field(ge=1)] | None = None
     period: Duration | str | None = None
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
-    shape: Shape | str = "linear"
+    shape: Shape | str = LinearShape()
     start: float = 0.0
     stop: float = 1.0
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from lossweights.durations import Duration, Horizon
 from lossweights.schedules.base import Schedule, Steps, interpolate, progress
-from lossweights.schedules.shapes import Shape, Values
+from lossweights.schedules.shapes import LinearShape, Shape, Values
 
 
 class Piecewise(Schedule, kind="piecewise"):
@@ -33,7 +33,7 @@ class Piecewise(Schedule, kind="piecewise"):
     """
 
     points: Annotated[tuple[tuple[Duration | str, float], ...], Field(min_length=1)]
-    shape: Shape | str = "linear"
+    shape: Shape | str = LinearShape()
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

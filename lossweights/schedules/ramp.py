@@ -9,7 +9,7 @@ from lossweights.schedules.base import (
     interpolate,
     progress,
 )
-from lossweights.schedules.shapes import Shape, Values
+from lossweights.schedules.shapes import LinearShape, Shape, Values
 
 
 class Ramp(DelayedSchedule, kind="ramp"):
@@ -29,7 +29,7 @@ class Ramp(DelayedSchedule, kind="ramp"):
     start: float
     stop: float
     over: Duration | str
-    shape: Shape | str = "linear"
+    shape: Shape | str = LinearShape()
 
     def undelayed(self, steps: Steps, horizon: Horizon) -> Values:
         return interpolate(
@@ -56,7 +56,7 @@ class Warmup(DelayedSchedule, kind="warmup"):
     """
 
     over: Duration | str
-    shape: Shape | str = "linear"
+    shape: Shape | str = LinearShape()
 
     def undelayed(self, steps: Steps, horizon: Horizon) -> Values:
         return interpolate(0.0, 1.0, self.shape, progress(steps, horizon.length(self.over)))
