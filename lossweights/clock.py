@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Self
+from weakref import WeakMethod
 
 from torch.optim import Optimizer
-
-
-class Listener(Protocol):
-    """What is told when the clock has moved."""
-
-    def _clock_moved(self, before: int) -> None: ...
 
 
 class Clock:
@@ -24,19 +19,19 @@ class Clock:
     def __init__(self, step: int = 0) -> None:
         self.step = step
         self.follower: Follower | None = None
-        self._listeners: list[weakref.ref[Listener]] = []
+        self._listeners: list[WeakMethod[Callable[[int], None]]] = []
 
-    def listen(self, listener: Listener) -> None:
-        """Tells `listener` from now on, for as long as it lives."""
-        self._listeners.append(weakref.ref(listener))
+    def listen(self, moved: Callable[[int], None]) -> None:
+        """Calls a method with the step before, whenever the clock moves and as long as it lives."""
+        self._listeners.append(WeakMethod(moved))
 
     def set(self, step: int) -> None:
         """Moves the clock and tells everyone."""
         before, self.step = self.step, step
         for reference in self._listeners:
-            listener = reference()
-            if listener is not None:
-                listener._clock_moved(before)
+            moved = reference()
+            if moved is not None:
+                moved(before)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"step": self.step}
@@ -68,7 +63,7 @@ class Follower:
         if found_inf is None or not bool(found_inf):
             self._clock.set(self._clock.step + 1)
 
-    def __enter__(self) -> Follower:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,7 +77,9 @@ def unwrapped(optimizer: object) -> Optimizer:
         TypeError: For what is, and holds, no torch optimizer.
     """
     inner = optimizer
-    while isinstance(wrapped := getattr(inner, "optimizer", None), Optimizer) and wrapped is not inner:
+    while (
+        isinstance(wrapped := getattr(inner, "optimizer", None), Optimizer) and wrapped is not inner
+    ):
         inner = wrapped
     if not isinstance(inner, Optimizer):
         raise TypeError(

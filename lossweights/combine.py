@@ -117,6 +117,6 @@ def _only_finite(
         name = list(given)[finite.index(False)]
         raise FloatingPointError(
             f"term {name!r} is {given[name].item()} at step {step}, where its weight is "
-            f"{weights[name].item():g}; with on_nonfinite: skip_term it would be left out of the sum"
+            f"{weights[name].item():g}; on_nonfinite: skip_term would leave it out of the sum"
         )
     return {name: value for (name, value), good in zip(given.items(), finite, strict=True) if good}

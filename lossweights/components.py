@@ -43,7 +43,7 @@ def _strict(schema: Any) -> Any:
     if schema.get("type") in ("float", "int"):
         return core_schema.no_info_before_validator_function(
             _refuse_bool,
-            schema,  # type: ignore[arg-type]
+            schema,
             metadata={"strict": True},
         )
     if schema.get("type") == "union":
@@ -91,10 +91,9 @@ class Declaration(BaseModel):
         return data
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return _strict(handler(source))
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: CoreSchema = _strict(handler(source))
+        return schema
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -104,7 +103,9 @@ class Declaration(BaseModel):
 
 
 class Component(Declaration):
-    """An immutable declaration chosen by `kind`: its fields are its config, its methods what it does.
+    """An immutable declaration chosen by `kind`.
+
+    Its fields are its config, its methods are what it does, and it keeps no state.
 
     A direct subclass is a *family*; `class X(Family, kind="x")` registers X in it, usable from
     every config at once. A subclass without `kind` is an abstract base and is not registered.
@@ -215,12 +216,11 @@ class Component(Declaration):
 
     @model_serializer(mode="wrap")
     def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {"kind": self.kind, **handler(self)}
+        fields: dict[str, Any] = handler(self)
+        return {"kind": self.kind, **fields}
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         if cls is not getattr(cls, "family", None):
             return super().__get_pydantic_core_schema__(source, handler)
         return core_schema.no_info_plain_validator_function(
@@ -258,7 +258,7 @@ def load_plugins() -> str:
             continue
         try:
             point.load()
-        except Exception as error:  # a broken plug-in of another's must not stop this config
+        except Exception as error:  # noqa: BLE001  # a broken plug-in of another's must not stop this config
             broken += f"; the plug-in {point.name!r} failed to load: {error!r}"
         else:
             _loaded.add(point.value)

@@ -18,8 +18,8 @@ from pydantic import (
 )
 
 from lossweights.components import Declaration
-from lossweights.durations import Duration, Horizon, check_count, read_total_steps, steps
-from lossweights.errors import ConfigError, did_you_mean, dotted, explain, quoted
+from lossweights.durations import Duration, Horizon, read_total_steps, steps
+from lossweights.errors import ConfigError, did_you_mean, explain, quoted
 from lossweights.files import Source, plain
 from lossweights.schedules import Schedule
 
@@ -240,5 +240,3 @@ def _changed(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
         index = int(head)
         return (*owner[:index], _changed(owner[index], rest, value, whole), *owner[index + 1 :])
     raise ConfigError(f"{whole}: there is nothing at {head!r}, {owner!r} has no parts by that name")
-
-

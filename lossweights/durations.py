@@ -79,9 +79,7 @@ class Duration:
             )
         match = _WRITTEN.fullmatch(str(written))
         if match is None:
-            raise ValueError(
-                f'{written!r} is no duration: write "500 steps", "10 epochs" or "25%"'
-            )
+            raise ValueError(f'{written!r} is no duration: write "500 steps", "10 epochs" or "25%"')
         number, unit = match[1].replace("_", ""), match[2]
         if not unit:
             raise ValueError(
@@ -137,9 +135,7 @@ class Duration:
         return f"{number} {self.unit}" if number != "1" else f"1 {self.unit[:-1]}"
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
             cls.parse,
             serialization=core_schema.to_string_ser_schema(when_used="always"),

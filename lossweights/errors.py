@@ -29,7 +29,9 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f"; did you mean {lowered[near[0]]!r}?" if near else ""
 
 
-def explain(error: ValidationError, where: Callable[[tuple[str | int, ...]], str] | None = None) -> str:
+def explain(
+    error: ValidationError, where: Callable[[tuple[str | int, ...]], str] | None = None
+) -> str:
     """Every problem of a pydantic error on a line of its own: place, problem, what was found.
 
     Args:

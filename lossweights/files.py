@@ -77,9 +77,7 @@ class Source:
                 )
             data = data[key]
         if not isinstance(data, dict):
-            raise ConfigError(
-                f"{self.place(path)}: a table with `terms` is needed, found {data!r}"
-            )
+            raise ConfigError(f"{self.place(path)}: a table with `terms` is needed, found {data!r}")
         return data, path
 
     def place(self, location: Location) -> str:
@@ -116,7 +114,7 @@ def _without_repeats(pairs: Iterable[tuple[Any, Any]], name: str) -> dict[Any, A
 
 def _read_yaml(text: str, name: str) -> Any:
     try:
-        import yaml
+        import yaml  # noqa: PLC0415  # an extra
     except ImportError:
         raise ImportError(
             f"{name}: reading YAML needs PyYAML; pip install 'lossweights[yaml]'"
@@ -139,12 +137,14 @@ def _read_yaml(text: str, name: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{name}{line}: the YAML breaks off or is not well-formed: {problem}") from None
+        raise ConfigError(
+            f"{name}{line}: the YAML breaks off or is not well-formed: {problem}"
+        ) from None
 
 
 def _line_of(text: str, location: Location) -> int | None:
     """The line of a YAML text on which a location stands, or the nearest table around it."""
-    import yaml
+    import yaml  # noqa: PLC0415  # an extra
 
     node, line = yaml.compose(text, yaml.SafeLoader), None
     for part in location:
@@ -153,7 +153,9 @@ def _line_of(text: str, location: Location) -> int | None:
             if not pairs:
                 break
             line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        elif (
+            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+        ):
             node = node.value[part]
             line = node.start_mark.line + 1
         else:

@@ -34,17 +34,16 @@ def gather(
         )
     given = {name: value for name, value in terms.items() if value is not None}
     _check_names(config, given, dormant)
-    found = {
-        name: _scalar(name, given[name], config.terms[name].reduction)
-        for name in sorted(config.terms)
-        if name in given
+    given = {name: value for name, value in given.items() if name in config.terms}
+    places = {name: value.device for name, value in given.items() if isinstance(value, Tensor)}
+    if len(set(places.values())) > 1:
+        found = ", ".join(f"{name!r} on {device}" for name, device in places.items())
+        raise ValueError(f"the terms lie on different devices ({found}): move them to one")
+    device = next(iter(places.values()), None)
+    return {
+        name: _reduced(name, _tensor(name, given[name], device), config.terms[name].reduction)
+        for name in sorted(given)
     }
-    devices = {value.device for value in found.values() if isinstance(value, Tensor)}
-    if len(devices) > 1:
-        places = ", ".join(f"{name!r} on {value.device}" for name, value in found.items())
-        raise ValueError(f"the terms lie on different devices ({places}): move them to one")
-    device = devices.pop() if devices else None
-    return {name: torch.as_tensor(value, device=device) for name, value in found.items()}
 
 
 def _check_names(config: LossConfig, given: Mapping[str, Any], dormant: Collection[str]) -> None:
@@ -59,32 +58,34 @@ def _check_names(config: LossConfig, given: Mapping[str, Any], dormant: Collecti
         for name, term in known.items()
         if name not in given and not term.optional and name not in dormant
     ]
-    problems = []
-    for name in unknown:
-        near = did_you_mean(str(name), missing or known)
-        problems.append(
-            f"{name!r} is no term of this loss{near} (the terms are {quoted(known)}); "
-            f"if it is only for logging, write ignore: [{name}]"
-        )
-    for name in missing:
-        problems.append(
-            f"term {name!r} is missing (given: {quoted(given)}); "
-            f"if it may be absent, write optional: true at terms.{name}"
-        )
+    problems = [
+        f"{name!r} is no term of this loss{did_you_mean(str(name), missing or known)} "
+        f"(the terms are {quoted(known)}); if it is only for logging, write ignore: [{name}]"
+        for name in unknown
+    ]
+    problems += [
+        f"term {name!r} is missing (given: {quoted(given)}); "
+        f"if it may be absent, write optional: true at terms.{name}"
+        for name in missing
+    ]
     if problems:
         raise ValueError("\n".join(problems))
 
 
-def _scalar(name: str, value: Any, reduction: str | None) -> Tensor | float:
+def _tensor(name: str, value: object, device: torch.device | None) -> Tensor:
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return torch.tensor(float(value), device=device)  # the 0.0 of a branch that is off
     if not isinstance(value, Tensor):
-        if isinstance(value, Real) and not isinstance(value, bool):
-            return float(value)  # a constant, such as the 0.0 of a branch that is off
         raise ValueError(f"term {name!r} is a tensor, found {type(value).__name__}: {value!r}")
     if not value.is_floating_point():
         raise ValueError(
             f"term {name!r} is a floating-point tensor, found {value.dtype}: "
             "a loss comes from float32, float64, bfloat16 or float16 values"
         )
+    return value
+
+
+def _reduced(name: str, value: Tensor, reduction: str | None) -> Tensor:
     if reduction is None:
         if value.ndim == 0:
             return value
@@ -92,7 +93,7 @@ def _scalar(name: str, value: Any, reduction: str | None) -> Tensor | float:
             f"term {name!r} has shape {tuple(value.shape)}, a scalar is needed: reduce it before, "
             f"or write reduction: mean, sum or batch_mean at terms.{name}"
         )
-    if value.dtype in (torch.float16, torch.bfloat16):
+    if value.dtype is not torch.float64:
         value = value.float()
     if reduction == "mean":
         return value.mean()

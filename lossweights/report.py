@@ -12,12 +12,15 @@ from lossweights.errors import did_you_mean, quoted
 
 _MANY_FORWARDS = 200  # after so many without a step somebody forgot the clock
 
+# What torch.func transform is at work, if any; torch has no public name for it.
+_transformed = torch._C._functorch.peek_interpreter_stack  # noqa: SLF001
+
 QUANTITIES = ("raw", "value", "weight", "weighted", "share")
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The parts of a total, as 0-dim tensors by name of the term.
+    r"""The parts of a total, as 0-dim tensors by name of the term.
 
     Args:
         total: The sum of `weighted`.
@@ -25,7 +28,7 @@ class Breakdown:
         value: What was weighted.
         weight: The factors.
         weighted: `weight * value`.
-        share: $|weighted_i| / \\sum_j |weighted_j|$: who drives the loss; 0 where all are 0.
+        share: $|weighted_i| / \sum_j |weighted_j|$: who drives the loss; 0 where all are 0.
     """
 
     total: Tensor
@@ -98,7 +101,9 @@ class Breakdown:
                 found[f"{prefix}total"] = self.total.detach()
             else:
                 parts: Mapping[str, Tensor] = getattr(self, quantity)
-                found |= {f"{prefix}{quantity}/{name}": part.detach() for name, part in parts.items()}
+                found |= {
+                    f"{prefix}{quantity}/{name}": part.detach() for name, part in parts.items()
+                }
         return found
 
 
@@ -130,7 +135,10 @@ class Report:
 
     def __str__(self) -> str:
         width = max([len("total"), *map(len, self.terms)])
-        lines = [f"step {self.step}", f"{'term':<{width}} " + "".join(f"{q:>12}" for q in QUANTITIES)]
+        lines = [
+            f"step {self.step}",
+            f"{'term':<{width}} " + "".join(f"{q:>12}" for q in QUANTITIES),
+        ]
         for name, parts in self.terms.items():
             cells = "".join(f"{parts[quantity]:>12.5g}" for quantity in QUANTITIES[:-1])
             lines.append(f"{name:<{width}} {cells}{parts['share']:>12.1%}")
@@ -180,7 +188,7 @@ class Seen:
     ) -> None:
         """Keeps the parts of a total, without its graph and without waiting for the device."""
         if not torch.compiler.is_compiling():
-            if torch._C._functorch.peek_interpreter_stack() is not None:
+            if _transformed() is not None:
                 raise RuntimeError(
                     "a criterion in training records what it sees, which torch.func transforms "
                     "cannot do: use criterion.breakdown(terms).total there"

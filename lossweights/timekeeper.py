@@ -40,8 +40,8 @@ class Timekeeper(nn.Module):
             raise TypeError(f"clock= takes another WeightedLoss, found {type(clock).__name__}")
         self.config = config
         self._owns_clock = clock is None
-        self._clock = Clock() if clock is None else clock._clock
-        self._clock.listen(self)
+        self._clock: Clock = Clock() if clock is None else clock._clock  # noqa: SLF001  # its own kind
+        self._clock.listen(self._clock_moved)
         # Not a buffer: DDP would overwrite it from rank 0, `.half()` would round it, and every
         # weight can be computed from the step.
         self._device = torch.device("cpu")
@@ -142,14 +142,20 @@ class Timekeeper(nn.Module):
             raise HorizonError(self._lacking)
         return standing
 
-    def _lay_out(self, total_steps: int | Duration | str | None, steps_per_epoch: int | None) -> None:
+    def _lay_out(
+        self, total_steps: int | Duration | str | None, steps_per_epoch: int | None
+    ) -> None:
         horizon = Horizon(total_steps, steps_per_epoch)
         self._lacking = ""
         try:
             timeline = Timeline(self.config, horizon)
         except HorizonError as error:
             timeline, self._lacking = None, _ask_to_bind(error)
-        self._bound, self._horizon, self._timeline = (total_steps, steps_per_epoch), horizon, timeline
+        self._bound, self._horizon, self._timeline = (
+            (total_steps, steps_per_epoch),
+            horizon,
+            timeline,
+        )
         for sentence in timeline.overruns() if timeline else []:
             warnings.warn(sentence, stacklevel=4)
         self._stand()
@@ -224,7 +230,7 @@ class Timekeeper(nn.Module):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._owns_clock:
             destination[f"{prefix}step"] = torch.tensor(self._clock.step)
         names = json.dumps(sorted(self.config.terms)).encode()
@@ -277,7 +283,7 @@ class Timekeeper(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._clock.listen(self)
+        self._clock.listen(self._clock_moved)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the original was built
             self._lay_out(*self._bound)

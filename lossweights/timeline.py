@@ -75,7 +75,8 @@ class Timeline:
         if first != self._first:
             self._block = self._evaluate(np.arange(first, first + self.block_steps))
             self._first = first
-        return self._block[step - first]
+        row: Values = self._block[step - first]
+        return row
 
     def tensor_row(self, step: int, device: torch.device) -> Tensor:
         """The weights of one step, float32 on a device; a GPU gets one upload a block."""

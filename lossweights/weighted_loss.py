@@ -21,7 +21,6 @@ from lossweights.report import Breakdown, Report, Seen, on_host
 from lossweights.timekeeper import Timekeeper
 
 
-
 class WeightedLoss(Timekeeper):
     """Combines named terms into one scalar, each with the weight that its config gives it now.
 
@@ -122,8 +121,8 @@ class WeightedLoss(Timekeeper):
         # fit raises on it and goes the long way, which checks one by one and says what is wrong.
         if self._is_plain and not standing.left_out and len(terms) == len(self._names):
             try:
-                losses = [terms[name] for name in self._names]
-                values = torch.stack(losses)  # type: ignore[arg-type]
+                losses: list[Tensor] = [terms[name] for name in self._names]  # type: ignore[misc]
+                values = torch.stack(losses)
                 weights = standing.taken()
                 if values.dtype is not torch.float32:
                     values, weights = aligned(values, weights)

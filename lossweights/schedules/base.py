@@ -98,9 +98,7 @@ class Schedule(Component):
         """
         return float(self(np.array(step), Horizon(total_steps, steps_per_epoch)))
 
-    def curve(
-        self, total_steps: int | str, steps_per_epoch: int | None = None
-    ) -> Values:
+    def curve(self, total_steps: int | str, steps_per_epoch: int | None = None) -> Values:
         """The weight at every step of a training: an array of `total_steps` floats.
 
         >>> from lossweights import Ramp
@@ -205,8 +203,6 @@ def interpolate(start: float, stop: float, shape: Shape | str, progress: Values)
     return values
 
 
-def progress(steps: Steps | Values, length: float) -> Values:
+def progress(steps: NDArray[Any], length: float) -> Values:
     """How far along `length` each step is: 0 at step 0, 1 at the end, at once where it is 0."""
     return steps / length if length else np.ones(steps.shape)
-
-

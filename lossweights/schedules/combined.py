@@ -51,7 +51,9 @@ class Sequence(Schedule, kind="sequence"):
     def _lengths(self) -> Self:
         for number, stage in enumerate(self.stages[:-1]):
             if stage.over is None:
-                raise ValueError(f"stage {number} is not the last: say how long it takes, in `over`")
+                raise ValueError(
+                    f"stage {number} is not the last: say how long it takes, in `over`"
+                )
         return self
 
     def values(self, steps: Steps, horizon: Horizon) -> Values:

@@ -119,7 +119,7 @@ class Repeat(Schedule, kind="repeat"):
         local = since_cycle_began(steps, period, self.cycles).astype(np.int64)
         values = self.schedule(local, horizon.local(0, int(period)))
         if self.cycles is not None:
-            over = steps >= period * self.cycles
+            over = steps >= float(period) * self.cycles
             values = np.where(over, self.final(horizon), values) if over.any() else values
         return values
 

@@ -13,7 +13,7 @@ from lossweights.schedules.shapes import Values
 
 
 class Exponential(DelayedSchedule, kind="exponential"):
-    r"""From `start` towards `stop`, a fixed part of the way each time: $w(t) = b + (a - b) r^{t/n}$.
+    r"""From `start` towards `stop`: $w(t) = b + (a - b) r^{t/n}$.
 
     It comes near `stop` but has no end; for a ramp that arrives use `ramp` with
     `shape: exponential`.

@@ -14,7 +14,7 @@ from lossweights.schedules.shapes import LinearShape, Shape, Values
 
 
 class Piecewise(Schedule, kind="piecewise"):
-    """Through the given points, along `shape` between two, flat before the first and after the last.
+    """Through the given points, along `shape` between two, flat before and after them.
 
     With `shape="hold"` the weight jumps at each point: milestones.
 

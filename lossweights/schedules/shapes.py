@@ -85,7 +85,8 @@ class SigmoidShape(Shape, kind="sigmoid"):
     def values(self, progress: Values) -> Values:
         # In tanh, where it can neither overflow nor lose its symmetry.
         quarter = self.sharpness / 4
-        return 0.5 + 0.5 * np.tanh(quarter * (2 * progress - 1)) / np.tanh(quarter)
+        values: Values = 0.5 + 0.5 * np.tanh(quarter * (2 * progress - 1)) / np.tanh(quarter)
+        return values
 
 
 class ExponentialShape(Shape, kind="exponential"):
@@ -109,7 +110,8 @@ class ExponentialShape(Shape, kind="exponential"):
         return sharpness
 
     def values(self, progress: Values) -> Values:
-        return np.expm1(self.sharpness * progress) / np.expm1(self.sharpness)
+        values: Values = np.expm1(self.sharpness * progress) / np.expm1(self.sharpness)
+        return values
 
 
 class PowerShape(Shape, kind="power"):

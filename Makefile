@@ -1,0 +1,40 @@
+# Every command of the project. Each makes the virtual environment that it needs, from nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check bench format clean
+
+help:  ## show these commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/examples  ## train the VAE of the README under six schedules: two to three minutes
+	$(BIN)/python examples/vae_elbo.py
+
+test: $(VENV)/test  ## run all tests: units, properties, docstrings, README and docs
+	$(BIN)/python -m pytest
+
+check: $(VENV)/check  ## lint, format, types, and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/bench  ## measure against the hand-written loop: about two minutes
+	$(BIN)/python benchmarks/combine.py
+	$(BIN)/python benchmarks/schedules.py
+
+format: $(VENV)/check  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the virtual environment and what was made
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The environment with one dependency group of pyproject.toml; the file marks that it is in.
+$(VENV)/%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[yaml]' --group $*
+	touch $@
