@@ -77,9 +77,7 @@ def unwrapped(optimizer: object) -> Optimizer:
         TypeError: For what is, and holds, no torch optimizer.
     """
     inner = optimizer
-    while (
-        isinstance(wrapped := getattr(inner, "optimizer", None), Optimizer) and wrapped is not inner
-    ):
+    while (wrapped := getattr(inner, "optimizer", None)) is not None:
         inner = wrapped
     if not isinstance(inner, Optimizer):
         raise TypeError(

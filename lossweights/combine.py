@@ -95,7 +95,13 @@ def combine(
 
 
 def aligned(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and weights in one precision: float32 at least, float64 for float64 values."""
+    """Values and weights in one precision: float32 at least, float64 for float64 values.
+
+    Raises:
+        TypeError: For complex values.
+    """
+    if values.is_complex():
+        raise TypeError("a loss is real")
     if values.dtype is torch.float64:
         return values, weights.double()
     return values.float(), weights

@@ -205,9 +205,9 @@ class LossConfig(Declaration):
 
     def _steps_of(self, path: str) -> list[str]:
         """A dotted path in parts; a term's own name may hold dots."""
-        head = path.split(".", 1)[0]
-        in_terms = path.removeprefix("terms.") if head == "terms" else path
-        if head in type(self).model_fields and head != "terms":
+        in_terms = path.removeprefix("terms.")
+        head = in_terms.split(".", 1)[0]
+        if in_terms == path and head in type(self).model_fields:
             return path.split(".")
         for name in sorted(self.terms, key=len, reverse=True):
             if in_terms == name or in_terms.startswith(f"{name}."):

@@ -97,7 +97,7 @@ def _sampled(config: LossConfig, name: str, horizon: Horizon) -> tuple[Steps, Va
 def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[str]:
     """What looks wrong so far, a sentence each."""
     findings = [note] if (note := seen.of_idle_clock(step)) else []
-    if seen.forwards:
+    if seen.names:
         findings += [
             f"term {name!r} was never given; if it is not needed, drop it at terms.{name}"
             for name in config.terms

@@ -25,6 +25,7 @@ _UNITS: dict[str, Unit] = {
     "percent": "percent",
     "dur": "percent",
 }
+_LONGEST = 2**53  # up to which every whole number is a float64
 _WRITTEN = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*")
 
 
@@ -41,7 +42,7 @@ class Duration:
         unit: `"steps"` (optimizer steps), `"epochs"` or `"percent"`.
 
     Raises:
-        ValueError: For a value below 0 or not finite, a fraction of a step, or another unit.
+        ValueError: For a value below 0 or above 2**53, a fraction of a step, or another unit.
 
     >>> Duration.parse("0.25dur")
     percent(25)
@@ -57,12 +58,15 @@ class Duration:
             raise ValueError(f"a duration is in steps, epochs or percent, found {self.unit!r}")
         if isinstance(self.value, bool) or not isinstance(self.value, Real):
             raise ValueError(f"a duration is a number of {self.unit}, found {self.value!r}")
-        if not (math.isfinite(self.value) and self.value >= 0):
+        if not 0 <= self.value <= _LONGEST:
             raise ValueError(
-                f"a duration is at least 0 and finite, found {self.value:g} {self.unit}"
+                f"a duration is at least 0 and at most {_LONGEST}, found {self._number} {self.unit}"
             )
         if self.unit == "steps" and self.value != int(self.value):
             raise ValueError(f"steps are whole: {self.value:g} steps cannot be taken")
+        # numpy's numbers too become Python's, which are written as they are read
+        whole = self.unit == "steps" or isinstance(self.value, Integral)
+        object.__setattr__(self, "value", int(self.value) if whole else float(self.value))
 
     @classmethod
     def parse(cls, written: object) -> Duration:
@@ -95,7 +99,7 @@ class Duration:
         value = float(number)
         if unit.lower() == "dur":
             value = round(value * 100, 10)
-        return cls(int(value) if known == "steps" and value == int(value) else value, known)
+        return cls(value, known)
 
     def length(self, horizon: Horizon) -> float:
         """The duration in steps, not rounded: 25% of 1,686 steps are 421.5.

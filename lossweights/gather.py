@@ -77,11 +77,8 @@ def _tensor(name: str, value: object, device: torch.device | None) -> Tensor:
         return torch.tensor(float(value), device=device)  # the 0.0 of a branch that is off
     if not isinstance(value, Tensor):
         raise ValueError(f"term {name!r} is a tensor, found {type(value).__name__}: {value!r}")
-    if not value.is_floating_point():
-        raise ValueError(
-            f"term {name!r} is a floating-point tensor, found {value.dtype}: "
-            "a loss comes from float32, float64, bfloat16 or float16 values"
-        )
+    if value.is_complex():
+        raise ValueError(f"term {name!r} is real, found {value.dtype}: give its absolute value")
     return value
 
 

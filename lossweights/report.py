@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +42,7 @@ class Breakdown:
     def of(
         cls,
         names: Iterable[str],
-        values: Tensor,
+        values: Sequence[Tensor],
         weights: Tensor,
         left_out: Collection[str],
         order: Iterable[str],
@@ -51,19 +51,19 @@ class Breakdown:
 
         Args:
             names: The terms that were given.
-            values: Their values, a vector.
+            values: Their values, scalars.
             weights: Their weights, a vector.
             left_out: Those among them that do not count, whatever their value.
             order: The order in which to show them.
         """
-        pairs = zip(names, values.unbind(), weights.unbind(), strict=True)
+        pairs = zip(names, values, weights.unbind(), strict=True)
         value, weight, weighted = {}, {}, {}
         for name, one_value, one_weight in pairs:
             value[name], weight[name] = one_value, one_weight
             left = name in left_out
             weighted[name] = one_value.new_zeros(()) if left else one_value * one_weight
         shown = [name for name in order if name in value]
-        parts = torch.stack([weighted[name] for name in shown]) if shown else values
+        parts = torch.stack([weighted[name] for name in shown]) if shown else weights
         size = parts.detach().abs()
         share = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)
         value = {name: value[name] for name in shown}
@@ -213,7 +213,7 @@ class Seen:
         """The parts of the last forward, terms in the given order; None before the first."""
         if self._values is None or self._weights is None:
             return None
-        return Breakdown.of(self.names, self._values, self._weights, self.left_out, order)
+        return Breakdown.of(self.names, self._values.unbind(), self._weights, self.left_out, order)
 
     def of_idle_clock(self, step: int) -> str:
         """What to say, once, where many forwards have passed and the clock stands at 0."""

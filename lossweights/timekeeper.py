@@ -15,7 +15,7 @@ from lossweights.clock import Clock, Follower, unwrapped
 from lossweights.combine import Standing
 from lossweights.config import LossConfig
 from lossweights.durations import Duration, Horizon
-from lossweights.errors import HorizonError, quoted
+from lossweights.errors import HorizonError
 from lossweights.timeline import Timeline
 
 
@@ -39,6 +39,7 @@ class Timekeeper(nn.Module):
         if clock is not None and not isinstance(clock, Timekeeper):
             raise TypeError(f"clock= takes another WeightedLoss, found {type(clock).__name__}")
         self.config = config
+        self._evaluates_as_in_training = config.eval_weights == "current"
         self._owns_clock = clock is None
         self._clock: Clock = Clock() if clock is None else clock._clock  # noqa: SLF001  # its own kind
         self._clock.listen(self._clock_moved)
@@ -168,9 +169,10 @@ class Timekeeper(nn.Module):
             return
         # On the CPU the next row takes the place of the last, which costs nothing. Elsewhere it is
         # copied over it: a captured CUDA graph reads from one address.
-        row = torch.zeros(len(self.config.terms), device=self._device)
+        with torch.inference_mode(mode=False):
+            row = torch.zeros(len(self.config.terms), device=self._device)
         self._in_training = Standing(row, in_place=self._device.type != "cpu")
-        if self.config.eval_weights == "current":
+        if self._evaluates_as_in_training:
             self._in_evaluation = self._in_training
         else:
             try:
@@ -252,18 +254,20 @@ class Timekeeper(nn.Module):
         super()._load_from_state_dict(
             others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        wanted = ("step", "term_names") if self._owns_clock else ("term_names",)
-        missing_keys += [ours[key] for key in wanted if key not in found]
+        needed = ("step", "term_names") if self._owns_clock else ("term_names",)
+        missing_keys += [ours[key] for key in needed if key not in found]
         if "term_names" in found:
+            # As keys, so that strict=False goes on without them; torch tells no module of it.
             saved = set(json.loads(bytes(found["term_names"].tolist())))
-            if difference := _difference(saved, set(self.config.terms)):
-                if strict:
-                    error_msgs.append(
-                        f"the checkpoint is of other terms: {difference}; to go on all the same "
-                        "use load_state_dict(..., strict=False)"
-                    )
-                    return
-                warnings.warn(f"the checkpoint is of other terms: {difference}", stacklevel=2)
+            wanted = set(self.config.terms)
+            missing_keys += [
+                f"{prefix}terms.{name} (not a term of this checkpoint; strict=False goes on)"
+                for name in sorted(wanted - saved)
+            ]
+            unexpected_keys += [
+                f"{prefix}terms.{name} (not a term of this criterion; strict=False goes on)"
+                for name in sorted(saved - wanted)
+            ]
         if "step" in found and self._owns_clock:
             self._clock.set(int(found["step"]))
 
@@ -295,12 +299,3 @@ def _ask_to_bind(error: HorizonError) -> str:
         "criterion.bind(total_steps=len(loader) * epochs, steps_per_epoch=len(loader)) "
         "before the first step"
     )
-
-
-def _difference(saved: set[str], wanted: set[str]) -> str:
-    parts = []
-    if saved - wanted:
-        parts.append(f"it has {quoted(sorted(saved - wanted))}, which this criterion lacks")
-    if wanted - saved:
-        parts.append(f"it lacks {quoted(sorted(wanted - saved))}, which this criterion has")
-    return "; ".join(parts)

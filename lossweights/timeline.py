@@ -83,8 +83,9 @@ class Timeline:
         index = step - self._uploaded_first
         if not 0 <= index < len(self._rows) or device != self._uploaded_to:
             self.row(step)
-            block = torch.from_numpy(self._block.astype(np.float32))
-            self._rows = block.to(device, non_blocking=True).unbind()
+            with torch.inference_mode(mode=False):  # training could not use what is made in it
+                block = torch.from_numpy(self._block.astype(np.float32))
+                self._rows = block.to(device, non_blocking=True).unbind()
             self._uploaded_first, self._uploaded_to = self._first, device
             index = step - self._first
         return self._rows[index]

@@ -141,9 +141,10 @@ class WeightedLoss(Timekeeper):
             ValueError, HorizonError: As a call does.
         """
         training = self.training and torch.is_grad_enabled()
-        standing = self._standing(training)
-        _, names, _, values, weights, left_out = self._combined(terms, standing, training)
-        return Breakdown.of(names, values, weights, left_out, self.config.terms)
+        combined = self._combined(terms, self._standing(training), training)
+        return Breakdown.of(
+            combined.names, combined.losses, combined.weights, combined.left_out, self.config.terms
+        )
 
     def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
         """A module that calls `function`, which returns named terms, and combines them.
@@ -173,8 +174,11 @@ class WeightedLoss(Timekeeper):
                 f"no term is called {name!r}{did_you_mean(name, self.config.terms)} "
                 f"(the terms are {quoted(self.config.terms)})"
             )
-        standing = self._standing(self.training and torch.is_grad_enabled())
-        return name not in standing.dormant and name not in standing.left_out
+        training = self.training and torch.is_grad_enabled()
+        standing = self._standing(training)
+        if name in standing.left_out:
+            return False
+        return name not in standing.dormant or not (training or self._evaluates_as_in_training)
 
     @overload
     def metrics(

@@ -143,11 +143,19 @@ class DelayedSchedule(Schedule):
 
     def values(self, steps: Steps, horizon: Horizon) -> Values:
         wait = horizon.steps(self.delay)
-        return self.undelayed(np.maximum(steps - wait, 0) if wait else steps, horizon.local(wait))
+        if wait == 0:
+            return self.undelayed(steps, horizon)
+        local = horizon.local(wait)
+        values = self.undelayed(np.maximum(steps - wait, 0), local)
+        return np.where(steps < wait, self.waiting(local), values)
 
     @abstractmethod
     def undelayed(self, steps: Steps, horizon: Horizon) -> Values:
         """The weight at each step since the delay; `horizon.span` ends with the training."""
+
+    def waiting(self, horizon: Horizon) -> float:
+        """The weight until the delay is over; one that jumps when it is over overrides this."""
+        return float(self.undelayed(np.zeros(1, dtype=np.int64), horizon)[0])
 
 
 class Constant(Schedule, kind="constant"):

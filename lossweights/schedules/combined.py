@@ -74,8 +74,9 @@ class Sequence(Schedule, kind="sequence"):
 
     def final(self, horizon: Horizon) -> float:
         stage, begin, local = self._timetable(horizon)[-1]
-        if horizon.is_bounded and horizon.span < begin:
-            return super().final(horizon)  # training ends before the last stage
+        end = begin if stage.over is None else begin + local.span
+        if horizon.is_bounded and horizon.span < end:
+            return super().final(horizon)  # training ends before the last stage does
         return stage.schedule.final(local)
 
     def _timetable(self, horizon: Horizon) -> list[tuple[Stage, int, Horizon]]:

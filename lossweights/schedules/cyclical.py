@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Annotated, Any, Self
 
@@ -76,12 +77,14 @@ class Cyclical(DelayedSchedule, kind="cyclical"):
             self.start, self.stop, self.shape, progress(local, self.ratio * float(period))
         )
 
+    def waiting(self, horizon: Horizon) -> float:
+        return self.start
+
     def ends(self, horizon: Horizon) -> float | None:
-        wait = horizon.steps(self.delay)
-        if self.period is None:
+        if self.period is None or self.cycles is None:
             return None  # as long as the training, however long that is
-        ramp = self.ratio * horizon.length(self.period)
-        return wait + ((self.cycles or 1) - 1) * horizon.length(self.period) + ramp
+        cycles = self.cycles - 1 + self.ratio
+        return horizon.steps(self.delay) + cycles * horizon.length(self.period)
 
     def final(self, horizon: Horizon) -> float:
         return self.stop
@@ -116,10 +119,11 @@ class Repeat(Schedule, kind="repeat"):
         period = _period(self.period, self.cycles, horizon)
         if period == 0:
             return np.full(steps.shape, self.final(horizon))
-        local = since_cycle_began(steps, period, self.cycles).astype(np.int64)
+        end = 2**62 if self.cycles is None else min(math.ceil(period * self.cycles), 2**62)
+        local = since_cycle_began(np.minimum(steps, end), period, self.cycles).astype(np.int64)
         values = self.schedule(local, horizon.local(0, int(period)))
         if self.cycles is not None:
-            over = steps >= float(period) * self.cycles
+            over = steps >= end
             values = np.where(over, self.final(horizon), values) if over.any() else values
         return values
 
@@ -159,7 +163,7 @@ def since_cycle_began(steps: Steps, period: Fraction, cycles: int | None) -> Val
         cycle /= below
         np.floor(cycle, out=cycle)
     time -= cycle
-    return time
+    return np.maximum(time, 0.0, out=time)  # which rounding of steps beyond 2**53 may cross
 
 
 def _period(period: Duration | str | None, cycles: int | None, horizon: Horizon) -> Fraction:

@@ -42,7 +42,7 @@ class Exponential(DelayedSchedule, kind="exponential"):
     def _rate_or_half_life(self) -> Self:
         if (self.rate is None) == (self.half_life is None):
             raise ValueError("say how fast: either `rate: 0.99` or `half_life: 10 epochs`")
-        if self.half_life is not None and "every" in self.model_fields_set:
+        if self.half_life is not None and Duration.parse(self.every) != steps(1):
             raise ValueError("`every` goes with `rate`; `half_life` is a length of its own")
         for length in (self.every, self.half_life):
             if length is not None and Duration.parse(length).value == 0:

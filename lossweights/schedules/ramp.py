@@ -36,6 +36,9 @@ class Ramp(DelayedSchedule, kind="ramp"):
             self.start, self.stop, self.shape, progress(steps, horizon.length(self.over))
         )
 
+    def waiting(self, horizon: Horizon) -> float:
+        return self.start
+
     def ends(self, horizon: Horizon) -> float:
         return horizon.steps(self.delay) + horizon.length(self.over)
 
@@ -60,6 +63,9 @@ class Warmup(DelayedSchedule, kind="warmup"):
 
     def undelayed(self, steps: Steps, horizon: Horizon) -> Values:
         return interpolate(0.0, 1.0, self.shape, progress(steps, horizon.length(self.over)))
+
+    def waiting(self, horizon: Horizon) -> float:
+        return 0.0
 
     def ends(self, horizon: Horizon) -> float:
         return horizon.steps(self.delay) + horizon.length(self.over)

@@ -1,0 +1,100 @@
+"""What users import: all of it documented, nothing more, and built by the usual config libraries."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from jsonargparse import ArgumentParser
+from omegaconf import OmegaConf
+
+import lossweights
+from lossweights import WeightedLoss
+
+MODULES = [lossweights] + [
+    importlib.import_module(found.name)
+    for found in pkgutil.walk_packages(lossweights.__path__, "lossweights.")
+]
+
+
+def test_all_is_exactly_what_is_public() -> None:
+    public = {name for name in vars(lossweights) if not name.startswith("_")}
+    submodules = {module.__name__.rpartition(".")[2] for module in MODULES}
+    assert public - submodules == set(lossweights.__all__)
+    assert list(lossweights.__all__) == sorted(lossweights.__all__)
+
+
+@pytest.mark.parametrize("name", lossweights.__all__)
+def test_every_public_name_is_documented(name: str) -> None:
+    thing = getattr(lossweights, name)
+    assert inspect.getdoc(thing)
+    for attribute, value in vars(thing).items() if inspect.isclass(thing) else ():
+        if not attribute.startswith(("_", "model_")) and callable(value):
+            assert inspect.getdoc(getattr(thing, attribute)), f"{name}.{attribute}"
+
+
+def test_version_is_the_one_of_the_package() -> None:
+    assert metadata("lossweights")["version"] == lossweights.__version__
+
+
+def test_import_needs_the_core_alone() -> None:
+    """Extras are imported where they are used: `import lossweights` loads none of them."""
+    extras = ("yaml", "matplotlib", "rich", "sklearn", "omegaconf", "hydra", "pandas")
+    code = f"import sys, lossweights; print([m for m in {extras!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_a_file_is_one_thing(module: object) -> None:
+    path = Path(str(module.__file__))  # type: ignore[attr-defined]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 330, "two things in one room?"
+    assert ast.get_docstring(ast.parse("\n".join(lines))), "says what it is for"
+
+
+TERMS = {"nll": 1.0, "kl": {"weight": 0.5, "schedule": {"kind": "warmup", "over": "10 steps"}}}
+
+
+def test_hydra_builds_it() -> None:
+    config = OmegaConf.create(
+        {
+            "beta": 0.25,
+            "loss": {
+                "_target_": "lossweights.WeightedLoss",
+                "terms": {**TERMS, "l2": "${beta}"},
+                "total_steps": 100,
+                "ignore": ["acc*"],
+            },
+        }
+    )
+    criterion = instantiate(config.loss)
+    assert isinstance(criterion, WeightedLoss)
+    criterion.set_step(5)
+    assert criterion.weights == {"nll": 1.0, "kl": 0.25, "l2": 0.25}
+
+
+def test_jsonargparse_builds_it() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(WeightedLoss, "loss")
+    arguments = {"terms": TERMS, "total_steps": 100, "eval_weights": {"kl": 2.0}}
+    parsed = parser.parse_object(
+        {"loss": {"class_path": "lossweights.WeightedLoss", "init_args": arguments}}
+    )
+    criterion = parser.instantiate(parsed).loss
+    criterion.set_step(5)
+    assert criterion.weights == {"nll": 1.0, "kl": 0.25}
+    assert criterion.config.eval_weights == {"kl": 2.0}
+
+
+def test_state_is_no_buffer_that_ranks_would_overwrite() -> None:
+    criterion = WeightedLoss(terms=TERMS)
+    assert list(criterion.named_buffers()) == list(criterion.named_parameters()) == []
