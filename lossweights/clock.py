@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
-from weakref import WeakMethod
+import weakref
+from typing import Any, Protocol, Self
 
 from torch.optim import Optimizer
+
+
+class Listener(Protocol):
+    """What is told when a clock moves."""
+
+    def clock_moved(self, before: int) -> None:
+        """The clock stood at `before` and stands elsewhere now."""
 
 
 class Clock:
@@ -19,19 +25,18 @@ class Clock:
     def __init__(self, step: int = 0) -> None:
         self.step = step
         self.follower: Follower | None = None
-        self._listeners: list[WeakMethod[Callable[[int], None]]] = []
+        self._listeners: list[weakref.ref[Listener]] = []
 
-    def listen(self, moved: Callable[[int], None]) -> None:
-        """Calls a method with the step before, whenever the clock moves and as long as it lives."""
-        self._listeners.append(WeakMethod(moved))
+    def listen(self, listener: Listener) -> None:
+        """Tells `listener` of every move from now on, for as long as it lives."""
+        self._listeners.append(weakref.ref(listener))
 
     def set(self, step: int) -> None:
         """Moves the clock and tells everyone."""
         before, self.step = self.step, step
         for reference in self._listeners:
-            moved = reference()
-            if moved is not None:
-                moved(before)
+            if (listener := reference()) is not None:
+                listener.clock_moved(before)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"step": self.step}

@@ -69,7 +69,7 @@ class Declaration(BaseModel):
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         for name, field in type(self).model_fields.items():
-            if field.is_required() or getattr(self, name) != field.default:
+            if getattr(self, name) != field.get_default(call_default_factory=True):
                 yield name, getattr(self, name)
 
     @model_validator(mode="before")

@@ -105,10 +105,10 @@ def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[s
             and step >= _sampled(config, name, horizon)[0][0]
         ]
         findings += [
-            f"term {name!r} carried no gradient in the last forward: it was computed without one "
-            "(detached, under no_grad, or from .item()), so its weight changes nothing"
-            for name, attached in zip(seen.names, seen.attached, strict=True)
-            if not attached and name not in seen.left_out
+            f"term {name!r} carries no gradient: it was computed without one (detached, under "
+            "no_grad, or from .item()), so its weight changes nothing"
+            for name in seen.detached
+            if name not in seen.left_out
         ]
     findings += [
         f"term {name!r} has a weight of 0 for the whole training: terms.{name} is {term!r}"

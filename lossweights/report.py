@@ -15,6 +15,8 @@ _MANY_FORWARDS = 200  # after so many without a step somebody forgot the clock
 # What torch.func transform is at work, if any; torch has no public name for it.
 _transformed = torch._C._functorch.peek_interpreter_stack  # noqa: SLF001
 
+_LOOK_EVERY = 32  # forwards between two looks at which terms carry a gradient
+
 QUANTITIES = ("raw", "value", "weight", "weighted", "share")
 
 
@@ -159,7 +161,7 @@ class Seen:
 
     Attributes:
         names: The terms of the last one.
-        attached: For each of them whether it carried a gradient.
+        detached: Terms that carried no gradient when last looked at.
         left_out: Those among them that were left out of the sum.
         given: Terms that were ever given, as of the last step.
         step: The step of the last forward, once the clock has moved on from it.
@@ -168,7 +170,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
-        self.attached: list[bool] = []
+        self.detached: tuple[str, ...] = ()
         self.left_out: frozenset[str] = frozenset()
         self.given: frozenset[str] = frozenset()
         self.step: int | None = None
@@ -187,15 +189,21 @@ class Seen:
         left_out: frozenset[str] = frozenset(),
     ) -> None:
         """Keeps the parts of a total, without its graph and without waiting for the device."""
-        if not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            look = True  # a graph is traced once
+        else:
             if _transformed() is not None:
                 raise RuntimeError(
                     "a criterion in training records what it sees, which torch.func transforms "
                     "cannot do: use criterion.breakdown(terms).total there"
                 )
+            look = self.forwards % _LOOK_EVERY == 0
             self.forwards += 1
+        if look:
+            self.detached = tuple(
+                name for name, loss in zip(names, losses, strict=True) if not loss.requires_grad
+            )
         self.names = names
-        self.attached = [loss.requires_grad for loss in losses]
         self.left_out = left_out
         self._values = values.detach()
         self._weights = weights

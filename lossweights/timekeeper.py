@@ -42,7 +42,7 @@ class Timekeeper(nn.Module):
         self._evaluates_as_in_training = config.eval_weights == "current"
         self._owns_clock = clock is None
         self._clock: Clock = Clock() if clock is None else clock._clock  # noqa: SLF001  # its own kind
-        self._clock.listen(self._clock_moved)
+        self._clock.listen(self)
         # Not a buffer: DDP would overwrite it from rank 0, `.half()` would round it, and every
         # weight can be computed from the step.
         self._device = torch.device("cpu")
@@ -197,8 +197,8 @@ class Timekeeper(nn.Module):
         tensor = torch.tensor(list(weights.values()), device=self._device)
         return Standing(tensor, left_out=left_out)
 
-    def _clock_moved(self, before: int) -> None:
-        """The clock tells that it stood at `before` and stands elsewhere now."""
+    def clock_moved(self, before: int) -> None:
+        """Called by the clock: it stood at `before` and stands elsewhere now."""
         self._turn_to_now()
 
     def _turn_to_now(self) -> None:
@@ -287,7 +287,7 @@ class Timekeeper(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._clock.listen(self._clock_moved)
+        self._clock.listen(self)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the original was built
             self._lay_out(*self._bound)

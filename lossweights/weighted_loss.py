@@ -250,9 +250,10 @@ class WeightedLoss(Timekeeper):
             self._move(combined.values.device)  # to where the losses are, once
         return combined.total
 
-    def _clock_moved(self, before: int) -> None:
+    def clock_moved(self, before: int) -> None:
+        """Called by the clock: the step `before` is done."""
         self._seen.step_done(before)
-        super()._clock_moved(before)
+        self._turn_to_now()
 
     def extra_repr(self) -> str:
         """The terms, as declared."""

@@ -547,7 +547,7 @@ def test_audit_names_a_term_without_gradient() -> None:
     criterion = WeightedLoss(terms=["a", "b"])
     criterion({"a": leaf(1.0), "b": torch.tensor(2.0)})
     (finding,) = criterion.audit()
-    assert finding.startswith("term 'b' carried no gradient")
+    assert finding.startswith("term 'b' carries no gradient")
 
 
 def test_audit_names_a_weight_that_is_always_zero() -> None:

@@ -82,7 +82,9 @@ class Schedule(Component):
                 "return one float for each"
             )
         # The sum is a quick look: only where it is not finite need each value be looked at.
-        if not np.isfinite(values.sum()) and not np.isfinite(values).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = values.sum()
+        if not np.isfinite(total) and not np.isfinite(values).all():
             step = line[~np.isfinite(values)][0]
             raise ValueError(f"{self!r} is not finite at step {step}")
         return values.reshape(array.shape)

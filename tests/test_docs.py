@@ -1,0 +1,133 @@
+"""Every example of README.md and docs/ does what it says.
+
+The blocks of a page run in order, in one namespace and an empty folder. Python with prompts must
+print what it shows. YAML and TOML whose first line is a comment with a file's name, such as
+`# elbo.yaml`, become that file; whatever declares terms in YAML must be a config.
+"""
+
+import doctest
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+
+from lossweights import Component, LossConfig, Schedule, Shape, Term, WeightedLoss
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+OF_OTHERS = {"_target_"}  # what stands beside `terms` for the sake of Hydra
+
+
+def write_file(example: Example) -> None:
+    """Makes a block that begins with a file's name that file."""
+    if name := re.match(r"# ([\w-]+\.(?:yaml|toml))\n", example.parsed):
+        Path(name[1]).write_text(example.parsed, encoding="utf-8")
+
+
+def use_yaml(example: Example) -> None:
+    """Writes the file and builds a criterion of every declaration."""
+    write_file(example)
+    found = list(declarations(yaml.safe_load(example.parsed)))
+    assert found or "terms:" not in example.parsed
+    for declaration in found:
+        criterion = WeightedLoss.from_config(LossConfig.read(declaration))
+        config = criterion.config
+        criterion.bind(
+            total_steps=1000 if config.total_steps is None else None,
+            steps_per_epoch=100 if config.steps_per_epoch is None else None,
+        )
+        assert criterion.weights.keys() == config.terms.keys()
+
+
+def declarations(data: Any) -> Iterator[dict[str, Any]]:
+    """Every table that has `terms`, wherever it lies."""
+    if isinstance(data, dict):
+        if "terms" in data:
+            yield {key: value for key, value in data.items() if key not in OF_OTHERS}
+        else:
+            for part in data.values():
+                yield from declarations(part)
+
+
+SYBIL = Sybil(
+    parsers=[
+        PythonCodeBlockParser(doctest_optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS),
+        CodeBlockParser(language="yaml", evaluator=use_yaml),
+        CodeBlockParser(language="toml", evaluator=write_file),
+    ],
+    path=str(ROOT),
+)
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for family in Component.__subclasses__():  # what a page registers is gone after it
+        monkeypatch.setattr(family, "_registry", dict(family._registry))
+    for example in SYBIL.parse(page).examples():
+        example.evaluate()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_within_the_docs_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        found = page.parent / target if target else page
+        assert found.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(slug, headings), f"{target}#{anchor}"
+
+
+def slug(heading: str) -> str:
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-")
+
+
+def section(page: str, heading: str) -> str:
+    """What stands under a heading, up to the next one."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = re.search(
+        rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", text, re.DOTALL | re.MULTILINE
+    )
+    assert found, f"{page} has no section {heading!r}"
+    return found[1]
+
+
+def ours(family: type[Component]) -> list[type[Component]]:
+    return [kind for kind in family.kinds().values() if kind.__module__.startswith("lossweights.")]
+
+
+@pytest.mark.parametrize("schedule", ours(Schedule), ids=lambda schedule: schedule.kind)
+def test_every_schedule_is_documented_and_drawn(schedule: type[Schedule]) -> None:
+    text = section("schedules.md", schedule.kind)
+    assert f"kind: {schedule.kind}" in text
+    assert f"(pictures/{schedule.kind}.png)" in text
+    assert not [name for name in schedule.model_fields if name not in text]
+
+
+@pytest.mark.parametrize("shape", ours(Shape), ids=lambda shape: shape.kind)
+def test_every_shape_is_documented(shape: type[Shape]) -> None:
+    text = section("schedules.md", "Shapes")
+    assert f"| `{shape.kind}` |" in text
+    assert not [name for name in shape.model_fields if f"`{name}`" not in text]
+
+
+@pytest.mark.parametrize(
+    ("declaration", "heading"),
+    [(Term, "Fields of a term"), (LossConfig, "Fields of the config")],
+)
+def test_every_field_is_documented(declaration: type[BaseModel], heading: str) -> None:
+    text = section("config.md", heading)
+    assert not [name for name in declaration.model_fields if f"| `{name}` |" not in text]

@@ -1,0 +1,235 @@
+"""Reading files: formats, `at`, and the place of an error in them."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lossweights import ConfigError, Cyclical, LossConfig, Term, epochs
+
+YAML = """\
+# A comment, so that lines and tables differ.
+model: {depth: 3}
+loss:
+  total_steps: 40 epochs
+  terms:
+    nll: 1.0
+
+    kl:
+      weight: 1e-3
+      schedule: {kind: cyclical, cycles: 4,
+        ratio: 0.5}
+"""
+TOML = """\
+[model]
+depth = 3
+[loss]
+total_steps = "40 epochs"
+[loss.terms]
+nll = 1.0
+[loss.terms.kl]
+weight = 1e-3
+schedule = {kind = "cyclical", cycles = 4, ratio = 0.5}
+"""
+JSON = """\
+{"model": {"depth": 3},
+ "loss": {"total_steps": "40 epochs", "terms": {"nll": 1.0, "kl": {"weight": 1e-3,
+          "schedule": {"kind": "cyclical", "cycles": 4, "ratio": 0.5}}}}}
+"""
+CONFIG = LossConfig(
+    terms={"nll": Term(), "kl": Term(weight=1e-3, schedule=Cyclical(cycles=4, ratio=0.5))},
+    total_steps=epochs(40),
+)
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problem_of(path: Path, at: str | None = None) -> str:
+    with pytest.raises(ConfigError, match=".") as caught:
+        LossConfig.read(path, at=at)
+    return str(caught.value)
+
+
+# Formats
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.yaml", YAML), ("a.yml", YAML), ("a.toml", TOML), ("a.json", JSON)]
+)
+@pytest.mark.parametrize("kind_of_path", [str, Path])
+def test_each_format_says_the_same(
+    name: str, text: str, kind_of_path: type[str | Path], tmp_path: Path
+) -> None:
+    assert LossConfig.read(kind_of_path(write(tmp_path, name, text)), at="loss") == CONFIG
+
+
+def test_the_whole_file_may_be_the_declaration(tmp_path: Path) -> None:
+    assert LossConfig.read(write(tmp_path, "a.yaml", "terms: [a]")).terms == {"a": Term()}
+
+
+def test_at_goes_as_deep_as_one_likes(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "a: {b: {c: {terms: [x]}}}")
+    assert list(LossConfig.read(path, at="a.b.c").terms) == ["x"]
+    assert list(LossConfig.read({"a": {"terms": ["x"]}}, at="a").terms) == ["x"]
+
+
+def test_yaml_anchors_and_merges_are_read(tmp_path: Path) -> None:
+    text = """\
+base: &base {kind: cyclical, cycles: 4}
+loss:
+  terms:
+    a: *base
+    b: {<<: *base, cycles: 8}
+"""
+    config = LossConfig.read(write(tmp_path, "a.yaml", text), at="loss")
+    assert config.terms["a"].schedule == Cyclical(cycles=4)
+    assert config.terms["b"].schedule == Cyclical(cycles=8)
+
+
+def test_names_are_read_in_any_script(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "terms: {重构: 1.0, größe: 2.0}")
+    assert list(LossConfig.read(path).terms) == ["重构", "größe"]
+
+
+def test_yaml_runs_nothing(tmp_path: Path) -> None:
+    text = "terms: {a: !!python/object/apply:os.getcwd []}"
+    assert "not well-formed" in problem_of(write(tmp_path, "a.yaml", text))
+
+
+# What cannot be read
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "none.yaml cannot be read: " in problem_of(tmp_path / "none.yaml")
+
+
+def test_a_folder_or_binary_file_is_named(tmp_path: Path) -> None:
+    assert "cannot be read" in problem_of(tmp_path)
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00terms")
+    assert "a.yaml cannot be read: " in problem_of(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("name", ["a.ini", "a", "a.YAML.bak"])
+def test_another_format_is_refused(name: str, tmp_path: Path) -> None:
+    problem = problem_of(write(tmp_path, name, "terms: [a]"))
+    assert problem == f"{name}: a config file ends in .json, .toml, .yaml or .yml"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("a.json", '{"terms": [}', "a.json is not well-formed JSON: .* line 1 column 12"),
+        ("a.toml", "terms = \n", "a.toml is not well-formed TOML: .* line 1"),
+        ("a.yaml", "terms:\n  a: [1\nb: 2", "a.yaml, line 3: the YAML breaks off or is not"),
+        ("a.yaml", "terms: {a: 1}\n\tb: 2", "a.yaml, line 2: the YAML breaks off or is not"),
+        ("a.json", '{"terms": {"a": 1, "a": 2}}', "a.json: 'a' stands twice in one table; keep one"),
+        ("a.yaml", "terms:\n  a: 1\n  b: 1\n  a: 2", "a.yaml, line 4: 'a' stands twice; keep one"),
+        ("a.toml", "[terms]\na = 1\na = 2", "a.toml is not well-formed TOML: "),
+    ],
+)
+def test_what_is_malformed_is_told_with_its_line(
+    name: str, text: str, problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        LossConfig.read(write(tmp_path, name, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.yaml", ""), ("a.yaml", "- a"), ("a.json", "[]"), ("a.json", "3"), ("a.yaml", "just text")],
+)
+def test_a_file_without_a_table_is_refused(name: str, text: str, tmp_path: Path) -> None:
+    assert f"{name}: a table with `terms` is needed, found " in problem_of(
+        write(tmp_path, name, text)
+    )
+
+
+@pytest.mark.parametrize(
+    ("at", "problem"),
+    [
+        ("lsos", r"a.yaml: there is no 'lsos' here; did you mean 'loss'? (there are 'model', 'loss')"),
+        ("loss.term", "a.yaml, line 3, loss: there is no 'term' here; did you mean 'terms'?"),
+        ("model.depth", "a.yaml, line 2, model.depth: a table with `terms` is needed, found 3"),
+        ("model.depth.x", "a.yaml, line 2, model.depth: there is no 'x' here (there are none)"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_told(at: str, problem: str, tmp_path: Path) -> None:
+    assert problem_of(write(tmp_path, "a.yaml", YAML), at=at).startswith(problem)
+
+
+def test_yaml_without_pyyaml_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "yaml", raising=False)
+    usual = builtins.__import__
+
+    def without_yaml(name: str, *rest: Any, **named: Any) -> Any:
+        if name == "yaml":
+            raise ImportError(name)
+        return usual(name, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without_yaml)
+    with pytest.raises(ImportError, match=r"a.yaml: reading YAML needs PyYAML; pip install 'loss"):
+        LossConfig.read(write(tmp_path, "a.yaml", YAML))
+    assert LossConfig.read(write(tmp_path, "a.toml", TOML), at="loss") == CONFIG
+
+
+# The place of an error
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("nll: 1.0", "nll: much", "a.yaml, line 6, loss.terms.nll.weight: "),
+        ("weight: 1e-3", "wieght: 1e-3", "a.yaml, line 9, loss.terms.kl.wieght: unknown field"),
+        ("cycles: 4", "cycles: 0", "a.yaml, line 10, loss.terms.kl.schedule.cycles: "),
+        ("ratio: 0.5", "ratio: 5", "a.yaml, line 11, loss.terms.kl.schedule.ratio: "),
+        ("40 epochs", "40", None),
+        ("40 epochs", "40.5", "a.yaml, line 4, loss.total_steps: total_steps is a whole number"),
+        ("nll: 1.0", "nll:", "a.yaml, line 6, loss.terms.nll: nothing is said of this term"),
+        ("  terms:", "  tersm:", "a.yaml, line 3, loss.terms: field required"),
+    ],
+)
+def test_yaml_errors_tell_the_line(old: str, new: str, place: str | None, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", YAML.replace(old, new))
+    if place is None:
+        assert LossConfig.read(path, at="loss").total_steps == 40
+    else:
+        assert any(line.startswith(place) for line in problem_of(path, at="loss").splitlines())
+
+
+def test_a_line_within_a_list_is_told(tmp_path: Path) -> None:
+    text = """\
+terms:
+  a:
+    kind: sequence
+    stages:
+      - {schedule: 1.0, over: 5 steps}
+      - schedule:
+          kind: warmup
+          over: 10
+"""
+    assert problem_of(write(tmp_path, "a.yaml", text)).startswith(
+        "a.yaml, line 6, terms.a.schedule.stages[1].schedule.over: 10 has no unit"
+    )
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", JSON), ("a.toml", TOML)])
+def test_other_formats_tell_the_file_and_the_place(name: str, text: str, tmp_path: Path) -> None:
+    path = write(tmp_path, name, text.replace("1.0", "true"))
+    assert problem_of(path, at="loss") == (
+        f"{name}, loss.terms.nll.weight: a number is needed, found True"
+    )
+
+
+def test_each_problem_has_a_line_of_its_own(tmp_path: Path) -> None:
+    text = YAML.replace("1.0", "true").replace("cycles: 4", "cycles: 0")
+    lines = problem_of(write(tmp_path, "a.yaml", text), at="loss").splitlines()
+    assert [line.split(",")[1] for line in lines] == [" line 6", " line 10"]
