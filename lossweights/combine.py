@@ -20,8 +20,8 @@ class Standing:
     Args:
         weights: float32, in sorted order of the terms' names.
         in_place: Whether `weights` is written over as time moves, or another tensor put there.
-        dormant: Terms that may be missing.
-        left_out: Terms of weight 0 that are left out of the sum.
+        dormant: Terms that do not count yet, and may be missing.
+        left_out: Terms of weight 0 that are left out of the sum, and may be missing.
     """
 
     weights: Tensor
@@ -70,7 +70,7 @@ def combine(
         FloatingPointError: For a value that is not finite, where that is to raise.
     """
     names = sorted(config.terms)
-    given = gather(config, terms, standing.dormant)
+    given = gather(config, terms, standing.dormant | standing.left_out)
     if step is not None:
         given = _only_finite(config, given, dict(zip(names, standing.weights, strict=True)), step)
     if not given:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from typing import Any, ClassVar, Self
 
 from pydantic import (
@@ -171,6 +171,12 @@ class Component(Declaration):
                     f"there are {quoted(sorted(cls._registry))}{broken}"
                 )
         return cls._registry[kind]  # type: ignore[return-value]
+
+    @classmethod
+    def fields_of(cls, kind: object) -> KeysView[str]:
+        """The names of a kind's fields; none for an unknown kind."""
+        member = cls._registry.get(kind) if isinstance(kind, str) else None
+        return member.model_fields.keys() if member is not None else {}.keys()
 
     @classmethod
     def read(cls, written: object) -> Self:

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     BaseModel,
     Field,
+    PlainSerializer,
     PlainValidator,
     ValidationError,
     WithJsonSchema,
-    field_serializer,
     field_validator,
     model_validator,
 )
@@ -62,7 +62,8 @@ class Term(Declaration):
         if isinstance(data, dict):
             if "kind" not in data:
                 return data
-            if both := sorted(data.keys() & cls.model_fields.keys()):
+            fields = cls.model_fields.keys() - Schedule.fields_of(data["kind"])
+            if both := sorted(data.keys() & fields):
                 raise ValueError(
                     f"{quoted(both)} beside `kind`: put the schedule into a table of its own, "
                     f"`schedule: {{kind: {data['kind']}, ...}}`"
@@ -105,6 +106,7 @@ class LossConfig(Declaration):
     total_steps: Annotated[
         int | Duration | None,
         PlainValidator(read_total_steps),
+        PlainSerializer(lambda total: str(total) if isinstance(total, Duration) else total),
         WithJsonSchema({"type": ["integer", "string", "null"], "minimum": 0}),
     ] = None
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
@@ -142,10 +144,6 @@ class LossConfig(Declaration):
             "and a table of weights by name)"
         )
 
-    @field_serializer("total_steps")
-    def _dump_total(self, total: int | Duration | None) -> int | str | None:
-        return str(total) if isinstance(total, Duration) else total
-
     @model_validator(mode="after")
     def _eval_weights_of_terms(self) -> Self:
         if isinstance(self.eval_weights, dict):
@@ -156,6 +154,14 @@ class LossConfig(Declaration):
                         f"(the terms are {quoted(self.terms)})"
                     )
         return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        described: dict[str, Any] = handler(schema)
+        properties = handler.resolve_ref_schema(described)["properties"]
+        names = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+        properties["terms"] = {"anyOf": [properties["terms"], names]}
+        return described
 
     @property
     def horizon(self) -> Horizon:

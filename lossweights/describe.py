@@ -97,22 +97,25 @@ def _sampled(config: LossConfig, name: str, horizon: Horizon) -> tuple[Steps, Va
 def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[str]:
     """What looks wrong so far, a sentence each."""
     findings = [note] if (note := seen.of_idle_clock(step)) else []
-    if seen.names:
-        findings += [
-            f"term {name!r} was never given; if it is not needed, drop it at terms.{name}"
-            for name in config.terms
-            if name not in seen.given.union(seen.names)
-            and step >= _sampled(config, name, horizon)[0][0]
-        ]
-        findings += [
-            f"term {name!r} carries no gradient: it was computed without one (detached, under "
-            "no_grad, or from .item()), so its weight changes nothing"
-            for name in seen.detached
-            if name not in seen.left_out
-        ]
     findings += [
-        f"term {name!r} has a weight of 0 for the whole training: terms.{name} is {term!r}"
-        for name, term in config.terms.items()
-        if not _sampled(config, name, horizon)[1].any()
+        f"term {name!r} carries no gradient: it was computed without one (detached, under "
+        "no_grad, or from .item()), so its weight changes nothing"
+        for name, weight in seen.detached.items()
+        if weight != 0  # a placeholder of a term that is off
     ]
+    for name in config.terms:
+        try:
+            steps, weights = _sampled(config, name, horizon)
+        except HorizonError as error:
+            findings.append(f"term {name!r} has no weight yet: {error}, with criterion.bind(...)")
+            continue
+        if seen.names and step >= steps[0] and name not in seen.given.union(seen.names):
+            findings.append(
+                f"term {name!r} was never given; if it is not needed, drop it at terms.{name}"
+            )
+        if not weights.any():
+            findings.append(
+                f"term {name!r} has a weight of 0 for the whole training: "
+                f"terms.{name} is {config.terms[name]!r}"
+            )
     return findings

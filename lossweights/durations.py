@@ -59,9 +59,7 @@ class Duration:
         if isinstance(self.value, bool) or not isinstance(self.value, Real):
             raise ValueError(f"a duration is a number of {self.unit}, found {self.value!r}")
         if not 0 <= self.value <= _LONGEST:
-            raise ValueError(
-                f"a duration is at least 0 and at most {_LONGEST}, found {self}"
-            )
+            raise ValueError(f"a duration is at least 0 and at most {_LONGEST}, found {self}")
         if self.unit == "steps" and self.value != int(self.value):
             raise ValueError(f"steps are whole: {self.value:g} steps cannot be taken")
         # numpy's numbers too become Python's, which are written as they are read

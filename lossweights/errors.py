@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -54,3 +57,12 @@ def dotted(path: Iterable[Any]) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
+
+
+def warn(message: str) -> None:
+    """A warning that points to the user's line, however deep in this library it arises."""
+    package = str(Path(__file__).parent)
+    level, frame = 2, sys._getframe(1)  # noqa: SLF001  # what `warnings` itself counts by
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

@@ -123,13 +123,14 @@ def _read_yaml(text: str, name: str) -> Any:
     class Loader(yaml.SafeLoader):
         """YAML's own loader keeps the last of two equal keys and says nothing."""
 
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            pairs = [(self.construct_object(key, deep=True), value) for key, value in node.value]
-            for index, (key, value) in enumerate(pairs):
-                if key != "<<" and key in [other for other, _ in pairs[:index]]:
-                    line = value.start_mark.line + 1
-                    raise ConfigError(f"{name}, line {line}: {key!r} stands twice; keep one")
-            return super().construct_mapping(node, deep)
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            node = super().compose_mapping_node(anchor)
+            keys = [key.value for key, _ in node.value]
+            for index, (key, _) in enumerate(node.value):
+                if key.value in keys[:index]:
+                    line = key.start_mark.line + 1
+                    raise ConfigError(f"{name}, line {line}: {key.value!r} stands twice; keep one")
+            return node
 
     try:
         return yaml.load(text, Loader)  # noqa: S506  # a SafeLoader
@@ -151,7 +152,7 @@ def _line_of(text: str, location: Location) -> int | None:
         if isinstance(node, yaml.MappingNode):
             pairs = [(key, value) for key, value in node.value if key.value == str(part)]
             if not pairs:
-                break
+                continue  # a shorthand, such as a schedule that stands where its term would
             line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
         elif (
             isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)

@@ -15,14 +15,14 @@ from lossweights.errors import did_you_mean, quoted
 
 
 def gather(
-    config: LossConfig, terms: Mapping[str, Any], dormant: Collection[str]
+    config: LossConfig, terms: Mapping[str, Any], dispensable: Collection[str]
 ) -> dict[str, Tensor]:
     """The terms that are given, as 0-dim tensors on one device, in sorted order of their names.
 
     Args:
         config: What is wanted.
         terms: What was given.
-        dormant: Terms that may be missing for now.
+        dispensable: Terms that may be missing for now.
 
     Raises:
         ValueError: For a name that is unknown or missing, and for a value that is no scalar.
@@ -33,7 +33,7 @@ def gather(
             f"{type(terms).__name__}"
         )
     given = {name: value for name, value in terms.items() if value is not None}
-    _check_names(config, given, dormant)
+    _check_names(config, given, dispensable)
     given = {name: value for name, value in given.items() if name in config.terms}
     places = {name: value.device for name, value in given.items() if isinstance(value, Tensor)}
     if len(set(places.values())) > 1:
@@ -46,7 +46,9 @@ def gather(
     }
 
 
-def _check_names(config: LossConfig, given: Mapping[str, Any], dormant: Collection[str]) -> None:
+def _check_names(
+    config: LossConfig, given: Mapping[str, Any], dispensable: Collection[str]
+) -> None:
     known = config.terms
     unknown = [
         name
@@ -56,7 +58,7 @@ def _check_names(config: LossConfig, given: Mapping[str, Any], dormant: Collecti
     missing = [
         name
         for name, term in known.items()
-        if name not in given and not term.optional and name not in dormant
+        if name not in given and not term.optional and name not in dispensable
     ]
     problems = [
         f"{name!r} is no term of this loss{did_you_mean(str(name), missing or known)} "

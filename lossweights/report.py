@@ -161,7 +161,7 @@ class Seen:
 
     Attributes:
         names: The terms of the last one.
-        detached: Terms that carried no gradient when last looked at.
+        detached: Terms that carried no gradient when last looked at, with their weights.
         left_out: Those among them that were left out of the sum.
         given: Terms that were ever given, as of the last step.
         step: The step of the last forward, once the clock has moved on from it.
@@ -170,7 +170,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
-        self.detached: tuple[str, ...] = ()
+        self.detached: dict[str, Tensor] = {}
         self.left_out: frozenset[str] = frozenset()
         self.given: frozenset[str] = frozenset()
         self.step: int | None = None
@@ -200,9 +200,11 @@ class Seen:
             look = self.forwards % _LOOK_EVERY == 0
             self.forwards += 1
         if look:
-            self.detached = tuple(
-                name for name, loss in zip(names, losses, strict=True) if not loss.requires_grad
-            )
+            self.detached = {
+                name: weight
+                for name, loss, weight in zip(names, losses, weights.unbind(), strict=True)
+                if not loss.requires_grad
+            }
         self.names = names
         self.left_out = left_out
         self._values = values.detach()

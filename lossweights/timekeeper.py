@@ -15,7 +15,7 @@ from lossweights.clock import Clock, Follower, unwrapped
 from lossweights.combine import Standing
 from lossweights.config import LossConfig
 from lossweights.durations import Duration, Horizon
-from lossweights.errors import HorizonError
+from lossweights.errors import HorizonError, warn
 from lossweights.timeline import Timeline
 
 
@@ -59,6 +59,7 @@ class Timekeeper(nn.Module):
         Raises:
             RuntimeError: While the criterion follows an optimizer, or shares another's clock.
         """
+        self._check_move("step", n)
         clock = self._clock
         if clock.follower is not None:
             raise RuntimeError(
@@ -66,7 +67,6 @@ class Timekeeper(nn.Module):
                 "step(), or give the clock up with the handle that follow() returned, "
                 "handle.remove()"
             )
-        self._check_move("step", n)
         clock.set(clock.step + n)
 
     def set_step(self, step: int) -> None:
@@ -158,7 +158,7 @@ class Timekeeper(nn.Module):
             timeline,
         )
         for sentence in timeline.overruns() if timeline else []:
-            warnings.warn(sentence, stacklevel=4)
+            warn(sentence)
         self._stand()
 
     def _stand(self) -> None:
@@ -178,7 +178,7 @@ class Timekeeper(nn.Module):
             try:
                 self._in_evaluation = self._yardstick(self._timeline)
             except HorizonError as error:
-                self._lacking = _ask_to_bind(error)
+                self._lacking = f"{_ask_to_bind(error)}; or write eval_weights: current"
         self._turn_to_now()
 
     def _yardstick(self, timeline: Timeline) -> Standing:
@@ -200,6 +200,8 @@ class Timekeeper(nn.Module):
     def clock_moved(self, before: int) -> None:
         """Called by the clock: it stood at `before` and stands elsewhere now."""
         self._turn_to_now()
+        if self._in_evaluation is None and self._in_training is not None and before == 0:
+            warn(f"training goes on, but evaluation cannot: {self._lacking}")
 
     def _turn_to_now(self) -> None:
         standing, timeline, step = self._in_training, self._timeline, self._clock.step
@@ -214,8 +216,6 @@ class Timekeeper(nn.Module):
             # Replaced only when they change: a compiled graph is made for each pattern of them.
             if (dormant := timeline.dormant(step)) != standing.dormant:
                 standing.dormant = dormant
-                if self._in_evaluation is not None:
-                    self._in_evaluation.dormant = dormant
             if (left_out := timeline.left_out(step)) != standing.left_out:
                 standing.left_out = left_out
 

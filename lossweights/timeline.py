@@ -50,6 +50,7 @@ class Timeline:
             name: _named(name, partial(horizon.steps, config.terms[name].after))
             for name in self.names
         }
+        self._horizons = {start: horizon.local(start) for start in set(self.starts.values())}
         self._late = [name for name, start in self.starts.items() if start > 0]
         self._skippable = {
             name: column
@@ -104,6 +105,7 @@ class Timeline:
 
         Raises:
             HorizonError: For a schedule that never settles, while the end is not known.
+            ConfigError: For a weight that is too large for float32; names the term.
         """
         finals = self._bases.copy()
         for columns in self._groups:
@@ -111,6 +113,11 @@ class Timeline:
             schedule, horizon = self.config.terms[name].schedule, self._horizon_of(name)
             if schedule is not None:
                 finals[columns] *= _named(name, partial(schedule.final, horizon))
+        for name, weight in zip(self.names, finals, strict=True):
+            if abs(weight) > np.finfo(np.float32).max:
+                raise ConfigError(
+                    f"term {name!r}: its final weight is {weight:g}, too large for float32"
+                )
         return finals.astype(np.float32)
 
     def overruns(self) -> list[str]:
@@ -136,7 +143,7 @@ class Timeline:
         return sentences
 
     def _horizon_of(self, name: str) -> Horizon:
-        return self.horizon.local(self.starts[name])
+        return self._horizons[self.starts[name]]
 
     def _evaluate(self, steps: Steps) -> Values:
         rows = np.empty((len(steps), len(self.names)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, Self, overload
@@ -15,7 +14,7 @@ from lossweights.combine import Combined, Standing, aligned, combine
 from lossweights.config import EvalWeights, LossConfig, OnNonfinite, TermLike
 from lossweights.describe import audit, describe
 from lossweights.durations import Duration
-from lossweights.errors import ConfigError, did_you_mean, explain, quoted
+from lossweights.errors import ConfigError, did_you_mean, explain, quoted, warn
 from lossweights.files import plain
 from lossweights.report import Breakdown, Report, Seen, on_host
 from lossweights.timekeeper import Timekeeper
@@ -176,9 +175,7 @@ class WeightedLoss(Timekeeper):
             )
         training = self.training and torch.is_grad_enabled()
         standing = self._standing(training)
-        if name in standing.left_out:
-            return False
-        return name not in standing.dormant or not (training or self._evaluates_as_in_training)
+        return name not in standing.dormant and name not in standing.left_out
 
     @overload
     def metrics(
@@ -208,7 +205,7 @@ class WeightedLoss(Timekeeper):
         if breakdown is None:
             return {}
         if note := self._seen.of_idle_clock(self.current_step):
-            warnings.warn(note, stacklevel=2)
+            warn(note)
         found = breakdown.metrics(prefix, include)
         return found if tensors else on_host(found)
 
@@ -253,7 +250,7 @@ class WeightedLoss(Timekeeper):
     def clock_moved(self, before: int) -> None:
         """Called by the clock: the step `before` is done."""
         self._seen.step_done(before)
-        self._turn_to_now()
+        super().clock_moved(before)
 
     def extra_repr(self) -> str:
         """The terms, as declared."""

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
 from lossweights import Duration, Horizon, HorizonError, Ramp, epochs, percent, steps
 from lossweights.durations import read_total_steps
-from pydantic import TypeAdapter, ValidationError
 
 ANY_DURATION = st.one_of(
     st.integers(0, 2**53).map(steps),
@@ -219,15 +220,17 @@ def test_a_total_in_epochs_waits_for_their_length() -> None:
     assert Horizon("1.5 epochs", steps_per_epoch=101).span == 152
     waiting = Horizon("40 epochs")
     assert not waiting.is_bounded
-    with pytest.raises(HorizonError, match="10% of training .* before steps_per_epoch is known"):
+    with pytest.raises(HorizonError, match=r"10% of training .* before steps_per_epoch is known"):
         waiting.length("10%")
-    with pytest.raises(HorizonError, match="the length of training .* before steps_per_epoch"):
+    with pytest.raises(HorizonError, match=r"the length of training .* before steps_per_epoch"):
         _ = waiting.span
 
 
 def test_an_unknown_length_is_asked_for_by_name() -> None:
     assert Horizon().length("5 steps") == 5
-    with pytest.raises(HorizonError, match=r"^10% of training .* before total_steps is known: give"):
+    with pytest.raises(
+        HorizonError, match=r"^10% of training .* before total_steps is known: give"
+    ):
         Horizon(steps_per_epoch=10).length("10%")
     with pytest.raises(HorizonError, match=r"^2 epochs cannot .* before steps_per_epoch is known"):
         Horizon(100).length("2 epochs")

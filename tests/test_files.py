@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lossweights import ConfigError, Cyclical, LossConfig, Term, epochs
 
 YAML = """\
@@ -52,7 +53,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 
 def problem_of(path: Path, at: str | None = None) -> str:
-    with pytest.raises(ConfigError, match=".") as caught:
+    with pytest.raises(ConfigError, match=r".") as caught:
         LossConfig.read(path, at=at)
     return str(caught.value)
 
@@ -86,10 +87,15 @@ base: &base {kind: cyclical, cycles: 4}
 loss:
   terms:
     a: *base
-    b: {<<: *base, cycles: 8}
+    b: &b {<<: *base, cycles: 8}
+    c: {<<: *b, ratio: 0.1}
 """
     config = LossConfig.read(write(tmp_path, "a.yaml", text), at="loss")
     assert config.terms["a"].schedule == Cyclical(cycles=4)
+    assert config.terms["c"].schedule == Cyclical(cycles=8, ratio=0.1)
+    nested = "in: {x: &x {<<: &b {a: 1}, a: 2}}\nterms: {<<: *x}"
+    with pytest.raises(ConfigError, match="unknown field 'in'"):
+        LossConfig.read(write(tmp_path, "a.yaml", nested))
     assert config.terms["b"].schedule == Cyclical(cycles=8)
 
 
@@ -129,7 +135,11 @@ def test_another_format_is_refused(name: str, tmp_path: Path) -> None:
         ("a.toml", "terms = \n", "a.toml is not well-formed TOML: .* line 1"),
         ("a.yaml", "terms:\n  a: [1\nb: 2", "a.yaml, line 3: the YAML breaks off or is not"),
         ("a.yaml", "terms: {a: 1}\n\tb: 2", "a.yaml, line 2: the YAML breaks off or is not"),
-        ("a.json", '{"terms": {"a": 1, "a": 2}}', "a.json: 'a' stands twice in one table; keep one"),
+        (
+            "a.json",
+            '{"terms": {"a": 1, "a": 2}}',
+            "a.json: 'a' stands twice in one table; keep one",
+        ),
         ("a.yaml", "terms:\n  a: 1\n  b: 1\n  a: 2", "a.yaml, line 4: 'a' stands twice; keep one"),
         ("a.toml", "[terms]\na = 1\na = 2", "a.toml is not well-formed TOML: "),
     ],
@@ -154,7 +164,10 @@ def test_a_file_without_a_table_is_refused(name: str, text: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("at", "problem"),
     [
-        ("lsos", r"a.yaml: there is no 'lsos' here; did you mean 'loss'? (there are 'model', 'loss')"),
+        (
+            "lsos",
+            r"a.yaml: there is no 'lsos' here; did you mean 'loss'? (there are 'model', 'loss')",
+        ),
         ("loss.term", "a.yaml, line 3, loss: there is no 'term' here; did you mean 'terms'?"),
         ("model.depth", "a.yaml, line 2, model.depth: a table with `terms` is needed, found 3"),
         ("model.depth.x", "a.yaml, line 2, model.depth: there is no 'x' here (there are none)"),
@@ -194,7 +207,8 @@ def test_yaml_without_pyyaml_says_what_to_install(
         ("40 epochs", "40", None),
         ("40 epochs", "40.5", "a.yaml, line 4, loss.total_steps: total_steps is a whole number"),
         ("nll: 1.0", "nll:", "a.yaml, line 6, loss.terms.nll: nothing is said of this term"),
-        ("  terms:", "  tersm:", "a.yaml, line 3, loss.terms: field required"),
+        ("  terms:", "  tersm:", "a.yaml, line 5, loss.tersm: unknown field 'tersm'; did you mean"),
+        ("terms:", "ignore:", "a.yaml, line 3, loss.terms: field required"),
     ],
 )
 def test_yaml_errors_tell_the_line(old: str, new: str, place: str | None, tmp_path: Path) -> None:
@@ -217,7 +231,7 @@ terms:
           over: 10
 """
     assert problem_of(write(tmp_path, "a.yaml", text)).startswith(
-        "a.yaml, line 6, terms.a.schedule.stages[1].schedule.over: 10 has no unit"
+        "a.yaml, line 8, terms.a.schedule.stages[1].schedule.over: 10 has no unit"
     )
 
 

@@ -1,4 +1,4 @@
-"""What users import: all of it documented, nothing more, and built by the usual config libraries."""
+"""What users import: all of it documented, nothing more, and built by config libraries."""
 
 from __future__ import annotations
 

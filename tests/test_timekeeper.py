@@ -214,6 +214,9 @@ def test_a_shared_clock_is_moved_by_its_owner_alone(model: nn.Linear) -> None:
             call()
     with pytest.raises(RuntimeError, match="shares the clock of another"):
         other.follow(torch.optim.SGD(model.parameters(), lr=0.1))
+    owner.follow(torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(RuntimeError, match="shares the clock of another"):
+        other.step()
     with pytest.raises(TypeError, match="clock= takes another WeightedLoss, found int"):
         ramp(clock=3)
 

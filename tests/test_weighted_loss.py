@@ -313,6 +313,7 @@ def test_weight_zero_is_left_out_where_asked_and_still_reported() -> None:
     assert math.isnan(metrics["raw/b"])
     assert metrics["weight/b"] == metrics["weighted/b"] == metrics["share/b"] == 0.0
     assert not criterion.is_active("b")
+    assert criterion({"a": leaf(1.0)}).item() == 1.0
     criterion.step()
     assert criterion.is_active("b")
     assert criterion({"a": leaf(1.0), "b": leaf(2.0)}).item() == 3.0
@@ -397,8 +398,11 @@ def test_other_rules_of_evaluation(annealed: WeightedLoss, rule: Any, expected: 
 def test_a_schedule_without_end_has_no_final_weight_before_the_end_is_known() -> None:
     criterion = WeightedLoss(terms={"kl": lambda step: 1.0 + step})
     assert criterion({"kl": leaf(1.0)}).item() == 1.0
+    with pytest.warns(UserWarning, match="evaluation cannot: term 'kl'.*eval_weights: current"):
+        criterion.step()
+    criterion.step()
     criterion.eval()
-    with pytest.raises(HorizonError, match="term 'kl'.*total_steps.*bind"):
+    with pytest.raises(HorizonError, match="term 'kl'.*total_steps.*bind.*eval_weights: current"):
         criterion({"kl": leaf(1.0)})
     assert criterion.bind(total_steps=9)({"kl": leaf(1.0)}).item() == 10.0
 
@@ -411,10 +415,18 @@ def test_evaluation_records_nothing(annealed: WeightedLoss) -> None:
     assert annealed.metrics() == before
 
 
-def test_a_term_that_sleeps_still_counts_for_the_yardstick() -> None:
+def test_a_term_that_sleeps_counts_for_the_yardstick_all_the_same() -> None:
     criterion = WeightedLoss(terms={"a": 1.0, "gan": Term(after="5 steps")}).eval()
     assert criterion.is_active("gan")
     assert criterion({"a": leaf(1.0), "gan": leaf(2.0)}).item() == 3.0
+    with pytest.raises(ValueError, match="term 'gan' is missing"):
+        criterion({"a": leaf(1.0)})
+
+
+def test_a_term_that_sleeps_may_be_missing_from_evaluation_as_in_training() -> None:
+    terms = {"a": 1.0, "gan": Term(after="5 steps")}
+    criterion = WeightedLoss(terms=terms, eval_weights="current").eval()
+    assert not criterion.is_active("gan")
     assert criterion({"a": leaf(1.0)}).item() == 1.0
 
 
@@ -550,6 +562,18 @@ def test_audit_names_a_term_without_gradient() -> None:
     assert finding.startswith("term 'b' carries no gradient")
 
 
+def test_audit_knows_a_placeholder_from_a_term_without_gradient() -> None:
+    criterion = WeightedLoss(terms={"a": 1.0, "b": Term(after="2 steps")})
+    criterion({"a": leaf(1.0), "b": 0.0})
+    assert criterion.audit() == []
+
+
+def test_audit_of_an_unbound_criterion_says_so() -> None:
+    (finding,) = WeightedLoss(terms={"kl": Cyclical()}).audit()
+    assert "term 'kl' has no weight yet" in finding
+    assert "total_steps" in finding
+
+
 def test_audit_names_a_weight_that_is_always_zero() -> None:
     (finding,) = WeightedLoss(terms={"a": 1.0, "b": 0.0}).audit()
     assert finding.startswith("term 'b' has a weight of 0 for the whole training")
@@ -635,11 +659,15 @@ def test_a_total_in_epochs_waits_for_the_length_of_an_epoch() -> None:
 
 
 def test_a_warmup_longer_than_the_run_is_reported() -> None:
-    with pytest.warns(UserWarning, match=r"term 'kl' does not arrive.*step 500.*weight of 0.2"):
-        WeightedLoss(terms={"kl": Warmup(over="500 steps")}, total_steps=100)
+    with pytest.warns(
+        UserWarning, match=r"term 'kl' does not arrive.*step 500.*weight of 0.2"
+    ) as w:
+        WeightedLoss.from_config({"terms": {"kl": Warmup(over="500 steps")}, "total_steps": 100})
+    assert w[0].filename == __file__
     criterion = WeightedLoss(terms={"kl": Warmup(over="500 steps")})
-    with pytest.warns(UserWarning, match=r"terms.kl.schedule"):
+    with pytest.warns(UserWarning, match=r"terms.kl.schedule") as w:
         criterion.bind(total_steps=100)
+    assert w[0].filename == __file__
 
 
 def test_a_term_that_never_wakes_is_reported() -> None:

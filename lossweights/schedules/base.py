@@ -16,7 +16,7 @@ from lossweights.schedules.shapes import Shape, Values
 
 Steps = NDArray[np.int64]
 
-_BLOCK = 65536  # values that a curve computes at a time: enough to hide numpy's call overhead
+_BLOCK = 32768  # values that a curve computes at a time: call overhead hidden, malloc kept cheap
 
 
 class Schedule(Component):

@@ -7,9 +7,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
+
 from lossweights import Constant, Horizon, HorizonError, Ramp, Schedule, Steps, Values, Warmup
 from lossweights.schedules.base import Function, interpolate
-from pydantic import ValidationError
 
 
 class Wrong(Schedule):
@@ -40,7 +41,9 @@ def test_values_of_another_shape_are_an_error(result: str) -> None:
 @pytest.mark.parametrize(("result", "step"), [("nan", 3), ("inf", 2), ("both", 3)])
 def test_a_value_that_is_not_finite_names_its_step(result: str, step: int) -> None:
     assert Wrong(result=result)([0, 1]).tolist() == Wrong(result=result)([0, 0]).tolist()
-    with pytest.raises(ValueError, match=rf"Wrong\(result='{result}'\) is not finite at step {step}"):
+    with pytest.raises(
+        ValueError, match=rf"Wrong\(result='{result}'\) is not finite at step {step}"
+    ):
         Wrong(result=result)(range(6))
 
 
@@ -90,7 +93,9 @@ def test_a_number_that_is_not_finite_is_refused(written: object) -> None:
 
 @pytest.mark.parametrize("written", [True, None, "cyclical", [1.0], (1.0, 2.0), Constant])
 def test_what_is_no_schedule_is_refused_with_what_is(written: object) -> None:
-    with pytest.raises(ValueError, match="a schedule is a table with a `kind`, found .*'cyclical'"):
+    with pytest.raises(
+        ValueError, match=r"a schedule is a table with a `kind`, found .*'cyclical'"
+    ):
         Schedule.read(written)
 
 
@@ -112,7 +117,9 @@ def test_a_function_is_given_each_step_as_an_int() -> None:
 
 
 def test_a_function_without_an_end_needs_one_for_its_final() -> None:
-    with pytest.raises(HorizonError, match="the length of training cannot be .* before total_steps"):
+    with pytest.raises(
+        HorizonError, match=r"the length of training cannot be .* before total_steps"
+    ):
         Schedule.read(lambda step: 1.0).final(Horizon())
 
 
@@ -155,7 +162,7 @@ def test_some_of_these_pairs_do_round() -> None:
 
 def test_horizon_may_be_left_out_where_it_is_not_needed() -> None:
     assert Warmup(over="4 steps")(2) == 0.5
-    with pytest.raises(HorizonError, match="50% of training .* before total_steps is known"):
+    with pytest.raises(HorizonError, match=r"50% of training .* before total_steps is known"):
         Warmup(over="50%")(2)
-    with pytest.raises(HorizonError, match="2 epochs cannot .* before steps_per_epoch is known"):
+    with pytest.raises(HorizonError, match=r"2 epochs cannot .* before steps_per_epoch is known"):
         Warmup(over="2 epochs").at(2, total_steps=100)

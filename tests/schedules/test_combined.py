@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
+
 from lossweights import (
     Constant,
     Cyclical,
@@ -17,7 +19,6 @@ from lossweights import (
     Stage,
     Warmup,
 )
-from pydantic import ValidationError
 
 # Sequence
 
@@ -120,7 +121,9 @@ def test_a_sequence_has_a_stage() -> None:
 
 
 def test_stages_are_tables_in_a_file() -> None:
-    table = {"stages": [{"schedule": "0.5", "over": "10 epochs"}, {"schedule": {"kind": "cyclical"}}]}
+    table = {
+        "stages": [{"schedule": "0.5", "over": "10 epochs"}, {"schedule": {"kind": "cyclical"}}]
+    }
     assert Sequence.model_validate(table) == Sequence(
         stages=(Stage(schedule=0.5, over="10 epochs"), Stage(schedule=Cyclical()))
     )

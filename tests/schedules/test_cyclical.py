@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+
 from lossweights import Cyclical, Horizon, Ramp, Repeat, Schedule, Warmup
 from lossweights.schedules.cyclical import since_cycle_began
-from pydantic import ValidationError
 
 RATIOS = st.sampled_from([1e-9, 0.1, 0.25, 0.3, 0.333, 0.5, 0.7, 0.99, 1.0])
 
@@ -182,10 +183,14 @@ def test_refuses(fields: dict[str, object], problem: str) -> None:
 # Repeat
 
 
+def float_of(step: int) -> float:
+    return float(step)
+
+
 @given(st.integers(1, 200), st.integers(1, 30))
 def test_repeat_hands_on_the_steps_since_the_cycle_began(total: int, cycles: int) -> None:
     period = Fraction(total, cycles)
-    schedule = Repeat(schedule=lambda step: float(step), cycles=cycles)  # type: ignore[arg-type]
+    schedule = Repeat(schedule=Schedule.read(float_of), cycles=cycles)
     exact = [exact_local(step, period, cycles) for step in range(total)]
     assert schedule.curve(total).tolist() == exact
 
@@ -196,7 +201,9 @@ def test_a_repeated_ramp_is_cyclical(total: int, cycles: int, ratio: float) -> N
     total *= cycles
     over = f"{100 * ratio / cycles!r}%"
     repeated = Repeat(schedule=Warmup(over=over), cycles=cycles).curve(total)
-    np.testing.assert_allclose(repeated, Cyclical(cycles=cycles, ratio=ratio).curve(total), atol=1e-12)
+    np.testing.assert_allclose(
+        repeated, Cyclical(cycles=cycles, ratio=ratio).curve(total), atol=1e-12
+    )
 
 
 @given(st.integers(1, 500), st.integers(1, 40))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lossweights import Exponential, Horizon, HorizonError, epochs, steps
 from pydantic import ValidationError
+
+from lossweights import Exponential, Horizon, HorizonError, epochs, steps
 
 
 @given(st.integers(0, 200), st.sampled_from([0.1, 0.5, 0.9, 0.999]))
@@ -80,7 +81,7 @@ def test_every_may_be_written_out_as_a_dump_does() -> None:
 
 
 def test_asks_for_the_horizon_of_its_lengths() -> None:
-    with pytest.raises(HorizonError, match="1 epoch cannot .* before steps_per_epoch is known"):
+    with pytest.raises(HorizonError, match=r"1 epoch cannot .* before steps_per_epoch is known"):
         Exponential(rate=0.9, every="1 epoch")([1])
-    with pytest.raises(HorizonError, match="10% of training .* before total_steps is known"):
+    with pytest.raises(HorizonError, match=r"10% of training .* before total_steps is known"):
         Exponential(half_life="10%")([1])

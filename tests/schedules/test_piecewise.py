@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lossweights import Horizon, HorizonError, Piecewise
 from pydantic import ValidationError
+
+from lossweights import Horizon, HorizonError, Piecewise
 
 
 @given(
@@ -28,7 +29,9 @@ def test_linear_is_numpys_interpolation(moments: list[int], data: st.DataObject)
 
 
 def test_hold_has_the_new_weight_at_each_milestone() -> None:
-    schedule = Piecewise(points=(("2 steps", 1.0), ("4 steps", 0.1), ("5 steps", 0.7)), shape="hold")
+    schedule = Piecewise(
+        points=(("2 steps", 1.0), ("4 steps", 0.1), ("5 steps", 0.7)), shape="hold"
+    )
     assert schedule(range(7)).tolist() == [1.0, 1.0, 1.0, 1.0, 0.1, 0.7, 0.7]
 
 
@@ -90,5 +93,5 @@ def test_refuses(points: list[object], problem: str) -> None:
 
 
 def test_asks_for_the_horizon_of_its_moments() -> None:
-    with pytest.raises(HorizonError, match="25% of training .* before total_steps is known"):
+    with pytest.raises(HorizonError, match=r"25% of training .* before total_steps is known"):
         Piecewise(points=(("0 steps", 1.0), ("25%", 0.0)))([0])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lossweights import Horizon, Ramp, Shape, Warmup
 from pydantic import ValidationError
 
+from lossweights import Horizon, Ramp, Shape, Warmup
 from tests.schedules.examples import ALL_SHAPES
 
 WEIGHTS = st.floats(-1e30, 1e30)
@@ -20,9 +20,7 @@ WEIGHTS = st.floats(-1e30, 1e30)
 def test_runs_from_start_to_stop_and_never_turns(
     start: float, stop: float, over: int, delay: int, shape: Shape
 ) -> None:
-    ramp = Ramp(
-        start=start, stop=stop, over=f"{over} steps", delay=f"{delay} steps", shape=shape
-    )
+    ramp = Ramp(start=start, stop=stop, over=f"{over} steps", delay=f"{delay} steps", shape=shape)
     values = ramp(np.arange(delay + over + 20))
     assert set(values[: delay + 1]) == {start}
     assert set(values[delay + over :]) == {stop}
@@ -36,7 +34,7 @@ def test_runs_from_start_to_stop_and_never_turns(
 def test_a_linear_ramp_is_that_of_exact_arithmetic(
     start: float, stop: float, over: int, step: int
 ) -> None:
-    exact = Fraction(start) + (Fraction(stop) - Fraction(start)) * min(Fraction(step, over), 1)
+    exact = Fraction(start) + (Fraction(stop) - Fraction(start)) * Fraction(min(step, over), over)
     found = Ramp(start=start, stop=stop, over=f"{over} steps")(step)
     assert float(found) == pytest.approx(float(exact), rel=0, abs=1e-14)
 
@@ -93,5 +91,5 @@ def test_bowmans_monotonic_annealing() -> None:
 def test_needs_its_length() -> None:
     with pytest.raises(ValidationError, match="over\n  Field required"):
         Ramp.model_validate({"start": 0.0, "stop": 1.0})
-    with pytest.raises(ValidationError, match='over\n  Value error, 10.5 has no unit'):
+    with pytest.raises(ValidationError, match=r"over\n  Value error, 10.5 has no unit"):
         Warmup.model_validate({"over": 10.5})

@@ -13,6 +13,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
+
 from lossweights import Cyclical, Horizon, Schedule, Values
 
 
@@ -24,7 +26,10 @@ class Reference(TypedDict):
 REFERENCE: dict[str, Reference] = json.loads(
     Path(__file__).with_name("reference_values.json").read_text(encoding="utf-8")
 )
-EXACT = {"rtol": 0, "atol": 1e-12}
+
+
+def agree(ours: Values, theirs: ArrayLike, call: str = "") -> None:
+    np.testing.assert_allclose(ours, np.asarray(theirs, float), rtol=0, atol=1e-12, err_msg=call)
 
 
 def ramp(start: float, stop: float, over: str, **rest: Any) -> dict[str, Any]:
@@ -190,7 +195,7 @@ def test_agrees(name: str) -> None:
     total, table = SAME[name]
     expected = REFERENCE[name]["values"]
     found = Schedule.read(table)(np.arange(len(expected)), Horizon(total, steps_per_epoch=10))
-    np.testing.assert_allclose(found, expected, **EXACT, err_msg=REFERENCE[name]["call"])
+    agree(found, expected, REFERENCE[name]["call"])
 
 
 def logistic(progress: float) -> float:
@@ -205,7 +210,7 @@ def test_sigmoid_is_the_logistic_of_the_notebook_stretched(name: str) -> None:
     bottom, top = logistic(0), logistic(1)
     stretched = np.minimum((theirs - bottom) / (top - bottom), 1.0)
     ours = Cyclical(cycles=int(n_cycle), ratio=float(ratio), shape="sigmoid")
-    np.testing.assert_allclose(ours.curve(int(n_iter)), stretched, **EXACT)
+    agree(ours.curve(int(n_iter)), stretched)
 
 
 def test_polynomial_decay_is_the_power_ramp_backwards() -> None:
@@ -213,7 +218,7 @@ def test_polynomial_decay_is_the_power_ramp_backwards() -> None:
     theirs = np.array(REFERENCE["composer-polynomial"]["values"])
     rising = Schedule.read(ramp(0.1, 1, "100%", shape={"kind": "power", "exponent": 2}))
     backwards: Values = rising(100 - np.arange(100), Horizon(100))
-    np.testing.assert_allclose(backwards, theirs, **EXACT)
+    agree(backwards, theirs)
 
 
 @pytest.mark.parametrize(
@@ -227,5 +232,5 @@ def test_a_warmup_in_epochs_moves_each_step(name: str, table: dict[str, Any]) ->
     """That of scvi-tools holds for an epoch: ours agrees at the first step of each."""
     theirs = REFERENCE[name]["values"]
     ours = Schedule.read(table).curve(len(theirs), steps_per_epoch=2)
-    np.testing.assert_allclose(ours[::2], theirs[::2], **EXACT)
+    agree(ours[::2], theirs[::2])
     assert (np.diff(ours[:10]) > 0).all()

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+
 from lossweights import (
     CosineShape,
     ExponentialShape,
@@ -18,7 +20,6 @@ from lossweights import (
     Shape,
     SigmoidShape,
 )
-from pydantic import ValidationError
 
 PROGRESS = st.floats(0.001, 0.999)
 

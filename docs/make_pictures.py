@@ -1,0 +1,87 @@
+"""Draws the pictures of schedules.md from the YAML that stands beside them.
+
+Each picture in schedules.md shows the terms of the YAML block before it, over a training of 1,000
+steps of which 100 make an epoch. Run it after changing one, with matplotlib and PyYAML installed:
+
+    python docs/make_pictures.py
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import yaml
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lossweights import LossConfig, WeightedLoss
+
+DOCS = Path(__file__).parent
+TOTAL_STEPS, STEPS_PER_EPOCH = 1000, 100
+# Okabe and Ito's colours, which the colour-blind tell apart; the dashes do so in black and white.
+STYLES = (
+    ("#0072B2", "-"),
+    ("#D55E00", (0, (6, 2))),
+    ("#009E73", (0, (2, 1.2))),
+    ("#CC79A7", (0, (6, 2, 1.2, 2))),
+    ("#000000", (0, (1, 2))),
+    ("#E69F00", (0, (10, 2))),
+)
+
+
+def pictures(markdown: str) -> Iterator[tuple[str, LossConfig]]:
+    """Each picture's path and what it is to show."""
+    config = None
+    for block, path in re.findall(
+        r"^```yaml\n(.*?)^```|\]\((pictures/[\w-]+\.png)\)", markdown, re.DOTALL | re.MULTILINE
+    ):
+        if block:
+            config = LossConfig.read(yaml.safe_load(block))
+        elif config is not None:
+            yield path, config
+
+
+def curves(config: LossConfig) -> dict[str, NDArray[np.float64]]:
+    """The weight of each term at every step, the one at which training ends among them."""
+    criterion = WeightedLoss.from_config(config)
+    criterion.bind(total_steps=TOTAL_STEPS, steps_per_epoch=STEPS_PER_EPOCH)
+    rows = []
+    for step in range(TOTAL_STEPS + 1):
+        criterion.set_step(step)
+        rows.append(criterion.weights)
+    return {name: np.array([row[name] for row in rows]) for name in config.terms}
+
+
+def draw(config: LossConfig, path: Path) -> None:
+    """One picture: a curve a term, named beside it where there are several."""
+    figure = Figure(figsize=(6.4, 2.3), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    lines = curves(config)
+    for (name, curve), (colour, dashes) in zip(lines.items(), STYLES, strict=False):
+        axes.plot(
+            curve, color=colour, linestyle=dashes, linewidth=2, label=name, clip_on=False, zorder=3
+        )
+    if len(lines) > 1:
+        figure.legend(loc="outside right center", frameon=False, handlelength=2.8)
+    axes.set_xlabel("step")
+    axes.set_ylabel("weight")
+    axes.set_xlim(0, TOTAL_STEPS)
+    axes.set_ylim(bottom=min(0, *(curve.min() for curve in lines.values())))
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def main() -> None:
+    """Draw every picture."""
+    (DOCS / "pictures").mkdir(exist_ok=True)
+    for path, config in pictures((DOCS / "schedules.md").read_text(encoding="utf-8")):
+        with mpl.rc_context({"font.size": 11}):
+            draw(config, DOCS / path)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
