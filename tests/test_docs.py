@@ -1,7 +1,7 @@
 """Every example of README.md and docs/ does what it says.
 
 The blocks of a page run in order, in one namespace and an empty folder. Python with prompts must
-print what it shows. YAML and TOML whose first line is a comment with a file's name, such as
+print what it shows, and so must a block that is followed by one of text. YAML and TOML whose first line is a comment with a file's name, such as
 `# elbo.yaml`, become that file; whatever declares terms in YAML must be a config.
 """
 
@@ -22,6 +22,7 @@ from lossweights import Component, LossConfig, Schedule, Shape, Term, WeightedLo
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PRINTED = "what the last block printed"
 OF_OTHERS = {"_target_"}  # what stands beside `terms` for the sake of Hydra
 
 
@@ -56,11 +57,20 @@ def declarations(data: Any) -> Iterator[dict[str, Any]]:
                 yield from declarations(part)
 
 
+def compare_output(example: Example) -> None:
+    """Where the block before printed something, this is it; floats to the first digits."""
+    printed = example.namespace.pop(PRINTED, "").split()
+    for got, shown in zip(printed, example.parsed.split(), strict=bool(printed)):
+        if got != shown:
+            assert float(got.rstrip("%")) == pytest.approx(float(shown.rstrip("%")), rel=0.01)
+
+
 SYBIL = Sybil(
     parsers=[
         PythonCodeBlockParser(doctest_optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS),
         CodeBlockParser(language="yaml", evaluator=use_yaml),
         CodeBlockParser(language="toml", evaluator=write_file),
+        CodeBlockParser(language="text", evaluator=compare_output),
     ],
     path=str(ROOT),
 )
@@ -71,7 +81,12 @@ def named(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     for family in Component.__subclasses__():  # a page knows our kinds and its own, none of a test
         ours = {
@@ -80,6 +95,8 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(family, "_registry", ours)
     for example in SYBIL.parse(page).examples():
         example.evaluate()
+        if printed := capsys.readouterr().out:
+            example.namespace[PRINTED] = printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
