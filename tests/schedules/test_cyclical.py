@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lossweights import Cyclical, Horizon, Ramp, Repeat, Schedule, Warmup
+from lossweights import Cyclical, Horizon, Ramp, Repeat, Schedule, Warmup, percent
 from lossweights.schedules.cyclical import since_cycle_began
 
 RATIOS = st.sampled_from([1e-9, 0.1, 0.25, 0.3, 0.333, 0.5, 0.7, 0.99, 1.0])
@@ -128,6 +128,22 @@ def test_a_period_is_the_same_whatever_the_total() -> None:
     schedule, steps = Cyclical(period="10 steps"), np.arange(100)
     assert schedule(steps).tolist() == schedule(steps, Horizon(35)).tolist()
     assert schedule([0, 5, 9, 10, 990, 995]).tolist() == [0, 1, 1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(("total", "cycles"), [(10, 4), (20, 14), (50, 6), (103, 7), (1000, 9)])
+def test_a_period_between_two_steps_is_not_rounded(total: int, cycles: int) -> None:
+    shared = Cyclical(cycles=cycles, ratio=0.3)
+    periodic = Cyclical(period=percent(100 / cycles), cycles=cycles, ratio=0.3)
+    assert periodic.curve(total).tolist() == pytest.approx(shared.curve(total).tolist(), rel=1e-12)
+    begins = [floor(cycle * Fraction(total, cycles)) for cycle in range(cycles)]
+    assert np.flatnonzero(periodic.curve(total) == 0.0).tolist() == begins
+
+
+def test_cycles_go_on_beyond_what_float64_can_count() -> None:
+    steps = np.array([2**k + near for k in range(40, 63) for near in range(-3, 4)])
+    for schedule in (Cyclical(period="7.7%"), Repeat(schedule=Warmup(over="2%"), period="7.7%")):
+        values = schedule(steps, Horizon(1003))
+        assert ((values >= 0.0) & (values <= 1.0)).all()
 
 
 def test_a_period_with_cycles_stops_after_the_last() -> None:
