@@ -123,6 +123,11 @@ class LossConfig(Declaration):
             return dict.fromkeys(terms, 1.0)
         return terms
 
+    @field_validator("ignore", mode="before")
+    @classmethod
+    def _one_pattern(cls, ignore: Any) -> Any:
+        return (ignore,) if isinstance(ignore, str) else ignore
+
     @field_validator("terms")
     @classmethod
     def _not_empty(cls, terms: dict[str, Term]) -> dict[str, Term]:

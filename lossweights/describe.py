@@ -73,7 +73,7 @@ def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
     if weights[lowest] == weights[highest] == final:
         return f"{dormant}{final:g} throughout"
     moments = f"{dormant}starts at {weights[0]:g}"
-    if highest != 0:
+    if highest != 0 and weights[highest] >= final:
         moments += f", first peaks at {weights[highest]:g} in step {steps[highest]}"
     if lowest != 0 and weights[lowest] != final:
         moments += f", is lowest at {weights[lowest]:g} in step {steps[lowest]}"
@@ -91,7 +91,7 @@ def _sampled(config: LossConfig, name: str, horizon: Horizon) -> tuple[Steps, Va
     else:
         last = math.ceil(schedule.ends(local) or _UNBOUNDED_STEPS)
     steps = np.arange(0, last + 1, max(1, last // _MOST_STEPS))
-    return start + steps, term.weight * schedule(steps, local)
+    return start + steps, term.weight * schedule(steps, local) + 0.0  # no -0
 
 
 def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[str]:

@@ -87,7 +87,7 @@ def test_names_both_factors_of_a_term() -> None:
         # Training ends before the schedule does.
         (
             {"kind": "warmup", "over": "1000 steps"},
-            "starts at 0, first peaks at 0.099 in step 99, ends at 0.1",
+            "starts at 0, ends at 0.1",
         ),
     ],
 )

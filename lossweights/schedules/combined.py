@@ -73,11 +73,12 @@ class Sequence(Schedule, kind="sequence"):
         return None if end is None else begin + end
 
     def final(self, horizon: Horizon) -> float:
-        stage, begin, local = self._timetable(horizon)[-1]
-        end = begin if stage.over is None else begin + local.span
-        if horizon.is_bounded and horizon.span < end:
-            return super().final(horizon)  # training ends before the last stage does
-        return stage.schedule.final(local)
+        timetable = self._timetable(horizon)
+        if not horizon.is_bounded:
+            stage, _, local = timetable[-1]
+            return stage.schedule.final(local)
+        stage, begin, local = [row for row in timetable if row[1] <= horizon.span][-1]
+        return stage.schedule.final(horizon.local(begin, min(local.span, horizon.span - begin)))
 
     def _timetable(self, horizon: Horizon) -> list[tuple[Stage, int, Horizon]]:
         """Each stage with the step at which it begins and its own horizon."""
