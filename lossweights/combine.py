@@ -29,10 +29,6 @@ class Standing:
     dormant: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
 
-    def taken(self) -> Tensor:
-        """The weights as they stand, for keeps: they may move on before the backward pass."""
-        return self.weights.clone() if self.in_place else self.weights
-
 
 class Combined(NamedTuple):
     """A total with what went into it.

@@ -162,23 +162,25 @@ class Seen:
     Attributes:
         names: The terms of the last one.
         detached: Terms that carried no gradient when last looked at, with their weights.
-        left_out: Those among them that were left out of the sum.
         given: Terms that were ever given, as of the last step.
         step: The step of the last forward, once the clock has moved on from it.
         forwards: How many there were, outside compiled graphs.
     """
 
     def __init__(self) -> None:
-        self.names: tuple[str, ...] = ()
         self.detached: dict[str, Tensor] = {}
-        self.left_out: frozenset[str] = frozenset()
         self.given: frozenset[str] = frozenset()
         self.step: int | None = None
         self.forwards = 0
-        self._values: Tensor | None = None
-        self._weights: Tensor | None = None
-        self._last_names: tuple[str, ...] = ()
+        # Names, values and weights of the last forward, and the terms left out of its sum.
+        self._last: tuple[tuple[str, ...], Tensor, Tensor, frozenset[str]] | None = None
+        self._names_given: tuple[str, ...] = ()
         self._told_of_clock = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The terms of the last forward; none before the first."""
+        return self._last[0] if self._last else ()
 
     def record(
         self,
@@ -189,41 +191,42 @@ class Seen:
         left_out: frozenset[str] = frozenset(),
     ) -> None:
         """Keeps the parts of a total, without its graph and without waiting for the device."""
-        if torch.compiler.is_compiling():
-            look = True  # a graph is traced once
+        if torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
+            self._look(names, losses, weights)
         else:
-            if _transformed() is not None:
-                raise RuntimeError(
-                    "a criterion in training records what it sees, which torch.func transforms "
-                    "cannot do: use criterion.breakdown(terms).total there"
-                )
-            look = self.forwards % _LOOK_EVERY == 0
+            if self.forwards % _LOOK_EVERY == 0:
+                self._look(names, losses, weights)
             self.forwards += 1
-        if look:
-            self.detached = {
-                name: weight
-                for name, loss, weight in zip(names, losses, weights.unbind(), strict=True)
-                if not loss.requires_grad
-            }
-        self.names = names
-        self.left_out = left_out
-        self._values = values.detach()
-        self._weights = weights
+        self._last = (names, values.detach(), weights, left_out)
         self.step = None
+
+    def _look(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
+        """What would cost too much at each forward."""
+        if not torch.compiler.is_compiling() and _transformed() is not None:
+            raise RuntimeError(
+                "a criterion in training records what it sees, which torch.func transforms "
+                "cannot do: use criterion.breakdown(terms).total there"
+            )
+        self.detached = {
+            name: weight
+            for name, loss, weight in zip(names, losses, weights.unbind(), strict=True)
+            if not loss.requires_grad
+        }
 
     def step_done(self, step: int) -> None:
         """What was recorded belongs to this step."""
         if self.step is None:
             self.step = step
-            if self.names is not self._last_names:
-                self._last_names = self.names
+            if self.names is not self._names_given:
+                self._names_given = self.names
                 self.given = self.given.union(self.names)
 
     def breakdown(self, order: Iterable[str]) -> Breakdown | None:
         """The parts of the last forward, terms in the given order; None before the first."""
-        if self._values is None or self._weights is None:
+        if self._last is None:
             return None
-        return Breakdown.of(self.names, self._values.unbind(), self._weights, self.left_out, order)
+        names, values, weights, left_out = self._last
+        return Breakdown.of(names, values.unbind(), weights, left_out, order)
 
     def of_idle_clock(self, step: int) -> str:
         """What to say, once, where many forwards have passed and the clock stands at 0."""

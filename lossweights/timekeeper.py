@@ -59,8 +59,9 @@ class Timekeeper(nn.Module):
         Raises:
             RuntimeError: While the criterion follows an optimizer, or shares another's clock.
         """
-        self._check_move("step", n)
         clock = self._clock
+        if not self._owns_clock or n.__class__ is not int or n < 0:
+            self._check_move("step", n)
         if clock.follower is not None:
             raise RuntimeError(
                 "this criterion follows an optimizer, which moves its clock: drop the call of "
@@ -179,7 +180,7 @@ class Timekeeper(nn.Module):
                 self._in_evaluation = self._yardstick(self._timeline)
             except HorizonError as error:
                 self._lacking = f"{_ask_to_bind(error)}; or write eval_weights: current"
-        self._turn_to_now()
+        Timekeeper.clock_moved(self, self._clock.step)
 
     def _yardstick(self, timeline: Timeline) -> Standing:
         rule = self.config.eval_weights
@@ -199,11 +200,6 @@ class Timekeeper(nn.Module):
 
     def clock_moved(self, before: int) -> None:
         """Called by the clock: it stood at `before` and stands elsewhere now."""
-        self._turn_to_now()
-        if self._in_evaluation is None and self._in_training is not None and before == 0:
-            warn(f"training goes on, but evaluation cannot: {self._lacking}")
-
-    def _turn_to_now(self) -> None:
         standing, timeline, step = self._in_training, self._timeline, self._clock.step
         if standing is None or timeline is None:
             return
@@ -218,6 +214,8 @@ class Timekeeper(nn.Module):
                 standing.dormant = dormant
             if (left_out := timeline.left_out(step)) != standing.left_out:
                 standing.left_out = left_out
+        if self._in_evaluation is None and before == 0 < step:
+            warn(f"training goes on, but evaluation cannot: {self._lacking}")
 
     def _check_move(self, call: str, n: int) -> None:
         if not self._owns_clock:

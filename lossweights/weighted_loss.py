@@ -14,7 +14,7 @@ from lossweights.combine import Combined, Standing, aligned, combine
 from lossweights.config import EvalWeights, LossConfig, OnNonfinite, TermLike
 from lossweights.describe import audit, describe
 from lossweights.durations import Duration
-from lossweights.errors import ConfigError, did_you_mean, explain, quoted, warn
+from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, warn
 from lossweights.files import plain
 from lossweights.report import Breakdown, Report, Seen, on_host
 from lossweights.timekeeper import Timekeeper
@@ -115,14 +115,17 @@ class WeightedLoss(Timekeeper):
             FloatingPointError: For a nan or inf, with `on_nonfinite="raise"`.
         """
         training = self.training and torch.is_grad_enabled()
-        standing = self._standing(training)
+        standing = self._in_training if training else self._in_evaluation
+        if standing is None:
+            raise HorizonError(self._lacking)
         # The short way of every ordinary step: all terms there, each a scalar. Whatever does not
         # fit raises on it and goes the long way, which checks one by one and says what is wrong.
         if self._is_plain and not standing.left_out and len(terms) == len(self._names):
             try:
                 losses: list[Tensor] = [terms[name] for name in self._names]  # type: ignore[misc]
                 values = torch.stack(losses)
-                weights = standing.taken()
+                # What is written over must be copied: it may move on before the backward pass.
+                weights = standing.weights.clone() if standing.in_place else standing.weights
                 if values.dtype is not torch.float32:
                     values, weights = aligned(values, weights)
                 total = torch.dot(values, weights)

