@@ -1,8 +1,9 @@
 """Every example of README.md and docs/ does what it says.
 
 The blocks of a page run in order, in one namespace and an empty folder. Python with prompts must
-print what it shows, and so must a block that is followed by one of text. YAML and TOML whose first line is a comment with a file's name, such as
-`# elbo.yaml`, become that file; whatever declares terms in YAML must be a config.
+print what it shows, and so must a block that is followed by one of text. YAML and TOML whose first
+line is a comment with a file's name, such as `# elbo.yaml`, become that file; whatever declares
+terms in YAML must be a config.
 """
 
 import doctest

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.utils import instantiate
@@ -61,7 +62,10 @@ def test_a_file_is_one_thing(module: object) -> None:
     assert ast.get_docstring(ast.parse("\n".join(lines))), "says what it is for"
 
 
-TERMS = {"nll": 1.0, "kl": {"weight": 0.5, "schedule": {"kind": "warmup", "over": "10 steps"}}}
+TERMS: dict[str, Any] = {
+    "nll": 1.0,
+    "kl": {"weight": 0.5, "schedule": {"kind": "warmup", "over": "10 steps"}},
+}
 
 
 def test_hydra_builds_it() -> None:

@@ -359,7 +359,10 @@ def test_is_active_knows_its_terms() -> None:
 
 @pytest.fixture
 def annealed() -> WeightedLoss:
-    terms = {"nll": 1.0, "kl": Term(weight=0.5, schedule=Warmup(over="10 steps"))}
+    terms: dict[str, Any] = {
+        "nll": 1.0,
+        "kl": Term(weight=0.5, schedule=Warmup(over="10 steps")),
+    }
     return WeightedLoss(terms=terms, total_steps=20)
 
 
@@ -424,7 +427,7 @@ def test_a_term_that_sleeps_counts_for_the_yardstick_all_the_same() -> None:
 
 
 def test_a_term_that_sleeps_may_be_missing_from_evaluation_as_in_training() -> None:
-    terms = {"a": 1.0, "gan": Term(after="5 steps")}
+    terms: dict[str, Any] = {"a": 1.0, "gan": Term(after="5 steps")}
     criterion = WeightedLoss(terms=terms, eval_weights="current").eval()
     assert not criterion.is_active("gan")
     assert criterion({"a": leaf(1.0)}).item() == 1.0
@@ -501,7 +504,7 @@ def test_breakdown_has_graphs_and_no_side_effects() -> None:
     a, b = leaf(1.0), leaf(1.0)
     parts = criterion.breakdown({"a": a, "b": b})
     assert criterion.metrics() == {}
-    parts.weighted["b"].backward()
+    parts.weighted["b"].backward()  # type: ignore[no-untyped-call]
     assert (a.grad, b.grad) == (None, torch.tensor(3.0))
     assert parts.total.item() == 5.0
     assert parts.share["a"].item() == pytest.approx(0.4)
@@ -521,7 +524,7 @@ def test_nothing_keeps_the_graph_alive() -> None:
             return grad
 
     criterion = WeightedLoss(terms=["a"])
-    value = Node.apply(leaf(1.0))
+    value = Node.apply(leaf(1.0))  # type: ignore[no-untyped-call]
     node = weakref.ref(value.grad_fn)
     criterion({"a": value})
     del value
@@ -623,7 +626,7 @@ def test_wrap_says_what_the_function_must_return() -> None:
 
 
 def test_from_config_and_signature_build_the_same() -> None:
-    terms = {"nll": 1.0, "kl": {"kind": "cyclical", "cycles": 3}}
+    terms: dict[str, Any] = {"nll": 1.0, "kl": {"kind": "cyclical", "cycles": 3}}
     config = LossConfig.read({"terms": terms, "total_steps": 100, "ignore": ["acc"]})
     built = WeightedLoss.from_config(config)
     assert built.config == config
