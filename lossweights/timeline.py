@@ -113,11 +113,13 @@ class Timeline:
             schedule, horizon = self.config.terms[name].schedule, self._horizon_of(name)
             if schedule is not None:
                 finals[columns] *= _named(name, partial(schedule.final, horizon))
-        for name, weight in zip(self.names, finals, strict=True):
-            if abs(weight) > np.finfo(np.float32).max:
-                raise ConfigError(
-                    f"term {name!r}: its final weight is {weight:g}, too large for float32"
-                )
+        too_large = np.abs(finals) > np.finfo(np.float32).max
+        if too_large.any():
+            column = int(too_large.argmax())
+            raise ConfigError(
+                f"term {self.names[column]!r}: its final weight is {finals[column]:g}, "
+                "too large for float32"
+            )
         return finals.astype(np.float32)
 
     def overruns(self) -> list[str]:
