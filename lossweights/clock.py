@@ -29,7 +29,8 @@ class Clock:
 
     def listen(self, listener: Listener) -> None:
         """Tells `listener` of every move from now on, for as long as it lives."""
-        self._listeners.append(weakref.ref(listener))
+        alive = [reference for reference in self._listeners if reference() is not None]
+        self._listeners = [*alive, weakref.ref(listener)]
 
     def set(self, step: int) -> None:
         """Moves the clock and tells everyone."""
@@ -53,16 +54,33 @@ class Follower:
 
     def __init__(self, clock: Clock, optimizer: Optimizer) -> None:
         self._clock = clock
-        self._hook = optimizer.register_step_post_hook(self._stepped)
+        self._optimizer = weakref.ref(optimizer)
+        self._counted = False
+        self._hooks = (
+            optimizer.register_step_pre_hook(self._begins),
+            optimizer.register_step_post_hook(self._done),
+        )
         clock.follower = self
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is still an optimizer to follow."""
+        return self._optimizer() is not None
 
     def remove(self) -> None:
         """Gives the clock up: another optimizer, or `step()`, may move it."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         if self._clock.follower is self:
             self._clock.follower = None
 
-    def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
+    def _begins(self, *_: Any) -> None:
+        self._counted = False
+
+    def _done(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._counted:  # torch calls the hooks again for a subclass around super().step()
+            return
+        self._counted = True
         # A fused optimizer is called on a step that the scaler skips, and told so on the device.
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is None or not bool(found_inf):

@@ -68,7 +68,9 @@ def combine(
     names = sorted(config.terms)
     given = gather(config, terms, standing.dormant | standing.left_out)
     if step is not None:
-        given = _only_finite(config, given, dict(zip(names, standing.weights, strict=True)), step)
+        weights_by_name = dict(zip(names, standing.weights, strict=True))
+        bad = _nonfinite(config, given, standing.left_out, weights_by_name, step)
+        given = {name: value for name, value in given.items() if name not in bad}
     if not given:
         empty = standing.weights.new_empty(0)
         return Combined(empty.new_zeros((), requires_grad=True), (), [], empty, empty)
@@ -76,7 +78,9 @@ def combine(
     # Picked one by one: an index tensor would be uploaded, and wait for the device, each time.
     rows = standing.weights.to(losses[0].device).unbind()
     picked = [row for name, row in zip(names, rows, strict=True) if name in given]
-    values, weights = aligned(torch.stack(losses), torch.stack(picked))
+    values, weights = torch.stack(losses), torch.stack(picked)
+    if values.dtype is torch.float64:
+        weights = weights.double()
     summed = [index for index, name in enumerate(given) if name not in standing.left_out]
     if not summed:
         total = values.new_zeros((), requires_grad=True)
@@ -90,35 +94,27 @@ def combine(
     return Combined(total, tuple(given), losses, values, weights, standing.left_out)
 
 
-def aligned(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and weights in one precision: float32 at least, float64 for float64 values.
-
-    Raises:
-        TypeError: For complex values.
-    """
-    if values.is_complex():
-        raise TypeError("a loss is real")
-    if values.dtype is torch.float64:
-        return values, weights.double()
-    return values.float(), weights
-
-
-def _only_finite(
-    config: LossConfig, given: dict[str, Tensor], weights: Mapping[str, Tensor], step: int
-) -> dict[str, Tensor]:
-    """The terms that are finite; looks at them on the host."""
+def _nonfinite(
+    config: LossConfig,
+    given: Mapping[str, Tensor],
+    left_out: frozenset[str],
+    weights: Mapping[str, Tensor],
+    step: int,
+) -> list[str]:
+    """The terms of the sum that are not finite; looks at them on the host."""
     if torch.compiler.is_compiling():
         raise RuntimeError(
             f"on_nonfinite: {config.on_nonfinite} looks at the values on the host, which a "
             "compiled graph cannot: call the criterion outside torch.compile, or use propagate"
         )
-    if not given:
-        return given
-    finite = torch.stack([value.detach().isfinite() for value in given.values()]).tolist()
-    if config.on_nonfinite == "raise" and not all(finite):
-        name = list(given)[finite.index(False)]
+    summed = [name for name in given if name not in left_out]
+    if not summed:
+        return []
+    finite = torch.stack([given[name].detach().isfinite() for name in summed]).tolist()
+    bad = [name for name, good in zip(summed, finite, strict=True) if not good]
+    if bad and config.on_nonfinite == "raise":
         raise FloatingPointError(
-            f"term {name!r} is {given[name].item()} at step {step}, where its weight is "
-            f"{weights[name].item():g}; on_nonfinite: skip_term would leave it out of the sum"
+            f"term {bad[0]!r} is {given[bad[0]].item()} at step {step}, where its weight is "
+            f"{weights[bad[0]].item():g}; on_nonfinite: skip_term would leave it out of the sum"
         )
-    return {name: value for (name, value), good in zip(given.items(), finite, strict=True) if good}
+    return bad

@@ -16,48 +16,20 @@ from pydantic import (
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
     model_validator,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, core_schema
 
 from lossweights.errors import did_you_mean, quoted
+from lossweights.reading import in_our_words, strict
 
 PLUGIN_GROUP = "lossweights.plugins"
 _FAMILY = "lossweights-family"  # marks where a JSON schema is to list the kinds of a family
-
-
-def _strict(schema: Any) -> Any:
-    """Two rules of reading that pydantic has no setting for, laid into a class's schema.
-
-    Numbers refuse bools. And of `Duration | str` the duration alone validates: the other
-    members of such a union are what it can be written as, named for the type checker.
-    """
-    if isinstance(schema, list):
-        return [_strict(part) for part in schema]
-    if not isinstance(schema, dict) or schema.get("metadata", {}).get("strict"):
-        return schema
-    if schema.get("type") in ("float", "int"):
-        return core_schema.no_info_before_validator_function(
-            _refuse_bool,
-            schema,
-            metadata={"strict": True},
-        )
-    if schema.get("type") == "union":
-        for choice in schema["choices"]:
-            if isinstance(choice, dict) and choice.get("metadata", {}).get("reads_all"):
-                return choice
-    kept = ("cls", "function", "config", "default", "metadata", "ref", "serialization")
-    return {key: part if key in kept else _strict(part) for key, part in schema.items()}
-
-
-def _refuse_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError(f"a number is needed, found {value}")
-    return value
 
 
 class Declaration(BaseModel):
@@ -72,27 +44,20 @@ class Declaration(BaseModel):
             if getattr(self, name) != field.get_default(call_default_factory=True):
                 yield name, getattr(self, name)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _refuse_unknown_fields(cls, data: Any) -> Any:
-        unknown = [key for key in data if key not in cls.model_fields] if type(data) is dict else []
-        if unknown:
+    def _name_unknown_fields(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Beside every other problem, unknown fields are told with the nearest known ones."""
+        try:
+            return handler(data)
+        except ValidationError as error:
             raise ValidationError.from_exception_data(
-                cls.__name__,
-                [
-                    {
-                        "type": PydanticCustomError("unknown_field", _unknown_field(cls, key)),
-                        "loc": (key,),
-                        "input": data[key],
-                    }
-                    for key in unknown
-                ],
-            )
-        return data
+                cls.__name__, [in_our_words(cls, problem) for problem in error.errors()]
+            ) from None
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema: CoreSchema = _strict(handler(source))
+        schema: CoreSchema = strict(handler(source))
         return schema
 
     @classmethod
@@ -223,6 +188,8 @@ class Component(Declaration):
     @model_serializer(mode="wrap")
     def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
+        if not self.kind:
+            raise ValueError(f"{type(self).__name__} has no kind, so that no file can name it")
         return {"kind": self.kind, **fields}
 
     @classmethod
@@ -276,12 +243,6 @@ _loaded: set[str] = set()
 
 def _full_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _unknown_field(cls: type[BaseModel], key: object) -> str:
-    owner = repr(cls.kind) if issubclass(cls, Component) else cls.__name__
-    fields = quoted(cls.model_fields)
-    return f"unknown field {key!r}{did_you_mean(str(key), cls.model_fields)} ({owner} has {fields})"
 
 
 def _dump_member(member: Component, info: SerializationInfo) -> dict[str, Any]:

@@ -69,6 +69,8 @@ class Term(Declaration):
                     f"`schedule: {{kind: {data['kind']}, ...}}`"
                 )
             return {"schedule": data}
+        if isinstance(data, str) and data in Schedule.kinds():
+            return {"schedule": data}
         return data if isinstance(data, Term) else {"weight": data}
 
     @classmethod
@@ -107,7 +109,15 @@ class LossConfig(Declaration):
         int | Duration | None,
         PlainValidator(read_total_steps),
         PlainSerializer(lambda total: str(total) if isinstance(total, Duration) else total),
-        WithJsonSchema({"type": ["integer", "string", "null"], "minimum": 0}),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "integer", "minimum": 0},
+                    {"type": "string", "pattern": r"^\s*[0-9._]+\s*([sS]teps?|[eE]p(ochs?)?)?\s*$"},
+                    {"type": "null"},
+                ]
+            }
+        ),
     ] = None
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
     eval_weights: EvalWeights | dict[str, float] = "final"
@@ -116,7 +126,10 @@ class LossConfig(Declaration):
 
     @field_validator("terms", mode="before")
     @classmethod
-    def _names_alone(cls, terms: Any) -> Any:
+    def _by_name(cls, terms: Any) -> Any:
+        for name in terms if isinstance(terms, dict | list | tuple) else ():
+            if not isinstance(name, str):
+                raise ValueError(f"the name of a term is a string, found {name!r}: quote it")
         if isinstance(terms, list | tuple):
             if repeated := {name for name in terms if terms.count(name) > 1}:
                 raise ValueError(f"named more than once: {quoted(sorted(map(str, repeated)))}")
@@ -165,7 +178,8 @@ class LossConfig(Declaration):
         described: dict[str, Any] = handler(schema)
         properties = handler.resolve_ref_schema(described)["properties"]
         names = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
-        properties["terms"] = {"anyOf": [properties["terms"], names]}
+        properties["terms"] = {"anyOf": [{**properties["terms"], "minProperties": 1}, names]}
+        properties["ignore"] = {"anyOf": [properties["ignore"], {"type": "string"}]}
         return described
 
     @property
@@ -206,13 +220,13 @@ class LossConfig(Declaration):
         Raises:
             ConfigError: For a path that leads nowhere, or a value that is refused there.
         """
-        config: LossConfig = self
+        data: Any = self
         for path, value in changes.items():
-            try:
-                config = _changed(config, config._steps_of(path), plain(value), path)
-            except ValidationError as error:
-                raise ConfigError(f"{path} = {value!r}: {explain(error)}") from None
-        return config
+            data = _changed(data, self._steps_of(path), plain(value), path)
+        try:
+            return type(self).model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from None
 
     def _steps_of(self, path: str) -> list[str]:
         """A dotted path in parts; a term's own name may hold dots."""
@@ -232,22 +246,28 @@ class LossConfig(Declaration):
 
 
 def _changed(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
-    """`owner` with the value at `path` replaced, built anew from there up."""
+    """`owner` as data, with the value at `path` replaced; it is validated when all is changed."""
     if not path:
         return value
     head, rest = path[0], path[1:]
+    if isinstance(owner, tuple | list) and head.isdecimal() and int(head) < len(owner):
+        index = int(head)
+        return [*owner[:index], _changed(owner[index], rest, value, whole), *owner[index + 1 :]]
     if isinstance(owner, BaseModel):
-        known = type(owner).model_fields
-        if head not in known:
-            raise ConfigError(
-                f"{whole}: {type(owner).__name__} has no field {head!r}{did_you_mean(head, known)} "
-                f"(it has {quoted(known)})"
-            )
-        parts = {name: getattr(owner, name) for name in owner.model_fields_set | {head}}
-        return type(owner)(**{**parts, head: _changed(parts[head], rest, value, whole)})
+        fields = type(owner).model_fields
+        known: Mapping[str, Any] = {name: getattr(owner, name) for name in fields}
+        owner = {name: known[name] for name in owner.model_fields_set} | _kind_of(owner)
+        if rest and head not in owner and head in known:
+            owner[head] = known[head]  # a default that is changed within
     if isinstance(owner, dict) and (head in owner or not rest):
         return {**owner, head: _changed(owner.get(head), rest, value, whole)}
-    if isinstance(owner, tuple) and head.isdecimal() and int(head) < len(owner):
-        index = int(head)
-        return (*owner[:index], _changed(owner[index], rest, value, whole), *owner[index + 1 :])
-    raise ConfigError(f"{whole}: there is nothing at {head!r}, {owner!r} has no parts by that name")
+    if owner is None:
+        problem = "nothing is set there yet: give the whole table"
+    else:
+        problem = f"{owner!r} has no parts by that name"
+    raise ConfigError(f"{whole}: there is nothing at {head!r}, {problem}")
+
+
+def _kind_of(owner: BaseModel) -> dict[str, str]:
+    kind = getattr(owner, "kind", "")
+    return {"kind": kind} if kind else {}

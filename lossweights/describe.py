@@ -116,6 +116,6 @@ def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[s
         if not weights.any():
             findings.append(
                 f"term {name!r} has a weight of 0 for the whole training: "
-                f"terms.{name} is {config.terms[name]!r}"
+                f"terms.{name} is {config.terms[name]!r}; drop it, or give it a weight"
             )
     return findings

@@ -150,7 +150,7 @@ class Duration:
     ) -> dict[str, Any]:
         return {
             "type": "string",
-            "pattern": r"^\s*[0-9._eE+]+\s*(steps?|epochs?|ep|%|percent|dur)\s*$",
+            "pattern": r"^\s*[+]?[0-9._]+([eE][+-]?[0-9]+)?\s*[A-Za-z%]+\s*$",
             "description": 'A length of training with its unit: "500 steps", "10 epochs", "25%".',
         }
 
@@ -259,9 +259,8 @@ def read_total_steps(value: object) -> int | Duration | None:
     """
     if value is None:
         return None
-    if isinstance(value, str) and value.strip().replace("_", "").isdecimal():
-        value = int(value)
-    if isinstance(value, str | Duration):
+    is_count = isinstance(value, str) and value.strip().replace("_", "").isdecimal()
+    if isinstance(value, Duration | str) and not is_count:
         duration = Duration.parse(value)
         if duration.unit == "percent":
             raise ValueError(
@@ -276,6 +275,11 @@ def check_count(name: str, value: object, least: int) -> int | None:
     """A whole number of at least `least`, or None."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+    count = value
+    if isinstance(count, str) and count.strip().replace("_", "").isdecimal():
+        count = int(count)
+    if isinstance(count, float) and count.is_integer():
+        count = int(count)
+    if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
         raise ValueError(f"{name} is a whole number of at least {least}, found {value!r}")
-    return int(value)
+    return int(count)

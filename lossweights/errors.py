@@ -45,7 +45,9 @@ def explain(
     for problem in error.errors(include_url=False):
         place = (where or dotted)(problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] not in ("value_error", "unknown_field"):  # ours say what they found
+        if problem["type"] == "missing":
+            message = "this field is needed"
+        elif problem["type"] not in ("value_error", "unknown_field"):  # ours say what they found
             message = f"{message[0].lower()}{message[1:]}, found {problem['input']!r}"
         lines.append(f"{place}: {message}" if place else message)
     return "\n".join(lines)

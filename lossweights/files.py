@@ -20,7 +20,7 @@ class Source:
     """Data as it was read, with what is needed to name a place in it.
 
     Args:
-        data: Plain dicts, lists and scalars.
+        data: Mappings, lists and scalars.
         name: The file's name, or nothing.
         text: The text of a YAML file, from which lines are told.
     """
@@ -38,7 +38,7 @@ class Source:
             ImportError: For a YAML file without PyYAML.
         """
         if isinstance(source, Mapping):
-            return cls(plain(source))
+            return cls(source)
         if not isinstance(source, str | PathLike):
             raise ConfigError(
                 "a config is a LossConfig, a mapping, or the path of a JSON, TOML or YAML file, "
@@ -69,16 +69,16 @@ class Source:
         path: Location = tuple(at.split(".")) if at else ()
         data = self.data
         for depth, key in enumerate(path):
-            if not isinstance(data, dict) or key not in data:
-                keys = list(map(str, data)) if isinstance(data, dict) else []
+            if not isinstance(data, Mapping) or key not in data:
+                keys = list(map(str, data)) if isinstance(data, Mapping) else []
                 raise ConfigError(
                     f"{self.place(path[:depth])}: there is no {key!r} here"
                     f"{did_you_mean(str(key), keys)} (there are {quoted(keys)})"
                 )
             data = data[key]
-        if not isinstance(data, dict):
+        if not isinstance(data, Mapping):
             raise ConfigError(f"{self.place(path)}: a table with `terms` is needed, found {data!r}")
-        return data, path
+        return plain(data), path  # only now: what lies elsewhere may not resolve
 
     def place(self, location: Location) -> str:
         """`elbo.yaml, line 7, terms.kl.schedule`: where a location is."""

@@ -81,7 +81,8 @@ def _tensor(name: str, value: object, device: torch.device | None) -> Tensor:
         raise ValueError(f"term {name!r} is a tensor, found {type(value).__name__}: {value!r}")
     if value.is_complex():
         raise ValueError(f"term {name!r} is real, found {value.dtype}: give its absolute value")
-    return value
+    # Before the terms are put together: among them all, the lowest precision would rule.
+    return value if value.dtype is torch.float64 else value.float()
 
 
 def _reduced(name: str, value: Tensor, reduction: str | None) -> Tensor:
@@ -92,8 +93,6 @@ def _reduced(name: str, value: Tensor, reduction: str | None) -> Tensor:
             f"term {name!r} has shape {tuple(value.shape)}, a scalar is needed: reduce it before, "
             f"or write reduction: mean, sum or batch_mean at terms.{name}"
         )
-    if value.dtype is not torch.float64:
-        value = value.float()
     if reduction == "mean":
         return value.mean()
     if reduction == "sum":

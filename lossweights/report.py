@@ -162,7 +162,7 @@ class Seen:
     Attributes:
         names: The terms of the last one.
         detached: Terms that carried no gradient when last looked at, with their weights.
-        given: Terms that were ever given, as of the last step.
+        given: Terms that were ever given.
         step: The step of the last forward, once the clock has moved on from it.
         forwards: How many there were, outside compiled graphs.
     """
@@ -175,7 +175,6 @@ class Seen:
         # Names, values and weights of the last forward, and the terms left out of its sum.
         self._last: tuple[tuple[str, ...], Tensor, Tensor, frozenset[str]] | None = None
         self._names_given: tuple[str, ...] = ()
-        self._told_of_clock = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -194,32 +193,36 @@ class Seen:
         if torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
             self._look(names, losses, weights)
         else:
+            if _transformed() is not None:
+                raise RuntimeError(
+                    "a criterion in training records what it sees, which torch.func transforms "
+                    "cannot do: use criterion.breakdown(terms).total there"
+                )
             if self.forwards % _LOOK_EVERY == 0:
                 self._look(names, losses, weights)
             self.forwards += 1
+            self._give(names)
         self._last = (names, values.detach(), weights, left_out)
         self.step = None
 
     def _look(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
-        """What would cost too much at each forward."""
-        if not torch.compiler.is_compiling() and _transformed() is not None:
-            raise RuntimeError(
-                "a criterion in training records what it sees, which torch.func transforms "
-                "cannot do: use criterion.breakdown(terms).total there"
-            )
+        """What would cost too much at each forward: which terms carry no gradient."""
         self.detached = {
             name: weight
             for name, loss, weight in zip(names, losses, weights.unbind(), strict=True)
             if not loss.requires_grad
         }
 
+    def _give(self, names: tuple[str, ...]) -> None:
+        if names is not self._names_given:
+            self._names_given = names
+            self.given = self.given.union(names)
+
     def step_done(self, step: int) -> None:
         """What was recorded belongs to this step."""
         if self.step is None:
             self.step = step
-            if self.names is not self._names_given:
-                self._names_given = self.names
-                self.given = self.given.union(self.names)
+            self._give(self.names)  # a compiled forward did not
 
     def breakdown(self, order: Iterable[str]) -> Breakdown | None:
         """The parts of the last forward, terms in the given order; None before the first."""
@@ -229,10 +232,9 @@ class Seen:
         return Breakdown.of(names, values.unbind(), weights, left_out, order)
 
     def of_idle_clock(self, step: int) -> str:
-        """What to say, once, where many forwards have passed and the clock stands at 0."""
-        if step > 0 or self.forwards < _MANY_FORWARDS or self._told_of_clock:
+        """What to say where many forwards have passed and the clock stands at 0."""
+        if step > 0 or self.forwards < _MANY_FORWARDS:
             return ""
-        self._told_of_clock = True
         return (
             f"{self.forwards} training forwards and the clock is at step 0: call "
             "criterion.follow(optimizer) once, or criterion.step() after each optimizer.step()"

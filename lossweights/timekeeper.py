@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Self
 
 import torch
@@ -24,7 +25,8 @@ class Timekeeper(nn.Module):
 
     Args:
         config: The declaration.
-        clock: Another one whose clock this one shares.
+        clock: Another one whose clock this one shares, and whose length of training where the
+            config does not say it.
     """
 
     config: LossConfig
@@ -39,14 +41,17 @@ class Timekeeper(nn.Module):
         if clock is not None and not isinstance(clock, Timekeeper):
             raise TypeError(f"clock= takes another WeightedLoss, found {type(clock).__name__}")
         self.config = config
-        self._evaluates_as_in_training = config.eval_weights == "current"
         self._owns_clock = clock is None
         self._clock: Clock = Clock() if clock is None else clock._clock  # noqa: SLF001  # its own kind
         self._clock.listen(self)
         # Not a buffer: DDP would overwrite it from rank 0, `.half()` would round it, and every
         # weight can be computed from the step.
         self._device = torch.device("cpu")
-        self._lay_out(config.total_steps, config.steps_per_epoch)
+        bound = (None, None) if clock is None else clock._bound  # noqa: SLF001  # its own kind
+        self._lay_out(
+            bound[0] if config.total_steps is None else config.total_steps,
+            bound[1] if config.steps_per_epoch is None else config.steps_per_epoch,
+        )
 
     @property
     def current_step(self) -> int:
@@ -60,9 +65,8 @@ class Timekeeper(nn.Module):
             RuntimeError: While the criterion follows an optimizer, or shares another's clock.
         """
         clock = self._clock
-        if not self._owns_clock or n.__class__ is not int or n < 0:
-            self._check_move("step", n)
-        if clock.follower is not None:
+        n = self._check_move("step", n)
+        if clock.follower is not None and clock.follower.is_alive:
             raise RuntimeError(
                 "this criterion follows an optimizer, which moves its clock: drop the call of "
                 "step(), or give the clock up with the handle that follow() returned, "
@@ -76,8 +80,7 @@ class Timekeeper(nn.Module):
         Raises:
             RuntimeError: Where the criterion shares another's clock.
         """
-        self._check_move("set_step", step)
-        self._clock.set(step)
+        self._clock.set(self._check_move("set_step", step))
 
     def follow(self, optimizer: Optimizer) -> Follower:
         """Moves the clock with each real step of `optimizer`, so that `step()` need not be called.
@@ -96,7 +99,7 @@ class Timekeeper(nn.Module):
             TypeError: For what is no torch optimizer.
         """
         self._check_move("follow", 0)
-        if self._clock.follower is not None:
+        if self._clock.follower is not None and self._clock.follower.is_alive:
             raise RuntimeError(
                 "this criterion follows an optimizer already, and one clock has one owner: "
                 "give it up first with handle.remove(), or build a second criterion with "
@@ -147,20 +150,16 @@ class Timekeeper(nn.Module):
     def _lay_out(
         self, total_steps: int | Duration | str | None, steps_per_epoch: int | None
     ) -> None:
-        horizon = Horizon(total_steps, steps_per_epoch)
-        self._lacking = ""
+        horizon, lacking = Horizon(total_steps, steps_per_epoch), ""
         try:
             timeline = Timeline(self.config, horizon)
         except HorizonError as error:
-            timeline, self._lacking = None, _ask_to_bind(error)
-        self._bound, self._horizon, self._timeline = (
-            (total_steps, steps_per_epoch),
-            horizon,
-            timeline,
-        )
+            timeline, lacking = None, _ask_to_bind(error)
+        self._bound = (total_steps, steps_per_epoch)
+        self._horizon, self._timeline, self._lacking = horizon, timeline, lacking
+        self._stand()
         for sentence in timeline.overruns() if timeline else []:
             warn(sentence)
-        self._stand()
 
     def _stand(self) -> None:
         """Lets the weights of now stand on the device."""
@@ -173,14 +172,14 @@ class Timekeeper(nn.Module):
         with torch.inference_mode(mode=False):
             row = torch.zeros(len(self.config.terms), device=self._device)
         self._in_training = Standing(row, in_place=self._device.type != "cpu")
-        if self._evaluates_as_in_training:
+        if self.config.eval_weights == "current":
             self._in_evaluation = self._in_training
         else:
             try:
                 self._in_evaluation = self._yardstick(self._timeline)
             except HorizonError as error:
                 self._lacking = f"{_ask_to_bind(error)}; or write eval_weights: current"
-        Timekeeper.clock_moved(self, self._clock.step)
+        self._show_row()
 
     def _yardstick(self, timeline: Timeline) -> Standing:
         rule = self.config.eval_weights
@@ -195,15 +194,26 @@ class Timekeeper(nn.Module):
             for name, weight in weights.items()
             if weight == 0 and self.config.terms[name].when_zero == "skip"
         )
-        tensor = torch.tensor(list(weights.values()), device=self._device)
+        with torch.inference_mode(mode=False):
+            tensor = torch.tensor(list(weights.values()), device=self._device)
         return Standing(tensor, left_out=left_out)
 
     def clock_moved(self, before: int) -> None:
         """Called by the clock: it stood at `before` and stands elsewhere now."""
+        self._show_row()
+        if self._in_evaluation is None and before == 0 and self._in_training is not None:
+            warn(f"training goes on, but evaluation cannot: {self._lacking}")
+
+    def _show_row(self) -> None:
+        """Lets the row of this step stand."""
         standing, timeline, step = self._in_training, self._timeline, self._clock.step
         if standing is None or timeline is None:
             return
-        row = timeline.tensor_row(step, self._device)
+        try:
+            row = timeline.tensor_row(step, self._device)
+        except Exception as error:
+            self._in_training, self._lacking = None, str(error)  # no row of another step
+            raise
         if standing.in_place:
             standing.weights.copy_(row)
         else:
@@ -214,16 +224,15 @@ class Timekeeper(nn.Module):
                 standing.dormant = dormant
             if (left_out := timeline.left_out(step)) != standing.left_out:
                 standing.left_out = left_out
-        if self._in_evaluation is None and before == 0 < step:
-            warn(f"training goes on, but evaluation cannot: {self._lacking}")
 
-    def _check_move(self, call: str, n: int) -> None:
+    def _check_move(self, call: str, n: int) -> int:
         if not self._owns_clock:
             raise RuntimeError(
                 f"this criterion shares the clock of another: call {call}() on that one"
             )
-        if n.__class__ is not int or n < 0:
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
             raise ValueError(f"{call}() takes a whole number of at least 0, found {n!r}")
+        return int(n)
 
     # State: the step, and the names by which a checkpoint is known to be of these terms
 
@@ -256,7 +265,7 @@ class Timekeeper(nn.Module):
         missing_keys += [ours[key] for key in needed if key not in found]
         if "term_names" in found:
             # As keys, so that strict=False goes on without them; torch tells no module of it.
-            saved = set(json.loads(bytes(found["term_names"].tolist())))
+            saved = set(_names_from(found["term_names"], error_msgs))
             wanted = set(self.config.terms)
             missing_keys += [
                 f"{prefix}terms.{name} (not a term of this checkpoint; strict=False goes on)"
@@ -267,7 +276,11 @@ class Timekeeper(nn.Module):
                 for name in sorted(saved - wanted)
             ]
         if "step" in found and self._owns_clock:
-            self._clock.set(int(found["step"]))
+            step = int(found["step"])
+            if step < 0:
+                error_msgs.append(f"{ours['step']} is at least 0, found {step}")
+            else:
+                self._clock.set(step)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -280,11 +293,13 @@ class Timekeeper(nn.Module):
             self._stand()
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_timeline", "_in_training", "_in_evaluation")  # computed anew
+        # Computed anew, on the CPU: another machine may lack the device.
+        dropped = ("_timeline", "_in_training", "_in_evaluation", "_device")
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._device = torch.device("cpu")
         self._clock.listen(self)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the original was built
@@ -297,3 +312,12 @@ def _ask_to_bind(error: HorizonError) -> str:
         "criterion.bind(total_steps=len(loader) * epochs, steps_per_epoch=len(loader)) "
         "before the first step"
     )
+
+
+def _names_from(tensor: Tensor, error_msgs: list[str]) -> list[str]:
+    try:
+        names: list[str] = json.loads(bytes(tensor.tolist()))
+    except ValueError:
+        error_msgs.append("term_names holds no names of terms: the checkpoint is damaged")
+        return []
+    return names

@@ -52,6 +52,7 @@ class Timeline:
         }
         self._horizons = {start: horizon.local(start) for start in set(self.starts.values())}
         self._late = [name for name, start in self.starts.items() if start > 0]
+        self._all_awake = max(self.starts.values())
         self._skippable = {
             name: column
             for column, name in enumerate(self.names)
@@ -93,6 +94,8 @@ class Timeline:
 
     def dormant(self, step: int) -> frozenset[str]:
         """The terms that are dormant at a step."""
+        if step >= self._all_awake:
+            return frozenset()
         return frozenset(name for name in self._late if step < self.starts[name])
 
     def left_out(self, step: int) -> frozenset[str]:
@@ -135,7 +138,7 @@ class Timeline:
                     f"term {name!r} is dormant for the whole training: terms.{name}.after is "
                     f"{term.after}, training takes {total} steps"
                 )
-            elif end is not None and start + end > total > 0:
+            elif end is not None and start + end > total > 0 and term.weight != 0:
                 reached = self._evaluate(np.array([total]))[0, self.names.index(name)]
                 sentences.append(
                     f"term {name!r} does not arrive: its schedule ends at step "
@@ -181,6 +184,9 @@ def _named(name: str, compute: Callable[[], T]) -> T:
     """The result, or the error with the term's name before it."""
     try:
         return compute()
-    except (HorizonError, ValueError) as error:
-        kind = HorizonError if isinstance(error, HorizonError) else ConfigError
-        raise kind(f"term {name!r}: {error}") from None
+    except HorizonError as error:
+        raise HorizonError(f"term {name!r}: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"term {name!r}: {error}") from error
+    except Exception as error:  # a plug-in's own
+        raise ConfigError(f"term {name!r}: its schedule failed: {error!r}") from error

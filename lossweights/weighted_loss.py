@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from lossweights.combine import Combined, Standing, aligned, combine
+from lossweights.combine import Combined, Standing, combine
 from lossweights.config import EvalWeights, LossConfig, OnNonfinite, TermLike
 from lossweights.describe import audit, describe
 from lossweights.durations import Duration
@@ -60,6 +60,11 @@ class WeightedLoss(Timekeeper):
         ignore: Sequence[str] = (),
         clock: WeightedLoss | None = None,
     ) -> None:
+        if isinstance(terms, str | PathLike | LossConfig):
+            raise ConfigError(
+                f"terms is a table by name or a list of names, found {terms!r}; "
+                "from a file or a LossConfig build it with WeightedLoss.from_config(...)"
+            )
         declared = {
             "terms": terms,
             "total_steps": total_steps,
@@ -78,6 +83,7 @@ class WeightedLoss(Timekeeper):
             term.reduction for term in config.terms.values()
         )
         self._seen = Seen()
+        self._told_of_clock = False
 
     @classmethod
     def from_config(
@@ -126,9 +132,7 @@ class WeightedLoss(Timekeeper):
                 values = torch.stack(losses)
                 # What is written over must be copied: it may move on before the backward pass.
                 weights = standing.weights.clone() if standing.in_place else standing.weights
-                if values.dtype is not torch.float32:
-                    values, weights = aligned(values, weights)
-                total = torch.dot(values, weights)
+                total = torch.dot(values, weights)  # refuses all but float32 on one device
             except (KeyError, TypeError, RuntimeError):
                 return self._long_way(terms, standing, training)
             if training:
@@ -207,7 +211,9 @@ class WeightedLoss(Timekeeper):
         breakdown = self._seen.breakdown(self.config.terms)
         if breakdown is None:
             return {}
-        if note := self._seen.of_idle_clock(self.current_step):
+        note = self._seen.of_idle_clock(self.current_step)
+        if note and not self._told_of_clock:
+            self._told_of_clock = True
             warn(note)
         found = breakdown.metrics(prefix, include)
         return found if tensors else on_host(found)
@@ -242,12 +248,15 @@ class WeightedLoss(Timekeeper):
     def _long_way(
         self, terms: Mapping[str, Tensor | None], standing: Standing, training: bool
     ) -> Tensor:
+        if training and isinstance(terms, Mapping) and not torch.compiler.is_compiling():
+            devices = {term.device for term in terms.values() if isinstance(term, Tensor)}
+            if len(devices) == 1 and devices != {self._device}:
+                self._move(devices.pop())  # to where the losses are, once
+                standing = self._standing(training)
         combined = self._combined(terms, standing, training)
         if training:
             names, losses, values = combined.names, combined.losses, combined.values
             self._seen.record(names, losses, values, combined.weights, combined.left_out)
-        if not torch.compiler.is_compiling():
-            self._move(combined.values.device)  # to where the losses are, once
         return combined.total
 
     def clock_moved(self, before: int) -> None:

@@ -179,6 +179,7 @@ def test_a_whole_percentage_is_exact_where_it_is_whole(total: int, share: int) -
         (0, 0),
         (40_000, 40_000),
         ("40_000", 40_000),
+        (40_000.0, 40_000),
         (" 40000 ", 40_000),
         ("500 steps", 500),
         (steps(500), 500),
@@ -197,7 +198,6 @@ def test_total_steps_may_be_written(written: object, read: object) -> None:
     [
         (-1, "total_steps is a whole number of at least 0, found -1"),
         (1.5, "total_steps is a whole number of at least 0, found 1.5"),
-        (100.0, "total_steps is a whole number of at least 0, found 100.0"),
         (True, "total_steps is a whole number of at least 0, found True"),
         ([5], r"total_steps is a whole number of at least 0, found \[5\]"),
         ("25%", 'cannot be a share of itself, found 25%: write 40000 or "40 epochs"'),
@@ -210,7 +210,7 @@ def test_total_steps_refuses(written: object, problem: str) -> None:
         Horizon(written)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "100"])
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "many"])
 def test_steps_per_epoch_is_a_count(wrong: object) -> None:
     with pytest.raises(ValueError, match="steps_per_epoch is a whole number of at least 1, found"):
         Horizon(100, wrong)  # type: ignore[arg-type]

@@ -208,7 +208,7 @@ def test_yaml_without_pyyaml_says_what_to_install(
         ("40 epochs", "40.5", "a.yaml, line 4, loss.total_steps: total_steps is a whole number"),
         ("nll: 1.0", "nll:", "a.yaml, line 6, loss.terms.nll: nothing is said of this term"),
         ("  terms:", "  tersm:", "a.yaml, line 5, loss.tersm: unknown field 'tersm'; did you mean"),
-        ("terms:", "ignore:", "a.yaml, line 3, loss.terms: field required"),
+        ("terms:", "ignore:", "a.yaml, line 3, loss.terms: this field is needed"),
     ],
 )
 def test_yaml_errors_tell_the_line(old: str, new: str, place: str | None, tmp_path: Path) -> None:

@@ -16,7 +16,18 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from lossweights import Cyclical, Product, Ramp, Schedule, Term, Warmup, WeightedLoss
+from lossweights import (
+    ConfigError,
+    Cyclical,
+    HorizonError,
+    Piecewise,
+    Product,
+    Ramp,
+    Schedule,
+    Term,
+    Warmup,
+    WeightedLoss,
+)
 
 
 def ramp(**options: Any) -> WeightedLoss:
@@ -142,6 +153,53 @@ def test_steps_that_the_scaler_skips_do_not_count(model: nn.Linear, fused: bool)
     assert counted == [1, 1, 2, 2, 2]
 
 
+def test_a_subclass_that_calls_its_parents_step_counts_once(model: nn.Linear) -> None:
+    class Mine(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    torch.optim.SGD(model.parameters())  # from now on torch runs the hooks of both classes
+    optimizer = Mine(model.parameters(), lr=0.1)
+    criterion = ramp()
+    criterion.follow(optimizer)
+    for _ in range(3):
+        train(criterion, optimizer, model)
+    assert criterion.current_step == 3
+
+
+def test_an_optimizer_that_is_gone_gives_the_clock_up(model: nn.Linear) -> None:
+    criterion = ramp()
+    criterion.follow(torch.optim.SGD(model.parameters(), lr=0.1))
+    gc.collect()
+    criterion.step()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion.follow(optimizer)
+    train(criterion, optimizer, model)
+    assert criterion.current_step == 2
+
+
+def test_weights_that_cannot_be_computed_stand_for_no_step() -> None:
+    def breaks(step: int) -> float:
+        return 1 / (1500 - step)
+
+    criterion = WeightedLoss(terms={"a": breaks}, eval_weights="ones")
+    with pytest.raises(ValueError, match=r"term 'a'.*failed at step 1500.*ZeroDivisionError"):
+        criterion.step(1030)
+    with pytest.raises(HorizonError, match="failed at step 1500"):
+        criterion({"a": torch.tensor(1.0, requires_grad=True)})
+
+
+def test_a_bind_that_is_refused_changes_nothing() -> None:
+    points = (("10%", 0.0), ("50 steps", 1.0))
+    criterion = WeightedLoss(terms={"a": Piecewise(points=points)}, total_steps=100)
+    before = criterion.weights
+    with pytest.raises(ConfigError, match="the moments of `points` rise"):
+        criterion.bind(total_steps=10_000)
+    assert criterion.weights == before
+    criterion.set_step(50)
+    assert criterion({"a": torch.tensor(1.0, requires_grad=True)}).item() == 1.0
+
+
 def test_one_owner(model: nn.Linear) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     criterion = ramp()
@@ -205,6 +263,13 @@ def test_two_criteria_on_one_clock(model: nn.Linear) -> None:
     report = discriminator.report()
     assert report is not None
     assert report.step == 4
+
+
+def test_a_shared_clock_brings_the_length_of_training() -> None:
+    owner = WeightedLoss(terms={"a": Warmup(over="50%")}).bind(total_steps=100)
+    other = WeightedLoss(terms={"b": Warmup(over="25%")}, clock=owner)
+    owner.step(10)
+    assert other.weights == {"b": 0.4}
 
 
 def test_a_shared_clock_is_moved_by_its_owner_alone(model: nn.Linear) -> None:
@@ -313,6 +378,16 @@ def test_a_checkpoint_without_a_step_is_refused() -> None:
     assert criterion.current_step == 3
     with pytest.raises(RuntimeError, match='Unexpected key.*"stage"'):
         criterion.load_state_dict({**criterion.state_dict(), "stage": torch.tensor(1)})
+
+
+def test_a_damaged_checkpoint_is_refused() -> None:
+    criterion = ramp()
+    state = criterion.state_dict()
+    with pytest.raises(RuntimeError, match="step is at least 0, found -3"):
+        criterion.load_state_dict({**state, "step": torch.tensor(-3)})
+    with pytest.raises(RuntimeError, match="the checkpoint is damaged"):
+        criterion.load_state_dict({**state, "term_names": torch.tensor([1, 2])})
+    assert criterion.current_step == 0
 
 
 def test_state_lies_within_the_model_around_it() -> None:

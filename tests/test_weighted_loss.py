@@ -148,6 +148,15 @@ def test_autocast_leaves_the_sum_in_float32() -> None:
     assert total.item() == pytest.approx(256.001)
 
 
+def test_integers_do_not_drag_the_sum_into_low_precision() -> None:
+    total = WeightedLoss(terms=["a", "b"])({"a": leaf(1.0, torch.float16), "b": 100_000})
+    assert total.item() == 100_001.0
+    total = WeightedLoss(terms=["a", "b"])(
+        {"a": leaf(1.0, torch.float16), "b": torch.tensor(100_000)}
+    )
+    assert total.item() == 100_001.0
+
+
 # Names
 
 
@@ -251,8 +260,15 @@ def test_the_criterion_goes_where_the_losses_are() -> None:
     for _ in range(3):
         assert criterion(given).device.type == "meta"
         criterion.step()
-    back = criterion.to_empty(device="cpu")
-    assert back({"a": leaf(1.0), "b": leaf(1.0)}).item() == 1.5
+    assert criterion({"a": leaf(1.0), "b": leaf(1.0)}).item() == 1.5
+
+
+def test_evaluation_elsewhere_leaves_training_where_it_is() -> None:
+    criterion = WeightedLoss(terms={"a": 0.5})
+    with torch.no_grad():
+        assert criterion({"a": torch.tensor(1.0, device="meta")}).device.type == "meta"
+    assert criterion({"a": leaf(1.0)}).item() == 0.5
+    assert criterion.to("meta").to_empty(device="cpu")({"a": leaf(1.0)}).item() == 0.5
 
 
 # Values that are not finite
@@ -282,6 +298,14 @@ def test_nonfinite_term_is_skipped_where_asked(bad: float) -> None:
     assert total.item() == 2.0
     assert b.grad is None
     assert set(criterion.metrics(include=["raw"])) == {"raw/a"}
+
+
+@pytest.mark.parametrize("rule", ["raise", "skip_term"])
+def test_a_term_left_out_of_the_sum_may_be_anything(rule: Any) -> None:
+    terms: dict[str, Any] = {"a": 1.0, "b": Term(weight=0.0, when_zero="skip")}
+    criterion = WeightedLoss(terms=terms, on_nonfinite=rule)
+    assert criterion({"a": leaf(1.0), "b": leaf(math.nan)}).item() == 1.0
+    assert math.isnan(criterion.metrics()["raw/b"])
 
 
 def test_a_batch_of_nothing_but_nan_can_be_stepped_over() -> None:
@@ -407,7 +431,7 @@ def test_a_schedule_without_end_has_no_final_weight_before_the_end_is_known() ->
     criterion.eval()
     with pytest.raises(HorizonError, match="term 'kl'.*total_steps.*bind.*eval_weights: current"):
         criterion({"kl": leaf(1.0)})
-    assert criterion.bind(total_steps=9)({"kl": leaf(1.0)}).item() == 10.0
+    assert criterion.bind(total_steps=9)({"kl": leaf(1.0)}).item() == 9.0
 
 
 def test_evaluation_records_nothing(annealed: WeightedLoss) -> None:
@@ -582,14 +606,25 @@ def test_audit_names_a_weight_that_is_always_zero() -> None:
     assert finding.startswith("term 'b' has a weight of 0 for the whole training")
 
 
-def test_a_clock_that_nobody_moves_is_told_once() -> None:
+def test_a_clock_that_nobody_moves_is_told_once_to_a_logger() -> None:
     criterion = WeightedLoss(terms={"a": Warmup(over="5 steps")})
     for _ in range(200):
         criterion({"a": leaf(1.0)})
     with pytest.warns(UserWarning, match="200 training forwards and the clock is at step 0"):
         criterion.metrics()
     criterion.metrics()
-    criterion.report()
+    for _ in range(2):
+        assert "clock is at step 0" in str(criterion.report())
+        assert "clock is at step 0" in criterion.audit()[0]
+
+
+def test_audit_counts_every_micro_batch_as_given() -> None:
+    criterion = WeightedLoss(terms={"a": 1.0, "b": Term(optional=True)})
+    for _ in range(3):
+        criterion({"a": leaf(1.0), "b": leaf(1.0)})
+        criterion({"a": leaf(1.0)})
+        criterion.step()
+    assert criterion.audit() == []
 
 
 # The function around it
@@ -688,6 +723,12 @@ def test_a_wrong_declaration_names_every_place() -> None:
     ]
 
 
+@pytest.mark.parametrize("wrong", ["elbo.yaml", LossConfig.read({"terms": ["a"]})])
+def test_a_file_or_config_in_place_of_terms_says_what_to_call(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="build it with WeightedLoss.from_config"):
+        WeightedLoss(wrong)
+
+
 def test_building_inside_inference_mode_is_refused() -> None:
     with torch.inference_mode(), pytest.raises(RuntimeError, match="build it outside"):
         WeightedLoss(terms=["a"])
@@ -701,10 +742,13 @@ def test_moving_time_inside_inference_mode_does_no_harm() -> None:
     value = leaf(1.0)
     criterion({"a": value}).backward()
     assert value.grad == torch.tensor(0.5)
+    criterion.eval()({"a": value}).backward()
+    assert value.grad == torch.tensor(1.5)
 
 
 def test_torch_func_is_refused_in_training() -> None:
     criterion = WeightedLoss(terms=["a"])
+    criterion({"a": leaf(1.0)})
     with pytest.raises(RuntimeError, match=r"torch.func.*breakdown\(terms\).total"):
         torch.func.grad(lambda x: criterion({"a": x}))(torch.tensor(1.0))
     gradient = torch.func.grad(lambda x: criterion.breakdown({"a": x * x}).total)(torch.tensor(3.0))

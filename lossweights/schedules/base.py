@@ -74,7 +74,8 @@ class Schedule(Component):
         array = np.asarray(steps)
         if array.size and (array.dtype.kind not in "iu" or array.min() < 0):
             raise ValueError(f"steps are whole numbers of at least 0, found {steps!r}")
-        line = array.astype(np.int64, copy=False).reshape(-1)
+        line = array.astype(np.int64, copy=False).reshape(-1).view()
+        line.flags.writeable = False  # one array may be for several schedules
         values = np.asarray(self.values(line, horizon or Horizon()), dtype=np.float64)
         if values.shape != line.shape:
             raise ValueError(
@@ -118,6 +119,8 @@ class Schedule(Component):
     @classmethod
     def from_shorthand(cls, written: object) -> Self:
         """A number is a constant schedule, a function of the step is itself."""
+        if isinstance(written, str) and written in cls.kinds():
+            raise ValueError(f"a kind stands in a table: write {{kind: {written}}}")
         if isinstance(written, int | float | str | np.number) and not isinstance(written, bool):
             try:
                 number = float(written)
@@ -126,6 +129,8 @@ class Schedule(Component):
             return cls.of_kind("constant")(value=number)  # type: ignore[call-arg]
         if callable(written) and not isinstance(written, type):
             return Function(function=written)  # type: ignore[return-value]
+        if isinstance(written, type) and issubclass(written, cls):
+            raise ValueError(f"{written.__name__} is a class: call it, {written.__name__}(...)")
         return super().from_shorthand(written)
 
     @classmethod
@@ -190,8 +195,13 @@ def _cannot_be_saved(function: Callable[[int], float]) -> str:
 class Function(Schedule):
     """A plain function of the step; it has no kind, since a file cannot hold it.
 
+    It is never asked for a step after the last one of training, if that is known.
+
     Args:
         function: From the step (an int) to the weight (a float).
+
+    Raises:
+        ValueError: Where the function fails, naming the step.
 
     >>> Function(function=lambda step: 1 / (1 + step))([0, 1, 3])
     array([1.  , 0.5 , 0.25])
@@ -200,7 +210,16 @@ class Function(Schedule):
     function: Annotated[Callable[[int], float], PlainSerializer(_cannot_be_saved)]
 
     def values(self, steps: Steps, horizon: Horizon) -> Values:
-        return np.array([float(self.function(int(step))) for step in steps])
+        if horizon.is_bounded:
+            steps = np.minimum(steps, max(horizon.span - 1, 0))
+        asked, places = np.unique(steps, return_inverse=True)
+        return np.array([self._at(int(step)) for step in asked])[places]
+
+    def _at(self, step: int) -> float:
+        try:
+            return float(self.function(step))
+        except Exception as error:
+            raise ValueError(f"{self!r} failed at step {step}: {error!r}") from error
 
 
 def interpolate(start: float, stop: float, shape: Shape | str, progress: Values) -> Values:

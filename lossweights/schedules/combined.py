@@ -59,9 +59,11 @@ class Sequence(Schedule, kind="sequence"):
     def values(self, steps: Steps, horizon: Horizon) -> Values:
         values = np.empty(steps.shape)
         for stage, begin, local in self._timetable(horizon):
-            here = steps >= begin  # later stages write over earlier ones
+            here = steps >= begin
+            if stage.over is not None:
+                here &= steps < begin + local.span
             values[here] = stage.schedule(steps[here] - begin, local)
-        if self.stages[-1].over is not None:
+        if stage.over is not None:
             values[steps >= begin + local.span] = stage.schedule.final(local)
         return values
 
@@ -74,11 +76,12 @@ class Sequence(Schedule, kind="sequence"):
 
     def final(self, horizon: Horizon) -> float:
         timetable = self._timetable(horizon)
-        if not horizon.is_bounded:
-            stage, _, local = timetable[-1]
-            return stage.schedule.final(local)
-        stage, begin, local = [row for row in timetable if row[1] <= horizon.span][-1]
-        return stage.schedule.final(horizon.local(begin, min(local.span, horizon.span - begin)))
+        if horizon.is_bounded:
+            timetable = [row for row in timetable if row[1] < horizon.span] or timetable[:1]
+        stage, begin, local = timetable[-1]
+        if stage.over is not None and horizon.is_bounded and horizon.span < begin + local.span:
+            return super().final(horizon)  # training ends within the stage
+        return stage.schedule.final(local)
 
     def _timetable(self, horizon: Horizon) -> list[tuple[Stage, int, Horizon]]:
         """Each stage with the step at which it begins and its own horizon."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -56,23 +56,17 @@ class Cyclical(DelayedSchedule, kind="cyclical"):
     start: float = 0.0
     stop: float = 1.0
 
-    @model_validator(mode="before")
-    @classmethod
-    def _four_cycles(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("cycles") is None and data.get("period") is None:
-            return {**data, "cycles": 4}
-        return data
-
     @model_validator(mode="after")
     def _check_period(self) -> Self:
         _refuse_empty(self.period)
         return self
 
     def undelayed(self, steps: Steps, horizon: Horizon) -> Values:
-        period = _period(self.period, self.cycles, horizon)
+        cycles = 4 if self.cycles is None and self.period is None else self.cycles
+        period = _period(self.period, cycles, horizon)
         if period == 0:
             return np.full(steps.shape, self.stop)
-        local = since_cycle_began(steps, period, self.cycles)
+        local = since_cycle_began(steps, period, cycles)
         return interpolate(
             self.start, self.stop, self.shape, progress(local, self.ratio * float(period))
         )
@@ -121,7 +115,7 @@ class Repeat(Schedule, kind="repeat"):
             return np.full(steps.shape, self.final(horizon))
         end = 2**62 if self.cycles is None else min(math.ceil(period * self.cycles), 2**62)
         local = since_cycle_began(np.minimum(steps, end), period, self.cycles).astype(np.int64)
-        values = self.schedule(local, horizon.local(0, int(period)))
+        values = self.schedule(local, horizon.local(0, math.ceil(period)))
         if self.cycles is not None:
             over = steps >= end
             values = np.where(over, self.final(horizon), values) if over.any() else values
@@ -134,7 +128,7 @@ class Repeat(Schedule, kind="repeat"):
 
     def final(self, horizon: Horizon) -> float:
         period = _period(self.period, self.cycles, horizon)
-        return self.schedule.final(horizon.local(0, int(period)))
+        return self.schedule.final(horizon.local(0, math.ceil(period)))
 
 
 def since_cycle_began(steps: Steps, period: Fraction, cycles: int | None) -> Values:

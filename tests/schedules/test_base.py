@@ -91,7 +91,7 @@ def test_a_number_that_is_not_finite_is_refused(written: object) -> None:
         Schedule.read(written)
 
 
-@pytest.mark.parametrize("written", [True, None, "cyclical", [1.0], (1.0, 2.0), Constant])
+@pytest.mark.parametrize("written", [True, None, "cycle", [1.0], (1.0, 2.0)])
 def test_what_is_no_schedule_is_refused_with_what_is(written: object) -> None:
     with pytest.raises(
         ValueError, match=r"a schedule is a table with a `kind`, found .*'cyclical'"
@@ -111,9 +111,16 @@ def test_a_function_is_given_each_step_as_an_int() -> None:
 
     schedule = Schedule.read(slow)
     assert schedule([[0, 5], [2, 2]]).tolist() == [[0.0, 0.5], [0.2, 0.2]]
-    assert [type(step) for step in seen] == [int] * 4
+    assert [type(step) for step in seen] == [int] * 3
     assert schedule.ends(Horizon()) is None
-    assert schedule.final(Horizon(7)) == 0.7
+
+
+def test_a_function_is_asked_for_no_step_that_training_does_not_reach() -> None:
+    table = [0.1, 0.2, 0.3]
+    schedule = Schedule.read(lambda step: table[step])
+    assert schedule([0, 2, 3, 99], Horizon(3)).tolist() == [0.1, 0.3, 0.3, 0.3]
+    assert schedule.final(Horizon(3)) == 0.3
+    assert Schedule.read(lambda step: 5.0).final(Horizon(0)) == 5.0
 
 
 def test_a_function_without_an_end_needs_one_for_its_final() -> None:
@@ -136,11 +143,28 @@ def test_a_function_cannot_be_saved(mode: str) -> None:
     assert "function" not in Schedule.kinds()
 
 
-def test_a_function_that_fails_fails_in_the_open() -> None:
-    with pytest.raises(ZeroDivisionError, match="division by zero"):
+def test_a_function_that_fails_names_the_step() -> None:
+    with pytest.raises(ValueError, match=r"failed at step 0: ZeroDivisionError"):
         Schedule.read(lambda step: 1 / step)([0])
     with pytest.raises(ValueError, match="is not finite at step 0"):
         Schedule.read(lambda step: math.nan)([0])
+
+
+def test_a_kind_or_a_class_in_place_of_a_schedule_says_what_to_write() -> None:
+    with pytest.raises(ValueError, match="a kind stands in a table: write {kind: cyclical}"):
+        Schedule.read("cyclical")
+    with pytest.raises(ValueError, match=r"Constant is a class: call it, Constant\(...\)"):
+        Schedule.read(Constant)
+
+
+def test_a_plugin_cannot_write_over_the_steps_of_others() -> None:
+    class Greedy(Schedule):
+        def values(self, steps: Steps, horizon: Horizon) -> Values:
+            steps += 1
+            return steps.astype(float)
+
+    with pytest.raises(ValueError, match="read-only"):
+        Greedy()([0, 1])
 
 
 # The ends

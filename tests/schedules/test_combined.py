@@ -15,6 +15,7 @@ from lossweights import (
     Product,
     Ramp,
     Repeat,
+    Schedule,
     Sequence,
     Stage,
     Warmup,
@@ -85,12 +86,24 @@ def test_ends_with_its_last_stage(last: Stage, end: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "final"), [(0, 0.0), (5, 0.25), (10, 0.0), (15, 0.25), (20, 0.5), (25, 0.5)]
+    ("total", "final"), [(0, 0.0), (5, 0.25), (15, 0.25), (20, 0.5), (25, 0.5)]
 )
 def test_final_where_training_ends_in_any_stage(total: int, final: float) -> None:
     stage = Stage(schedule=Warmup(over="20 steps"), over="10 steps")
     sequence = Sequence(stages=(stage, stage))
     assert sequence.final(Horizon(total)) == final == sequence(total)
+
+
+def test_final_is_of_a_stage_that_ran() -> None:
+    stages = (Stage(schedule=Warmup(over="20 steps"), over="10 steps"), Stage(schedule=7.0))
+    assert Sequence(stages=stages).final(Horizon(10)) == 0.5
+    assert Sequence(stages=stages).final(Horizon(11)) == 7.0
+
+
+def test_a_stage_is_asked_for_its_own_steps_alone() -> None:
+    stage = Stage(schedule=Schedule.read(lambda step: 1 / (10 - step)), over="10 steps")
+    sequence = Sequence(stages=(stage, Stage(schedule=2.0)))
+    assert sequence([0, 9, 10, 5000]).tolist() == [0.1, 1.0, 2.0, 2.0]
 
 
 def test_final_of_cycles_in_the_last_stage_is_their_stop() -> None:
