@@ -65,7 +65,8 @@ class Timekeeper(nn.Module):
             RuntimeError: While the criterion follows an optimizer, or shares another's clock.
         """
         clock = self._clock
-        n = self._check_move("step", n)
+        if not self._owns_clock or n.__class__ is not int or n < 0:
+            n = self._check_move("step", n)
         if clock.follower is not None and clock.follower.is_alive:
             raise RuntimeError(
                 "this criterion follows an optimizer, which moves its clock: drop the call of "

@@ -20,7 +20,7 @@ from lossweights.schedules import Schedule, Steps, Values
 T = TypeVar("T")
 
 _BLOCK_STEPS = 1024
-_BLOCK_VALUES = 1 << 20  # of configs with thousands of terms, fewer steps at a time
+_BLOCK_VALUES = 1 << 19  # of configs with thousands of terms, fewer steps at a time
 
 
 class Timeline:
