@@ -116,7 +116,7 @@ class Timeline:
             schedule, horizon = self.config.terms[name].schedule, self._horizon_of(name)
             if schedule is not None:
                 finals[columns] *= _named(name, partial(schedule.final, horizon))
-        too_large = np.abs(finals) > np.finfo(np.float32).max
+        too_large = ~(np.abs(finals) <= np.finfo(np.float32).max)  # nan too
         if too_large.any():
             column = int(too_large.argmax())
             raise ConfigError(

@@ -57,7 +57,7 @@ class Schedule(Component):
         """
         end = None if horizon.is_bounded else self.ends(horizon)
         step = horizon.span if end is None else int(np.ceil(end))
-        return float(self(np.array(step), horizon))
+        return float(self.values(np.array([step], dtype=np.int64), horizon)[0])
 
     def __call__(self, steps: ArrayLike, horizon: Horizon | None = None) -> Values:
         """The weight at each step, with steps and values checked.
