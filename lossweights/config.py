@@ -205,6 +205,13 @@ class LossConfig(Declaration):
             return source
         found = Source.of(source)
         data, path = found.part(at)
+        for key, part in data.items():
+            if "terms" not in data and isinstance(part, dict) and "terms" in part:
+                inner = f"{at}.{key}" if at else str(key)
+                raise ConfigError(
+                    f"{found.place(path)}: the terms lie deeper, within {key!r}: read it with "
+                    f"at={inner!r}"
+                )
         try:
             return cls.model_validate(data)
         except ValidationError as error:

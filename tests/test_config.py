@@ -255,6 +255,14 @@ def test_only_the_part_that_is_read_need_resolve() -> None:
     assert list(LossConfig.read(whole, at="loss").terms) == ["a"]
 
 
+def test_terms_that_lie_deeper_are_found() -> None:
+    whole = {"model": {"loss": {"terms": ["a"]}}}
+    with pytest.raises(ConfigError, match=r"within 'loss': read it with at='model.loss'"):
+        LossConfig.read(whole, at="model")
+    with pytest.raises(ConfigError, match=r"read it with at='loss'"):
+        LossConfig.read(whole["model"])
+
+
 def test_every_problem_is_told_at_once() -> None:
     table = {"terms": {"a": {"weight": "x", "after": 3}, "b": {"kind": "rmap"}}, "total_steps": -1}
     with pytest.raises(ConfigError) as caught:
