@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from numbers import Integral
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lossweights import state
 from lossweights.clock import Clock, Follower, unwrapped
 from lossweights.combine import Standing
 from lossweights.config import LossConfig
@@ -235,16 +235,15 @@ class Timekeeper(nn.Module):
             raise ValueError(f"{call}() takes a whole number of at least 0, found {n!r}")
         return int(n)
 
-    # State: the step, and the names by which a checkpoint is known to be of these terms
+    # State
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self._owns_clock:
-            destination[f"{prefix}step"] = torch.tensor(self._clock.step)
-        names = json.dumps(sorted(self.config.terms)).encode()
-        destination[f"{prefix}term_names"] = torch.tensor(list(names), dtype=torch.uint8)
+        step = self._clock.step if self._owns_clock else None
+        for key, value in state.written(self.config.terms, step).items():
+            destination[f"{prefix}{key}"] = value
 
     def _load_from_state_dict(
         self,
@@ -256,32 +255,20 @@ class Timekeeper(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        ours = {key: f"{prefix}{key}" for key in ("step", "term_names")}
+        ours = {key: f"{prefix}{key}" for key in state.KEYS}
         found = {key: state_dict[full] for key, full in ours.items() if full in state_dict}
         others = {key: value for key, value in state_dict.items() if key not in ours.values()}
         super()._load_from_state_dict(
             others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        needed = ("step", "term_names") if self._owns_clock else ("term_names",)
+        needed = state.KEYS if self._owns_clock else ("term_names",)
         missing_keys += [ours[key] for key in needed if key not in found]
-        if "term_names" in found:
-            # As keys, so that strict=False goes on without them; torch tells no module of it.
-            saved = set(_names_from(found["term_names"], error_msgs))
-            wanted = set(self.config.terms)
-            missing_keys += [
-                f"{prefix}terms.{name} (not a term of this checkpoint; strict=False goes on)"
-                for name in sorted(wanted - saved)
-            ]
-            unexpected_keys += [
-                f"{prefix}terms.{name} (not a term of this criterion; strict=False goes on)"
-                for name in sorted(saved - wanted)
-            ]
-        if "step" in found and self._owns_clock:
-            step = int(found["step"])
-            if step < 0:
-                error_msgs.append(f"{ours['step']} is at least 0, found {step}")
-            else:
-                self._clock.set(step)
+        state.compare_names(
+            found, self.config.terms, prefix, missing_keys, unexpected_keys, error_msgs
+        )
+        step = state.read_step(found, error_msgs)
+        if step is not None and self._owns_clock:
+            self._clock.set(step)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -298,8 +285,8 @@ class Timekeeper(nn.Module):
         dropped = ("_timeline", "_in_training", "_in_evaluation", "_device")
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        super().__setstate__(kept)  # type: ignore[no-untyped-call]
         self._device = torch.device("cpu")
         self._clock.listen(self)
         with warnings.catch_warnings():
@@ -313,12 +300,3 @@ def _ask_to_bind(error: HorizonError) -> str:
         "criterion.bind(total_steps=len(loader) * epochs, steps_per_epoch=len(loader)) "
         "before the first step"
     )
-
-
-def _names_from(tensor: Tensor, error_msgs: list[str]) -> list[str]:
-    try:
-        names: list[str] = json.loads(bytes(tensor.tolist()))
-    except ValueError:
-        error_msgs.append("term_names holds no names of terms: the checkpoint is damaged")
-        return []
-    return names

@@ -1,0 +1,61 @@
+"""What a checkpoint holds: the step, and the names by which it is known to be of these terms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KEYS = ("step", "term_names")
+
+
+def written(names: Collection[str], step: int | None) -> dict[str, Tensor]:
+    """The state as tensors, which every way of saving takes; without a step for a shared clock."""
+    encoded = json.dumps(sorted(names)).encode()
+    state = {"term_names": torch.tensor(list(encoded), dtype=torch.uint8)}
+    if step is not None:
+        state["step"] = torch.tensor(step)
+    return state
+
+
+def read_step(found: Mapping[str, Any], error_msgs: list[str]) -> int | None:
+    """The step of a state; None where there is none, or one that cannot be."""
+    if "step" not in found:
+        return None
+    step = int(found["step"])
+    if step < 0:
+        error_msgs.append(f"step is at least 0, found {step}")
+        return None
+    return step
+
+
+def compare_names(
+    found: Mapping[str, Any],
+    names: Collection[str],
+    prefix: str,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_msgs: list[str],
+) -> None:
+    """Names the terms that only the checkpoint or only the criterion has.
+
+    As keys, so that strict=False goes on without them: torch tells no module which it is.
+    """
+    if "term_names" not in found:
+        return
+    try:
+        saved = set(json.loads(bytes(found["term_names"].tolist())))
+    except ValueError:
+        error_msgs.append("term_names holds no names of terms: the checkpoint is damaged")
+        return
+    missing_keys += [
+        f"{prefix}terms.{name} (not a term of this checkpoint; strict=False goes on)"
+        for name in sorted(set(names) - saved)
+    ]
+    unexpected_keys += [
+        f"{prefix}terms.{name} (not a term of this criterion; strict=False goes on)"
+        for name in sorted(saved - set(names))
+    ]
