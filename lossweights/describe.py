@@ -111,7 +111,8 @@ def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[s
             continue
         if seen.names and step >= steps[0] and name not in seen.given.union(seen.names):
             findings.append(
-                f"term {name!r} was never given; if it is not needed, drop it at terms.{name}"
+                f"term {name!r} was never given{_or_finite(config)}; if it is not needed, drop it "
+                f"at terms.{name}"
             )
         if not weights.any():
             findings.append(
@@ -119,3 +120,7 @@ def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[s
                 f"terms.{name} is {config.terms[name]!r}; drop it, or give it a weight"
             )
     return findings
+
+
+def _or_finite(config: LossConfig) -> str:
+    return " or never finite" if config.on_nonfinite == "skip_term" else ""

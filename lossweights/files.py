@@ -46,17 +46,18 @@ class Source:
             )
         path = Path(source)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
-        if path.suffix == ".json":
+        suffix = path.suffix.lower()
+        if suffix == ".json":
             return cls(_read_json(text, path.name), path.name)
-        if path.suffix == ".toml":
+        if suffix == ".toml":
             try:
                 return cls(tomllib.loads(text), path.name)
             except tomllib.TOMLDecodeError as error:
                 raise ConfigError(f"{path.name} is not well-formed TOML: {error}") from None
-        if path.suffix in (".yaml", ".yml"):
+        if suffix in (".yaml", ".yml"):
             return cls(_read_yaml(text, path.name), path.name, text)
         raise ConfigError(f"{path.name}: a config file ends in .json, .toml, .yaml or .yml")
 
@@ -66,6 +67,8 @@ class Source:
         Raises:
             ConfigError: Where there is no table.
         """
+        if at is not None and not isinstance(at, str):
+            raise ConfigError(f"at is a dotted path such as 'training.loss', found {at!r}")
         path: Location = tuple(at.split(".")) if at else ()
         data = self.data
         for depth, key in enumerate(path):

@@ -27,11 +27,7 @@ def gather(
     Raises:
         ValueError: For a name that is unknown or missing, and for a value that is no scalar.
     """
-    if not isinstance(terms, Mapping) and not hasattr(terms, "items"):
-        raise ValueError(
-            "the terms are given by name, as in criterion({'kl': kl}), found "
-            f"{type(terms).__name__}"
-        )
+    check_named(terms)
     given = {name: value for name, value in terms.items() if value is not None}
     _check_names(config, given, dispensable)
     given = {name: value for name, value in given.items() if name in config.terms}
@@ -44,6 +40,19 @@ def gather(
         name: _reduced(name, _tensor(name, given[name], device), config.terms[name].reduction)
         for name in sorted(given)
     }
+
+
+def check_named(terms: object) -> None:
+    """Refuses what holds no values by name.
+
+    Raises:
+        ValueError: For a tensor, a list, None, ...
+    """
+    if not isinstance(terms, Mapping) and not hasattr(terms, "items"):
+        raise ValueError(
+            "the terms are given by name, as in criterion({'nll': nll, 'kl': kl}), found "
+            f"{type(terms).__name__}"
+        )
 
 
 def _check_names(

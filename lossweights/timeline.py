@@ -121,7 +121,7 @@ class Timeline:
             column = int(too_large.argmax())
             raise ConfigError(
                 f"term {self.names[column]!r}: its final weight is {finals[column]:g}, "
-                "too large for float32"
+                "which float32 cannot hold"
             )
         return finals.astype(np.float32)
 

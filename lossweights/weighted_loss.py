@@ -16,6 +16,7 @@ from lossweights.describe import audit, describe
 from lossweights.durations import Duration
 from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, warn
 from lossweights.files import plain
+from lossweights.gather import check_named
 from lossweights.report import Breakdown, Report, Seen, on_host
 from lossweights.timekeeper import Timekeeper
 
@@ -120,6 +121,8 @@ class WeightedLoss(Timekeeper):
             HorizonError: Where the length of training is needed and not known: call `bind`.
             FloatingPointError: For a nan or inf, with `on_nonfinite="raise"`.
         """
+        if terms.__class__ is not dict:
+            check_named(terms)
         training = self.training and torch.is_grad_enabled()
         standing = self._in_training if training else self._in_evaluation
         if standing is None:
@@ -133,7 +136,7 @@ class WeightedLoss(Timekeeper):
                 # What is written over must be copied: it may move on before the backward pass.
                 weights = standing.weights.clone() if standing.in_place else standing.weights
                 total = torch.dot(values, weights)  # refuses all but float32 on one device
-            except (KeyError, TypeError, RuntimeError):
+            except (KeyError, IndexError, TypeError, RuntimeError):
                 return self._long_way(terms, standing, training)
             if training:
                 self._seen.record(self._names, losses, values, weights)

@@ -194,9 +194,10 @@ def test_none_for_a_term_that_is_wanted_is_missing() -> None:
         WeightedLoss(terms=["nll", "kl"])({"nll": leaf(1.0), "kl": None})
 
 
-def test_terms_without_names_are_refused() -> None:
+@pytest.mark.parametrize("given", [[leaf(1.0)], leaf(1.0), torch.ones(1), None, "nll"])
+def test_terms_without_names_are_refused(given: Any) -> None:
     with pytest.raises(ValueError, match="given by name"):
-        WeightedLoss(terms=["nll"])([leaf(1.0)])
+        WeightedLoss(terms=["nll"])(given)
 
 
 # Values

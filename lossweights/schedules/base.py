@@ -74,8 +74,7 @@ class Schedule(Component):
         array = np.asarray(steps)
         if array.size and (array.dtype.kind not in "iu" or array.min() < 0):
             raise ValueError(f"steps are whole numbers of at least 0, found {steps!r}")
-        line = array.astype(np.int64, copy=False).reshape(-1).view()
-        line.flags.writeable = False  # one array may be for several schedules
+        line = array.astype(np.int64).reshape(-1)  # a copy: the steps may be for others too
         values = np.asarray(self.values(line, horizon or Horizon()), dtype=np.float64)
         if values.shape != line.shape:
             raise ValueError(
