@@ -159,6 +159,9 @@ def on_host(tensors: Mapping[str, Tensor]) -> dict[str, float]:
 class Seen:
     """What the training forwards of a criterion have left behind.
 
+    Args:
+        weights_move: Whether any weight changes with time, so that the clock matters.
+
     Attributes:
         names: The terms of the last one.
         detached: Terms that carried no gradient when last looked at, with their weights.
@@ -167,7 +170,8 @@ class Seen:
         forwards: How many there were, outside compiled graphs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, weights_move: bool) -> None:
+        self._weights_move = weights_move
         self.detached: dict[str, Tensor] = {}
         self.given: frozenset[str] = frozenset()
         self.step: int | None = None
@@ -233,7 +237,7 @@ class Seen:
 
     def of_idle_clock(self, step: int) -> str:
         """What to say where many forwards have passed and the clock stands at 0."""
-        if step > 0 or self.forwards < _MANY_FORWARDS:
+        if step > 0 or self.forwards < _MANY_FORWARDS or not self._weights_move:
             return ""
         return (
             f"{self.forwards} training forwards and the clock is at step 0: call "

@@ -83,7 +83,9 @@ class WeightedLoss(Timekeeper):
         self._is_plain = config.on_nonfinite == "propagate" and not any(
             term.reduction for term in config.terms.values()
         )
-        self._seen = Seen()
+        late = any(Duration.parse(term.after).value > 0 for term in config.terms.values())
+        scheduled = any(term.schedule is not None for term in config.terms.values())
+        self._seen = Seen(weights_move=late or scheduled)
         self._told_of_clock = False
 
     @classmethod

@@ -619,6 +619,14 @@ def test_a_clock_that_nobody_moves_is_told_once_to_a_logger() -> None:
         assert "clock is at step 0" in criterion.audit()[0]
 
 
+def test_a_clock_does_not_matter_to_constant_weights() -> None:
+    criterion = WeightedLoss(terms={"a": 1.0, "b": 0.5})
+    for _ in range(200):
+        criterion({"a": leaf(1.0), "b": leaf(1.0)})
+    criterion.metrics()
+    assert criterion.audit() == []
+
+
 def test_audit_counts_every_micro_batch_as_given() -> None:
     criterion = WeightedLoss(terms={"a": 1.0, "b": Term(optional=True)})
     for _ in range(3):
