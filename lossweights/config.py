@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import (
     BaseModel,
     Field,
@@ -18,12 +19,13 @@ from pydantic import (
 )
 
 from lossweights.components import Declaration
-from lossweights.durations import Duration, Horizon, read_total_steps, steps
+from lossweights.durations import Duration, read_total_steps, steps
 from lossweights.errors import ConfigError, did_you_mean, explain, quoted
 from lossweights.files import Source, plain
 from lossweights.schedules import Schedule
 
 EvalWeights = Literal["final", "current", "ones"]
+_LARGEST = float(np.finfo(np.float32).max)
 OnNonfinite = Literal["propagate", "raise", "skip_term"]
 
 
@@ -165,7 +167,11 @@ class LossConfig(Declaration):
     @model_validator(mode="after")
     def _eval_weights_of_terms(self) -> Self:
         if isinstance(self.eval_weights, dict):
-            for name in self.eval_weights:
+            for name, weight in self.eval_weights.items():
+                if abs(weight) > _LARGEST:
+                    raise ValueError(
+                        f"eval_weights: {weight:g} for {name!r} is too large for float32"
+                    )
                 if name not in self.terms:
                     raise ValueError(
                         f"eval_weights: no term is called {name!r}{did_you_mean(name, self.terms)} "
@@ -181,11 +187,6 @@ class LossConfig(Declaration):
         properties["terms"] = {"anyOf": [{**properties["terms"], "minProperties": 1}, names]}
         properties["ignore"] = {"anyOf": [properties["ignore"], {"type": "string"}]}
         return described
-
-    @property
-    def horizon(self) -> Horizon:
-        """The length of training, as far as the config knows it."""
-        return Horizon(self.total_steps, self.steps_per_epoch)
 
     @classmethod
     def read(

@@ -156,7 +156,8 @@ def test_omegaconf_is_read_with_its_interpolations_resolved() -> None:
 def test_knows_the_length_of_training_as_far_as_it_is_said(
     fields: dict[str, Any], horizon: Horizon
 ) -> None:
-    assert LossConfig.read({"terms": ["a"], **fields}).horizon == horizon
+    config = LossConfig.read({"terms": ["a"], **fields})
+    assert Horizon(config.total_steps, config.steps_per_epoch) == horizon
 
 
 # What is refused, and where
@@ -235,6 +236,7 @@ def test_a_wrong_term_is_named_by_its_place(written: Any, problem: str) -> None:
         ({"steps_per_epoch": 0}, "steps_per_epoch: input should be greater than or equal to 1"),
         ({"steps_per_epoch": True}, "steps_per_epoch: a number is needed, found True"),
         ({"eval_weights": "fnal"}, r"eval_weights: 'fnal' is no rule .*; did you mean 'final'\?"),
+        ({"eval_weights": {"a": 1e300}}, r"eval_weights: 1e\+300 for 'a' is too large for float32"),
         ({"eval_weights": 1.0}, "eval_weights: 1.0 is no rule for evaluation"),
         ({"eval_weights": {"b": 1}}, r"eval_weights: no term is called 'b' \(the terms are 'a'\)"),
         ({"eval_weights": {"a": True}}, "eval_weights.*a: a number is needed, found True"),
