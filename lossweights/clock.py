@@ -11,6 +11,12 @@ from torch.optim import Optimizer
 class Listener(Protocol):
     """What is told when a clock moves."""
 
+    def step_done(self, before: int) -> None:
+        """Optimizer steps were done: the clock moved on from `before`. Told ahead of the move."""
+
+    def time_set(self) -> None:
+        """The clock goes to another time, without steps having been done."""
+
     def clock_moved(self, before: int) -> None:
         """The clock stood at `before` and stands elsewhere now."""
 
@@ -32,11 +38,20 @@ class Clock:
         alive = [reference for reference in self._listeners if reference() is not None]
         self._listeners = [*alive, weakref.ref(listener)]
 
+    def advance(self, steps: int) -> None:
+        """Counts optimizer steps that were done, and tells everyone."""
+        self.step += steps
+        for reference in self._listeners:
+            if (listener := reference()) is not None:
+                listener.step_done(self.step - steps)
+                listener.clock_moved(self.step - steps)
+
     def set(self, step: int) -> None:
-        """Moves the clock and tells everyone."""
+        """Goes to another time, and tells everyone."""
         before, self.step = self.step, step
         for reference in self._listeners:
             if (listener := reference()) is not None:
+                listener.time_set()
                 listener.clock_moved(before)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,7 +99,7 @@ class Follower:
         # A fused optimizer is called on a step that the scaler skips, and told so on the device.
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is None or not bool(found_inf):
-            self._clock.set(self._clock.step + 1)
+            self._clock.advance(1)
 
     def __enter__(self) -> Self:
         return self

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lossweights.adaptation import Adaptation, Moments, placed
 from lossweights.config import LossConfig
-from lossweights.gather import gather
+from lossweights.gather import gather, reduced, with_batch
 
 
 @dataclass
@@ -18,16 +19,24 @@ class Standing:
     """The weights that stand at a moment, in training or in evaluation.
 
     Args:
-        weights: float32, in sorted order of the terms' names.
+        weights: float32, in sorted order of the terms' names: all factors known beforehand.
         in_place: Whether `weights` is written over as time moves, or another tensor put there.
         dormant: Terms that do not count yet, and may be missing.
         left_out: Terms of weight 0 that are left out of the sum, and may be missing.
+        adaptation: What transforms the values, and weighs in a forward pass; None for neither.
+        moments: The values of scheduled fields, by the place of a component.
+        weighs: Whether factors are still to come in a forward pass.
+        is_yardstick: Whether what adapts stands still at 1.
     """
 
     weights: Tensor
     in_place: bool = False
     dormant: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
+    adaptation: Adaptation | None = None
+    moments: Moments = field(default_factory=dict)
+    weighs: bool = False
+    is_yardstick: bool = False
 
 
 class Combined(NamedTuple):
@@ -36,17 +45,23 @@ class Combined(NamedTuple):
     Args:
         total: A scalar with its graph.
         names: The terms that were given.
-        losses: Their values; those left out of the sum are detached.
-        values: The same as one vector.
-        weights: Their weights.
+        raws: Their values, reduced.
+        losses: The same, transformed; those left out of the sum are detached.
+        values: `losses` as one vector.
+        weights: Their weights, so far as they were known beforehand.
+        factors: What these weights are multiplied by; None for nothing.
+        penalty: What is added to the values, in the same measure; None for nothing.
         left_out: Those among them that were left out of the sum.
     """
 
     total: Tensor
     names: tuple[str, ...]
+    raws: list[Tensor]
     losses: list[Tensor]
     values: Tensor
     weights: Tensor
+    factors: Tensor | None = None
+    penalty: Tensor | None = None
     left_out: frozenset[str] = frozenset()
 
 
@@ -67,31 +82,86 @@ def combine(
     """
     names = sorted(config.terms)
     given = gather(config, terms, standing.dormant | standing.left_out)
+    both = {name: _reduced(config, name, value, standing) for name, value in given.items()}
     if step is not None:
         weights_by_name = dict(zip(names, standing.weights, strict=True))
-        bad = _nonfinite(config, given, standing.left_out, weights_by_name, step)
-        given = {name: value for name, value in given.items() if name not in bad}
-    if not given:
+        losses_by_name = {name: loss for name, (_, loss) in both.items()}
+        bad = _nonfinite(config, losses_by_name, standing.left_out, weights_by_name, step)
+        both = {name: pair for name, pair in both.items() if name not in bad}
+    if not both:
         empty = standing.weights.new_empty(0)
-        return Combined(empty.new_zeros((), requires_grad=True), (), [], empty, empty)
-    losses = [loss.detach() if name in standing.left_out else loss for name, loss in given.items()]
+        return Combined(empty.new_zeros((), requires_grad=True), (), [], [], empty, empty)
+    raws = [raw for raw, _ in both.values()]
+    losses = [
+        loss.detach() if name in standing.left_out else loss for name, (_, loss) in both.items()
+    ]
     # Picked one by one: an index tensor would be uploaded, and wait for the device, each time.
     rows = standing.weights.to(losses[0].device).unbind()
-    picked = [row for name, row in zip(names, rows, strict=True) if name in given]
+    picked = [row for name, row in zip(names, rows, strict=True) if name in both]
     values, weights = torch.stack(losses), torch.stack(picked)
+    factors, penalty = _weighed(standing, values, tuple(both))
     if values.dtype is torch.float64:
         weights = weights.double()
-    summed = [index for index, name in enumerate(given) if name not in standing.left_out]
+    summed = [index for index, name in enumerate(both) if name not in standing.left_out]
+    measured = values if factors is None else values * factors
+    measured = measured if penalty is None else measured + penalty
     if not summed:
         total = values.new_zeros((), requires_grad=True)
-    elif len(summed) == len(given):
-        total = torch.dot(values, weights)
+    elif len(summed) == len(both):
+        total = torch.dot(measured, weights)
     else:  # 0 times nan is nan: what is left out must not be in the sum at all
         total = torch.dot(
-            torch.stack([values[index] for index in summed]),
+            torch.stack([measured[index] for index in summed]),
             torch.stack([weights[index] for index in summed]),
         )
-    return Combined(total, tuple(given), losses, values, weights, standing.left_out)
+    return Combined(
+        total, tuple(both), raws, losses, values, weights, factors, penalty, standing.left_out
+    )
+
+
+def _reduced(
+    config: LossConfig, name: str, value: Tensor, standing: Standing
+) -> tuple[Tensor, Tensor]:
+    """A term's value reduced to a scalar: as it is, and through its transform."""
+    reduction = config.terms[name].reduction
+    adaptation, moments = standing.adaptation, standing.moments
+    raw = reduced(name, value, reduction)
+    level = None if adaptation is None else adaptation.level_of(name)
+    if adaptation is None or level is None:
+        return raw, raw
+    frozen = standing.is_yardstick
+    if level == "value":
+        return raw, adaptation.transformed(name, raw, moments, frozen=frozen)
+    batch = with_batch(name, value, f"a transform of each {level}")
+    if level == "element":
+        transformed = adaptation.transformed(name, batch, moments, frozen=frozen)
+        return raw, reduced(name, transformed, reduction)
+    mean = adaptation.transformed(name, batch.mean(dim=0), moments, frozen=frozen)
+    return raw, reduced(name, mean.expand_as(batch), reduction)
+
+
+def _weighed(
+    standing: Standing, values: Tensor, names: tuple[str, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The factors and penalties of this forward pass; those that do not count take no part."""
+    if standing.adaptation is None or not standing.weighs:
+        return None, None
+    quiet = standing.dormant | standing.left_out
+    if not quiet:
+        return standing.adaptation.weigh(values, names, standing.moments)
+    where = [index for index, name in enumerate(names) if name not in quiet]
+    if not where:
+        return None, None
+    active = torch.stack([values[index] for index in where])
+    factors, penalty = standing.adaptation.weigh(
+        active, [names[index] for index in where], standing.moments
+    )
+    ones = standing.weights.new_ones(len(names)).unbind()
+    zeros = standing.weights.new_zeros(len(names)).unbind()
+    return (
+        torch.stack(placed(factors, where, ones)),
+        None if penalty is None else torch.stack(placed(penalty, where, zeros)),
+    )
 
 
 def _nonfinite(

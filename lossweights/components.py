@@ -138,6 +138,11 @@ class Component(Declaration):
         return cls._registry[kind]  # type: ignore[return-value]
 
     @classmethod
+    def has_kind(cls, kind: object) -> bool:
+        """Whether a class of that kind is registered now."""
+        return isinstance(kind, str) and kind in cls._registry
+
+    @classmethod
     def fields_of(cls, kind: object) -> KeysView[str]:
         """The names of a kind's fields; none for an unknown kind."""
         member = cls._registry.get(kind) if isinstance(kind, str) else None
@@ -155,25 +160,29 @@ class Component(Declaration):
         if isinstance(written, Mapping):
             table = dict(written)
             if not isinstance(table.get("kind"), str):
-                raise ValueError(
-                    f"a {cls.__name__.lower()} is a table with a `kind`, found {table!r}; "
-                    f"there are {quoted(sorted(cls._registry))}"
-                )
+                raise cls.not_a_member(table)
             return cls.of_kind(table.pop("kind")).model_validate(table)
         return cls.from_shorthand(written)
 
     @classmethod
     def from_shorthand(cls, written: object) -> Self:
-        """What the family reads beside tables; a family with shorthands overrides this."""
-        raise ValueError(
+        """What the family reads beside tables: a kind alone, for that kind with its defaults."""
+        if isinstance(written, str):
+            return cls.of_kind(written).model_validate({})
+        raise cls.not_a_member(written)
+
+    @classmethod
+    def not_a_member(cls, written: object) -> ValueError:
+        """The error for what the family cannot read."""
+        return ValueError(
             f"a {cls.__name__.lower()} is a table with a `kind`, found {written!r}; "
             f"there are {quoted(sorted(cls._registry))}"
         )
 
     @classmethod
     def shorthand_json_schemas(cls) -> list[dict[str, Any]]:
-        """The JSON schemas of the family's shorthands."""
-        return []
+        """The JSON schemas of what `from_shorthand` reads."""
+        return [{"enum": list(cls.kinds())}]
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import (
@@ -18,11 +18,14 @@ from pydantic import (
     model_validator,
 )
 
-from lossweights.components import Declaration
+from lossweights.balancers import Balancer
+from lossweights.components import Declaration, load_plugins
+from lossweights.controllers import Controller
 from lossweights.durations import Duration, read_total_steps, steps
 from lossweights.errors import ConfigError, did_you_mean, explain, quoted
 from lossweights.files import Source, plain
 from lossweights.schedules import Schedule
+from lossweights.transforms import Transform
 
 EvalWeights = Literal["final", "current", "ones"]
 _LARGEST = float(np.finfo(np.float32).max)
@@ -32,12 +35,16 @@ OnNonfinite = Literal["propagate", "raise", "skip_term"]
 class Term(Declaration):
     """A named scalar of the loss, and how much it counts when.
 
-    Where a term is wanted a number stands for `weight`, a table with `kind` for `schedule`, and
-    in Python also a schedule or a function of the step.
+    Where a term is wanted a number stands for `weight`, a table with `kind` for `schedule` or
+    `controller`, and in Python also a schedule, a controller or a function of the step.
 
     Args:
         weight: Base factor, by which the schedule is multiplied.
         schedule: The weight over time; constant 1 where there is none.
+        controller: What steers the weight by the term's own value, in place of a schedule.
+        transform: What the term's value goes through before it is weighted.
+        balanced: Whether the balancer of the loss gives this term a weight; where it is not said,
+            it does so unless the term has a controller: two feedback loops on one term fight.
         after: How long the term is dormant: until then its weight is 0, it need be neither given
             nor computed, and its schedule waits for it.
         reduction: What to do with a value that is not a scalar: `mean`, `sum`, or `batch_mean`
@@ -49,6 +56,9 @@ class Term(Declaration):
 
     weight: float = 1.0
     schedule: Schedule | None = None
+    controller: Controller | None = None
+    transform: Transform | None = None
+    balanced: bool | None = None
     after: Duration | str = steps(0)
     reduction: Literal["mean", "sum", "batch_mean"] | None = None
     optional: bool = False
@@ -57,6 +67,8 @@ class Term(Declaration):
     @model_validator(mode="before")
     @classmethod
     def _shorthands(cls, data: Any) -> Any:
+        if isinstance(data, Controller):
+            return {"controller": data}
         if isinstance(data, Schedule) or callable(data):
             return {"schedule": data}
         if data is None:
@@ -64,25 +76,41 @@ class Term(Declaration):
         if isinstance(data, dict):
             if "kind" not in data:
                 return data
-            fields = cls.model_fields.keys() - Schedule.fields_of(data["kind"])
+            family = _family_of(data["kind"])
+            role = family.__name__.lower()
+            fields = cls.model_fields.keys() - family.fields_of(data["kind"])
             if both := sorted(data.keys() & fields):
                 raise ValueError(
-                    f"{quoted(both)} beside `kind`: put the schedule into a table of its own, "
-                    f"`schedule: {{kind: {data['kind']}, ...}}`"
+                    f"{quoted(both)} beside `kind`: put the {role} into a table of its own, "
+                    f"`{role}: {{kind: {data['kind']}, ...}}`"
                 )
-            return {"schedule": data}
-        if isinstance(data, str) and data in Schedule.kinds():
-            return {"schedule": data}
+            return {role: data}
+        if isinstance(data, str) and (data in Schedule.kinds() or data in Controller.kinds()):
+            return {_family_of(data).__name__.lower(): data}
         return data if isinstance(data, Term) else {"weight": data}
+
+    @model_validator(mode="after")
+    def _one_owner(self) -> Self:
+        if self.schedule is not None and self.controller is not None:
+            raise ValueError(
+                "a term has a schedule or a controller, not both: one owner for one factor"
+            )
+        return self
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether a balancer gives this term a weight."""
+        return self.controller is None if self.balanced is None else self.balanced
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         table = handler(schema)
-        schedule = handler.resolve_ref_schema(table)["properties"]["schedule"]["anyOf"][0]
-        return {"anyOf": [{"type": "number"}, table, schedule]}
+        properties = handler.resolve_ref_schema(table)["properties"]
+        families = [properties[role]["anyOf"][0] for role in ("schedule", "controller")]
+        return {"anyOf": [{"type": "number"}, table, *families]}
 
 
-TermLike = Term | Schedule | float | Callable[[int], float] | Mapping[str, Any]
+TermLike = Term | Schedule | Controller | float | Callable[[int], float] | Mapping[str, Any]
 
 
 class LossConfig(Declaration):
@@ -100,6 +128,9 @@ class LossConfig(Declaration):
             two look at the values on the host, at each step.
         ignore: Names, or patterns such as `acc*`, that may be among the values given without
             being terms.
+        balancer: What weighs all terms together, by their values.
+        sync: Whether what adapts is averaged over the ranks of `torch.distributed`: where there
+            are several (`auto`), or never (`off`).
 
     >>> config = LossConfig.read({"terms": {"nll": 1.0, "kl": {"kind": "warmup", "over": "10%"}}})
     >>> config.override({"kl.weight": 0.5}).terms["kl"].weight
@@ -125,6 +156,8 @@ class LossConfig(Declaration):
     eval_weights: EvalWeights | dict[str, float] = "final"
     on_nonfinite: OnNonfinite = "propagate"
     ignore: tuple[str, ...] = ()
+    balancer: Balancer | None = None
+    sync: Literal["auto", "off"] = "auto"
 
     @field_validator("terms", mode="before")
     @classmethod
@@ -178,6 +211,38 @@ class LossConfig(Declaration):
                         f"(the terms are {quoted(self.terms)})"
                     )
         return self
+
+    @model_validator(mode="after")
+    def _balancer_has_terms(self) -> Self:
+        if self.balancer is not None and not self.balanced_names:
+            raise ValueError(
+                "balancer: no term is left to it: all have a controller or balanced: false; "
+                "drop the balancer, or write balanced: true at a term"
+            )
+        asking = [name for name, term in self.terms.items() if term.balanced]
+        if self.balancer is None and asking:
+            raise ValueError(
+                f"balanced: true for {quoted(asking)}, but there is no balancer: write "
+                "balancer: {kind: ...} beside terms"
+            )
+        return self
+
+    @property
+    def balanced_names(self) -> tuple[str, ...]:
+        """The terms that a balancer weighs, sorted."""
+        return tuple(sorted(name for name, term in self.terms.items() if term.is_balanced))
+
+    def adaptive_parts(self) -> list[Part]:
+        """The components that may adapt: those of the terms, sorted, then the balancer."""
+        parts = []
+        for name, term in sorted(self.terms.items()):
+            if term.controller is not None:
+                parts.append(Part(f"terms.{name}.controller", name, term.controller))
+            if term.transform is not None:
+                parts.append(Part(f"terms.{name}.transform", name, term.transform))
+        if self.balancer is not None:
+            parts.append(Part("balancer", None, self.balancer))
+        return parts
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
@@ -251,6 +316,30 @@ class LossConfig(Declaration):
             f"{path}: no term or field is called {head!r}{did_you_mean(head, known)} "
             f"(the terms are {quoted(self.terms)})"
         )
+
+
+class Part(NamedTuple):
+    """A component that may adapt, and where it stands in the config.
+
+    Args:
+        place: As in `terms.kl.controller`, or `balancer`.
+        term: The term that it belongs to; None for the balancer.
+        component: The component.
+    """
+
+    place: str
+    term: str | None
+    component: Controller | Transform | Balancer
+
+
+def _family_of(kind: object) -> type[Schedule | Controller]:
+    """Which of the two a term's `kind` belongs to; for an unknown one, to which it is nearer."""
+    for family in (Schedule, Controller):
+        if family.has_kind(kind):
+            return family
+    load_plugins()
+    near = did_you_mean(str(kind), [*Schedule.kinds(), *Controller.kinds()])
+    return Controller if any(repr(kind) in near for kind in Controller.kinds()) else Schedule
 
 
 def _changed(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:

@@ -17,7 +17,7 @@ from lossweights.errors import did_you_mean, quoted
 def gather(
     config: LossConfig, terms: Mapping[str, Any], dispensable: Collection[str]
 ) -> dict[str, Tensor]:
-    """The terms that are given, as 0-dim tensors on one device, in sorted order of their names.
+    """The terms that are given, as tensors on one device, in sorted order of their names.
 
     Args:
         config: What is wanted.
@@ -25,7 +25,7 @@ def gather(
         dispensable: Terms that may be missing for now.
 
     Raises:
-        ValueError: For a name that is unknown or missing, and for a value that is no scalar.
+        ValueError: For a name that is unknown or missing, and for a value that is no number.
     """
     check_named(terms)
     given = {name: value for name, value in terms.items() if value is not None}
@@ -36,10 +36,7 @@ def gather(
         found = ", ".join(f"{name!r} on {device}" for name, device in places.items())
         raise ValueError(f"the terms lie on different devices ({found}): move them to one")
     device = next(iter(places.values()), None)
-    return {
-        name: _reduced(name, _tensor(name, given[name], device), config.terms[name].reduction)
-        for name in sorted(given)
-    }
+    return {name: _tensor(name, given[name], device) for name in sorted(given)}
 
 
 def check_named(terms: object) -> None:
@@ -94,7 +91,12 @@ def _tensor(name: str, value: object, device: torch.device | None) -> Tensor:
     return value if value.dtype is torch.float64 else value.float()
 
 
-def _reduced(name: str, value: Tensor, reduction: str | None) -> Tensor:
+def reduced(name: str, value: Tensor, reduction: str | None) -> Tensor:
+    """A term's value as a scalar.
+
+    Raises:
+        ValueError: For a value that is no scalar, where no reduction is declared.
+    """
     if reduction is None:
         if value.ndim == 0:
             return value
@@ -106,9 +108,18 @@ def _reduced(name: str, value: Tensor, reduction: str | None) -> Tensor:
         return value.mean()
     if reduction == "sum":
         return value.sum()
+    return value.sum() / len(with_batch(name, value, f"reduction: {reduction}"))
+
+
+def with_batch(name: str, value: Tensor, asked_by: str) -> Tensor:
+    """The value, which has a batch axis.
+
+    Raises:
+        ValueError: For a scalar.
+    """
     if value.ndim == 0:
         raise ValueError(
-            f"term {name!r} has no batch axis for reduction: batch_mean: give one value per "
-            f"example, or drop the reduction at terms.{name}"
+            f"term {name!r} has no batch axis for {asked_by}: give one value per "
+            f"example, or drop it at terms.{name}"
         )
-    return value.sum() / value.shape[0]
+    return value

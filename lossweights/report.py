@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ _transformed = torch._C._functorch.peek_interpreter_stack  # noqa: SLF001
 
 _LOOK_EVERY = 32  # forwards between two looks at which terms carry a gradient
 
-QUANTITIES = ("raw", "value", "weight", "weighted", "share")
+QUANTITIES = ("raw", "value", "weight", "penalty", "weighted", "share")
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,10 @@ class Breakdown:
     Args:
         total: The sum of `weighted`.
         raw: Values as given, reduced to scalars.
-        value: What was weighted.
-        weight: The factors.
-        weighted: `weight * value`.
+        value: What was weighted: `raw` through the term's transform.
+        weight: The product of all factors.
+        penalty: The price of learned weights; empty where none are.
+        weighted: `weight * value + penalty`.
         share: $|weighted_i| / \sum_j |weighted_j|$: who drives the loss; 0 where all are 0.
     """
 
@@ -37,15 +39,18 @@ class Breakdown:
     raw: dict[str, Tensor]
     value: dict[str, Tensor]
     weight: dict[str, Tensor]
+    penalty: dict[str, Tensor]
     weighted: dict[str, Tensor]
     share: dict[str, Tensor]
 
     @classmethod
     def of(
         cls,
-        names: Iterable[str],
+        names: Sequence[str],
+        raws: Sequence[Tensor],
         values: Sequence[Tensor],
         weights: Tensor,
+        penalty: Tensor | None,
         left_out: Collection[str],
         order: Iterable[str],
     ) -> Breakdown:
@@ -53,28 +58,38 @@ class Breakdown:
 
         Args:
             names: The terms that were given.
-            values: Their values, scalars.
+            raws: Their values, scalars.
+            values: The same, transformed.
             weights: Their weights, a vector.
+            penalty: What was added to their weighted values; None for nothing.
             left_out: Those among them that do not count, whatever their value.
             order: The order in which to show them.
         """
-        pairs = zip(names, values, weights.unbind(), strict=True)
-        value, weight, weighted = {}, {}, {}
-        for name, one_value, one_weight in pairs:
-            value[name], weight[name] = one_value, one_weight
-            left = name in left_out
-            weighted[name] = one_value.new_zeros(()) if left else one_value * one_weight
-        shown = [name for name in order if name in value]
-        parts = torch.stack([weighted[name] for name in shown]) if shown else weights
+        where = {name: index for index, name in enumerate(names)}
+        shown = [name for name in order if name in where]
+
+        def by_name(vector: Sequence[Tensor]) -> dict[str, Tensor]:
+            return {name: vector[where[name]] for name in shown}
+
+        value, weight = by_name(values), by_name(weights.unbind())
+        penalties = {} if penalty is None else by_name(penalty.unbind())
+        weighted = {}
+        for name in shown:
+            weighted[name] = value[name] * weight[name]
+            if name in penalties:
+                weighted[name] = weighted[name] + penalties[name]
+            if name in left_out:
+                weighted[name] = value[name].new_zeros(())
+        parts = torch.stack(list(weighted.values())) if shown else weights
         size = parts.detach().abs()
         share = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)
-        value = {name: value[name] for name in shown}
         return cls(
             total=parts.sum(),
-            raw=value,
+            raw=by_name(raws),
             value=value,
-            weight={name: weight[name] for name in shown},
-            weighted={name: weighted[name] for name in shown},
+            weight=weight,
+            penalty=penalties,
+            weighted=weighted,
             share=dict(zip(shown, share.unbind(), strict=True)),
         )
 
@@ -83,8 +98,8 @@ class Breakdown:
 
         Args:
             prefix: Put before each name, such as `train/`.
-            include: Which of `raw`, `value`, `weight`, `weighted`, `share`, `total`; all of
-                them where it is left out.
+            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total`;
+                all of them where it is left out.
 
         Raises:
             ValueError: For a quantity that there is not.
@@ -116,7 +131,8 @@ class Report:
     Args:
         step: The step (optimizer steps done before it).
         total: The loss.
-        terms: For each term, `raw`, `value`, `weight`, `weighted` and `share`.
+        terms: For each term, `raw`, `value`, `weight`, `penalty` (where weights are learned),
+            `weighted` and `share`.
         notes: What else is worth knowing.
     """
 
@@ -130,22 +146,27 @@ class Report:
         """From a breakdown, in one transfer to the host."""
         metrics = on_host(breakdown.metrics())
         terms = {
-            name: {quantity: metrics[f"{quantity}/{name}"] for quantity in QUANTITIES}
+            name: {q: metrics[f"{q}/{name}"] for q in QUANTITIES if f"{q}/{name}" in metrics}
             for name in breakdown.raw
         }
         return cls(step, metrics["total"], terms, notes)
 
     def __str__(self) -> str:
         width = max([len("total"), *map(len, self.terms)])
+        shown = [q for q in QUANTITIES if q != "penalty" or self._has_penalty]
         lines = [
             f"step {self.step}",
-            f"{'term':<{width}} " + "".join(f"{q:>12}" for q in QUANTITIES),
+            f"{'term':<{width}} " + "".join(f"{quantity:>12}" for quantity in shown),
         ]
         for name, parts in self.terms.items():
-            cells = "".join(f"{parts[quantity]:>12.5g}" for quantity in QUANTITIES[:-1])
+            cells = "".join(f"{parts[quantity]:>12.5g}" for quantity in shown[:-1])
             lines.append(f"{name:<{width}} {cells}{parts['share']:>12.1%}")
-        lines.append(f"{'total':<{width}} {'':>36}{self.total:>12.5g}")
+        lines.append(f"{'total':<{width}} {'':>{12 * (len(shown) - 2)}}{self.total:>12.5g}")
         return "\n".join([*lines, *self.notes])
+
+    @property
+    def _has_penalty(self) -> bool:
+        return any("penalty" in parts for parts in self.terms.values())
 
 
 def on_host(tensors: Mapping[str, Tensor]) -> dict[str, float]:
@@ -154,6 +175,18 @@ def on_host(tensors: Mapping[str, Tensor]) -> dict[str, float]:
         return {}
     values = torch.stack(list(tensors.values())).tolist()
     return dict(zip(tensors, values, strict=True))
+
+
+class _Last(NamedTuple):
+    """What a forward pass leaves behind, detached; see `Seen.record`."""
+
+    names: tuple[str, ...]
+    values: Tensor
+    weights: Tensor
+    left_out: frozenset[str]
+    raws: list[Tensor] | None
+    factors: Tensor | None
+    penalty: Tensor | None
 
 
 class Seen:
@@ -176,14 +209,13 @@ class Seen:
         self.given: frozenset[str] = frozenset()
         self.step: int | None = None
         self.forwards = 0
-        # Names, values and weights of the last forward, and the terms left out of its sum.
-        self._last: tuple[tuple[str, ...], Tensor, Tensor, frozenset[str]] | None = None
+        self._last: _Last | None = None
         self._names_given: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """The terms of the last forward; none before the first."""
-        return self._last[0] if self._last else ()
+        return self._last.names if self._last else ()
 
     def record(
         self,
@@ -192,8 +224,22 @@ class Seen:
         values: Tensor,
         weights: Tensor,
         left_out: frozenset[str] = frozenset(),
+        raws: list[Tensor] | None = None,
+        factors: Tensor | None = None,
+        penalty: Tensor | None = None,
     ) -> None:
-        """Keeps the parts of a total, without its graph and without waiting for the device."""
+        """Keeps the parts of a total, without its graph and without waiting for the device.
+
+        Args:
+            names: The terms that were given.
+            losses: Their values.
+            values: The same as one vector.
+            weights: Their weights, so far as they were known beforehand.
+            left_out: Those that are left out of the sum.
+            raws: The values before transforms; None where there are none.
+            factors: What the weights are multiplied by; None for nothing.
+            penalty: What is added to the values, in the same measure; None for nothing.
+        """
         if torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
             self._look(names, losses, weights)
         else:
@@ -206,7 +252,15 @@ class Seen:
                 self._look(names, losses, weights)
             self.forwards += 1
             self._give(names)
-        self._last = (names, values.detach(), weights, left_out)
+        self._last = _Last(
+            names,
+            values.detach(),
+            weights,
+            left_out,
+            None if raws is None else [raw.detach() for raw in raws],
+            None if factors is None else factors.detach(),
+            None if penalty is None else penalty.detach(),
+        )
         self.step = None
 
     def _look(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
@@ -232,8 +286,11 @@ class Seen:
         """The parts of the last forward, terms in the given order; None before the first."""
         if self._last is None:
             return None
-        names, values, weights, left_out = self._last
-        return Breakdown.of(names, values.unbind(), weights, left_out, order)
+        names, values, weights, left_out, raws, factors, penalty = self._last
+        losses = values.unbind()
+        penalty = None if penalty is None else penalty * weights
+        weights = weights if factors is None else weights * factors
+        return Breakdown.of(names, raws or losses, losses, weights, penalty, left_out, order)
 
     def of_idle_clock(self, step: int) -> str:
         """What to say where many forwards have passed and the clock stands at 0."""

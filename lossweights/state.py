@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +14,24 @@ KEYS = ("step", "term_names")
 
 def written(names: Collection[str], step: int | None) -> dict[str, Tensor]:
     """The state as tensors, which every way of saving takes; without a step for a shared clock."""
-    encoded = json.dumps(sorted(names)).encode()
-    state = {"term_names": torch.tensor(list(encoded), dtype=torch.uint8)}
+    state = {"term_names": encoded(sorted(names))}
     if step is not None:
         state["step"] = torch.tensor(step)
     return state
+
+
+def encoded(names: Sequence[str]) -> Tensor:
+    """Names as a tensor of bytes."""
+    return torch.tensor(list(json.dumps(names).encode()), dtype=torch.uint8)
+
+
+def decoded(names: Tensor) -> list[str]:
+    """The names again.
+
+    Raises:
+        ValueError: For bytes that hold none.
+    """
+    return list(json.loads(bytes(names.tolist())))
 
 
 def read_step(found: Mapping[str, Any], error_msgs: list[str]) -> int | None:
@@ -47,7 +60,7 @@ def compare_names(
     if "term_names" not in found:
         return
     try:
-        saved = set(json.loads(bytes(found["term_names"].tolist())))
+        saved = set(decoded(found["term_names"]))
     except ValueError:
         error_msgs.append("term_names holds no names of terms: the checkpoint is damaged")
         return

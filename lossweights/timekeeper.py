@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lossweights import state
+from lossweights.adaptation import Adaptation, Moments
 from lossweights.clock import Clock, Follower, unwrapped
 from lossweights.combine import Standing
 from lossweights.config import LossConfig
 from lossweights.durations import Duration, Horizon
 from lossweights.errors import HorizonError, warn
+from lossweights.memory import Memory
+from lossweights.moment import Moment
+from lossweights.ranks import Ranks
 from lossweights.timeline import Timeline
 
 
@@ -27,11 +31,14 @@ class Timekeeper(nn.Module):
         config: The declaration.
         clock: Another one whose clock this one shares, and whose length of training where the
             config does not say it.
+        process_group: The ranks over which what adapts is averaged; None for all.
     """
 
     config: LossConfig
 
-    def __init__(self, config: LossConfig, clock: Timekeeper | None = None) -> None:
+    def __init__(
+        self, config: LossConfig, clock: Timekeeper | None = None, process_group: Any = None
+    ) -> None:
         super().__init__()
         if torch.is_inference_mode_enabled():
             raise RuntimeError(
@@ -47,6 +54,14 @@ class Timekeeper(nn.Module):
         # Not a buffer: DDP would overwrite it from rank 0, `.half()` would round it, and every
         # weight can be computed from the step.
         self._device = torch.device("cpu")
+        self._parts = config.adaptive_parts()
+        self._fields: dict[str, dict[str, Tensor]] = {}
+        self._adaptation: Adaptation | None = None
+        if self._parts:
+            ranks = Ranks(config.sync, process_group)
+            self.memory = Memory(config, ranks)
+            self._adaptation = Adaptation(config, self.memory, ranks)
+            self.register_load_state_dict_post_hook(_show_what_was_loaded)  # type: ignore[no-untyped-call]
         bound = (None, None) if clock is None else clock._bound  # noqa: SLF001  # its own kind
         self._lay_out(
             bound[0] if config.total_steps is None else config.total_steps,
@@ -73,10 +88,10 @@ class Timekeeper(nn.Module):
                 "step(), or give the clock up with the handle that follow() returned, "
                 "handle.remove()"
             )
-        clock.set(clock.step + n)
+        clock.advance(n)
 
     def set_step(self, step: int) -> None:
-        """Sets the clock: `step` optimizer steps are done.
+        """Sets the clock: `step` optimizer steps are done. What adapts stays as it is.
 
         Raises:
             RuntimeError: Where the criterion shares another's clock.
@@ -138,7 +153,10 @@ class Timekeeper(nn.Module):
         if self._timeline is None:
             raise HorizonError(self._lacking)
         row = self._timeline.row(self._clock.step).tolist()
-        found = dict(zip(self._timeline.names, row, strict=True))
+        if self._adaptation is not None:
+            standing = self._standing(training=True)
+            row = self._adaptation.known(standing.weights, standing.moments).tolist()
+        found = dict(zip(self._timeline.names, row, strict=False))
         return {name: found[name] for name in self.config.terms}
 
     def _standing(self, training: bool) -> Standing:
@@ -159,6 +177,8 @@ class Timekeeper(nn.Module):
         self._bound = (total_steps, steps_per_epoch)
         self._horizon, self._timeline, self._lacking = horizon, timeline, lacking
         self._stand()
+        if self._adaptation is not None and timeline is not None:
+            self._adaptation.check(self._moments(self._clock.step))
         for sentence in timeline.overruns() if timeline else []:
             warn(sentence)
 
@@ -170,9 +190,16 @@ class Timekeeper(nn.Module):
             return
         # On the CPU the next row takes the place of the last, which costs nothing. Elsewhere it is
         # copied over it: a captured CUDA graph reads from one address.
+        in_place = self._device.type != "cpu"
         with torch.inference_mode(mode=False):
-            row = torch.zeros(len(self.config.terms), device=self._device)
-        self._in_training = Standing(row, in_place=self._device.type != "cpu")
+            self._row = torch.zeros(self._timeline.width, device=self._device)
+            weights = torch.zeros(len(self.config.terms), device=self._device)
+        self._in_training = Standing(
+            weights,
+            in_place,
+            adaptation=self._adaptation,
+            weighs=self._adaptation is not None and self._adaptation.weighs_in_forward,
+        )
         if self.config.eval_weights == "current":
             self._in_evaluation = self._in_training
         else:
@@ -180,14 +207,15 @@ class Timekeeper(nn.Module):
                 self._in_evaluation = self._yardstick(self._timeline)
             except HorizonError as error:
                 self._lacking = f"{_ask_to_bind(error)}; or write eval_weights: current"
-        self._show_row()
+        self._show_row(self._clock.step)
 
     def _yardstick(self, timeline: Timeline) -> Standing:
         rule = self.config.eval_weights
+        final = timeline.final()
         if rule == "ones":
             weights = dict.fromkeys(timeline.names, 1.0)
         else:
-            weights = dict(zip(timeline.names, timeline.final().tolist(), strict=True))
+            weights = dict(zip(timeline.names, final.tolist(), strict=False))
         if isinstance(rule, dict):
             weights |= rule
         left_out = frozenset(
@@ -197,16 +225,41 @@ class Timekeeper(nn.Module):
         )
         with torch.inference_mode(mode=False):
             tensor = torch.tensor(list(weights.values()), device=self._device)
-        return Standing(tensor, left_out=left_out)
+            fields = _fields(timeline, torch.from_numpy(final).to(self._device))
+        return Standing(
+            tensor,
+            left_out=left_out,
+            adaptation=self._adaptation,
+            moments={place: Moment(values) for place, values in fields.items()},
+            is_yardstick=True,
+        )
+
+    def step_done(self, before: int) -> None:
+        """Called by the clock: optimizer steps were done since it stood at `before`."""
+        if self._adaptation is not None and self._in_training is not None:
+            self._adaptation.step_done(self._moments(before))
+
+    def time_set(self) -> None:
+        """Called by the clock: it goes to another time, without steps having been done."""
+        if self._adaptation is not None:
+            self._adaptation.forget()
 
     def clock_moved(self, before: int) -> None:
         """Called by the clock: it stood at `before` and stands elsewhere now."""
-        self._show_row()
+        self._show_row(before)
         if self._in_evaluation is None and before == 0 and self._in_training is not None:
             warn(f"training goes on, but evaluation cannot: {self._lacking}")
 
-    def _show_row(self) -> None:
-        """Lets the row of this step stand."""
+    def _moments(self, before: int) -> Moments:
+        """For each component that may adapt: the step, and its scheduled fields as they stand."""
+        step, horizon = self._clock.step, self._horizon
+        return {
+            part.place: Moment(self._fields.get(part.place), step, horizon, before)
+            for part in self._parts
+        }
+
+    def _show_row(self, before: int) -> None:
+        """Lets the row of this step stand, and what adapts with it."""
         standing, timeline, step = self._in_training, self._timeline, self._clock.step
         if standing is None or timeline is None:
             return
@@ -216,9 +269,18 @@ class Timekeeper(nn.Module):
             self._in_training, self._lacking = None, str(error)  # no row of another step
             raise
         if standing.in_place:
-            standing.weights.copy_(row)
+            row = self._row.copy_(row)
+        weights = row if timeline.width == len(timeline.names) else row[: len(timeline.names)]
+        if self._adaptation is not None:
+            if timeline.fields:
+                self._fields = _fields(timeline, row)
+                standing.moments = {place: Moment(f) for place, f in self._fields.items()}
+            factors = self._adaptation.factors(self._moments(before))
+            weights = weights if factors is None else weights * factors
+        if standing.in_place:
+            standing.weights.copy_(weights)
         else:
-            standing.weights = row
+            standing.weights = weights
         if timeline.is_patterned:
             # Replaced only when they change: a compiled graph is made for each pattern of them.
             if (dormant := timeline.dormant(step)) != standing.dormant:
@@ -278,20 +340,38 @@ class Timekeeper(nn.Module):
     def _move(self, device: torch.device) -> None:
         if device != self._device:
             self._device = device
+            if self._adaptation is not None:
+                self._adaptation.move(device)
             self._stand()
 
     def __getstate__(self) -> dict[str, Any]:
         # Computed anew, on the CPU: another machine may lack the device.
-        dropped = ("_timeline", "_in_training", "_in_evaluation", "_device")
+        dropped = ("_timeline", "_in_training", "_in_evaluation", "_row", "_fields", "_device")
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
+        self._fields = {}
         self._device = torch.device("cpu")
+        if self._adaptation is not None:
+            self._device = self._adaptation.memory.device
         self._clock.listen(self)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the original was built
             self._lay_out(*self._bound)
+
+
+def _show_what_was_loaded(timekeeper: Timekeeper, _: object) -> None:
+    """The weights of a checkpoint follow from its memory, which is loaded after its step."""
+    timekeeper.clock_moved(timekeeper.current_step)
+
+
+def _fields(timeline: Timeline, row: Tensor) -> dict[str, dict[str, Tensor]]:
+    """The values of scheduled fields, by the place of their component."""
+    return {
+        place: {field: row[column] for field, column in columns.items()}
+        for place, columns in timeline.fields.items()
+    }
 
 
 def _ask_to_bind(error: HorizonError) -> str:

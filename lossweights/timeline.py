@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossweights.config import LossConfig
-from lossweights.durations import Horizon
+from lossweights.durations import Duration, Horizon
 from lossweights.errors import ConfigError, HorizonError
 from lossweights.schedules import Schedule, Steps, Values
 
@@ -24,16 +24,20 @@ _BLOCK_VALUES = 1 << 19  # of configs with thousands of terms, fewer steps at a 
 
 
 class Timeline:
-    """The weights of a config's terms over time: base weight times schedule, 0 while dormant.
+    """Every schedule of a config over time, in columns.
 
-    Terms lie in sorted order of their names, and blocks begin at multiples of `block_steps`
-    whatever step is asked for, so that a value never depends on where one began to look.
+    First the weights of the terms, in sorted order of their names: base weight times schedule, 0
+    while dormant. Then the scheduled fields of controllers, transforms and the balancer. Blocks
+    begin at multiples of `block_steps` whatever step is asked for, so that a value never depends
+    on where one began to look.
 
     Args:
         config: The declaration.
         horizon: The length of training, as far as it is known.
 
     Attributes:
+        names: The terms, sorted.
+        fields: For each component that adapts, by its place, the column of each scheduled field.
         is_patterned: Whether there are terms that are dormant or left out at some step.
 
     Raises:
@@ -45,9 +49,8 @@ class Timeline:
         self.config = config
         self.horizon = horizon
         self.names = tuple(sorted(config.terms))
-        self.block_steps = max(16, min(_BLOCK_STEPS, _BLOCK_VALUES // len(self.names)))
         self.starts = {
-            name: _named(name, partial(horizon.steps, config.terms[name].after))
+            name: _named(f"term {name!r}", partial(horizon.steps, config.terms[name].after))
             for name in self.names
         }
         self._horizons = {start: horizon.local(start) for start in set(self.starts.values())}
@@ -59,20 +62,40 @@ class Timeline:
             if config.terms[name].when_zero == "skip"
         }
         self.is_patterned = bool(self._late or self._skippable)
-        # Terms that share a schedule share its evaluation.
+        self._columns = [
+            _Column(f"term {name!r}", term.schedule, self.starts[name], term.weight, is_weight=True)
+            for name, term in sorted(config.terms.items())
+        ]
+        self.fields: dict[str, dict[str, int]] = {}
+        for place, term_name, component in config.adaptive_parts():
+            start = 0 if term_name is None else self.starts[term_name]
+            for field in type(component).model_fields:
+                value = getattr(component, field)
+                if isinstance(value, Duration):
+                    _named(place, partial(horizon.length, value))  # is asked for in mid-training
+                elif isinstance(value, Schedule):
+                    self.fields.setdefault(place, {})[field] = len(self._columns)
+                    self._columns.append(_Column(f"{place}.{field}", value, start))
+        # Columns that share a schedule share its evaluation.
         groups: dict[Hashable, list[int]] = {}
-        for column, name in enumerate(self.names):
-            key = (_identity(config.terms[name].schedule), self.starts[name])
-            groups.setdefault(key, []).append(column)
+        for index, column in enumerate(self._columns):
+            key = (_identity(column.schedule), column.start, column.is_weight)
+            groups.setdefault(key, []).append(index)
         self._groups = list(groups.values())
-        self._bases = np.array([config.terms[name].weight for name in self.names])
-        self._first, self._block = -1, np.empty((0, len(self.names)))
+        self._bases = np.array([column.base for column in self._columns])
+        self.block_steps = max(16, min(_BLOCK_STEPS, _BLOCK_VALUES // len(self._columns)))
+        self._first, self._block = -1, np.empty((0, len(self._columns)))
         self._uploaded_first, self._uploaded_to = 0, torch.device("cpu")
         self._rows: tuple[Tensor, ...] = ()
         self.row(0)
 
+    @property
+    def width(self) -> int:
+        """How many columns there are."""
+        return len(self._columns)
+
     def row(self, step: int) -> Values:
-        """The weights of one step, float64 in the order of `names`."""
+        """The values of one step in all columns, float64; the first are those of `names`."""
         first = step - step % self.block_steps
         if first != self._first:
             self._block = self._evaluate(np.arange(first, first + self.block_steps))
@@ -81,7 +104,7 @@ class Timeline:
         return row
 
     def tensor_row(self, step: int, device: torch.device) -> Tensor:
-        """The weights of one step, float32 on a device; a GPU gets one upload a block."""
+        """The values of one step, float32 on a device; a GPU gets one upload a block."""
         index = step - self._uploaded_first
         if not 0 <= index < len(self._rows) or device != self._uploaded_to:
             self.row(step)
@@ -104,24 +127,24 @@ class Timeline:
         return frozenset(name for name, column in self._skippable.items() if row[column] == 0)
 
     def final(self) -> NDArray[np.float32]:
-        """The weights at the end of training: base weight times `schedule.final`.
+        """The values at the end of training: base weight times `schedule.final`.
 
         Raises:
             HorizonError: For a schedule that never settles, while the end is not known.
             ConfigError: For a weight that is too large for float32; names the term.
         """
         finals = self._bases.copy()
-        for columns in self._groups:
-            name = self.names[columns[0]]
-            schedule, horizon = self.config.terms[name].schedule, self._horizon_of(name)
-            if schedule is not None:
-                finals[columns] *= _named(name, partial(schedule.final, horizon))
+        for indexes in self._groups:
+            column = self._columns[indexes[0]]
+            if column.schedule is not None:
+                horizon = self._horizons[column.start]
+                finals[indexes] *= _named(column.label, partial(column.schedule.final, horizon))
         too_large = ~(np.abs(finals) <= np.finfo(np.float32).max)  # nan too
         if too_large.any():
-            column = int(too_large.argmax())
+            index = int(too_large.argmax())
             raise ConfigError(
-                f"term {self.names[column]!r}: its final weight is {finals[column]:g}, "
-                "which float32 cannot hold"
+                f"{self._columns[index].label}: {self._columns[index].what('final')} is "
+                f"{finals[index]:g}, which float32 cannot hold"
             )
         return finals.astype(np.float32)
 
@@ -151,24 +174,39 @@ class Timeline:
         return self._horizons[self.starts[name]]
 
     def _evaluate(self, steps: Steps) -> Values:
-        rows = np.empty((len(steps), len(self.names)))
-        for columns in self._groups:
-            name = self.names[columns[0]]
-            schedule, start = self.config.terms[name].schedule, self.starts[name]
+        rows = np.empty((len(steps), len(self._columns)))
+        for indexes in self._groups:
+            column = self._columns[indexes[0]]
             factor: Values = np.ones(len(steps))
-            if schedule is not None:
-                local = np.maximum(steps - start, 0)
-                factor = _named(name, partial(schedule, local, self._horizon_of(name)))
-            awake = np.where(steps >= start, factor, 0.0)
-            rows[:, columns] = awake[:, None] * self._bases[columns]
+            if column.schedule is not None:
+                local = np.maximum(steps - column.start, 0)
+                horizon = self._horizons[column.start]
+                factor = _named(column.label, partial(column.schedule, local, horizon))
+            if column.is_weight:
+                factor = np.where(steps >= column.start, factor, 0.0)
+            rows[:, indexes] = factor[:, None] * self._bases[indexes]
         too_large = np.abs(rows) > np.finfo(np.float32).max
         if too_large.any():
-            row, column = np.argwhere(too_large)[0]
+            row, index = np.argwhere(too_large)[0]
             raise ConfigError(
-                f"term {self.names[column]!r}: its weight at step {steps[row]} is "
-                f"{rows[row, column]:g}, too large for float32"
+                f"{self._columns[index].label}: {self._columns[index].what('')} at step "
+                f"{steps[row]} is {rows[row, index]:g}, too large for float32"
             )
         return rows
+
+
+class _Column(NamedTuple):
+    """A schedule with what the timeline makes of it."""
+
+    label: str
+    schedule: Schedule | None
+    start: int
+    base: float = 1.0
+    is_weight: bool = False
+
+    def what(self, which: str) -> str:
+        """`its final weight`: the words for the value in a message."""
+        return " ".join(filter(None, ("its", which, "weight" if self.is_weight else "value")))
 
 
 def _identity(schedule: Schedule | None) -> Hashable:
@@ -180,13 +218,13 @@ def _identity(schedule: Schedule | None) -> Hashable:
     return schedule
 
 
-def _named(name: str, compute: Callable[[], T]) -> T:
-    """The result, or the error with the term's name before it."""
+def _named(label: str, compute: Callable[[], T]) -> T:
+    """The result, or the error with the label before it."""
     try:
         return compute()
     except HorizonError as error:
-        raise HorizonError(f"term {name!r}: {error}") from None
+        raise HorizonError(f"{label}: {error}") from None
     except ValueError as error:
-        raise ConfigError(f"term {name!r}: {error}") from error
+        raise ConfigError(f"{label}: {error}") from error
     except Exception as error:  # a plug-in's own
-        raise ConfigError(f"term {name!r}: its schedule failed: {error!r}") from error
+        raise ConfigError(f"{label}: its schedule failed: {error!r}") from error

@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from lossweights.balancers import Balancer
 from lossweights.combine import Combined, Standing, combine
 from lossweights.config import EvalWeights, LossConfig, OnNonfinite, TermLike
 from lossweights.describe import audit, describe
@@ -32,7 +33,10 @@ class WeightedLoss(Timekeeper):
         eval_weights: What counts in evaluation: `final`, `current`, `ones`, or weights by name.
         on_nonfinite: `propagate`, `raise` or `skip_term`.
         ignore: Names or patterns that may be given without being terms.
+        balancer: What weighs all terms together, such as `uncertainty` or a table with `kind`.
+        sync: `auto`: what adapts is averaged over the ranks, where there are several; `off`.
         clock: Another criterion whose clock this one shares: two optimizers of one training.
+        process_group: The ranks of `torch.distributed` that train together; None for all.
 
     Raises:
         ConfigError: For a declaration that cannot be used; each line names its place.
@@ -59,7 +63,10 @@ class WeightedLoss(Timekeeper):
         eval_weights: EvalWeights | Mapping[str, float] = "final",
         on_nonfinite: OnNonfinite = "propagate",
         ignore: Sequence[str] = (),
+        balancer: Balancer | str | Mapping[str, Any] | None = None,
+        sync: Literal["auto", "off"] = "auto",
         clock: WeightedLoss | None = None,
+        process_group: Any = None,
     ) -> None:
         if isinstance(terms, str | PathLike | LossConfig):
             raise ConfigError(
@@ -73,19 +80,22 @@ class WeightedLoss(Timekeeper):
             "eval_weights": eval_weights,
             "on_nonfinite": on_nonfinite,
             "ignore": ignore,
+            "balancer": balancer,
+            "sync": sync,
         }
         try:
             config = LossConfig.model_validate(plain(declared))
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
-        super().__init__(config, clock)
+        super().__init__(config, clock, process_group)
         self._names = tuple(sorted(config.terms))
         self._is_plain = config.on_nonfinite == "propagate" and not any(
-            term.reduction for term in config.terms.values()
+            term.reduction or term.transform for term in config.terms.values()
         )
         late = any(Duration.parse(term.after).value > 0 for term in config.terms.values())
         scheduled = any(term.schedule is not None for term in config.terms.values())
-        self._seen = Seen(weights_move=late or scheduled)
+        adapts = self._adaptation is not None and self._adaptation.observes
+        self._seen = Seen(weights_move=late or scheduled or adapts)
         self._told_of_clock = False
 
     @classmethod
@@ -95,6 +105,7 @@ class WeightedLoss(Timekeeper):
         at: str | None = None,
         *,
         clock: WeightedLoss | None = None,
+        process_group: Any = None,
     ) -> Self:
         """A criterion from a `LossConfig`, a mapping, or a JSON, TOML or YAML file.
 
@@ -102,12 +113,14 @@ class WeightedLoss(Timekeeper):
             source: The config, or where it is.
             at: Where in it the declaration lies, as a dotted path.
             clock: Another criterion whose clock this one shares.
+            process_group: The ranks that train together; None for all.
 
         Raises:
             ConfigError: Naming, for every problem, its place and what to write.
         """
         config = LossConfig.read(source, at)
-        return cls(**{name: getattr(config, name) for name in LossConfig.model_fields}, clock=clock)
+        declared = {name: getattr(config, name) for name in LossConfig.model_fields}
+        return cls(**declared, clock=clock, process_group=process_group)
 
     # The total
 
@@ -131,17 +144,32 @@ class WeightedLoss(Timekeeper):
             raise HorizonError(self._lacking)
         # The short way of every ordinary step: all terms there, each a scalar. Whatever does not
         # fit raises on it and goes the long way, which checks one by one and says what is wrong.
-        if self._is_plain and not standing.left_out and len(terms) == len(self._names):
+        adaptation = standing.adaptation
+        quiet = standing.left_out or (adaptation is not None and standing.dormant)
+        if self._is_plain and not quiet and len(terms) == len(self._names):
             try:
                 losses: list[Tensor] = [terms[name] for name in self._names]  # type: ignore[misc]
                 values = torch.stack(losses)
                 # What is written over must be copied: it may move on before the backward pass.
                 weights = standing.weights.clone() if standing.in_place else standing.weights
-                total = torch.dot(values, weights)  # refuses all but float32 on one device
+                factors = penalty = None
+                measured = values
+                if standing.weighs and adaptation is not None:
+                    factors, penalty = adaptation.weigh(values, self._names, standing.moments)
+                    measured = (
+                        values * factors
+                        if penalty is None
+                        else torch.addcmul(penalty, factors, values)
+                    )
+                total = torch.dot(measured, weights)  # refuses all but float32 on one device
             except (KeyError, IndexError, TypeError, RuntimeError):
                 return self._long_way(terms, standing, training)
             if training:
-                self._seen.record(self._names, losses, values, weights)
+                if adaptation is not None and adaptation.observes:
+                    adaptation.observe(values, {}, self._names)
+                self._seen.record(
+                    self._names, losses, values, weights, factors=factors, penalty=penalty
+                )
             return total
         return self._long_way(terms, standing, training)
 
@@ -153,8 +181,15 @@ class WeightedLoss(Timekeeper):
         """
         training = self.training and torch.is_grad_enabled()
         combined = self._combined(terms, self._standing(training), training)
+        weights, factors, penalty = combined.weights, combined.factors, combined.penalty
         return Breakdown.of(
-            combined.names, combined.losses, combined.weights, combined.left_out, self.config.terms
+            combined.names,
+            combined.raws,
+            combined.losses,
+            weights if factors is None else weights * factors,
+            None if penalty is None else weights * penalty,
+            combined.left_out,
+            self.config.terms,
         )
 
     def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
@@ -260,12 +295,30 @@ class WeightedLoss(Timekeeper):
                 standing = self._standing(training)
         combined = self._combined(terms, standing, training)
         if training:
-            names, losses, values = combined.names, combined.losses, combined.values
-            self._seen.record(names, losses, values, combined.weights, combined.left_out)
+            names, raws, values = combined.names, combined.raws, combined.values
+            adaptation, quiet = self._adaptation, standing.dormant | standing.left_out
+            if adaptation is not None and adaptation.observes:
+                where = [index for index, name in enumerate(names) if name not in quiet]
+                if where:
+                    adaptation.observe(
+                        torch.stack([values[index] for index in where]),
+                        dict(zip(names, raws, strict=True)),
+                        [names[index] for index in where],
+                    )
+            self._seen.record(
+                names,
+                combined.losses,
+                values,
+                combined.weights,
+                combined.left_out,
+                raws if adaptation is not None else None,
+                combined.factors,
+                combined.penalty,
+            )
         return combined.total
 
     def clock_moved(self, before: int) -> None:
-        """Called by the clock: the step `before` is done."""
+        """Called by the clock: it stood at `before` and stands elsewhere now."""
         self._seen.step_done(before)
         super().clock_moved(before)
 

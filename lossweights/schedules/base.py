@@ -124,7 +124,7 @@ class Schedule(Component):
             try:
                 number = float(written)
             except ValueError:
-                return super().from_shorthand(written)
+                raise cls.not_a_member(written) from None
             return cls.of_kind("constant")(value=number)  # type: ignore[call-arg]
         if callable(written) and not isinstance(written, type):
             return Function(function=written)  # type: ignore[return-value]

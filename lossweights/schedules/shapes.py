@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, Self
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,18 +35,6 @@ class Shape(Component):
         values = self.values(progress)
         values = np.where(progress <= 0.0, 0.0, values)
         return np.where(progress >= 1.0, 1.0, values)
-
-    @classmethod
-    def from_shorthand(cls, written: object) -> Self:
-        """The shape of that kind, with its defaults."""
-        if isinstance(written, str):
-            return cls.of_kind(written)()
-        return super().from_shorthand(written)
-
-    @classmethod
-    def shorthand_json_schemas(cls) -> list[dict[str, Any]]:
-        """Kinds that need no further field may be written as a string."""
-        return [{"enum": list(cls.kinds())}]
 
 
 class LinearShape(Shape, kind="linear"):

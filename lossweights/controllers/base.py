@@ -1,0 +1,62 @@
+"""What a controller is: feedback that steers one term's weight."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from lossweights.components import Component
+from lossweights.moment import Moment, State
+
+
+class Controller(Component):
+    """One term's weight, steered by the term's own value or by a metric.
+
+    A controller is a frozen declaration. What changes in training is declared by `init`, lives in
+    the criterion, and is saved, moved and kept equal over ranks there. Once per optimizer step
+    `update` is told the mean of what was seen since the last; where nothing was, or nothing
+    finite, it is not heard and the state stays as it was.
+
+    A field typed `Schedule` may be a number or a schedule, and is read as `now["field"]`.
+
+    Args:
+        source: What to watch: the term itself, or the metric that
+            `criterion.observe(<source>=value)` gives.
+
+    Attributes:
+        instant: Whether `weigh` reads the value of the forward pass that it weighs. Its weights
+            are then those of a micro-batch and of a rank, not of a step.
+    """
+
+    instant: ClassVar[bool] = False
+
+    source: str | None = None
+
+    @abstractmethod
+    def init(self) -> State:
+        """What changes during training: 0-dim tensors by name, as they are at the start.
+
+        All of them are reported, as `controller/<term>/<name>`.
+        """
+
+    @abstractmethod
+    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+        """The weight that the state stands for, a 0-dim tensor.
+
+        Args:
+            value: The term's value now, detached; nan unless the class is `instant`.
+            state: What `init` declared, as it is now; not to be changed.
+            now: The values of scheduled fields.
+        """
+
+    @abstractmethod
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        """Learns from one optimizer step: changes the tensors of `state` in place.
+
+        Args:
+            observed: What is watched, its mean over the step; 0-dim, finite.
+            state: What `init` declared.
+            now: When: the step, the horizon, and the values of scheduled fields.
+        """

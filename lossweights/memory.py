@@ -1,0 +1,218 @@
+"""What adapts in a training: the tensors of controllers, transforms and the balancer.
+
+They are plain attributes and not buffers, which DistributedDataParallel would overwrite from the
+first rank; those that are learned are parameters of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lossweights.balancers import Balancer
+from lossweights.config import LossConfig, Part
+from lossweights.errors import ConfigError, warn
+from lossweights.moment import State
+from lossweights.observations import Observations
+from lossweights.ranks import Ranks
+from lossweights.state import decoded, encoded
+
+
+class Memory(nn.Module):
+    """All state of a config's components, saved and moved as one.
+
+    Args:
+        config: The declaration.
+        ranks: The processes over which gradients of learned weights are averaged.
+
+    Attributes:
+        observations: What was seen since the last step.
+        last_seen: The last finite means of the balanced terms; 1 before the first.
+    """
+
+    def __init__(self, config: LossConfig, ranks: Ranks) -> None:
+        super().__init__()
+        self._ranks = ranks
+        self._balanced = config.balanced_names if config.balancer else ()
+        self._states: dict[str, State] = {}
+        parts = config.adaptive_parts()
+        with torch.inference_mode(mode=False):
+            for part in parts:
+                self._states[part.place] = self._initial(part)
+            self.last_seen = torch.ones(len(self._balanced))
+        self.start = {key: p.detach().clone() for key, p in self.named_parameters()}
+        terms = sorted(config.terms.items())
+        self.observations = Observations(
+            [name for name, _ in terms],
+            [name for name, _ in terms if self._states.get(f"terms.{name}.transform")],
+            sorted(
+                {c.source for _, t in terms if (c := t.controller) and c.source} - {*config.terms}
+            ),
+        )
+        ranks.average_gradients(list(self.parameters()))
+
+    def _initial(self, part: Part) -> State:
+        component, place = part.component, part.place
+        if isinstance(component, Balancer):
+            n = len(self._balanced)
+            declared, asked = component.init(n), f"is 0-dim, or has the {n} terms on its last axis"
+        else:
+            n, declared, asked = 0, component.init(), "is 0-dim"
+        state: State = {}
+        for key, tensor in declared.items():
+            if tensor.ndim > 0 and (n == 0 or tensor.shape[-1] != n):
+                raise ConfigError(
+                    f"{place}: init() gives {key!r} of shape {tuple(tensor.shape)}; a tensor of "
+                    f"the state {asked}"
+                )
+            if not isinstance(tensor, nn.Parameter):
+                state[key] = tensor.float() if tensor.is_floating_point() else tensor
+            elif isinstance(component, Balancer):
+                self.register_parameter(key, nn.Parameter(tensor.detach().float()))
+            else:
+                raise ConfigError(f"{place}: {key!r} is learned, which only a balancer's can be")
+        return state
+
+    def state(self, place: str) -> State:
+        """The tensors of a component, learned ones included."""
+        state = self._states[place]
+        return {**state, **self._parameters} if place == "balancer" else state  # type: ignore[dict-item]
+
+    def adapts(self, place: str) -> bool:
+        """Whether a component has any state."""
+        return bool(self._states[place])
+
+    def change(self, place: str, valid: Tensor, update: Callable[[State], None]) -> None:
+        """Lets a component change its tensors, and undoes that where nothing valid was seen.
+
+        Args:
+            place: Of the component.
+            valid: Whether something finite was seen: 0-dim, or one for each balanced term.
+            update: What changes the tensors, in place.
+        """
+        kept = self._states[place]
+        before = {key: tensor.clone() for key, tensor in kept.items()}
+        state = self.state(place) | {}
+        update(state)
+        for key, tensor in kept.items():
+            if state.get(key) is not tensor:
+                raise RuntimeError(
+                    f"{place}: update() changes the tensors of its state in place: write "
+                    f"state[{key!r}].copy_(...) in place of state[{key!r}] = ..."
+                )
+            mask = valid if tensor.ndim > 0 or valid.ndim == 0 else valid.any()
+            torch.where(mask, tensor, before[key], out=tensor)
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of it lies."""
+        return self.last_seen.device
+
+    def move(self, device: torch.device) -> None:
+        """To another device; parameters stay."""
+        self._states = {
+            place: {key: tensor.to(device) for key, tensor in state.items()}
+            for place, state in self._states.items()
+        }
+        self.last_seen = self.last_seen.to(device)
+        self.observations.move(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def moved(tensor: Tensor) -> Tensor:  # and never rounded: `.half()` is for the model
+            found = fn(tensor)
+            return found if found.dtype is tensor.dtype else tensor.to(found.device)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        self.move(fn(torch.empty(0, device=self.device)).device)
+        return self
+
+    # State
+
+    def _plain(self) -> dict[str, Tensor]:
+        """What is saved beside the parameters, by key."""
+        found = {
+            f"{place}.{key}": tensor
+            for place, state in self._states.items()
+            for key, tensor in state.items()
+        }
+        if self._balanced:
+            found["last_seen"] = self.last_seen
+        return found | {"observed": self.observations.both}
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for key in self._parameters:
+            if not keep_vars:
+                destination[f"{prefix}{key}"] = destination[f"{prefix}{key}"].clone()
+        for key, tensor in self._plain().items():
+            destination[f"{prefix}{key}"] = tensor.clone()
+        destination[f"{prefix}balanced_names"] = encoded(self._balanced)
+        destination[f"{prefix}channels"] = encoded(self.observations.names)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        plain = self._plain()
+        ours = [*plain, "balanced_names", "channels"]
+        found = {key: state_dict[prefix + key] for key in ours if prefix + key in state_dict}
+        others = {k: v for k, v in state_dict.items() if k.removeprefix(prefix) not in found}
+        missing_keys += [prefix + key for key in ours if key not in found]
+        saved: Sequence[str] = self._balanced
+        if "balanced_names" in found:
+            saved = decoded(found["balanced_names"])
+        if tuple(saved) != self._balanced:
+            for key, parameter in self._parameters.items():
+                if parameter is not None and prefix + key in others:
+                    mapped = self._by_name(parameter.detach(), others[prefix + key], saved)
+                    others[prefix + key] = mapped
+                    warn(
+                        f"{key} is learned for other terms than in the checkpoint: it was mapped "
+                        "by name, but the optimizer's moments for it are not: leave them out"
+                    )
+        if "channels" in found and decoded(found["channels"]) != list(self.observations.names):
+            found.pop("observed", None)
+            self.observations.drop()
+        super()._load_from_state_dict(
+            others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        for key, tensor in plain.items():
+            if key not in found:
+                continue
+            value = found[key]
+            if key != "observed" and tuple(saved) != self._balanced:
+                value = self._by_name(tensor, value, saved)
+            if value.shape != tensor.shape:
+                error_msgs.append(
+                    f"{prefix}{key} has shape {tuple(value.shape)} in the checkpoint and "
+                    f"{tuple(tensor.shape)} here: the component is declared otherwise"
+                )
+                continue
+            with torch.no_grad():
+                tensor.copy_(value)
+        self.start = {key: p.detach().clone() for key, p in self.named_parameters()}
+
+    def _by_name(self, ours: Tensor, saved: Tensor, names: Sequence[str]) -> Tensor:
+        """The saved values of the terms that are still there, and ours for the others."""
+        if saved.ndim == 0 or ours.ndim == 0 or saved.shape[:-1] != ours.shape[:-1]:
+            return saved
+        mapped = ours.clone()
+        for index, name in enumerate(self._balanced):
+            if name in names:
+                mapped[..., index] = saved[..., names.index(name)]
+        return mapped
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        super().__setstate__(kept)  # type: ignore[no-untyped-call]
+        self._ranks.average_gradients(list(self.parameters()))  # hooks are not copied
