@@ -18,7 +18,7 @@ from lossweights.ranks import Ranks
 from lossweights.transforms import Transform
 
 Moments = Mapping[str, Moment]  # by the place of a component
-_TIMELESS = Moment()
+_TIMELESS = Moment({})
 
 
 class Adaptation:

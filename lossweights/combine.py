@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lossweights.adaptation import Adaptation, Moments, placed
+from lossweights.adaptation import placed
 from lossweights.config import LossConfig
 from lossweights.gather import gather, reduced, with_batch
-
-
-@dataclass
-class Standing:
-    """The weights that stand at a moment, in training or in evaluation.
-
-    Args:
-        weights: float32, in sorted order of the terms' names: all factors known beforehand.
-        in_place: Whether `weights` is written over as time moves, or another tensor put there.
-        dormant: Terms that do not count yet, and may be missing.
-        left_out: Terms of weight 0 that are left out of the sum, and may be missing.
-        adaptation: What transforms the values, and weighs in a forward pass; None for neither.
-        moments: The values of scheduled fields, by the place of a component.
-        weighs: Whether factors are still to come in a forward pass.
-        is_yardstick: Whether what adapts stands still at 1.
-    """
-
-    weights: Tensor
-    in_place: bool = False
-    dormant: frozenset[str] = frozenset()
-    left_out: frozenset[str] = frozenset()
-    adaptation: Adaptation | None = None
-    moments: Moments = field(default_factory=dict)
-    weighs: bool = False
-    is_yardstick: bool = False
+from lossweights.standing import Standing
 
 
 class Combined(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch import Tensor
@@ -10,6 +11,21 @@ from torch import Tensor
 from lossweights.durations import Duration, Horizon
 
 State: TypeAlias = dict[str, Tensor]
+
+
+@dataclass
+class When:
+    """Where the clock stands.
+
+    Args:
+        horizon: The length of training, as far as it is known.
+        step: Optimizer steps done.
+        before: Steps that were done before the clock last moved.
+    """
+
+    horizon: Horizon
+    step: int = 0
+    before: int = 0
 
 
 class Moment:
@@ -21,25 +37,17 @@ class Moment:
 
     Args:
         fields: Values of the fields that are schedules, by name.
-        step: Optimizer steps done; None inside a forward pass.
-        horizon: The length of training, as far as it is known.
-        before: Steps that were done when the clock last stood still.
+        when: Where the clock stands; None inside a forward pass.
     """
 
-    def __init__(
-        self,
-        fields: Mapping[str, Tensor] | None = None,
-        step: int | None = None,
-        horizon: Horizon | None = None,
-        before: int = 0,
-    ) -> None:
-        self._fields = fields or {}
-        self._step = step
-        self._before = before
-        self.horizon = horizon or Horizon()
+    __slots__ = ("_when", "fields")
+
+    def __init__(self, fields: Mapping[str, Tensor], when: When | None = None) -> None:
+        self.fields = fields
+        self._when = when
 
     def __getitem__(self, field: str) -> Tensor:
-        return self._fields[field]
+        return self.fields[field]
 
     @property
     def step(self) -> int:
@@ -48,18 +56,32 @@ class Moment:
         Raises:
             RuntimeError: Inside a forward pass.
         """
-        if self._step is None:
+        return self._known().step
+
+    @property
+    def horizon(self) -> Horizon:
+        """The length of training, as far as it is known.
+
+        Raises:
+            RuntimeError: Inside a forward pass.
+        """
+        return self._known().horizon
+
+    def passed(self, every: Duration | str) -> bool:
+        """Whether the clock has just reached, or gone past, a multiple of `every`.
+
+        Raises:
+            HorizonError: Where the horizon does not say what `every` needs.
+            RuntimeError: Inside a forward pass.
+        """
+        when = self._known()
+        length = max(1, when.horizon.steps(every))
+        return when.step // length > when.before // length
+
+    def _known(self) -> When:
+        if self._when is None:
             raise RuntimeError(
                 "the step is not known inside a forward pass: keep what you need of it in the "
                 "state, in update(), or make the field a Schedule and read now['field']"
             )
-        return self._step
-
-    def passed(self, every: Duration | str) -> bool:
-        """Whether a multiple of `every` was reached by the move of the clock to `step`.
-
-        Raises:
-            HorizonError: Where the horizon does not say what `every` needs.
-        """
-        length = max(1, self.horizon.steps(every))
-        return self.step // length > self._before // length
+        return self._when

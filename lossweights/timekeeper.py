@@ -12,15 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lossweights import state
-from lossweights.adaptation import Adaptation, Moments
+from lossweights.adaptation import Adaptation
 from lossweights.clock import Clock, Follower, unwrapped
-from lossweights.combine import Standing
 from lossweights.config import LossConfig
 from lossweights.durations import Duration, Horizon
 from lossweights.errors import HorizonError, warn
 from lossweights.memory import Memory
-from lossweights.moment import Moment
 from lossweights.ranks import Ranks
+from lossweights.standing import Present, Standing, yardstick
 from lossweights.timeline import Timeline
 
 
@@ -54,10 +53,8 @@ class Timekeeper(nn.Module):
         # Not a buffer: DDP would overwrite it from rank 0, `.half()` would round it, and every
         # weight can be computed from the step.
         self._device = torch.device("cpu")
-        self._parts = config.adaptive_parts()
-        self._fields: dict[str, dict[str, Tensor]] = {}
         self._adaptation: Adaptation | None = None
-        if self._parts:
+        if config.adaptive_parts():
             ranks = Ranks(config.sync, process_group)
             self.memory = Memory(config, ranks)
             self._adaptation = Adaptation(config, self.memory, ranks)
@@ -177,67 +174,34 @@ class Timekeeper(nn.Module):
         self._bound = (total_steps, steps_per_epoch)
         self._horizon, self._timeline, self._lacking = horizon, timeline, lacking
         self._stand()
-        if self._adaptation is not None and timeline is not None:
-            self._adaptation.check(self._moments(self._clock.step))
+        if self._adaptation is not None and self._present is not None:
+            self._adaptation.check(self._present.moments)
         for sentence in timeline.overruns() if timeline else []:
             warn(sentence)
 
     def _stand(self) -> None:
         """Lets the weights of now stand on the device."""
+        config, timeline, adaptation = self.config, self._timeline, self._adaptation
+        self._present: Present | None = None
         self._in_training: Standing | None = None
         self._in_evaluation: Standing | None = None
-        if self._timeline is None:
+        if timeline is None:
             return
-        # On the CPU the next row takes the place of the last, which costs nothing. Elsewhere it is
-        # copied over it: a captured CUDA graph reads from one address.
-        in_place = self._device.type != "cpu"
-        with torch.inference_mode(mode=False):
-            self._row = torch.zeros(self._timeline.width, device=self._device)
-            weights = torch.zeros(len(self.config.terms), device=self._device)
-        self._in_training = Standing(
-            weights,
-            in_place,
-            adaptation=self._adaptation,
-            weighs=self._adaptation is not None and self._adaptation.weighs_in_forward,
-        )
-        if self.config.eval_weights == "current":
+        self._present = Present(config, timeline, self._horizon, adaptation, self._device)
+        self._in_training = self._present.standing
+        if config.eval_weights == "current":
             self._in_evaluation = self._in_training
         else:
             try:
-                self._in_evaluation = self._yardstick(self._timeline)
+                self._in_evaluation = yardstick(config, timeline, adaptation, self._device)
             except HorizonError as error:
                 self._lacking = f"{_ask_to_bind(error)}; or write eval_weights: current"
-        self._show_row(self._clock.step)
-
-    def _yardstick(self, timeline: Timeline) -> Standing:
-        rule = self.config.eval_weights
-        final = timeline.final()
-        if rule == "ones":
-            weights = dict.fromkeys(timeline.names, 1.0)
-        else:
-            weights = dict(zip(timeline.names, final.tolist(), strict=False))
-        if isinstance(rule, dict):
-            weights |= rule
-        left_out = frozenset(
-            name
-            for name, weight in weights.items()
-            if weight == 0 and self.config.terms[name].when_zero == "skip"
-        )
-        with torch.inference_mode(mode=False):
-            tensor = torch.tensor(list(weights.values()), device=self._device)
-            fields = _fields(timeline, torch.from_numpy(final).to(self._device))
-        return Standing(
-            tensor,
-            left_out=left_out,
-            adaptation=self._adaptation,
-            moments={place: Moment(values) for place, values in fields.items()},
-            is_yardstick=True,
-        )
+        self._present.show(self._clock.step, self._clock.step)
 
     def step_done(self, before: int) -> None:
         """Called by the clock: optimizer steps were done since it stood at `before`."""
-        if self._adaptation is not None and self._in_training is not None:
-            self._adaptation.step_done(self._moments(before))
+        if self._present is not None:
+            self._present.step_done(self._clock.step, before)
 
     def time_set(self) -> None:
         """Called by the clock: it goes to another time, without steps having been done."""
@@ -246,47 +210,16 @@ class Timekeeper(nn.Module):
 
     def clock_moved(self, before: int) -> None:
         """Called by the clock: it stood at `before` and stands elsewhere now."""
-        self._show_row(before)
-        if self._in_evaluation is None and before == 0 and self._in_training is not None:
-            warn(f"training goes on, but evaluation cannot: {self._lacking}")
-
-    def _moments(self, before: int) -> Moments:
-        """For each component that may adapt: the step, and its scheduled fields as they stand."""
-        step, horizon = self._clock.step, self._horizon
-        return {
-            part.place: Moment(self._fields.get(part.place), step, horizon, before)
-            for part in self._parts
-        }
-
-    def _show_row(self, before: int) -> None:
-        """Lets the row of this step stand, and what adapts with it."""
-        standing, timeline, step = self._in_training, self._timeline, self._clock.step
-        if standing is None or timeline is None:
+        if self._present is None:
             return
         try:
-            row = timeline.tensor_row(step, self._device)
+            self._present.show(self._clock.step, before)
         except Exception as error:
-            self._in_training, self._lacking = None, str(error)  # no row of another step
+            self._present = self._in_training = None  # no row of another step
+            self._lacking = str(error)
             raise
-        if standing.in_place:
-            row = self._row.copy_(row)
-        weights = row if timeline.width == len(timeline.names) else row[: len(timeline.names)]
-        if self._adaptation is not None:
-            if timeline.fields:
-                self._fields = _fields(timeline, row)
-                standing.moments = {place: Moment(f) for place, f in self._fields.items()}
-            factors = self._adaptation.factors(self._moments(before))
-            weights = weights if factors is None else weights * factors
-        if standing.in_place:
-            standing.weights.copy_(weights)
-        else:
-            standing.weights = weights
-        if timeline.is_patterned:
-            # Replaced only when they change: a compiled graph is made for each pattern of them.
-            if (dormant := timeline.dormant(step)) != standing.dormant:
-                standing.dormant = dormant
-            if (left_out := timeline.left_out(step)) != standing.left_out:
-                standing.left_out = left_out
+        if self._in_evaluation is None and before == 0:
+            warn(f"training goes on, but evaluation cannot: {self._lacking}")
 
     def _check_move(self, call: str, n: int) -> int:
         if not self._owns_clock:
@@ -346,12 +279,11 @@ class Timekeeper(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Computed anew, on the CPU: another machine may lack the device.
-        dropped = ("_timeline", "_in_training", "_in_evaluation", "_row", "_fields", "_device")
+        dropped = ("_timeline", "_present", "_in_training", "_in_evaluation", "_device")
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
-        self._fields = {}
         self._device = torch.device("cpu")
         if self._adaptation is not None:
             self._device = self._adaptation.memory.device
@@ -364,14 +296,6 @@ class Timekeeper(nn.Module):
 def _show_what_was_loaded(timekeeper: Timekeeper, _: object) -> None:
     """The weights of a checkpoint follow from its memory, which is loaded after its step."""
     timekeeper.clock_moved(timekeeper.current_step)
-
-
-def _fields(timeline: Timeline, row: Tensor) -> dict[str, dict[str, Tensor]]:
-    """The values of scheduled fields, by the place of their component."""
-    return {
-        place: {field: row[column] for field, column in columns.items()}
-        for place, columns in timeline.fields.items()
-    }
 
 
 def _ask_to_bind(error: HorizonError) -> str:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from lossweights.balancers import Balancer
-from lossweights.combine import Combined, Standing, combine
+from lossweights.combine import Combined, combine
 from lossweights.config import EvalWeights, LossConfig, OnNonfinite, TermLike
 from lossweights.describe import audit, describe
 from lossweights.durations import Duration
@@ -19,6 +19,7 @@ from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain,
 from lossweights.files import plain
 from lossweights.gather import check_named
 from lossweights.report import Breakdown, Report, Seen, on_host
+from lossweights.standing import Standing
 from lossweights.timekeeper import Timekeeper
 
 
