@@ -19,6 +19,7 @@ from lossweights.moment import State
 from lossweights.observations import Observations
 from lossweights.ranks import Ranks
 from lossweights.state import decoded, encoded
+from lossweights.store import Store
 
 
 class Memory(nn.Module):
@@ -37,17 +38,17 @@ class Memory(nn.Module):
         super().__init__()
         self._ranks = ranks
         self._balanced = config.balanced_names if config.balancer else ()
-        self._states: dict[str, State] = {}
+        self._stores: dict[str, Store] = {}
         parts = config.adaptive_parts()
         with torch.inference_mode(mode=False):
             for part in parts:
-                self._states[part.place] = self._initial(part)
+                self._stores[part.place] = Store(self._initial(part))
             self.last_seen = torch.ones(len(self._balanced))
         self.start = {key: p.detach().clone() for key, p in self.named_parameters()}
         terms = sorted(config.terms.items())
         self.observations = Observations(
             [name for name, _ in terms],
-            [name for name, _ in terms if self._states.get(f"terms.{name}.transform")],
+            [name for name, _ in terms if self.adapts(f"terms.{name}.transform")],
             sorted(
                 {c.source for _, t in terms if (c := t.controller) and c.source} - {*config.terms}
             ),
@@ -78,12 +79,14 @@ class Memory(nn.Module):
 
     def state(self, place: str) -> State:
         """The tensors of a component, learned ones included."""
-        state = self._states[place]
-        return {**state, **self._parameters} if place == "balancer" else state  # type: ignore[dict-item]
+        state = self._stores[place].state
+        if place != "balancer" or not self._parameters:
+            return state
+        return {**state, **self._parameters}  # type: ignore[dict-item]
 
     def adapts(self, place: str) -> bool:
         """Whether a component has any state."""
-        return bool(self._states[place])
+        return place in self._stores and bool(self._stores[place].state)
 
     def change(self, place: str, valid: Tensor, update: Callable[[State], None]) -> None:
         """Lets a component change its tensors, and undoes that where nothing valid was seen.
@@ -93,18 +96,17 @@ class Memory(nn.Module):
             valid: Whether something finite was seen: 0-dim, or one for each balanced term.
             update: What changes the tensors, in place.
         """
-        kept = self._states[place]
-        before = {key: tensor.clone() for key, tensor in kept.items()}
-        state = self.state(place) | {}
+        store = self._stores[place]
+        state = dict(self.state(place))
+        store.keep()
         update(state)
-        for key, tensor in kept.items():
+        for key, tensor in store.state.items():
             if state.get(key) is not tensor:
                 raise RuntimeError(
                     f"{place}: update() changes the tensors of its state in place: write "
                     f"state[{key!r}].copy_(...) in place of state[{key!r}] = ..."
                 )
-            mask = valid if tensor.ndim > 0 or valid.ndim == 0 else valid.any()
-            torch.where(mask, tensor, before[key], out=tensor)
+        store.restore(valid)
 
     @property
     def device(self) -> torch.device:
@@ -113,10 +115,7 @@ class Memory(nn.Module):
 
     def move(self, device: torch.device) -> None:
         """To another device; parameters stay."""
-        self._states = {
-            place: {key: tensor.to(device) for key, tensor in state.items()}
-            for place, state in self._states.items()
-        }
+        self._stores = {place: store.moved(device) for place, store in self._stores.items()}
         self.last_seen = self.last_seen.to(device)
         self.observations.move(device)
 
@@ -135,8 +134,8 @@ class Memory(nn.Module):
         """What is saved beside the parameters, by key."""
         found = {
             f"{place}.{key}": tensor
-            for place, state in self._states.items()
-            for key, tensor in state.items()
+            for place, store in self._stores.items()
+            for key, tensor in store.state.items()
         }
         if self._balanced:
             found["last_seen"] = self.last_seen
