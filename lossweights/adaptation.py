@@ -1,8 +1,9 @@
-"""Weights that adapt: what controllers, transforms and the balancer make of what was seen."""
+"""Weights that adapt: what controllers, transforms and the balancer learn from what was seen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -10,19 +11,20 @@ from torch import Tensor
 from lossweights.balancers import Balancer
 from lossweights.config import LossConfig
 from lossweights.controllers import Controller
-from lossweights.errors import ConfigError
+from lossweights.errors import did_you_mean, quoted
 from lossweights.memory import Memory
 from lossweights.moment import Moment
 from lossweights.observations import Observations
 from lossweights.ranks import Ranks
 from lossweights.transforms import Transform
+from lossweights.weighing import Moments, Weighing, picked
 
-Moments = Mapping[str, Moment]  # by the place of a component
-_TIMELESS = Moment({})
+_ENOUGH_STEPS = 2  # of a warm-up the first has a learning rate of 0
+_AFTER = "the losses after the step"  # no metric is called so
 
 
-class Adaptation:
-    """Calls the components of a config: in a forward pass, and once a step.
+class Adaptation(Weighing):
+    """What weighs, and learns once a step.
 
     Args:
         config: The declaration.
@@ -30,107 +32,17 @@ class Adaptation:
         ranks: The processes over which observations are averaged.
 
     Attributes:
-        weighs_in_forward: Whether weights are learned, or read the losses that they weigh.
         observes: Whether anything learns from what forward passes show.
     """
 
     def __init__(self, config: LossConfig, memory: Memory, ranks: Ranks) -> None:
-        self.memory = memory
+        super().__init__(config, memory)
         self._ranks = ranks
-        self._names = tuple(sorted(config.terms))
-        terms = {name: config.terms[name] for name in self._names}
-        self._controllers = {n: t.controller for n, t in terms.items() if t.controller is not None}
-        self._instant = {n: c for n, c in self._controllers.items() if c.instant}
-        self._transforms = {n: t.transform for n, t in terms.items() if t.transform is not None}
-        self._balancer = config.balancer
-        self._balanced = config.balanced_names if config.balancer else ()
-        self._where_balanced = [self._names.index(name) for name in self._balanced]
-        self._balances_in_forward = config.balancer is not None and (
-            config.balancer.instant or bool(memory.start)
-        )
-        self.weighs_in_forward = self._balances_in_forward or bool(self._instant)
         self._balancer_learns = _overrides(config.balancer, "update")
         self.observes = bool(self._controllers or memory.observations.raws or self._balancer_learns)
         self._awaits_after = False
-        self._lie_on(memory.device)
-
-    def _lie_on(self, device: torch.device) -> None:
-        with torch.inference_mode(mode=False):
-            self._one = torch.ones((), device=device)
-            self._zero = torch.zeros((), device=device)
-            self._nan = torch.full((), torch.nan, device=device)
-            self._unread = torch.full((len(self._balanced),), torch.nan, device=device)
-
-    # In a forward pass
-
-    def level_of(self, name: str) -> str | None:
-        """At which level a term's transform acts; None where there is none."""
-        transform = self._transforms.get(name)
-        return None if transform is None else transform.level
-
-    def transformed(self, name: str, value: Tensor, moments: Moments, *, frozen: bool) -> Tensor:
-        """A term's value through its transform.
-
-        Args:
-            name: The term.
-            value: What there is at the level at which the transform acts.
-            moments: The values of scheduled fields.
-            frozen: Whether a transform that adapts is left out: a yardstick does not move.
-        """
-        place = f"terms.{name}.transform"
-        if frozen and self.memory.adapts(place):
-            return value
-        state, now = self.memory.state(place), moments.get(place, _TIMELESS)
-        return self._transforms[name].apply(value, state, now)
-
-    def weigh(
-        self, values: Tensor, given: Sequence[str], moments: Moments
-    ) -> tuple[Tensor, Tensor | None]:
-        """What depends on the losses of a forward pass, or is learned.
-
-        Args:
-            values: The values of the terms that were given, shape (m,).
-            given: Their names, sorted.
-            moments: The values of scheduled fields.
-
-        Returns:
-            Factors, beside those of `factors`, and penalties if there are any; shape (m,) each.
-        """
-        values = values.detach()
-        balance, penalty, where = None, None, self._where_balanced
-        if self._balances_in_forward:
-            if len(given) < len(self._names):
-                where = [index for index, name in enumerate(given) if name in self._balanced]
-            if where:
-                balance, penalty = self._balance(values, given, where, moments)
-            if len(where) == len(given) and balance is not None and not self._instant:
-                return balance, penalty
-        factors = [self._one] * len(given)
-        prices = [self._zero] * len(given)
-        if balance is not None:
-            factors = placed(balance, where, factors)
-        if penalty is not None:
-            prices = placed(penalty, where, prices)
-        for name, controller in self._instant.items():
-            if name in given:
-                index, place = given.index(name), f"terms.{name}.controller"
-                state, now = self.memory.state(place), moments.get(place, _TIMELESS)
-                weight = controller.weigh(values[index], state, now)
-                factors[index], prices[index] = factors[index] * weight, prices[index] * weight
-        return torch.stack(factors), None if penalty is None else torch.stack(prices)
-
-    def _balance(
-        self, values: Tensor, given: Sequence[str], where: Sequence[int], moments: Moments
-    ) -> tuple[Tensor, Tensor | None]:
-        """Weights and penalties of the balanced terms among those that were given."""
-        balancer, state = self._the_balancer, self.memory.state("balancer")
-        if len(where) < len(given):
-            values = _picked(values, where)
-        if len(where) < len(self._balanced):
-            places = [self._balanced.index(given[index]) for index in where]
-            state = {k: t if t.ndim == 0 else _picked(t, places) for k, t in state.items()}
-        now = moments.get("balancer", _TIMELESS)
-        return balancer.weigh(values, state, now), balancer.penalty(state, now)
+        self._steps = 0
+        self._heard_of: set[str] = set()
 
     def observe(self, values: Tensor, raws: Mapping[str, Tensor], given: Sequence[str]) -> None:
         """Adds up what a training forward has shown."""
@@ -138,15 +50,37 @@ class Adaptation:
         observations.add_terms(values.detach(), given)
         observations.add_raws(raws)
 
+    def observe_metrics(self, metrics: Mapping[str, Tensor | float]) -> None:
+        """Adds values of metrics that controllers watch.
+
+        Raises:
+            ValueError: For a metric that none watches, and for a value that is no number.
+        """
+        known = self.memory.observations.metrics
+        for name, value in metrics.items():
+            if name not in known:
+                what = "a term, which is watched anyway" if name in self._names else "not watched"
+                raise ValueError(
+                    f"{name!r} is {what}{did_you_mean(name, known)} (watched metrics: "
+                    f"{quoted(known)}); a controller watches what its source: names"
+                )
+            if isinstance(value, Tensor) and value.numel() == 1:
+                value = value.detach().reshape(())  # noqa: PLW2901
+            elif isinstance(value, bool) or not isinstance(value, Real):
+                found = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+                raise ValueError(f"metric {name!r} is a number or a scalar tensor, found {found}")
+            self.memory.observations.add_metric(name, value)
+            self._heard_of.add(name)
+
     # Between forward passes
 
-    @torch.no_grad()
     def step_done(self, moments: Moments) -> None:
         """Tells all components what was seen since the last step, as means over the ranks.
 
         Args:
             moments: The step that is done, and scheduled fields as they were in it.
         """
+        self._steps += 1
         if not self.observes:
             return
         observations, memory = self.memory.observations, self.memory
@@ -198,6 +132,7 @@ class Adaptation:
                 "mean over micro-batches: no step was done since the last call"
             )
         self._awaits_after = False
+        self._heard_of.add(_AFTER)
         after = Observations(self._names, (), ())
         after.move(self.memory.device)
         given = sorted(losses)
@@ -209,69 +144,34 @@ class Adaptation:
             "balancer", valid, lambda state: balancer.update_after(observed, state, now)
         )
 
-    @torch.no_grad()
-    def factors(self, moments: Moments) -> Tensor | None:
-        """What all terms' weights are multiplied by until time moves; None where by nothing.
-
-        Args:
-            moments: The step now, and scheduled fields as they are in it.
-        """
-        factors: list[Tensor] = [self._one] * len(self._names)
-        balance = None
-        if self._balancer is not None and not self._balances_in_forward:
-            state = self.memory.state("balancer")
-            balance = self._balancer.weigh(self._unread, state, moments["balancer"])
-            if not self._controllers and len(self._balanced) == len(self._names):
-                return balance
-            factors = placed(balance, self._where_balanced, factors)
-        for name, controller in self._controllers.items():
-            if name not in self._instant:
-                place, index = f"terms.{name}.controller", self._names.index(name)
-                weight = controller.weigh(self._nan, self.memory.state(place), moments[place])
-                factors[index] = factors[index] * weight
-        is_one = balance is None and len(self._instant) == len(self._controllers)
-        return None if is_one else torch.stack(factors)
-
-    def check(self, moments: Moments) -> None:
-        """Refuses components whose weights are no numbers, or not as many as there are terms.
-
-        Raises:
-            ConfigError: Naming the component and what to change.
-        """
-        n = len(self._balanced)
-        with torch.no_grad():
-            for name, controller in self._controllers.items():
-                place = f"terms.{name}.controller"
-                value = self._one if controller.instant else self._nan
-                weight = controller.weigh(value, self.memory.state(place), moments[place])
-                _check_weights(place, controller, weight, ())
-            if self._balancer is not None:
-                state = self.memory.state("balancer")
-                losses = torch.ones_like(self._unread) if self._balancer.instant else self._unread
-                _check_weights(
-                    "balancer",
-                    self._balancer,
-                    self._balancer.weigh(losses, state, moments["balancer"]),
-                    (n,),
-                )
-
-    @torch.no_grad()
-    def known(self, weights: Tensor, moments: Moments) -> Tensor:
-        """The weights with what is learned; nan for those that read the coming losses."""
-        if not self.weighs_in_forward:
-            return weights
-        unread = torch.full_like(weights, torch.nan)
-        return weights * self.weigh(unread, self._names, moments)[0]
-
-    def move(self, device: torch.device) -> None:
-        """To another device."""
-        self.memory.move(device)
-        self._lie_on(device)
-
     def forget(self) -> None:
         """Drops what was seen since the last step: the clock was set to another time."""
         self.memory.observations.drop()
         self._awaits_after = False
+
+    def findings(self) -> list[str]:
+        """What looks wrong, a sentence each: learned weights that do not move, and the like."""
+        if self._steps < _ENOUGH_STEPS:
+            return []
+        found = [
+            f"the learned weights of the balancer ({key}) have not moved in {self._steps} steps: "
+            "give them to the optimizer, as in Adam([{'params': model.parameters()}, "
+            "*criterion.param_groups(lr=1e-2)])"
+            for key, parameter in self.memory.named_parameters()
+            if torch.equal(parameter.detach().cpu(), self.memory.start[key].cpu())
+        ]
+        found += [
+            f"metric {metric!r} was never given to the controller that watches it: call "
+            f"criterion.observe({metric}=...) before the optimizer step"
+            for metric in self.memory.observations.metrics
+            if metric not in self._heard_of
+        ]
+        if self.learns_after and _AFTER not in self._heard_of:
+            found.append(
+                f"the balancer {self._the_balancer.kind!r} learns from the losses after the step "
+                "and was never told them: call criterion.observe(terms) after each optimizer step"
+            )
+        return found
 
     def reported(self) -> dict[str, Tensor]:
         """The state of all controllers, as `controller/<term>/<name>`."""
@@ -281,48 +181,11 @@ class Adaptation:
             for key, tensor in self.memory.state(f"terms.{name}.controller").items()
         }
 
-    @property
-    def _the_balancer(self) -> Balancer:
-        if self._balancer is None:
-            raise RuntimeError("this loss has no balancer")
-        return self._balancer
-
     def _of_balanced(self, values: Tensor) -> Tensor:
-        if len(self._balanced) == len(self._names):
-            return values[: len(self._names)]
-        return _picked(values, self._where_balanced)
-
-
-def _picked(values: Tensor, indexes: Sequence[int]) -> Tensor:
-    """Some of the last axis, one by one: an index tensor would be uploaded, and waited for."""
-    return torch.stack([values.select(-1, index) for index in indexes], dim=-1)
-
-
-def placed(values: Tensor, where: Sequence[int], among: Sequence[Tensor]) -> list[Tensor]:
-    """The entries of `values` at their places, and those of `among` elsewhere."""
-    placed = list(among)
-    for index, value in zip(where, values.unbind(), strict=True):
-        placed[index] = value
-    return placed
+        if self._balanced == self.memory.observations.names:
+            return values
+        return picked(values, self._where_balanced)
 
 
 def _overrides(balancer: Balancer | None, method: str) -> bool:
     return balancer is not None and getattr(type(balancer), method) is not getattr(Balancer, method)
-
-
-def _check_weights(
-    place: str, component: Controller | Balancer, weights: Tensor, shape: tuple[int, ...]
-) -> None:
-    kind = type(component).__name__
-    if tuple(weights.shape) != shape:
-        raise ConfigError(
-            f"{place}: weigh() of {kind} gives shape {tuple(weights.shape)}, {shape} is needed: "
-            f"{'one weight for each term' if shape else 'one weight'}"
-        )
-    if not weights.isfinite().all():
-        hint = (
-            ""
-            if component.instant
-            else ": weigh() reads the losses only in a class that says `instant = True`"
-        )
-        raise ConfigError(f"{place}: weigh() of {kind} gives {weights.tolist()}{hint}")

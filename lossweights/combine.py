@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lossweights.adaptation import placed
 from lossweights.config import LossConfig
 from lossweights.gather import gather, reduced, with_batch
 from lossweights.standing import Standing
+from lossweights.weighing import placed
 
 
 class Combined(NamedTuple):
@@ -65,7 +65,8 @@ def combine(
         both = {name: pair for name, pair in both.items() if name not in bad}
     if not both:
         empty = standing.weights.new_empty(0)
-        return Combined(empty.new_zeros((), requires_grad=True), (), [], [], empty, empty)
+        total = _anchored(empty.new_zeros((), requires_grad=True), standing, ())
+        return Combined(total, (), [], [], empty, empty)
     raws = [raw for raw, _ in both.values()]
     losses = [
         loss.detach() if name in standing.left_out else loss for name, (_, loss) in both.items()
@@ -89,9 +90,19 @@ def combine(
             torch.stack([measured[index] for index in summed]),
             torch.stack([weights[index] for index in summed]),
         )
+    total = _anchored(total, standing, both)
     return Combined(
         total, tuple(both), raws, losses, values, weights, factors, penalty, standing.left_out
     )
+
+
+def _anchored(total: Tensor, standing: Standing, given: Iterable[str]) -> Tensor:
+    """The total, with the learned weights in its graph also where no term asks for them."""
+    if standing.adaptation is None or not standing.weighs:
+        return total
+    quiet = standing.dormant | standing.left_out
+    anchor = standing.adaptation.anchor([name for name in given if name not in quiet])
+    return total if anchor is None else total + anchor
 
 
 def _reduced(

@@ -8,7 +8,7 @@ import numpy as np
 
 from lossweights.config import LossConfig
 from lossweights.durations import Duration, Horizon
-from lossweights.errors import HorizonError
+from lossweights.errors import HorizonError, quoted
 from lossweights.report import Seen
 from lossweights.schedules import Schedule, Steps, Values
 
@@ -19,6 +19,8 @@ _MOST_STEPS = 1_000_000  # of a longer training, so many steps evenly chosen are
 def describe(config: LossConfig, horizon: Horizon) -> str:
     """One line a term: its factors, where its weight starts, peaks and ends."""
     lines = [_training(horizon), f"evaluation: {_evaluation(config)}"]
+    if config.balancer is not None:
+        lines.append(f"balancer: {config.balancer!r}, of {quoted(config.balanced_names)}")
     width = max(map(len, config.terms))
     lines += [f"{name:<{width}}  {_term(config, name, horizon)}" for name in config.terms]
     return "\n".join(lines)
@@ -38,8 +40,10 @@ def _evaluation(config: LossConfig) -> str:
     if isinstance(config.eval_weights, dict):
         given = ", ".join(f"{name} {weight:g}" for name, weight in config.eval_weights.items())
         return f"{given}, all else with its final weight"
+    steered = any(term.controller is not None for term in config.terms.values())
+    still = ", controllers and balancer at 1" if config.balancer or steered else ""
     return {
-        "final": "each term with its final weight",
+        "final": f"each term with its final weight{still}",
         "current": "each term as in training",
         "ones": "each term with weight 1",
     }[config.eval_weights]
@@ -47,11 +51,16 @@ def _evaluation(config: LossConfig) -> str:
 
 def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
     term = config.terms[name]
-    text = f"{term.weight:g}" if term.schedule is None else f"{term.weight:g} x {term.schedule!r}"
+    factor = term.schedule if term.controller is None else term.controller
+    text = f"{term.weight:g}" if factor is None else f"{term.weight:g} x {factor!r}"
     try:
         text += f": {_course(config, name, horizon)}"
     except HorizonError as error:
         text += f": not known yet, {error}"
+    if term.transform is not None:
+        text += f"; its value through {term.transform!r}"
+    if config.balancer is not None and not term.is_balanced:
+        text += "; not balanced"
     if term.optional:
         text += "; optional"
     if term.reduction is not None:
@@ -65,6 +74,9 @@ def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
     term = config.terms[name]
     start = horizon.steps(term.after)
     dormant = f"dormant until step {start}, then " if start else ""
+    if term.controller is not None:
+        watched = "its own value" if term.controller.source is None else term.controller.source
+        return f"{dormant}steered by {watched}"
     if term.schedule is None:
         return f"{dormant}constant"
     steps, weights = _sampled(config, name, horizon)

@@ -77,10 +77,32 @@ class Memory(nn.Module):
                 raise ConfigError(f"{place}: {key!r} is learned, which only a balancer's can be")
         return state
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if hasattr(param, "device_mesh"):
+            self._refuse_shards(name)
+        super().register_parameter(name, param)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # As it was; but FSDP2 puts its shards past `register_parameter` where this is torch's own.
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self._parameters:  # FSDP1 begins by taking it out
+            self._refuse_shards(name)
+        super().__delattr__(name)
+
+    def _refuse_shards(self, name: str) -> None:
+        raise RuntimeError(
+            f"the learned weights of a criterion ({name}) cannot be sharded, each rank needs them "
+            "whole: write fully_shard(model, ignored_params=set(criterion.parameters())), or "
+            "FullyShardedDataParallel(model, ignored_states=list(criterion.parameters())); the "
+            "criterion averages their gradients itself"
+        )
+
     def state(self, place: str) -> State:
         """The tensors of a component, learned ones included."""
         state = self._stores[place].state
-        if place != "balancer" or not self._parameters:
+        if not self._parameters or place != "balancer":
             return state
         return {**state, **self._parameters}  # type: ignore[dict-item]
 
@@ -97,7 +119,7 @@ class Memory(nn.Module):
             update: What changes the tensors, in place.
         """
         store = self._stores[place]
-        state = dict(self.state(place))
+        state = dict(store.state)
         store.keep()
         update(state)
         for key, tensor in store.state.items():

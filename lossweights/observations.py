@@ -33,10 +33,14 @@ class Observations:
         terms: The terms, sorted.
         raws: Terms of which the value before the transform is watched too.
         metrics: What `criterion.observe` may give by name.
+
+    Attributes:
+        names: What each channel watches.
     """
 
     def __init__(self, terms: Sequence[str], raws: Sequence[str], metrics: Sequence[str]) -> None:
         self.terms, self.raws, self.metrics = tuple(terms), tuple(raws), tuple(metrics)
+        self.names = (*terms, *(f"raw {name}" for name in raws), *metrics)
         with torch.inference_mode(mode=False):
             self._lie_in(torch.zeros(2, len(self.terms) + len(self.raws) + len(self.metrics)))
 
@@ -46,11 +50,6 @@ class Observations:
         self._term_sums = self._sums[: len(self.terms)]
         self._term_counts = self._counts[: len(self.terms)]
         self._one = torch.ones((), device=both.device)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What each channel watches."""
-        return (*self.terms, *(f"raw {name}" for name in self.raws), *self.metrics)
 
     def channel(self, name: str) -> int:
         """Where a term or a metric is."""
@@ -90,7 +89,7 @@ class Observations:
         ranks.add_up(self.both)
         values = self._sums / self._counts  # nothing seen is 0 / 0; one nan spoils its mean
         self.both.zero_()
-        return Means(values, (values - values) == 0)
+        return Means(values, (values - values).logical_not())  # inf - inf is nan
 
     def drop(self) -> None:
         """Forgets what was added."""

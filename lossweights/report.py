@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -134,22 +134,34 @@ class Report:
         terms: For each term, `raw`, `value`, `weight`, `penalty` (where weights are learned),
             `weighted` and `share`.
         notes: What else is worth knowing.
+        controllers: The state of each controller after the step, by the name of its term.
     """
 
     step: int
     total: float
     terms: dict[str, dict[str, float]]
     notes: tuple[str, ...] = ()
+    controllers: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, breakdown: Breakdown, step: int, notes: tuple[str, ...] = ()) -> Report:
-        """From a breakdown, in one transfer to the host."""
-        metrics = on_host(breakdown.metrics())
+    def of(
+        cls,
+        breakdown: Breakdown,
+        step: int,
+        notes: tuple[str, ...] = (),
+        states: Mapping[str, Tensor] | None = None,
+    ) -> Report:
+        """From a breakdown and the states of controllers, in one transfer to the host."""
+        metrics = on_host({**breakdown.metrics(), **(states or {})})
+        controllers: dict[str, dict[str, float]] = {}
+        for place in states or {}:
+            name, key = place.removeprefix("controller/").rsplit("/", 1)
+            controllers.setdefault(name, {})[key] = metrics[place]
         terms = {
             name: {q: metrics[f"{q}/{name}"] for q in QUANTITIES if f"{q}/{name}" in metrics}
             for name in breakdown.raw
         }
-        return cls(step, metrics["total"], terms, notes)
+        return cls(step, metrics["total"], terms, notes, controllers)
 
     def __str__(self) -> str:
         width = max([len("total"), *map(len, self.terms)])
@@ -162,6 +174,9 @@ class Report:
             cells = "".join(f"{parts[quantity]:>12.5g}" for quantity in shown[:-1])
             lines.append(f"{name:<{width}} {cells}{parts['share']:>12.1%}")
         lines.append(f"{'total':<{width}} {'':>{12 * (len(shown) - 2)}}{self.total:>12.5g}")
+        for name, state in self.controllers.items():
+            values = ", ".join(f"{key} {value:.5g}" for key, value in state.items())
+            lines.append(f"controller of {name}: {values}")
         return "\n".join([*lines, *self.notes])
 
     @property

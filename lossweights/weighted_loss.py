@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from lossweights.account import Account
 from lossweights.balancers import Balancer
 from lossweights.combine import Combined, combine
-from lossweights.config import EvalWeights, LossConfig, OnNonfinite, TermLike
-from lossweights.describe import audit, describe
+from lossweights.config import EvalWeights, LossConfig, OnNonfinite
 from lossweights.durations import Duration
-from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, warn
+from lossweights.errors import ConfigError, HorizonError, explain, quoted
 from lossweights.files import plain
 from lossweights.gather import check_named
-from lossweights.report import Breakdown, Report, Seen, on_host
+from lossweights.report import Breakdown
 from lossweights.standing import Standing
-from lossweights.timekeeper import Timekeeper
+from lossweights.term import TermLike
 
 
-class WeightedLoss(Timekeeper):
+class WeightedLoss(Account):
     """Combines named terms into one scalar, each with the weight that its config gives it now.
 
     Args:
@@ -93,11 +93,6 @@ class WeightedLoss(Timekeeper):
         self._is_plain = config.on_nonfinite == "propagate" and not any(
             term.reduction or term.transform for term in config.terms.values()
         )
-        late = any(Duration.parse(term.after).value > 0 for term in config.terms.values())
-        scheduled = any(term.schedule is not None for term in config.terms.values())
-        adapts = self._adaptation is not None and self._adaptation.observes
-        self._seen = Seen(weights_move=late or scheduled or adapts)
-        self._told_of_clock = False
 
     @classmethod
     def from_config(
@@ -122,8 +117,6 @@ class WeightedLoss(Timekeeper):
         config = LossConfig.read(source, at)
         declared = {name: getattr(config, name) for name in LossConfig.model_fields}
         return cls(**declared, clock=clock, process_group=process_group)
-
-    # The total
 
     def forward(self, terms: Mapping[str, Tensor | None]) -> Tensor:
         """The weighted sum, a scalar with its graph, in float32 (float64 for float64 terms).
@@ -193,6 +186,66 @@ class WeightedLoss(Timekeeper):
             self.config.terms,
         )
 
+    def observe(
+        self,
+        terms: Mapping[str, Tensor | None] | None = None,
+        /,
+        **metrics: Tensor | float,
+    ) -> None:
+        """Tells what forward passes cannot show.
+
+        Args:
+            terms: For a balancer that learns from them (`famo`): the losses of the same batch
+                after the optimizer step, by name, in one call a step.
+            **metrics: For a controller with `source: name`: the metric's value. Where it is
+                given several times between two steps, the mean counts.
+
+        Raises:
+            ValueError: For what nothing in the config watches, and for values that are no
+                scalars.
+            RuntimeError: For losses after a step, where no step was done since the last ones.
+
+        >>> criterion = WeightedLoss(
+        ...     terms={"policy": 1.0, "kl": {"kind": "adaptive-kl", "source": "rollout_kl"}}
+        ... )
+        >>> criterion.observe(rollout_kl=3.2)
+        """
+        adaptation = self._adaptation
+        if terms is not None:
+            if adaptation is None or not adaptation.learns_after or self._present is None:
+                raise ValueError(
+                    "no balancer of this loss learns from the losses after the step: "
+                    "criterion.observe takes metrics only, criterion.observe(name=value)"
+                )
+            with torch.no_grad():
+                combined = self._combined(terms, self._standing(training=True), training=False)
+            after = dict(zip(combined.names, combined.losses, strict=True))
+            adaptation.observe_after(after, self._present.moments["balancer"])
+            self._present.show(self.current_step, self.current_step)
+        if metrics:
+            if self._adaptation is None:
+                raise ValueError(
+                    f"no controller of this loss watches {quoted(metrics)}: write "
+                    f"source: {next(iter(metrics))} at a controller"
+                )
+            self._adaptation.observe_metrics(metrics)
+
+    def param_groups(self, **options: Any) -> list[dict[str, Any]]:
+        """The learned weights as groups for an optimizer; none where nothing is learned.
+
+        Args:
+            **options: Of the group, such as `lr=1e-2`. Weight decay, which would draw learned
+                weights to an arbitrary point, is 0 unless it is said here.
+
+        >>> criterion = WeightedLoss(terms=["a", "b"], balancer="uncertainty")
+        >>> model = torch.nn.Linear(2, 2)
+        >>> optimizer = torch.optim.AdamW(
+        ...     [{"params": model.parameters()}, *criterion.param_groups(lr=1e-2)], lr=1e-3
+        ... )
+        """
+        learned = list(self.parameters())
+        return [{"params": learned, "weight_decay": 0.0, **options}] if learned else []
+
     def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
         """A module that calls `function`, which returns named terms, and combines them.
 
@@ -204,81 +257,6 @@ class WeightedLoss(Timekeeper):
         tensor(1.1000)
         """
         return WrappedLoss(function, self)
-
-    # What is known of it
-
-    def is_active(self, name: str) -> bool:
-        """Whether the term counts now; one that does not need not be computed.
-
-        In training it does not while it is dormant, or while its weight is 0 and its config says
-        `when_zero: skip`. In evaluation the weights of evaluation decide.
-
-        Raises:
-            ValueError: For a name that is no term.
-        """
-        if name not in self.config.terms:
-            raise ValueError(
-                f"no term is called {name!r}{did_you_mean(name, self.config.terms)} "
-                f"(the terms are {quoted(self.config.terms)})"
-            )
-        training = self.training and torch.is_grad_enabled()
-        standing = self._standing(training)
-        return name not in standing.dormant and name not in standing.left_out
-
-    @overload
-    def metrics(
-        self, prefix: str = ..., include: Iterable[str] | None = ..., tensors: Literal[False] = ...
-    ) -> dict[str, float]: ...
-    @overload
-    def metrics(
-        self, prefix: str = ..., include: Iterable[str] | None = ..., *, tensors: Literal[True]
-    ) -> dict[str, Tensor]: ...
-    def metrics(
-        self, prefix: str = "", include: Iterable[str] | None = None, tensors: bool = False
-    ) -> dict[str, float] | dict[str, Tensor]:
-        """What the last training forward saw, for a logger; empty before the first.
-
-        Args:
-            prefix: Put before each name, such as `train/`.
-            include: Which of `raw`, `value`, `weight`, `weighted`, `share`, `total`.
-            tensors: 0-dim tensors in place of floats, without waiting for the device; floats
-                take one transfer for all.
-
-        >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
-        >>> _ = criterion({"nll": torch.tensor(3.0), "kl": torch.tensor(2.0)})
-        >>> criterion.metrics(prefix="train/", include=["weighted", "total"])
-        {'train/weighted/nll': 3.0, 'train/weighted/kl': 1.0, 'train/total': 4.0}
-        """
-        breakdown = self._seen.breakdown(self.config.terms)
-        if breakdown is None:
-            return {}
-        note = self._seen.of_idle_clock(self.current_step)
-        if note and not self._told_of_clock:
-            self._told_of_clock = True
-            warn(note)
-        found = breakdown.metrics(prefix, include)
-        return found if tensors else on_host(found)
-
-    def report(self) -> Report | None:
-        """What happened at the last training forward; printed, a table. None before the first."""
-        breakdown = self._seen.breakdown(self.config.terms)
-        if breakdown is None:
-            return None
-        step = self.current_step if self._seen.step is None else self._seen.step
-        note = self._seen.of_idle_clock(self.current_step)
-        return Report.of(breakdown, step, (note,) if note else ())
-
-    def describe(self) -> str:
-        """What will happen: for each term its weight's start, peak and end over the training."""
-        return describe(self.config, self._horizon)
-
-    def audit(self) -> list[str]:
-        """What looks wrong so far, a sentence each; empty where nothing does.
-
-        Terms that were never given, whose weight is 0 for the whole training, or that carry no
-        gradient; a clock that nobody moves.
-        """
-        return audit(self.config, self._seen, self._horizon, self.current_step)
 
     def _combined(
         self, terms: Mapping[str, Tensor | None], standing: Standing, training: bool
@@ -317,11 +295,6 @@ class WeightedLoss(Timekeeper):
                 combined.penalty,
             )
         return combined.total
-
-    def clock_moved(self, before: int) -> None:
-        """Called by the clock: it stood at `before` and stands elsewhere now."""
-        self._seen.step_done(before)
-        super().clock_moved(before)
 
     def extra_repr(self) -> str:
         """The terms, as declared."""

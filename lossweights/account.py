@@ -1,0 +1,121 @@
+"""What a criterion tells of itself: what it does, did, and what looks wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from lossweights.config import LossConfig
+from lossweights.describe import audit, describe
+from lossweights.durations import Duration
+from lossweights.errors import did_you_mean, quoted, warn
+from lossweights.report import QUANTITIES, Report, Seen, on_host
+from lossweights.timekeeper import Timekeeper
+
+
+class Account(Timekeeper):
+    """A criterion that can be asked what it does.
+
+    Args:
+        config: The declaration.
+        clock: Another criterion whose clock this one shares.
+        process_group: The ranks over which what adapts is averaged; None for all.
+    """
+
+    def __init__(
+        self, config: LossConfig, clock: Timekeeper | None = None, process_group: Any = None
+    ) -> None:
+        super().__init__(config, clock, process_group)
+        late = any(Duration.parse(term.after).value > 0 for term in config.terms.values())
+        scheduled = any(term.schedule is not None for term in config.terms.values())
+        adapts = self._adaptation is not None and self._adaptation.observes
+        self._seen = Seen(weights_move=late or scheduled or adapts)
+        self._told_of_clock = False
+
+    def is_active(self, name: str) -> bool:
+        """Whether the term counts now; one that does not need not be computed.
+
+        In training it does not while it is dormant, or while its weight is 0 and its config says
+        `when_zero: skip`. In evaluation the weights of evaluation decide.
+
+        Raises:
+            ValueError: For a name that is no term.
+        """
+        if name not in self.config.terms:
+            raise ValueError(
+                f"no term is called {name!r}{did_you_mean(name, self.config.terms)} "
+                f"(the terms are {quoted(self.config.terms)})"
+            )
+        training = self.training and torch.is_grad_enabled()
+        standing = self._standing(training)
+        return name not in standing.dormant and name not in standing.left_out
+
+    @overload
+    def metrics(
+        self, prefix: str = ..., include: Iterable[str] | None = ..., tensors: Literal[False] = ...
+    ) -> dict[str, float]: ...
+    @overload
+    def metrics(
+        self, prefix: str = ..., include: Iterable[str] | None = ..., *, tensors: Literal[True]
+    ) -> dict[str, Tensor]: ...
+    def metrics(
+        self, prefix: str = "", include: Iterable[str] | None = None, tensors: bool = False
+    ) -> dict[str, float] | dict[str, Tensor]:
+        """What the last training forward saw, for a logger; empty before the first.
+
+        Args:
+            prefix: Put before each name, such as `train/`.
+            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total`
+                and `controller` (as in `controller/kl/error`).
+            tensors: 0-dim tensors in place of floats, without waiting for the device; floats
+                take one transfer for all.
+
+        >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
+        >>> _ = criterion({"nll": torch.tensor(3.0), "kl": torch.tensor(2.0)})
+        >>> criterion.metrics(prefix="train/", include=["weighted", "total"])
+        {'train/weighted/nll': 3.0, 'train/weighted/kl': 1.0, 'train/total': 4.0}
+        """
+        breakdown = self._seen.breakdown(self.config.terms)
+        if breakdown is None:
+            return {}
+        note = self._seen.of_idle_clock(self.current_step)
+        if note and not self._told_of_clock:
+            self._told_of_clock = True
+            warn(note)
+        wanted = (*QUANTITIES, "total", "controller") if include is None else tuple(include)
+        found = breakdown.metrics(prefix, [name for name in wanted if name != "controller"])
+        if "controller" in wanted and self._adaptation is not None:
+            found |= {f"{prefix}{name}": t for name, t in self._adaptation.reported().items()}
+        return found if tensors else on_host(found)
+
+    def report(self) -> Report | None:
+        """What happened at the last training forward; printed, a table. None before the first."""
+        breakdown = self._seen.breakdown(self.config.terms)
+        if breakdown is None:
+            return None
+        step = self.current_step if self._seen.step is None else self._seen.step
+        note = self._seen.of_idle_clock(self.current_step)
+        states = {} if self._adaptation is None else self._adaptation.reported()
+        return Report.of(breakdown, step, (note,) if note else (), states)
+
+    def describe(self) -> str:
+        """What will happen: for each term its weight's start, peak and end over the training."""
+        return describe(self.config, self._horizon)
+
+    def audit(self) -> list[str]:
+        """What looks wrong so far, a sentence each; empty where nothing does.
+
+        Terms that were never given, whose weight is 0 for the whole training, or that carry no
+        gradient; learned weights that never move; what was never told to a component that waits
+        for it; a clock that nobody moves.
+        """
+        findings = audit(self.config, self._seen, self._horizon, self.current_step)
+        return findings + ([] if self._adaptation is None else self._adaptation.findings())
+
+    def clock_moved(self, before: int) -> None:
+        """Called by the clock: it stood at `before` and stands elsewhere now."""
+        self._seen.step_done(before)
+        super().clock_moved(before)

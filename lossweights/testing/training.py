@@ -1,0 +1,124 @@
+"""A small training in which every step is reproducible, to hold components to their properties."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lossweights.balancers import Balancer
+from lossweights.controllers import Controller
+from lossweights.term import Term
+from lossweights.transforms import Transform
+from lossweights.weighted_loss import WeightedLoss
+
+Adaptive: TypeAlias = Balancer | Controller | Transform
+
+NAMES = ("alpha", "beta", "gamma")
+STEPS = 24  # of a training, in four epochs
+
+
+class Training:
+    """A small training of three terms under a component.
+
+    Args:
+        component: Of the loss (a balancer) or of its first term.
+        names: The terms, in the order in which they are declared and given.
+    """
+
+    def __init__(self, component: Adaptive, names: Sequence[str] = NAMES) -> None:
+        self.names = names
+        terms = {name: Term(optional=True) for name in names}
+        if isinstance(component, Controller):
+            terms[NAMES[0]] = Term(optional=True, controller=component)
+        if isinstance(component, Transform):
+            reduction = None if component.level == "value" else "mean"
+            terms[NAMES[0]] = Term(optional=True, transform=component, reduction=reduction)
+        self._has_batch = isinstance(component, Transform) and component.level != "value"
+        self._learns_after = (
+            isinstance(component, Balancer)
+            and type(component).update_after is not Balancer.update_after
+        )
+        self._source = getattr(component, "source", None)
+        self.criterion = WeightedLoss(
+            terms=terms,
+            balancer=component if isinstance(component, Balancer) else None,
+            total_steps=STEPS,
+            steps_per_epoch=STEPS // 4,
+        )
+        self.call: Callable[[Mapping[str, Tensor]], Tensor] = self.criterion
+        self.parameter = torch.ones((), requires_grad=True)
+        learned = self.criterion.param_groups(lr=0.1)
+        self.optimizer = torch.optim.Adam(learned) if learned else None
+        draws = torch.Generator().manual_seed(0)
+        trend = torch.linspace(1.0, 0.2, STEPS)[:, None] ** torch.tensor([0.5, 1.0, 2.0])
+        noise = 1 + 0.1 * torch.rand(STEPS, len(NAMES), generator=draws)
+        self._losses = trend * noise * torch.tensor([1.0, 5.0, 0.3])
+
+    def value(self, value: Tensor | float) -> Tensor:
+        """A term of that value, which depends on a parameter."""
+        return torch.as_tensor(value) * self.parameter
+
+    def terms(self, step: int, factor: float = 1.0) -> dict[str, Tensor]:
+        """The losses of a step."""
+        row = dict(zip(NAMES, self._losses[step].unbind(), strict=True))
+        terms = {name: self.value(row[name] * factor) for name in self.names}
+        if self._has_batch:
+            terms[NAMES[0]] = terms[NAMES[0]].expand(4, 2)
+        return terms
+
+    def forward(self, step: int, factor: float = 1.0, share: float = 1.0) -> None:
+        """A forward and backward pass."""
+        total = self.call(self.terms(step, factor))
+        if total.requires_grad:
+            (total * share).backward()  # type: ignore[no-untyped-call]
+
+    def step(self, step: int) -> None:
+        """An optimizer step, and what belongs to it."""
+        if self._source is not None:
+            self.criterion.observe(**{self._source: float(self._losses[step, 0])})
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.parameter.grad = None
+        self.criterion.step()
+        if self._learns_after:
+            self.criterion.observe(self.terms(step, 0.95))
+
+    def run(self, steps: Iterable[int]) -> None:
+        """Forward passes and steps."""
+        for step in steps:
+            self.forward(step)
+            self.step(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a checkpoint holds."""
+        learned = {} if self.optimizer is None else {"optimizer": self.optimizer.state_dict()}
+        return {"criterion": self.criterion.state_dict(), **learned}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self.criterion.load_state_dict(state["criterion"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def memory(self) -> dict[str, Tensor]:
+        """What adapts, without what is learned and what waits for the step to be done."""
+        skipped = {*dict(self.criterion.named_parameters()), "memory.observed"}
+        state = self.criterion.state_dict()
+        return {
+            key.removeprefix("memory."): tensor
+            for key, tensor in state.items()
+            if key.startswith("memory.") and key not in skipped
+        }
+
+    def assert_finite(self, where: str) -> None:
+        """All weights that are known and all state are finite."""
+        for key, tensor in self.memory().items():
+            assert tensor.isfinite().all(), f"{where}, {key!r} is {tensor}"
+        report = self.criterion.report()
+        for name, parts in report.terms.items() if report else ():
+            assert math.isfinite(parts["weight"]), f"{where}, the weight of {name!r} is not finite"
