@@ -78,7 +78,7 @@ class Training:
 
     def step(self, step: int) -> None:
         """An optimizer step, and what belongs to it."""
-        if self._source is not None:
+        if self._source not in (None, *NAMES):
             self.criterion.observe(**{self._source: float(self._losses[step, 0])})
         if self.optimizer is not None:
             self.optimizer.step()

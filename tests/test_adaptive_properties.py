@@ -1,0 +1,134 @@
+"""Every registered controller, transform and balancer keeps every property, plug-ins too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import pytest
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lossweights import Controller, Moment, Schedule, State, Transform
+from lossweights.balancers import Balancer
+from lossweights.testing import (
+    ADAPTIVE_PROPERTIES,
+    check_compiles_once,
+    check_round_trip,
+)
+from lossweights.testing.training import Adaptive
+
+
+class InverseValue(Balancer, kind="test-inverse"):
+    """What a user would write: weights by the inverse of a moving average, and a schedule."""
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    strength: Schedule = Schedule.read({"kind": "warmup", "over": "50%"})
+
+    def init(self, n: int) -> State:
+        return {"average": torch.zeros(n), "updates": torch.zeros(())}
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        inverse = 1 / state["average"].abs().clamp(1e-6, 1e6)
+        return torch.lerp(torch.ones_like(inverse), inverse, now["strength"])
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        state["updates"] += 1
+        state["average"].lerp_(observed.clamp(-1e9, 1e9), 1 - self.momentum)
+
+
+class Learned(Balancer, kind="test-learned"):
+    """Learned, with a scheduled price."""
+
+    price: Schedule = Schedule.read({"kind": "ramp", "start": 1, "stop": 2, "over": "50%"})
+
+    def init(self, n: int) -> State:
+        return {"logits": nn.Parameter(torch.zeros(n)), "seen": torch.zeros(n)}
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        return torch.sigmoid(state["logits"])
+
+    def penalty(self, state: State, now: Moment) -> Tensor:
+        return now["price"] * state["logits"].square()
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        state["seen"] += 1
+
+
+class Thermostat(Controller, kind="test-thermostat"):
+    """Up by a step where the value is above its setting, else down."""
+
+    setting: Schedule
+    instant_part: float = 0.0
+
+    def init(self) -> State:
+        return {"coefficient": torch.ones(())}
+
+    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+        return state["coefficient"] * (1 + 0 * now["setting"])
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        state["coefficient"] += 0.1 * torch.sign(observed - now["setting"])
+
+
+class Shifted(Transform, kind="test-shifted"):
+    """Less a scheduled offset, and less what it was on average."""
+
+    offset: Schedule = Schedule.read({"kind": "ramp", "start": 0, "stop": 1, "over": "50%"})
+
+    def init(self) -> State:
+        return {"average": torch.zeros(())}
+
+    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+        return value - now["offset"] - state["average"].clamp(-1e9, 1e9)
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        state["average"].lerp_(observed, 0.1)
+
+
+EXAMPLES: list[Adaptive] = [
+    InverseValue(),
+    Learned(),
+    Thermostat(setting=0.5),
+    Thermostat(setting={"kind": "warmup", "over": "25%"}, source="accuracy"),
+    Thermostat(setting=2.0, source="beta"),
+    Shifted(),
+]
+EXAMPLES += [
+    family.of_kind(table.pop("kind")).model_validate(table)
+    for family, tables in {
+        Balancer: [
+            {"kind": "uncertainty"},
+            {"kind": "uncertainty", "regularizer": "log1p", "lowest": -2, "highest": 2},
+            {"kind": "dwa", "every": "3 steps"},
+            {"kind": "dwa"},
+        ],
+        Controller: [],
+        Transform: [],
+    }.items()
+    for table in tables
+]
+
+
+def test_there_is_an_example_of_every_kind() -> None:
+    for family in (Balancer, Controller, Transform):
+        ours = {
+            kind
+            for kind, member in family.kinds().items()
+            if member.__module__.startswith(("lossweights.", __name__))
+        }
+        assert ours == {example.kind for example in EXAMPLES if isinstance(example, family)}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=repr)
+@pytest.mark.parametrize(
+    "property_", [check_round_trip, *ADAPTIVE_PROPERTIES], ids=lambda p: p.__name__
+)
+def test_property(example: Adaptive, property_: Callable[[Adaptive], None]) -> None:
+    property_(example)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=repr)
+def test_compiles_once(example: Adaptive) -> None:
+    check_compiles_once(example)
