@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, distributed, nn
@@ -20,13 +20,23 @@ class Ranks:
     def __init__(self, sync: str, group: Any = None) -> None:
         self._is_on = sync == "auto"
         self._group = group
+        self._lost_group = False
 
     @property
     def count(self) -> int:
-        """How many processes there are."""
+        """How many processes there are.
+
+        Raises:
+            RuntimeError: Where the process group was left behind in another process.
+        """
         if not self._is_on or not distributed.is_available() or not distributed.is_initialized():
             return 1
-        return distributed.get_world_size(self._group)
+        if self._lost_group:
+            raise RuntimeError(
+                "a pickled criterion cannot take its process group along: build it anew with "
+                "WeightedLoss(..., process_group=...), then load_state_dict()"
+            )
+        return distributed.get_world_size(self._group)  # -1 in a process outside the group
 
     def add_up(self, tensor: Tensor) -> None:
         """Replaces a tensor by its sum over the processes, without waiting for the device."""
@@ -41,20 +51,22 @@ class Ranks:
         """
         waiting: list[bool] = []
 
+        @torch.no_grad()
         def average() -> None:
-            if waiting:
-                waiting.clear()
-                parts = [
-                    torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                    for parameter in parameters
-                ]
-                mean = torch.cat([part.reshape(-1) for part in parts])
-                self.add_up(mean)
-                mean /= self.count
-                pieces = torch.split(mean, [part.numel() for part in parts])
-                for parameter, piece in zip(parameters, pieces, strict=True):
-                    if parameter.grad is not None:
-                        parameter.grad.copy_(piece.view_as(parameter))
+            if not waiting:  # one backward pass may have touched several of the parameters
+                return
+            waiting.clear()
+            learned = [parameter for parameter in parameters if parameter.requires_grad]
+            for parameter in learned:
+                if parameter.grad is None:  # it may have one on another rank
+                    parameter.grad = torch.zeros_like(parameter)
+            gradients = [parameter.grad for parameter in learned if parameter.grad is not None]
+            mean = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            self.add_up(mean)
+            mean /= self.count
+            pieces = torch.split(mean, [gradient.numel() for gradient in gradients])
+            for gradient, piece in zip(gradients, pieces, strict=True):
+                gradient.copy_(piece.view_as(gradient))  # it may be a view into a bucket of DDP
 
         def after_backward(_: Tensor) -> None:
             # Twice: the second is called after all that were queued during the backward pass, so
@@ -66,7 +78,17 @@ class Ranks:
                 queue(lambda: queue(average))
 
         for parameter in parameters:
-            parameter.register_post_accumulate_grad_hook(after_backward)  # type: ignore[no-untyped-call]
+            wanted = parameter.requires_grad
+            # A frozen one takes no hook, and would have none when it is thawed.
+            parameter.requires_grad_().register_post_accumulate_grad_hook(after_backward)  # type: ignore[no-untyped-call]
+            parameter.requires_grad_(wanted)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__)  # the group too: it is of the same processes
+        return copy
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_is_on": self._is_on, "_group": None}  # a group belongs to its process
+        # A group belongs to its process.
+        lost = self._lost_group or self._group is not None
+        return {"_is_on": self._is_on, "_group": None, "_lost_group": lost}
