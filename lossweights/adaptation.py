@@ -136,7 +136,8 @@ class Adaptation(Weighing):
         after = Observations(self._names, (), ())
         after.move(self.memory.device)
         given = sorted(losses)
-        after.add_terms(torch.stack([losses[name].detach().float() for name in given]), given)
+        if given:
+            after.add_terms(torch.stack([losses[name].detach().float() for name in given]), given)
         values, valid = map(self._of_balanced, after.take(self._ranks))
         observed = torch.where(valid, values, self.memory.last_seen)
         balancer = self._the_balancer

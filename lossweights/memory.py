@@ -18,7 +18,7 @@ from lossweights.errors import ConfigError, warn
 from lossweights.moment import State
 from lossweights.observations import Observations
 from lossweights.ranks import Ranks
-from lossweights.state import decoded, encoded
+from lossweights.state import Trail, decoded, encoded
 from lossweights.store import Store
 
 
@@ -33,6 +33,8 @@ class Memory(nn.Module):
         observations: What was seen since the last step.
         last_seen: The last finite means of the balanced terms; 1 before the first.
     """
+
+    balancer = terms = observed = balanced_names = channels = Trail()  # where keys lead to
 
     def __init__(self, config: LossConfig, ranks: Ranks) -> None:
         super().__init__()

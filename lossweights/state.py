@@ -34,6 +34,18 @@ def decoded(names: Tensor) -> list[str]:
     return list(json.loads(bytes(names.tolist())))
 
 
+class Trail:
+    """Where the keys of a state lead to that are no parameters.
+
+    `torch.distributed.checkpoint.state_dict` follows every key of a model's state as attributes.
+    """
+
+    def __getattr__(self, name: str) -> Trail:
+        if name.startswith("__") or name == "_fqn_modifiers":  # asked of any object, no keys
+            raise AttributeError(name)
+        return self
+
+
 def read_step(found: Mapping[str, Any], error_msgs: list[str]) -> int | None:
     """The step of a state; None where there is none, or one that cannot be."""
     if "step" not in found:

@@ -34,6 +34,7 @@ class Timekeeper(nn.Module):
     """
 
     config: LossConfig
+    term_names = state.Trail()
 
     def __init__(
         self, config: LossConfig, clock: Timekeeper | None = None, process_group: Any = None
