@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 from rich.console import Console
@@ -29,29 +27,17 @@ from rich.table import Table
 from torch import Tensor
 
 from lossweights import Cyclical, Schedule, Term, WeightedLoss
+from timing import (
+    Step,
+    ceiling,
+    hand_written,
+    leaf_losses,
+    measure,
+    ratio,
+    table_of_weights,
+)
 
-Step = Callable[[int], Tensor]
 STEPS = 1_000_000
-
-
-def hand_written(losses: list[Tensor], weights: list[list[float]]) -> Step:
-    def step(number: int) -> Tensor:
-        row = weights[number % len(weights)]
-        total = row[0] * losses[0]
-        for weight, loss in zip(row[1:], losses[1:], strict=True):
-            total = total + weight * loss
-        return total
-
-    return step
-
-
-def ceiling(losses: list[Tensor], weights: list[list[float]]) -> Step:
-    rows = torch.tensor(weights).unbind()
-
-    def step(number: int) -> Tensor:
-        return torch.dot(torch.stack(losses), rows[number % len(rows)])
-
-    return step
 
 
 def with_torchjd(losses: list[Tensor], weights: list[list[float]]) -> Step | None:
@@ -80,10 +66,9 @@ def ours(losses: list[Tensor], *, absent: bool) -> Step:
     return step
 
 
-def measure(count: int, rounds: int) -> dict[str, list[float]]:
+def measured(count: int, rounds: int) -> dict[str, list[float]]:
     """Microseconds a step by variant, one figure a round."""
-    losses = [torch.tensor(float(index + 1), requires_grad=True) for index in range(count)]
-    weights = [[0.5 + 0.1 * ((i + j) % 7) for i in range(count)] for j in range(64)]
+    losses, weights = leaf_losses(count), table_of_weights(count)
     variants = {
         "hand-written": hand_written(losses, weights),
         "ceiling": ceiling(losses, weights),
@@ -91,20 +76,7 @@ def measure(count: int, rounds: int) -> dict[str, list[float]]:
         "lossweights": ours(losses, absent=False),
         "lossweights, long way": ours(losses, absent=True),
     }
-    steps = max(20, 2_000 // count)
-    found: dict[str, list[float]] = {name: [] for name, step in variants.items() if step}
-    for round_ in range(rounds + 1):
-        for name, step in variants.items():
-            if step is None:
-                continue
-            begin = time.perf_counter()
-            for number in range(steps):
-                step(number).backward()  # type: ignore[no-untyped-call]
-                for loss in losses:
-                    loss.grad = None
-            if round_ > 0:  # the first warms up
-                found[name].append((time.perf_counter() - begin) / steps * 1e6)
-    return found
+    return measure({name: step for name, step in variants.items() if step}, losses, rounds)
 
 
 def main() -> None:
@@ -113,7 +85,7 @@ def main() -> None:
     parser.add_argument("--terms", type=int, nargs="+", default=[2, 4, 16, 64, 256])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results = {count: measure(count, options.rounds) for count in options.terms}
+    results = {count: measured(count, options.rounds) for count in options.terms}
     title = f"A step with K terms, ratio to hand-written (median of {options.rounds} rounds)"
     table = Table("", *(f"K={count}" for count in results), title=title)
     table.add_row(
@@ -121,13 +93,7 @@ def main() -> None:
         *(f"{statistics.median(found['hand-written']):.0f}" for found in results.values()),
     )
     for name in next(iter(results.values())):
-        ratios = [
-            statistics.median(
-                a / b for a, b in zip(found[name], found["hand-written"], strict=True)
-            )
-            for found in results.values()
-        ]
-        table.add_row(name, *(f"{ratio:.2f}" for ratio in ratios))
+        table.add_row(name, *(f"{ratio(found, name):.2f}" for found in results.values()))
     Console().print(table)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -192,16 +192,16 @@ def on_host(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(tensors, values, strict=True))
 
 
-class _Last(NamedTuple):
-    """What a forward pass leaves behind, detached; see `Seen.record`."""
-
-    names: tuple[str, ...]
-    values: Tensor
-    weights: Tensor
-    left_out: frozenset[str]
-    raws: list[Tensor] | None
-    factors: Tensor | None
-    penalty: Tensor | None
+# What a forward pass leaves behind, detached; see `Seen.record`.
+_Last: TypeAlias = tuple[
+    tuple[str, ...],
+    Tensor,
+    Tensor,
+    Tensor | None,
+    Tensor | None,
+    list[Tensor] | None,
+    frozenset[str],
+]
 
 
 class Seen:
@@ -230,7 +230,7 @@ class Seen:
     @property
     def names(self) -> tuple[str, ...]:
         """The terms of the last forward; none before the first."""
-        return self._last.names if self._last else ()
+        return self._last[0] if self._last else ()
 
     def record(
         self,
@@ -238,10 +238,10 @@ class Seen:
         losses: list[Tensor],
         values: Tensor,
         weights: Tensor,
-        left_out: frozenset[str] = frozenset(),
-        raws: list[Tensor] | None = None,
         factors: Tensor | None = None,
         penalty: Tensor | None = None,
+        raws: list[Tensor] | None = None,
+        left_out: frozenset[str] = frozenset(),
     ) -> None:
         """Keeps the parts of a total, without its graph and without waiting for the device.
 
@@ -250,10 +250,10 @@ class Seen:
             losses: Their values.
             values: The same as one vector.
             weights: Their weights, so far as they were known beforehand.
-            left_out: Those that are left out of the sum.
-            raws: The values before transforms; None where there are none.
             factors: What the weights are multiplied by; None for nothing.
             penalty: What is added to the values, in the same measure; None for nothing.
+            raws: The values before transforms; None where there are none.
+            left_out: Those that are left out of the sum.
         """
         if torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
             self._look(names, losses, weights)
@@ -267,15 +267,11 @@ class Seen:
                 self._look(names, losses, weights)
             self.forwards += 1
             self._give(names)
-        self._last = _Last(
-            names,
-            values.detach(),
-            weights,
-            left_out,
-            None if raws is None else [raw.detach() for raw in raws],
-            None if factors is None else factors.detach(),
-            None if penalty is None else penalty.detach(),
-        )
+        if factors is not None:
+            factors, penalty = factors.detach(), None if penalty is None else penalty.detach()
+        if raws is not None:
+            raws = [raw.detach() for raw in raws]
+        self._last = (names, values.detach(), weights, factors, penalty, raws, left_out)
         self.step = None
 
     def _look(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
@@ -301,7 +297,7 @@ class Seen:
         """The parts of the last forward, terms in the given order; None before the first."""
         if self._last is None:
             return None
-        names, values, weights, left_out, raws, factors, penalty = self._last
+        names, values, weights, factors, penalty, raws, left_out = self._last
         losses = values.unbind()
         penalty = None if penalty is None else penalty * weights
         weights = weights if factors is None else weights * factors

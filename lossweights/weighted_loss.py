@@ -146,24 +146,20 @@ class WeightedLoss(Account):
                 values = torch.stack(losses)
                 # What is written over must be copied: it may move on before the backward pass.
                 weights = standing.weights.clone() if standing.in_place else standing.weights
-                factors = penalty = None
-                measured = values
-                if standing.weighs and adaptation is not None:
+                factors, penalty, measured = None, None, values
+                if adaptation is not None and standing.weighs:
                     factors, penalty = adaptation.weigh(values, self._names, standing.moments)
-                    measured = (
-                        values * factors
-                        if penalty is None
-                        else torch.addcmul(penalty, factors, values)
-                    )
+                    if penalty is None:
+                        measured = values * factors
+                    else:
+                        measured = torch.addcmul(penalty, factors, values)
                 total = torch.dot(measured, weights)  # refuses all but float32 on one device
             except (KeyError, IndexError, TypeError, RuntimeError):
                 return self._long_way(terms, standing, training)
             if training:
                 if adaptation is not None and adaptation.observes:
                     adaptation.observe(values, {}, self._names)
-                self._seen.record(
-                    self._names, losses, values, weights, factors=factors, penalty=penalty
-                )
+                self._seen.record(self._names, losses, values, weights, factors, penalty)
             return total
         return self._long_way(terms, standing, training)
 
@@ -289,10 +285,10 @@ class WeightedLoss(Account):
                 combined.losses,
                 values,
                 combined.weights,
-                combined.left_out,
-                raws if adaptation is not None else None,
                 combined.factors,
                 combined.penalty,
+                raws if adaptation is not None else None,
+                combined.left_out,
             )
         return combined.total
 
