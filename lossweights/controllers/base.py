@@ -60,3 +60,20 @@ class Controller(Component):
             state: What `init` declared.
             now: When: the step, the horizon, and the values of scheduled fields.
         """
+
+
+LARGE = 1e30  # sums and products of a few such numbers and of gains are finite in float32
+_WIDEST = 1e12
+
+
+def check_bounds(lowest: float, initial: float, highest: float) -> None:
+    """Refuses bounds that leave no room or leave out the start.
+
+    Raises:
+        ValueError: Saying what was found.
+    """
+    if not -_WIDEST <= lowest <= initial <= highest <= _WIDEST or lowest == highest:
+        raise ValueError(
+            "lowest < highest with initial between them is needed, and neither beyond 1e12, "
+            f"found lowest {lowest:g}, highest {highest:g}, initial {initial:g}"
+        )
