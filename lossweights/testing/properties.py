@@ -182,8 +182,8 @@ def check_extremes(component: Adaptive) -> None:
     for values in ((0.0, 0.0, 0.0), (0.0, 1.0, 2.0), (1e-30, 1.0, 1e30), (-1.0, 0.5, 2.0)):
         training = Training(component)
         for step in range(STEPS):
-            parts = dict(zip(NAMES, values, strict=True))
-            total = training.criterion({n: training.value(v) for n, v in parts.items()})
+            terms = training.given(dict(zip(NAMES, values, strict=True)))
+            total = training.criterion(terms)
             total.backward()
             gradient = training.parameter.grad
             assert gradient is not None

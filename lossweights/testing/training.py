@@ -64,8 +64,11 @@ class Training:
 
     def terms(self, step: int, factor: float = 1.0) -> dict[str, Tensor]:
         """The losses of a step."""
-        row = dict(zip(NAMES, self._losses[step].unbind(), strict=True))
-        terms = {name: self.value(row[name] * factor) for name in self.names}
+        return self.given(dict(zip(NAMES, (self._losses[step] * factor).unbind(), strict=True)))
+
+    def given(self, values: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
+        """Losses of these values, in the form in which the component takes them."""
+        terms = {name: self.value(values[name]) for name in self.names}
         if self._has_batch:
             terms[NAMES[0]] = terms[NAMES[0]].expand(4, 2)
         return terms
