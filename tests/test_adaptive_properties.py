@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 import torch
@@ -95,20 +95,43 @@ EXAMPLES: list[Adaptive] = [
     Thermostat(setting=2.0, source="beta"),
     Shifted(),
 ]
-EXAMPLES += [
-    family.of_kind(table.pop("kind")).model_validate(table)
-    for family, tables in {
-        Balancer: [
-            {"kind": "uncertainty"},
-            {"kind": "uncertainty", "regularizer": "log1p", "lowest": -2, "highest": 2},
-            {"kind": "dwa", "every": "3 steps"},
-            {"kind": "dwa"},
-        ],
-        Controller: [],
-        Transform: [],
-    }.items()
-    for table in tables
-]
+TABLES: dict[type[Adaptive], list[dict[str, Any]]] = {
+    Balancer: [
+        {"kind": "uncertainty"},
+        {"kind": "uncertainty", "regularizer": "log1p", "lowest": -2, "highest": 2},
+        {"kind": "dwa", "every": "3 steps"},
+        {"kind": "dwa"},
+    ],
+    Controller: [
+        {"kind": "pid", "target": 0.5},
+        {"kind": "pid", "target": 0.5, "response": "10%", "lowest": 0.1},
+        {"kind": "pid", "target": {"kind": "warmup", "over": "25%"}, "source": "accuracy"},
+        {"kind": "lagrangian", "at_most": 0.5},
+        {"kind": "lagrangian", "at_least": 2.0, "smoothing": 0.9, "learning_rate": 0.1},
+        {"kind": "lagrangian", "at_most": 0.5, "ascent": "exponential", "smoothing": 0.9},
+        {"kind": "lagrangian", "equal_to": {"kind": "warmup", "over": "50%"}},
+        {"kind": "augmented-lagrangian", "at_most": 0.5, "growth": 1.1},
+        {"kind": "augmented-lagrangian", "at_least": {"kind": "warmup", "over": "50%"}},
+        {"kind": "augmented-lagrangian", "equal_to": 0.5, "learning_rate": 0.1},
+        {"kind": "adaptive-kl", "target": 0.5},
+        {"kind": "adaptive-kl", "target": {"kind": "warmup", "over": "50%"}, "source": "beta"},
+        {"kind": "plateau", "patience": 2, "factor": 0.5, "cooldown": 1},
+        {"kind": "plateau", "mode": "max", "source": "accuracy", "factor": 2.0},
+    ],
+    Transform: [
+        {
+            "kind": "capacity",
+            "capacity": {"kind": "ramp", "start": 0, "stop": 1, "over": "50%"},
+        },
+        {"kind": "free-bits", "threshold": 0.5},
+        {"kind": "free-bits", "threshold": {"kind": "warmup", "over": "50%"}, "per": "element"},
+        {"kind": "free-bits", "threshold": 0.5, "per": "value"},
+        {"kind": "log"},
+        {"kind": "relative"},
+        {"kind": "relative", "to": "moving-average", "smoothing": 0.9},
+    ],
+}
+EXAMPLES += [family.read(table) for family, tables in TABLES.items() for table in tables]
 
 
 def test_there_is_an_example_of_every_kind() -> None:
