@@ -46,7 +46,7 @@ def setups() -> Iterator[tuple[int, Setup]]:
         optimizer = ("adam", "sgd")[index % 2]
         for wrap in WRAPS:
             yield 2, Setup(config, wrap, optimizer)
-        for wrap in ("plain", "ddp", "ddp inside", "ddp inside, views", "fsdp inside"):
+        for wrap in ("ddp", "ddp inside", "ddp inside, views", "fsdp inside"):
             yield 2, Setup(config, wrap, optimizer, micro_batches=3)
         yield 4, Setup(config, "ddp inside", "sgd" if optimizer == "adam" else "adam")
         yield 4, Setup(config, "fsdp", optimizer, micro_batches=2)

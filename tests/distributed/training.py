@@ -151,13 +151,14 @@ class Trained:
         torch.manual_seed(0)
         self.criterion = setup.criterion()
         self.inner = Model(self.criterion if "inside" in setup.wrap else None)
-        self.learned = list(self.criterion.parameters())
         self.model = wrapped(self.inner, self.criterion, self.wrap)
-        parameters = list(dict.fromkeys([*self.model.parameters(), *self.learned]))
+        # In groups of their own, since FSDP2 makes DTensors of the model's, and `foreach`, which
+        # is the default on GPUs, takes no mixture.
+        groups = [{"params": [*self.weights_of_model().values()]}, *self.criterion.param_groups()]
         if setup.optimizer == "adam":
-            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=0.05)
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, lr=0.05, foreach=True)
         else:
-            self.optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+            self.optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9, foreach=True)
         self.criterion.follow(self.optimizer)
 
     def go(self, steps: int) -> Record:
@@ -169,20 +170,23 @@ class Trained:
                 with synchronized(self.model, last=micro == self.setup.micro_batches - 1):
                     self._accumulate(micro)
             if self.wrap == "plain":
-                for parameter in self.model.parameters():
+                for parameter in self.weights_of_model().values():
                     assert parameter.grad is not None
                     distributed.all_reduce(parameter.grad)
                     parameter.grad.div_(distributed.get_world_size())
             self.optimizer.step()
             self.optimizer.zero_grad()
         weights.append(self.criterion.weights)
-        ours = {id(parameter) for parameter in self.learned}
-        named = self.inner.named_parameters()
+        named = self.weights_of_model()
         return Record(
-            weights,
-            self.criterion.state_dict(),
-            {name: full(parameter) for name, parameter in named if id(parameter) not in ours},
+            weights, self.criterion.state_dict(), {name: full(p) for name, p in named.items()}
         )
+
+    def weights_of_model(self) -> dict[str, nn.Parameter]:
+        """Its parameters but for those of the criterion."""
+        learned = {id(parameter) for parameter in self.criterion.parameters()}
+        named = self.inner.named_parameters()
+        return {name: parameter for name, parameter in named if id(parameter) not in learned}
 
     def _accumulate(self, micro: int) -> None:
         step = self.criterion.current_step
