@@ -95,6 +95,11 @@ class LossConfig(Declaration):
     def _one_pattern(cls, ignore: Any) -> Any:
         return (ignore,) if isinstance(ignore, str) else ignore
 
+    @field_validator("sync", mode="before")
+    @classmethod
+    def _off_in_yaml(cls, sync: Any) -> Any:
+        return "off" if sync is False else sync  # which YAML reads `off` as
+
     @field_validator("terms")
     @classmethod
     def _not_empty(cls, terms: dict[str, Term]) -> dict[str, Term]:

@@ -515,3 +515,10 @@ def test_durations_and_schedules_may_be_given_as_objects() -> None:
     assert config.terms["a"] == read_term(
         {"kind": "ramp", "start": 0, "stop": 1, "over": "5 steps"}
     )
+
+
+def test_yaml_reads_off_as_false() -> None:
+    for off in ("off", False):
+        assert LossConfig.read({"terms": ["a"], "sync": off}).sync == "off"
+    with pytest.raises(ConfigError, match="sync: input should be 'auto' or 'off', found True"):
+        LossConfig.read({"terms": ["a"], "sync": True})
