@@ -50,7 +50,6 @@ class Timekeeper(nn.Module):
         self.config = config
         self._owns_clock = clock is None
         self._clock: Clock = Clock() if clock is None else clock._clock  # noqa: SLF001  # its own kind
-        self._clock.listen(self)
         # Not a buffer: DDP would overwrite it from rank 0, `.half()` would round it, and every
         # weight can be computed from the step.
         self._device = torch.device("cpu")
@@ -65,6 +64,7 @@ class Timekeeper(nn.Module):
             bound[0] if config.total_steps is None else config.total_steps,
             bound[1] if config.steps_per_epoch is None else config.steps_per_epoch,
         )
+        self._clock.listen(self)  # last: what was refused above must not be told of the time
 
     @property
     def current_step(self) -> int:
@@ -201,7 +201,7 @@ class Timekeeper(nn.Module):
 
     def step_done(self, before: int) -> None:
         """Called by the clock: optimizer steps were done since it stood at `before`."""
-        if self._present is not None:
+        if self._present is not None and self._clock.step != before:
             self._present.step_done(self._clock.step, before)
 
     def time_set(self) -> None:
@@ -273,9 +273,9 @@ class Timekeeper(nn.Module):
 
     def _move(self, device: torch.device) -> None:
         if device != self._device:
-            self._device = device
             if self._adaptation is not None:
                 self._adaptation.move(device)
+            self._device = device
             self._stand()
 
     def __getstate__(self) -> dict[str, Any]:
