@@ -12,7 +12,7 @@ from lossweights.config import LossConfig
 from lossweights.describe import audit, describe
 from lossweights.durations import Duration
 from lossweights.errors import did_you_mean, quoted, warn
-from lossweights.report import QUANTITIES, Report, Seen, on_host
+from lossweights.report import QUANTITIES, Report, Seen, chosen, on_host
 from lossweights.timekeeper import Timekeeper
 
 
@@ -73,6 +73,7 @@ class Account(Timekeeper):
             tensors: 0-dim tensors in place of floats, without waiting for the device; floats
                 take one transfer for all.
 
+        >>> from lossweights import WeightedLoss
         >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
         >>> _ = criterion({"nll": torch.tensor(3.0), "kl": torch.tensor(2.0)})
         >>> criterion.metrics(prefix="train/", include=["weighted", "total"])
@@ -85,7 +86,7 @@ class Account(Timekeeper):
         if note and not self._told_of_clock:
             self._told_of_clock = True
             warn(note)
-        wanted = (*QUANTITIES, "total", "controller") if include is None else tuple(include)
+        wanted = chosen(include, (*QUANTITIES, "total", "controller"))
         found = breakdown.metrics(prefix, [name for name in wanted if name != "controller"])
         if "controller" in wanted and self._adaptation is not None:
             found |= {f"{prefix}{name}": t for name, t in self._adaptation.reported().items()}

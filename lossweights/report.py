@@ -104,14 +104,7 @@ class Breakdown:
         Raises:
             ValueError: For a quantity that there is not.
         """
-        known = (*QUANTITIES, "total")
-        wanted = known if include is None else tuple(include)
-        for quantity in wanted:
-            if quantity not in known:
-                raise ValueError(
-                    f"there is no quantity {quantity!r}{did_you_mean(quantity, known)} "
-                    f"(there are {quoted(known)})"
-                )
+        wanted = chosen(include, (*QUANTITIES, "total"))
         found: dict[str, Tensor] = {}
         for quantity in wanted:
             if quantity == "total":
@@ -182,6 +175,22 @@ class Report:
     @property
     def _has_penalty(self) -> bool:
         return any("penalty" in parts for parts in self.terms.values())
+
+
+def chosen(include: Iterable[str] | None, known: Sequence[str]) -> tuple[str, ...]:
+    """The quantities that are wanted; all where it is not said.
+
+    Raises:
+        ValueError: For a quantity that there is not.
+    """
+    wanted = tuple(known if include is None else include)
+    for quantity in wanted:
+        if quantity not in known:
+            raise ValueError(
+                f"there is no quantity {quantity!r}{did_you_mean(quantity, known)} "
+                f"(there are {quoted(known)})"
+            )
+    return wanted
 
 
 def on_host(tensors: Mapping[str, Tensor]) -> dict[str, float]:
@@ -267,8 +276,11 @@ class Seen:
                 self._look(names, losses, weights)
             self.forwards += 1
             self._give(names)
+        # Copies: a balancer may hand out what it learns as it is, and the optimizer changes that.
         if factors is not None:
-            factors, penalty = factors.detach(), None if penalty is None else penalty.detach()
+            factors = factors.detach().clone()
+        if penalty is not None:
+            penalty = penalty.detach().clone()
         if raws is not None:
             raws = [raw.detach() for raw in raws]
         self._last = (names, values.detach(), weights, factors, penalty, raws, left_out)
