@@ -16,6 +16,7 @@ from lossweights.config import LossConfig
 from lossweights.durations import Duration, Horizon
 from lossweights.errors import ConfigError, HorizonError
 from lossweights.schedules import Schedule, Steps, Values
+from lossweights.transforms import Transform
 
 T = TypeVar("T")
 
@@ -53,7 +54,7 @@ class Timeline:
             name: _named(f"term {name!r}", partial(horizon.steps, config.terms[name].after))
             for name in self.names
         }
-        self._horizons = {start: horizon.local(start) for start in set(self.starts.values())}
+        self._horizons = {start: horizon.local(start) for start in {0, *self.starts.values()}}
         self._late = [name for name, start in self.starts.items() if start > 0]
         self._all_awake = max(self.starts.values())
         self._skippable = {
@@ -75,11 +76,14 @@ class Timeline:
                     _named(place, partial(horizon.length, value))  # is asked for in mid-training
                 elif isinstance(value, Schedule):
                     self.fields.setdefault(place, {})[field] = len(self._columns)
-                    self._columns.append(_Column(f"{place}.{field}", value, start))
+                    is_final = isinstance(component, Transform)  # all else is 1 in evaluation
+                    self._columns.append(
+                        _Column(f"{place}.{field}", value, start, is_final=is_final)
+                    )
         # Columns that share a schedule share its evaluation.
         groups: dict[Hashable, list[int]] = {}
         for index, column in enumerate(self._columns):
-            key = (_identity(column.schedule), column.start, column.is_weight)
+            key = (_identity(column.schedule), column.start, column.is_weight, column.is_final)
             groups.setdefault(key, []).append(index)
         self._groups = list(groups.values())
         self._bases = np.array([column.base for column in self._columns])
@@ -136,7 +140,7 @@ class Timeline:
         finals = self._bases.copy()
         for indexes in self._groups:
             column = self._columns[indexes[0]]
-            if column.schedule is not None:
+            if column.schedule is not None and column.is_final:
                 horizon = self._horizons[column.start]
                 finals[indexes] *= _named(column.label, partial(column.schedule.final, horizon))
         too_large = ~(np.abs(finals) <= np.finfo(np.float32).max)  # nan too
@@ -149,7 +153,7 @@ class Timeline:
         return finals.astype(np.float32)
 
     def overruns(self) -> list[str]:
-        """What would not arrive: for each term whose schedule ends after training, a sentence."""
+        """What would not arrive: for each schedule that ends after training, a sentence."""
         if not isinstance(self.horizon.total_steps, int):
             return []
         total, sentences = self.horizon.total_steps, []
@@ -167,6 +171,17 @@ class Timeline:
                     f"term {name!r} does not arrive: its schedule ends at step "
                     f"{math.ceil(start + end)}, training at {total}, with a weight of {reached:g}; "
                     f"shorten {term.schedule!r} at terms.{name}.schedule, or train longer"
+                )
+        for column in self._columns[len(self.names) :]:
+            if column.schedule is None or column.start >= total:
+                continue
+            end = column.schedule.ends(self._horizons[column.start])
+            if end is not None and column.start + end > total > 0:
+                reached = self._evaluate(np.array([total]))[0, self._columns.index(column)]
+                sentences.append(
+                    f"{column.label} does not arrive: it ends at step "
+                    f"{math.ceil(column.start + end)}, training at {total}, with a value of "
+                    f"{reached:g}; shorten {column.schedule!r}, or train longer"
                 )
         return sentences
 
@@ -196,13 +211,14 @@ class Timeline:
 
 
 class _Column(NamedTuple):
-    """A schedule with what the timeline makes of it."""
+    """A schedule with what the timeline makes of it; not `is_final` where only training asks."""
 
     label: str
     schedule: Schedule | None
     start: int
     base: float = 1.0
     is_weight: bool = False
+    is_final: bool = True
 
     def what(self, which: str) -> str:
         """`its final weight`: the words for the value in a message."""
