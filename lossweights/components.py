@@ -182,7 +182,12 @@ class Component(Declaration):
     @classmethod
     def shorthand_json_schemas(cls) -> list[dict[str, Any]]:
         """The JSON schemas of what `from_shorthand` reads."""
-        return [{"enum": list(cls.kinds())}]
+        complete = [
+            kind
+            for kind, member in cls.kinds().items()
+            if not any(field.is_required() for field in member.model_fields.values())
+        ]
+        return [{"enum": complete}] if complete else []
 
     @model_validator(mode="before")
     @classmethod
