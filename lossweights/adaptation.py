@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,10 +40,9 @@ class Adaptation(Weighing):
     def __init__(self, config: LossConfig, memory: Memory, ranks: Ranks) -> None:
         super().__init__(config, memory)
         self._ranks = ranks
-        self._balancer_learns = _overrides(config.balancer, "update")
+        self._balancer_learns = _overrides(config.balancer, "update") or self.learns_after
         self.observes = bool(self._controllers or memory.observations.raws or self._balancer_learns)
-        self._awaits_after = False
-        self._steps = 0
+        self._seen_in_step: Tensor | None = None  # until the losses after the step are told
         self._heard_of: set[str] = set()
 
     def observe(self, values: Tensor, raws: Mapping[str, Tensor], given: Sequence[str]) -> None:
@@ -57,35 +58,50 @@ class Adaptation(Weighing):
             ValueError: For a metric that none watches, and for a value that is no number.
         """
         known = self.memory.observations.metrics
-        for name, value in metrics.items():
+        for name in metrics:
             if name not in known:
                 what = "a term, which is watched anyway" if name in self._names else "not watched"
                 raise ValueError(
                     f"{name!r} is {what}{did_you_mean(name, known)} (watched metrics: "
                     f"{quoted(known)}); a controller watches what its source: names"
                 )
-            if isinstance(value, Tensor) and value.numel() == 1:
-                value = value.detach().reshape(())  # noqa: PLW2901
-            elif isinstance(value, bool) or not isinstance(value, Real):
-                found = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
-                raise ValueError(f"metric {name!r} is a number or a scalar tensor, found {found}")
-            self.memory.observations.add_metric(name, value)
+        numbers = {name: self._number(name, value) for name, value in metrics.items()}
+        for name, number in numbers.items():
+            self.memory.observations.add_metric(name, number)
             self._heard_of.add(name)
+
+    def _number(self, metric: str, value: Any) -> Tensor | float:
+        if isinstance(value, Real) and not isinstance(value, bool):
+            return float(value)
+        if not isinstance(value, Tensor | np.ndarray):
+            raise ValueError(f"metric {metric!r} is a number or a scalar tensor, found {value!r}")
+        tensor = torch.as_tensor(value)
+        if tensor.numel() != 1 or tensor.is_complex() or tensor.dtype is torch.bool:
+            raise ValueError(
+                f"metric {metric!r} is a number or a scalar tensor, found one of shape "
+                f"{tuple(tensor.shape)} and {tensor.dtype}"
+            )
+        tensor = tensor.detach().reshape(())
+        # A scalar on the host may be added anywhere, without waiting for the device.
+        return tensor if tensor.device.type == "cpu" else tensor.to(self.memory.device)
 
     # Between forward passes
 
-    def step_done(self, moments: Moments) -> None:
+    def step_done(self, moments: Moments, dormant: Collection[str] = ()) -> None:
         """Tells all components what was seen since the last step, as means over the ranks.
 
         Args:
             moments: The step that is done, and scheduled fields as they were in it.
+            dormant: Terms that did not count in it: their controllers could steer nothing.
         """
-        self._steps += 1
+        self.memory.steps += 1
         if not self.observes:
             return
         observations, memory = self.memory.observations, self.memory
         values, valid = observations.take(self._ranks)
         for name, controller in self._controllers.items():
+            if name in dormant:
+                continue
             source = controller.source or name
             place = f"terms.{name}.controller"
             channel = observations.channel(source)
@@ -101,7 +117,7 @@ class Adaptation(Weighing):
             memory.change(
                 "balancer", seen, lambda state: balancer.update(memory.last_seen, state, now)
             )
-            self._awaits_after = True
+            self._seen_in_step = seen
 
     def _tell(
         self,
@@ -126,12 +142,12 @@ class Adaptation(Weighing):
         Raises:
             RuntimeError: Where no step was done since the last time.
         """
-        if not self._awaits_after:
+        if self._seen_in_step is None:
             raise RuntimeError(
                 "criterion.observe(terms) is called once after each optimizer step, with the "
                 "mean over micro-batches: no step was done since the last call"
             )
-        self._awaits_after = False
+        seen, self._seen_in_step = self._seen_in_step.to(self.memory.device), None
         self._heard_of.add(_AFTER)
         after = Observations(self._names, (), ())
         after.move(self.memory.device)
@@ -139,6 +155,7 @@ class Adaptation(Weighing):
         if given:
             after.add_terms(torch.stack([losses[name].detach().float() for name in given]), given)
         values, valid = map(self._of_balanced, after.take(self._ranks))
+        valid = valid & seen  # there is nothing to compare the others with
         observed = torch.where(valid, values, self.memory.last_seen)
         balancer = self._the_balancer
         self.memory.change(
@@ -148,14 +165,15 @@ class Adaptation(Weighing):
     def forget(self) -> None:
         """Drops what was seen since the last step: the clock was set to another time."""
         self.memory.observations.drop()
-        self._awaits_after = False
+        self._seen_in_step = None
 
     def findings(self) -> list[str]:
         """What looks wrong, a sentence each: learned weights that do not move, and the like."""
-        if self._steps < _ENOUGH_STEPS:
+        steps = self.memory.steps
+        if steps < _ENOUGH_STEPS:
             return []
         found = [
-            f"the learned weights of the balancer ({key}) have not moved in {self._steps} steps: "
+            f"the learned weights of the balancer ({key}) have not moved in {steps} steps: "
             "give them to the optimizer, as in Adam([{'params': model.parameters()}, "
             "*criterion.param_groups(lr=1e-2)])"
             for key, parameter in self.memory.named_parameters()

@@ -132,6 +132,13 @@ def _weighed(
     """The factors and penalties of this forward pass; those that do not count take no part."""
     if standing.adaptation is None or not standing.weighs:
         return None, None
+    home, device = standing.weights.device, values.device
+    if home != device:  # an evaluation elsewhere, which leaves training where it is
+        factors, penalty = _weighed(standing, values.to(home), names)
+        return (
+            None if factors is None else factors.to(device),
+            None if penalty is None else penalty.to(device),
+        )
     quiet = standing.dormant | standing.left_out
     if not quiet:
         return standing.adaptation.weigh(values, names, standing.moments)

@@ -6,7 +6,7 @@ first rank; those that are learned are parameters of this module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -32,6 +32,8 @@ class Memory(nn.Module):
     Attributes:
         observations: What was seen since the last step.
         last_seen: The last finite means of the balanced terms; 1 before the first.
+        start: The learned weights as they were built or loaded, by name.
+        steps: How many steps were done since.
     """
 
     balancer = terms = observed = balanced_names = channels = Trail()  # where keys lead to
@@ -41,12 +43,13 @@ class Memory(nn.Module):
         self._ranks = ranks
         self._balanced = config.balanced_names if config.balancer else ()
         self._stores: dict[str, Store] = {}
-        parts = config.adaptive_parts()
-        with torch.inference_mode(mode=False):
-            for part in parts:
+        self.start: dict[str, Tensor] = {}
+        # On the CPU whatever the default is: the first losses say where to go.
+        with torch.inference_mode(mode=False), torch.device("cpu"):
+            self.last_seen = torch.ones(len(self._balanced), dtype=torch.float32)
+            for part in config.adaptive_parts():
                 self._stores[part.place] = Store(self._initial(part))
-            self.last_seen = torch.ones(len(self._balanced))
-        self.start = {key: p.detach().clone() for key, p in self.named_parameters()}
+        self._begin()
         terms = sorted(config.terms.items())
         self.observations = Observations(
             [name for name, _ in terms],
@@ -56,6 +59,10 @@ class Memory(nn.Module):
             ),
         )
         ranks.average_gradients(list(self.parameters()))
+
+    def _begin(self) -> None:
+        self.start = {key: p.detach().clone() for key, p in self.named_parameters()}
+        self.steps = 0
 
     def _initial(self, part: Part) -> State:
         component, place = part.component, part.place
@@ -74,6 +81,8 @@ class Memory(nn.Module):
             if not isinstance(tensor, nn.Parameter):
                 state[key] = tensor.float() if tensor.is_floating_point() else tensor
             elif isinstance(component, Balancer):
+                if not key.isidentifier() or hasattr(self, key):
+                    raise ConfigError(f"{place}: nothing learned can be called {key!r} here")
                 self.register_parameter(key, nn.Parameter(tensor.detach().float()))
             else:
                 raise ConfigError(f"{place}: {key!r} is learned, which only a balancer's can be")
@@ -124,8 +133,13 @@ class Memory(nn.Module):
         state = dict(store.state)
         store.keep()
         update(state)
-        for key, tensor in store.state.items():
-            if state.get(key) is not tensor:
+        for key in {**store.state, **state}:
+            if key not in store.state:
+                raise RuntimeError(
+                    f"{place}: update() puts {key!r} into its state, where it would be lost: "
+                    "let init() declare it"
+                )
+            if state.get(key) is not store.state[key]:
                 raise RuntimeError(
                     f"{place}: update() changes the tensors of its state in place: write "
                     f"state[{key!r}].copy_(...) in place of state[{key!r}] = ..."
@@ -138,7 +152,17 @@ class Memory(nn.Module):
         return self.last_seen.device
 
     def move(self, device: torch.device) -> None:
-        """To another device; parameters stay."""
+        """To another device; parameters stay.
+
+        Raises:
+            RuntimeError: Where they lie elsewhere.
+        """
+        for key, parameter in self.named_parameters():
+            if parameter.device != device:
+                raise RuntimeError(
+                    f"the learned weights of the balancer ({key}) lie on {parameter.device}, the "
+                    f"losses on {device}: call criterion.to({str(device)!r}) before training"
+                )
         self._stores = {place: store.moved(device) for place, store in self._stores.items()}
         self.last_seen = self.last_seen.to(device)
         self.observations.move(device)
@@ -187,50 +211,57 @@ class Memory(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        plain = self._plain()
-        ours = [*plain, "balanced_names", "channels"]
+        ours = [*self._plain(), "balanced_names", "channels"]
         found = {key: state_dict[prefix + key] for key in ours if prefix + key in state_dict}
         others = {k: v for k, v in state_dict.items() if k.removeprefix(prefix) not in found}
         missing_keys += [prefix + key for key in ours if key not in found]
-        saved: Sequence[str] = self._balanced
-        if "balanced_names" in found:
-            saved = decoded(found["balanced_names"])
-        if tuple(saved) != self._balanced:
-            for key, parameter in self._parameters.items():
-                if parameter is not None and prefix + key in others:
-                    mapped = self._by_name(parameter.detach(), others[prefix + key], saved)
-                    others[prefix + key] = mapped
-                    warn(
-                        f"{key} is learned for other terms than in the checkpoint: it was mapped "
-                        "by name, but the optimizer's moments for it are not: leave them out"
-                    )
-        if "channels" in found and decoded(found["channels"]) != list(self.observations.names):
+        try:
+            saved = _names(found, "balanced_names", self._balanced)
+            channels = _names(found, "channels", self.observations.names)
+        except ValueError:
+            error_msgs.append(f"{prefix}balanced_names or channels: the checkpoint is damaged")
+            return
+        if channels != self.observations.names:
             found.pop("observed", None)
             self.observations.drop()
+        learned = dict(self.named_parameters())
+        if saved != self._balanced:
+            for key in [key for key in learned if prefix + key in others]:
+                others[prefix + key] = self._by_name(learned[key], others[prefix + key], saved)
+                warn(
+                    f"{key} is learned for other terms than in the checkpoint: it was mapped "
+                    "by name, but the optimizer's moments for it are not: leave them out"
+                )
         super()._load_from_state_dict(
             others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        for key, tensor in plain.items():
+        if any(new is not learned[key] for key, new in self.named_parameters()):
+            self._ranks.average_gradients(list(self.parameters()))  # assign=True brings new ones
+        error_msgs += [f"{prefix}{problem}" for problem in self._fill(found, saved)]
+        self._begin()
+
+    def _fill(self, found: Mapping[str, Tensor], saved: Sequence[str]) -> Iterator[str]:
+        """Takes over what is not learned, and tells of what does not fit."""
+        for key, tensor in self._plain().items():
             if key not in found:
                 continue
             value = found[key]
-            if key != "observed" and tuple(saved) != self._balanced:
+            if key != "observed" and saved != self._balanced:
                 value = self._by_name(tensor, value, saved)
-            if value.shape != tensor.shape:
-                error_msgs.append(
-                    f"{prefix}{key} has shape {tuple(value.shape)} in the checkpoint and "
+            if value.shape == tensor.shape:
+                with torch.no_grad():
+                    tensor.copy_(value)
+            else:
+                yield (
+                    f"{key} has shape {tuple(value.shape)} in the checkpoint and "
                     f"{tuple(tensor.shape)} here: the component is declared otherwise"
                 )
-                continue
-            with torch.no_grad():
-                tensor.copy_(value)
-        self.start = {key: p.detach().clone() for key, p in self.named_parameters()}
 
     def _by_name(self, ours: Tensor, saved: Tensor, names: Sequence[str]) -> Tensor:
         """The saved values of the terms that are still there, and ours for the others."""
         if saved.ndim == 0 or ours.ndim == 0 or saved.shape[:-1] != ours.shape[:-1]:
             return saved
-        mapped = ours.clone()
+        mapped = ours.detach().clone()
         for index, name in enumerate(self._balanced):
             if name in names:
                 mapped[..., index] = saved[..., names.index(name)]
@@ -239,3 +270,7 @@ class Memory(nn.Module):
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
         self._ranks.average_gradients(list(self.parameters()))  # hooks are not copied
+
+
+def _names(found: Mapping[str, Tensor], key: str, here: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(decoded(found[key])) if key in found else here

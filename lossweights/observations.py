@@ -42,14 +42,14 @@ class Observations:
         self.terms, self.raws, self.metrics = tuple(terms), tuple(raws), tuple(metrics)
         self.names = (*terms, *(f"raw {name}" for name in raws), *metrics)
         with torch.inference_mode(mode=False):
-            self._lie_in(torch.zeros(2, len(self.terms) + len(self.raws) + len(self.metrics)))
+            self._lie_in(torch.zeros(2, len(self.names), dtype=torch.float32, device="cpu"))
 
     def _lie_in(self, both: Tensor) -> None:
         self.both = both  # sums, then counts: one tensor, so that one collective takes them
         self._sums, self._counts = both.unbind()
         self._term_sums = self._sums[: len(self.terms)]
         self._term_counts = self._counts[: len(self.terms)]
-        self._one = torch.ones((), device=both.device)
+        self._one = torch.ones((), dtype=both.dtype, device=both.device)
 
     def channel(self, name: str) -> int:
         """Where a term or a metric is."""

@@ -71,8 +71,9 @@ class Present:
         # copied over it: a captured CUDA graph reads from one address.
         in_place = device.type != "cpu"
         with torch.inference_mode(mode=False):
-            self._row = torch.zeros(timeline.width if in_place else 0, device=device)
-            weights = torch.zeros(len(timeline.names), device=device)
+            width = timeline.width if in_place else 0
+            self._row = torch.zeros(width, dtype=torch.float32, device=device)
+            weights = torch.zeros(len(timeline.names), dtype=torch.float32, device=device)
         self.standing = Standing(
             weights,
             in_place,
@@ -84,7 +85,8 @@ class Present:
         """Tells what adapts that the clock moved on from `before`, ahead of `show`."""
         if self._adaptation is not None:
             self._when.step, self._when.before = step, before
-            self._adaptation.step_done(self.moments)
+            with torch.inference_mode(mode=False):  # as in `show`
+                self._adaptation.step_done(self.moments, self.standing.dormant)
 
     def show(self, step: int, before: int) -> None:
         """Lets the row of a step stand, and what adapts with it."""
@@ -100,8 +102,9 @@ class Present:
                 for place, fields in fields_of(timeline, row).items():
                     self.moments[place].fields = fields
                     standing.moments[place] = Moment(fields)
-            factors = self._adaptation.factors(self.moments)
-            weights = weights if factors is None else weights * factors
+            with torch.inference_mode(mode=False):  # training could not use what is made in it
+                factors = self._adaptation.factors(self.moments)
+                weights = weights if factors is None else weights * factors
         if standing.in_place:
             standing.weights.copy_(weights)
         else:
@@ -135,7 +138,7 @@ def yardstick(
         if weight == 0 and config.terms[name].when_zero == "skip"
     )
     with torch.inference_mode(mode=False):
-        tensor = torch.tensor(list(weights.values()), device=device)
+        tensor = torch.tensor(list(weights.values()), dtype=torch.float32, device=device)
         fields = fields_of(timeline, torch.from_numpy(final).to(device))
     return Standing(
         tensor,

@@ -48,10 +48,9 @@ class Weighing:
 
     def _lie_on(self, device: torch.device) -> None:
         with torch.inference_mode(mode=False):
-            self._one = torch.ones((), device=device)
-            self._zero = torch.zeros((), device=device)
-            self._nan = torch.full((), torch.nan, device=device)
-            self._unread = torch.full((len(self._balanced),), torch.nan, device=device)
+            self._zero = torch.zeros((), dtype=torch.float32, device=device)
+            self._one, self._nan = self._zero + 1, self._zero + torch.nan
+            self._unread = self._nan.repeat(len(self._balanced))
 
     def level_of(self, name: str) -> str | None:
         """At which level a term's transform acts; None where there is none."""
@@ -176,12 +175,11 @@ class Weighing:
             if self._balancer is not None:
                 state = self.memory.state("balancer")
                 losses = torch.ones_like(self._unread) if self._balancer.instant else self._unread
-                _check_weights(
-                    "balancer",
-                    self._balancer,
-                    self._balancer.weigh(losses, state, moments["balancer"]),
-                    (n,),
-                )
+                weights = self._balancer.weigh(losses, state, moments["balancer"])
+                _check_weights("balancer", self._balancer, weights, (n,))
+                penalty = self._balancer.penalty(state, moments["balancer"])
+                if penalty is not None:
+                    _check_weights("balancer", self._balancer, penalty, (n,), "penalty")
 
     @torch.no_grad()
     def known(self, weights: Tensor, moments: Moments) -> Tensor:
@@ -217,18 +215,22 @@ def placed(values: Tensor, where: Sequence[int], among: Sequence[Tensor]) -> lis
 
 
 def _check_weights(
-    place: str, component: Controller | Balancer, weights: Tensor, shape: tuple[int, ...]
+    place: str,
+    component: Controller | Balancer,
+    weights: Tensor,
+    shape: tuple[int, ...],
+    method: str = "weigh",
 ) -> None:
     kind = type(component).__name__
     if tuple(weights.shape) != shape:
         raise ConfigError(
-            f"{place}: weigh() of {kind} gives shape {tuple(weights.shape)}, {shape} is needed: "
-            f"{'one weight for each term' if shape else 'one weight'}"
+            f"{place}: {method}() of {kind} gives shape {tuple(weights.shape)}, {shape} is "
+            f"needed: {'one number for each term' if shape else 'one number'}"
         )
     if not weights.isfinite().all():
         hint = (
             ""
-            if component.instant
+            if component.instant or method != "weigh"
             else ": weigh() reads the losses only in a class that says `instant = True`"
         )
-        raise ConfigError(f"{place}: weigh() of {kind} gives {weights.tolist()}{hint}")
+        raise ConfigError(f"{place}: {method}() of {kind} gives {weights.tolist()}{hint}")

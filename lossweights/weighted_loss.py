@@ -148,6 +148,8 @@ class WeightedLoss(Account):
                 weights = standing.weights.clone() if standing.in_place else standing.weights
                 factors, penalty, measured = None, None, values
                 if adaptation is not None and standing.weighs:
+                    if values.dtype is not torch.float32 or values.ndim != 1:
+                        return self._long_way(terms, standing, training)
                     factors, penalty = adaptation.weigh(values, self._names, standing.moments)
                     if penalty is None:
                         measured = values * factors
@@ -157,9 +159,9 @@ class WeightedLoss(Account):
             except (KeyError, IndexError, TypeError, RuntimeError):
                 return self._long_way(terms, standing, training)
             if training:
+                self._seen.record(self._names, losses, values, weights, factors, penalty)
                 if adaptation is not None and adaptation.observes:
                     adaptation.observe(values, {}, self._names)
-                self._seen.record(self._names, losses, values, weights, factors, penalty)
             return total
         return self._long_way(terms, standing, training)
 
@@ -202,20 +204,31 @@ class WeightedLoss(Account):
             RuntimeError: For losses after a step, where no step was done since the last ones.
 
         >>> criterion = WeightedLoss(
-        ...     terms={"policy": 1.0, "kl": {"kind": "adaptive-kl", "source": "rollout_kl"}}
+        ...     terms={
+        ...         "policy": 1.0,
+        ...         "kl": {"kind": "adaptive-kl", "target": 3.0, "source": "rollout_kl"},
+        ...     }
         ... )
         >>> criterion.observe(rollout_kl=3.2)
         """
         adaptation = self._adaptation
         if terms is not None:
-            if adaptation is None or not adaptation.learns_after or self._present is None:
+            if adaptation is None or not adaptation.learns_after:
                 raise ValueError(
                     "no balancer of this loss learns from the losses after the step: "
                     "criterion.observe takes metrics only, criterion.observe(name=value)"
                 )
+            if self._present is None:
+                raise HorizonError(self._lacking)
+            standing = self._present.standing
             with torch.no_grad():
-                combined = self._combined(terms, self._standing(training=True), training=False)
-            after = dict(zip(combined.names, combined.losses, strict=True))
+                combined = self._combined(terms, standing, training=False)
+            quiet = standing.dormant | standing.left_out
+            after = {
+                name: loss
+                for name, loss in zip(combined.names, combined.losses, strict=True)
+                if name not in quiet
+            }
             adaptation.observe_after(after, self._present.moments["balancer"])
             self._present.show(self.current_step, self.current_step)
         if metrics:
@@ -264,7 +277,11 @@ class WeightedLoss(Account):
         self, terms: Mapping[str, Tensor | None], standing: Standing, training: bool
     ) -> Tensor:
         if training and isinstance(terms, Mapping) and not torch.compiler.is_compiling():
-            devices = {term.device for term in terms.values() if isinstance(term, Tensor)}
+            devices = {
+                value.device
+                for name, value in terms.items()
+                if isinstance(value, Tensor) and name in self.config.terms
+            }
             if len(devices) == 1 and devices != {self._device}:
                 self._move(devices.pop())  # to where the losses are, once
                 standing = self._standing(training)
@@ -272,14 +289,6 @@ class WeightedLoss(Account):
         if training:
             names, raws, values = combined.names, combined.raws, combined.values
             adaptation, quiet = self._adaptation, standing.dormant | standing.left_out
-            if adaptation is not None and adaptation.observes:
-                where = [index for index, name in enumerate(names) if name not in quiet]
-                if where:
-                    adaptation.observe(
-                        torch.stack([values[index] for index in where]),
-                        dict(zip(names, raws, strict=True)),
-                        [names[index] for index in where],
-                    )
             self._seen.record(
                 names,
                 combined.losses,
@@ -290,6 +299,14 @@ class WeightedLoss(Account):
                 raws if adaptation is not None else None,
                 combined.left_out,
             )
+            if adaptation is not None and adaptation.observes:
+                where = [index for index, name in enumerate(names) if name not in quiet]
+                if where:
+                    adaptation.observe(
+                        torch.stack([values[index] for index in where]),
+                        {names[index]: raws[index] for index in where},
+                        [names[index] for index in where],
+                    )
         return combined.total
 
     def extra_repr(self) -> str:
