@@ -70,7 +70,7 @@ class Capacity(Transform, kind="capacity"):
         capacity: $C$, in nats; a number, or a schedule such as a ramp from 0 to 25.
 
     C. Burgess et al., *Understanding disentangling in beta-VAE*, 2018, arXiv 1804.03599, with
-    $\gamma = 1000$ and $C$ going linearly from 0 to 25 nats in 100,000 steps.
+    $\gamma = 1000$ and $C$ growing linearly to 25 nats in 100,000 steps.
 
     >>> from lossweights import Capacity, Ramp, WeightedLoss
     >>> capacity = Capacity(capacity=Ramp(start=0.0, stop=25.0, over="100000 steps"))
@@ -93,9 +93,9 @@ class FreeBits(Transform, kind="free-bits"):
     term is then that of the bound, not of the KL, which is reported as `raw`.
 
     With `per: dimension` or `element` the term is given unreduced, with the batch first, and its
-    config says how to reduce it. The objective of the paper, a sum over dimensions (or groups of
-    them) of $\max(\lambda, \text{mean over the batch})$, is `reduction: batch_mean`; $\lambda$
-    then counts once for each.
+    config says how to reduce it. The objective of the paper, a sum over dimensions of
+    $\max(\lambda, \text{mean over the batch})$, is `reduction: batch_mean`; $\lambda$ then counts
+    once for each. Where the paper takes groups, such as feature maps, sum over each beforehand.
 
     Args:
         threshold: $\lambda$ in nats (a bit is 0.693); a number or a schedule.

@@ -90,9 +90,9 @@ CASES: list[tuple[dict[str, Any], float, float]] = [
 def test_converges_to_the_constrained_optimum(
     fields: dict[str, Any], total: float, weight: float
 ) -> None:
-    criterion = constrained_loss({"kind": "lagrangian", "learning_rate": 0.02, **fields})
+    criterion = constrained_loss({"kind": "lagrangian", "learning_rate": 0.03, **fields})
     parameter = torch.zeros(2)
-    end = train(criterion, parameter, constrained, 2000)
+    end = train(criterion, parameter, constrained, 1000)
     assert end["sum"].item() == pytest.approx(total, abs=1e-3)
     assert criterion.weights["sum"] == pytest.approx(weight, abs=1e-3)
     moved = (3.0 - total) / 2

@@ -118,9 +118,9 @@ def test_opposite_direction_raises_the_weight_below_the_target() -> None:
 @pytest.mark.parametrize("start", [0.0, 10.0])
 def test_holds_its_target(start: float) -> None:
     criterion = tradeoff_loss(
-        ProportionalIntegral(target=2.0, response="5%", highest=4.0), total_steps=2000
+        ProportionalIntegral(target=2.0, response="10%", highest=4.0), total_steps=1000
     )
-    end = train(criterion, torch.tensor(start), tradeoff, 2000)
+    end = train(criterion, torch.tensor(start), tradeoff, 1000)
     assert end["kl"].item() == pytest.approx(2.0, rel=0.01)
     assert criterion.weights["kl"] == pytest.approx(1.0, rel=0.01)
 
@@ -128,9 +128,9 @@ def test_holds_its_target(start: float) -> None:
 def test_follows_a_scheduled_target() -> None:
     ramp = {"kind": "ramp", "start": 4.0, "stop": 0.5, "over": "50%"}
     criterion = tradeoff_loss(
-        {"kind": "pid", "target": ramp, "response": "5%", "highest": 5.0}, total_steps=3000
+        {"kind": "pid", "target": ramp, "response": "10%", "highest": 5.0}, total_steps=1000
     )
-    end = train(criterion, torch.tensor(0.0), tradeoff, 3000)
+    end = train(criterion, torch.tensor(0.0), tradeoff, 1000)
     assert end["kl"].item() == pytest.approx(0.5, rel=0.01)
     assert criterion.weights["kl"] == pytest.approx(3.0, rel=0.01)
 
