@@ -9,22 +9,25 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.balancers.base import Balancer
+from lossweights.balancers.numerics import add_to_mean, relative_weights, start_mean, take_mean
 from lossweights.durations import Duration, epochs
 from lossweights.moment import Moment, State
-
-
-LARGE = 1e30
 
 
 class DynamicWeightAverage(Balancer, kind="dwa"):
     r"""Terms that went down less in the last epoch weigh more (DWA).
 
     With $L_i$ the mean of a term over an epoch, $w_i = L_i(e - 1) / L_i(e - 2)$ and
-    $b = n\,\mathrm{softmax}(w / T)$. All weights are 1 in the first two epochs.
+    $b = n\,\mathrm{softmax}(w / T)$. All weights are 1 in the first two epochs; they sum to $n$.
 
     Args:
         temperature: $T$; the higher, the more equal the weights.
         every: How long an epoch is: over which losses are averaged and weights stand still.
+
+    A loss that was 0 counts as unchanged, $w_i = 1$.
+
+    With `temperature: 1` and `every: 1 steps` it is what physicsnemo-sym and neuraloperator call
+    SoftAdapt, one step later.
 
     S. Liu, E. Johns, A. J. Davison, *End-to-end multi-task learning with attention*, CVPR 2019,
     arXiv 1803.10704.
@@ -41,30 +44,14 @@ class DynamicWeightAverage(Balancer, kind="dwa"):
     every: Duration | str = epochs(1)
 
     def init(self, n: int) -> State:
-        return {
-            "weights": torch.ones(n),
-            "sum": torch.zeros(n),
-            "count": torch.zeros(n),
-            "last": torch.zeros(n),
-        }
+        return {"weights": torch.ones(n), "last": torch.zeros(n), **start_mean(n)}
 
     def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
         return state["weights"]
 
     def update(self, observed: Tensor, state: State, now: Moment) -> None:
-        state["sum"] += observed
-        state["count"] += 1
+        add_to_mean(state, observed)
         if now.passed(self.every):
-            # A term that was not there all epoch has no mean of it, and counts as unchanged.
-            mean = torch.where(state["count"] > 0, state["sum"] / state["count"], state["last"])
-            state["weights"].copy_(dwa_weights(mean, state["last"], self.temperature))
+            mean = take_mean(state)
+            state["weights"].copy_(relative_weights(mean, state["last"], self.temperature))
             state["last"].copy_(mean)
-            state["sum"].zero_()
-            state["count"].zero_()
-
-
-def dwa_weights(last: Tensor, before: Tensor, temperature: float) -> Tensor:
-    r"""$n\,\mathrm{softmax}(L(e-1) / L(e-2) / T)$; a loss that was 0 counts as unchanged."""
-    ratio = torch.where(before == 0, torch.ones_like(last), last / before)
-    bounded = (ratio / temperature).clamp(-LARGE, LARGE)  # softmax of inf is nan
-    return len(last) * torch.softmax(bounded, dim=-1)

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal, Self
+from typing import Literal
 
 import torch
-from pydantic import model_validator
 from torch import Tensor, nn
 
-from lossweights.balancers.base import Balancer
+from lossweights.balancers.learned import LearnedBalancer, bounded_exp
 from lossweights.moment import Moment, State
 
 
-class UncertaintyWeighting(Balancer, kind="uncertainty"):
+class UncertaintyWeighting(LearnedBalancer, kind="uncertainty"):
     r"""Learned weights, from the noise that each task is taken to have (UW).
 
     With a learned log-variance $s_i$ a term becomes $\tfrac12 e^{-s_i} l_i + \tfrac12 s_i$: its
     weight is $b_i = \tfrac12 e^{-s_i}$, its penalty $p_i = \tfrac12 s_i$. The penalty is unbounded
-    below, so that the total may become negative; with `penalty: log1p` it is
-    $\tfrac12 \log(1 + e^{s_i})$, which never does.
+    below, so that the total may become negative; with `regularizer: log1p` it is
+    $\log(1 + e^{s_i})$, which never does.
 
-    The log-variances belong to the optimizer: `criterion.param_groups()`.
+    The log-variances belong to the optimizer: `criterion.param_groups()`. They suit losses above
+    0; a loss that is 0, or below, asks for an ever higher weight: give a `lowest`.
 
     Args:
-        regularizer: `log`, $\tfrac12 s$; or `log1p`, $\tfrac12 \log(1 + e^s)$.
-        initial: Log-variance of each term at the start.
+        regularizer: `log`, $\tfrac12 s$; or `log1p`, $\log(1 + e^s)$.
+        initial: Log-variance of each term at the start. (LibMTL starts at -0.5.)
         lowest: Lower bound of the log-variances, so an upper bound of the weights; None for none.
         highest: Upper bound of the log-variances; None for none.
 
@@ -40,39 +39,20 @@ class UncertaintyWeighting(Balancer, kind="uncertainty"):
     """
 
     regularizer: Literal["log", "log1p"] = "log"
-    initial: float = 0.0
-    lowest: float | None = None
-    highest: float | None = None
-
-    @model_validator(mode="after")
-    def _bounds_in_order(self) -> Self:
-        low = -math.inf if self.lowest is None else self.lowest
-        high = math.inf if self.highest is None else self.highest
-        if not low < high or not low <= self.initial <= high:
-            raise ValueError(
-                f"lowest < highest with initial between them is needed, found lowest {self.lowest}, "
-                f"highest {self.highest}, initial {self.initial}"
-            )
-        return self
 
     def init(self, n: int) -> State:
         return {"log_variance": nn.Parameter(torch.full((n,), self.initial))}
 
     def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
-        return uncertainty_weights(self._bounded(state["log_variance"]))
+        return uncertainty_weights(self._bounded(state["log_variance"], drawn="up"))
 
     def penalty(self, state: State, now: Moment) -> Tensor:
-        log_variance = self._bounded(state["log_variance"])
+        log_variance = self._bounded(state["log_variance"], drawn="down")
         if self.regularizer == "log1p":
-            return 0.5 * torch.nn.functional.softplus(log_variance)
+            return torch.nn.functional.softplus(log_variance)
         return 0.5 * log_variance
-
-    def _bounded(self, log_variance: Tensor) -> Tensor:
-        if self.lowest is None and self.highest is None:
-            return log_variance
-        return log_variance.clamp(self.lowest, self.highest)
 
 
 def uncertainty_weights(log_variance: Tensor) -> Tensor:
     r"""$\tfrac12 e^{-s}$, elementwise."""
-    return torch.exp(-math.log(2) - log_variance)
+    return 0.5 * bounded_exp(-log_variance)
