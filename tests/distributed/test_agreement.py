@@ -48,6 +48,8 @@ def setups() -> Iterator[tuple[int, Setup]]:
             yield 2, Setup(config, wrap, optimizer)
         for wrap in ("ddp", "ddp inside", "ddp inside, views", "fsdp inside"):
             yield 2, Setup(config, wrap, optimizer, micro_batches=3)
+        if config == "uncertainty and controller":
+            yield 2, Setup(config, "ddp inside, compiled", optimizer)
         yield 4, Setup(config, "ddp inside", "sgd" if optimizer == "adam" else "adam")
         yield 4, Setup(config, "fsdp", optimizer, micro_batches=2)
 

@@ -203,6 +203,8 @@ def wrapped(model: Model, criterion: WeightedLoss, wrap: str) -> nn.Module:
         fully_shard(model.trunk)
         fully_shard(model, ignored_params=set(criterion.parameters()))
     if wrap.startswith("ddp"):
+        if "compiled" in wrap:
+            model.compile(backend="eager", fullgraph=True)
         return DistributedDataParallel(
             model,
             gradient_as_bucket_view="views" in wrap,
