@@ -18,7 +18,17 @@ from pydantic import BaseModel
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
-from lossweights import Component, LossConfig, Schedule, Shape, Term, WeightedLoss
+from lossweights import (
+    Balancer,
+    Component,
+    Controller,
+    LossConfig,
+    Schedule,
+    Shape,
+    Term,
+    Transform,
+    WeightedLoss,
+)
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -143,6 +153,27 @@ def test_every_shape_is_documented(shape: type[Shape]) -> None:
     text = section("schedules.md", "Shapes")
     assert f"| `{shape.kind}` |" in text
     assert not [name for name in shape.model_fields if f"`{name}`" not in text]
+
+
+@pytest.mark.parametrize(
+    "component",
+    [kind for family in (Controller, Transform, Balancer) for kind in ours(family)],
+    ids=lambda component: component.kind,
+)
+def test_every_component_that_adapts_is_documented(component: type[Component]) -> None:
+    kind, role = component.kind, component.family.__name__.lower()
+    text = section("adaptive.md", kind)
+    assert f"kind: {kind}" in text or f"{role}: {kind}" in text
+    assert not [name for name in component.model_fields if f"`{name}`" not in text]
+    table = section("adaptive.md", f"{role.title()}s")
+    row = re.search(rf"^\| \[`{kind}`\]\(#{kind}\) \|.*", table, re.MULTILINE)
+    assert row, f"{kind} is not in the table of {role}s"
+    assert ("`instant`" in row[0]) is getattr(component, "instant", False)
+
+
+def test_every_family_has_its_check() -> None:
+    checked = {Schedule, Shape, Controller, Transform, Balancer}
+    assert {f for f in Component.__subclasses__() if ours(f)} == checked
 
 
 @pytest.mark.parametrize(
