@@ -86,7 +86,7 @@ def torchjds(kind: str, losses: list[Tensor]) -> Variant | None:
         "imtl-l": partial(scalarization.IMTLL, count),
         "dwa": scalarization.DWA,
         "famo": partial(scalarization.FAMO, count),
-        "stch": scalarization.STCH,
+        "stch": partial(scalarization.STCH, mu=1.0),
         "geometric": scalarization.GeometricMean,
         "random": scalarization.Random,
     }
