@@ -88,8 +88,14 @@ class Present:
             with torch.inference_mode(mode=False):  # as in `show`
                 self._adaptation.step_done(self.moments, self.standing.dormant)
 
-    def show(self, step: int, before: int) -> None:
-        """Lets the row of a step stand, and what adapts with it."""
+    def show(self, step: int, before: int, *, check: bool = False) -> None:
+        """Lets the row of a step stand, and what adapts with it.
+
+        Args:
+            step: The step.
+            before: Where the clock stood.
+            check: Whether to look at what the components weigh, on the host.
+        """
         standing, timeline = self.standing, self._timeline
         row = timeline.tensor_row(step, self._device)
         if standing.in_place:
@@ -102,6 +108,8 @@ class Present:
                 for place, fields in fields_of(timeline, row).items():
                     self.moments[place].fields = fields
                     standing.moments[place] = Moment(fields)
+            if check:
+                self._adaptation.check(self.moments)
             with torch.inference_mode(mode=False):  # training could not use what is made in it
                 factors = self._adaptation.factors(self.moments)
                 weights = weights if factors is None else weights * factors

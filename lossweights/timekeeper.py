@@ -174,13 +174,11 @@ class Timekeeper(nn.Module):
             timeline, lacking = None, _ask_to_bind(error)
         self._bound = (total_steps, steps_per_epoch)
         self._horizon, self._timeline, self._lacking = horizon, timeline, lacking
-        self._stand()
-        if self._adaptation is not None and self._present is not None:
-            self._adaptation.check(self._present.moments)
+        self._stand(check=True)
         for sentence in timeline.overruns() if timeline else []:
             warn(sentence)
 
-    def _stand(self) -> None:
+    def _stand(self, *, check: bool = False) -> None:
         """Lets the weights of now stand on the device."""
         config, timeline, adaptation = self.config, self._timeline, self._adaptation
         self._present: Present | None = None
@@ -197,7 +195,7 @@ class Timekeeper(nn.Module):
                 self._in_evaluation = yardstick(config, timeline, adaptation, self._device)
             except HorizonError as error:
                 self._lacking = f"{_ask_to_bind(error)}; or write eval_weights: current"
-        self._present.show(self._clock.step, self._clock.step)
+        self._present.show(self._clock.step, self._clock.step, check=check)
 
     def step_done(self, before: int) -> None:
         """Called by the clock: optimizer steps were done since it stood at `before`."""
