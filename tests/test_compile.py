@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from lossweights import Cyclical, Term, Warmup, WeightedLoss
+from lossweights import Cyclical, Ramp, Term, Warmup, WeightedLoss
+from tests.components import Centred, Counting, Following, Offset
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -100,3 +101,43 @@ def test_looking_at_values_is_refused(rule: Any) -> None:
     with pytest.raises(torch._dynamo.exc.Unsupported) as caught:
         compiled(torch.tensor(1.0, requires_grad=True))
     assert f"on_nonfinite: {rule} looks at the values on the host" in str(caught.value)
+
+
+@pytest.mark.parametrize("balancer", ["uncertainty", "test-shares", "test-recording"])
+@pytest.mark.parametrize("reduction", [None, "mean"], ids=["short", "long"])
+def test_one_graph_for_everything_that_adapts_together(balancer: str, reduction: Any) -> None:
+    ramp = Ramp(start=0.0, stop=1.0, over="20 steps")
+    terms: dict[str, Any] = {
+        "nll": Term(schedule=Cyclical(cycles=3), reduction=reduction),
+        "kl": Counting(target=ramp, source="m"),
+        "l1": Term(controller=Following(target=ramp), balanced=True),
+        "tv": 0.5,
+    }
+    if reduction:
+        terms["tv"] = Term(transform=Centred())
+        terms["late"] = Term(transform=Offset(offset=ramp), after="9 steps")
+    counter = CompileCounterWithBackend("aot_eager")
+    sides = [WeightedLoss(terms=terms, balancer=balancer, total_steps=40) for _ in range(2)]
+    model = nn.Linear(3, len(terms))
+
+    def total_of(criterion: WeightedLoss, x: Tensor) -> Tensor:
+        output = model(x).square().mean(dim=0)
+        total: Tensor = criterion(dict(zip(terms, output.unbind(), strict=True)))
+        return total
+
+    compiled = torch.compile(total_of, backend=counter, fullgraph=True)
+    optimizers = [
+        torch.optim.Adam([*side.param_groups(lr=0.1), {"params": [torch.ones(1)]}])
+        for side in sides
+    ]
+    torch.manual_seed(0)
+    for step in range(40):
+        x = torch.randn(4, 3)
+        for side, total, optimizer in zip(sides, (compiled, total_of), optimizers, strict=True):
+            total(side, x).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            side.observe(m=float(step))
+            side.step()
+        assert sides[0].metrics() == pytest.approx(sides[1].metrics(), rel=1e-4)
+    assert counter.frame_count == 1 + bool(reduction)  # one more when the dormant term wakes

@@ -9,6 +9,7 @@ import pytest
 
 from lossweights import Horizon, LossConfig
 from lossweights.describe import describe
+from tests import components  # noqa: F401  # whose kinds are named below
 from tests.schedules.examples import ALL_SCHEDULES
 
 
@@ -134,3 +135,41 @@ def test_every_schedule_is_described_in_a_line(total: int) -> None:
         assert repr(schedule) in line
         final = schedule.final(Horizon(total, steps_per_epoch=10))
         assert line.endswith((f"ends at {final:g}", f": {final:g} throughout"))
+
+
+@pytest.mark.parametrize(
+    ("term", "balanced", "said"),
+    [
+        (
+            {"kind": "test-counting", "target": 3},
+            "'z'",
+            "1 x Counting(target=Constant(value=3.0)): steered by its own value; not balanced",
+        ),
+        (
+            {"weight": 0.5, "after": "10%", "controller": {"kind": "test-counting", "source": "m"}},
+            "'z'",
+            "0.5 x Counting(source='m'): dormant until step 10, then steered by m; not balanced",
+        ),
+        (
+            {"controller": "test-counting", "balanced": True},
+            "'kl', 'z'",
+            "1 x Counting(): steered by its own value",
+        ),
+        ({"transform": "test-offset"}, "'kl', 'z'", "1: constant; its value through Offset()"),
+        ({"balanced": False, "optional": True}, "'z'", "1: constant; not balanced; optional"),
+    ],
+)
+def test_says_what_adapts(term: Any, balanced: str, said: str) -> None:
+    found = lines({"kl": term, "z": 1.0}, Horizon(100), balancer={"kind": "dwa", "temperature": 3})
+    assert found[1:] == [
+        "evaluation: each term with its final weight, controllers and balancer at 1",
+        f"balancer: DynamicWeightAverage(temperature=3.0), of {balanced}",
+        f"kl  {said}",
+        "z   1: constant",
+    ]
+
+
+def test_a_controller_alone_stands_at_1_in_evaluation() -> None:
+    found = lines({"kl": {"kind": "test-counting"}}, Horizon())
+    assert found[1].endswith("final weight, controllers and balancer at 1")
+    assert found[2] == "kl  1 x Counting(): steered by its own value"
