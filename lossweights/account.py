@@ -1,23 +1,25 @@
-"""What a criterion tells of itself: what it does, did, and what looks wrong."""
+"""What a criterion tells of itself: what it does, did, and what looks wrong; what it is told."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
+from lossweights.combine import Combined, combine
 from lossweights.config import LossConfig
 from lossweights.describe import audit, describe
 from lossweights.durations import Duration
-from lossweights.errors import did_you_mean, quoted, warn
+from lossweights.errors import HorizonError, did_you_mean, quoted, warn
 from lossweights.report import QUANTITIES, Report, Seen, chosen, on_host
+from lossweights.standing import Standing
 from lossweights.timekeeper import Timekeeper
 
 
 class Account(Timekeeper):
-    """A criterion that can be asked what it does.
+    """A criterion that can be asked what it does, and told what it cannot see.
 
     Args:
         config: The declaration.
@@ -34,6 +36,84 @@ class Account(Timekeeper):
         adapts = self._adaptation is not None and self._adaptation.observes
         self._seen = Seen(weights_move=late or scheduled or adapts)
         self._told_of_clock = False
+
+    def observe(
+        self,
+        terms: Mapping[str, Tensor | None] | None = None,
+        /,
+        **metrics: Tensor | float,
+    ) -> None:
+        """Tells what forward passes cannot show.
+
+        Args:
+            terms: For a balancer that learns from them (`famo`): the losses of the same batch
+                after the optimizer step, by name, in one call a step. Nothing is learned where
+                the optimizer that is followed made no step since the last call: a gradient
+                scaler skipped it.
+            **metrics: For a controller with `source: name`: the metric's value. Where it is
+                given several times between two steps, the mean counts.
+
+        Raises:
+            ValueError: For what nothing in the config watches, and for values that are no
+                scalars.
+            RuntimeError: For losses after a step, where no step was done since the last ones,
+                and no optimizer is followed.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(
+        ...     terms={
+        ...         "policy": 1.0,
+        ...         "kl": {"kind": "adaptive-kl", "target": 3.0, "source": "rollout_kl"},
+        ...     }
+        ... )
+        >>> criterion.observe(rollout_kl=3.2)
+        """
+        if terms is not None:
+            self._observe_after(terms)
+        if metrics:
+            if self._adaptation is None:
+                raise ValueError(
+                    f"no controller of this loss watches {quoted(metrics)}: write "
+                    f"source: {next(iter(metrics))} at a controller"
+                )
+            self._adaptation.observe_metrics(metrics)
+
+    def _observe_after(self, terms: Mapping[str, Tensor | None]) -> None:
+        adaptation, present = self._adaptation, self._present
+        if adaptation is None or not adaptation.learns_after:
+            raise ValueError(
+                "no balancer of this loss learns from the losses after the step: "
+                "criterion.observe takes metrics only, criterion.observe(name=value)"
+            )
+        if present is None:
+            raise HorizonError(self._lacking)
+        if self._clock.follower is not None and not adaptation.awaits_after:
+            return  # the gradient scaler skipped the step
+        with torch.no_grad():
+            combined = self._combined(terms, present.standing, training=False)
+        quiet = present.standing.dormant | present.standing.left_out
+        pairs = zip(combined.names, combined.losses, strict=True)
+        adaptation.observe_after(
+            {name: loss for name, loss in pairs if name not in quiet}, present.moments["balancer"]
+        )
+        present.show(self.current_step, self.current_step)
+
+    def param_groups(self, **options: Any) -> list[dict[str, Any]]:
+        """The learned weights as groups for an optimizer; none where nothing is learned.
+
+        Args:
+            **options: Of the group, such as `lr=1e-2`. Weight decay, which would draw learned
+                weights to an arbitrary point, is 0 unless it is said here.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(terms=["a", "b"], balancer="uncertainty")
+        >>> model = torch.nn.Linear(2, 2)
+        >>> optimizer = torch.optim.AdamW(
+        ...     [{"params": model.parameters()}, *criterion.param_groups(lr=1e-2)], lr=1e-3
+        ... )
+        """
+        learned = list(self.parameters())
+        return [{"params": learned, "weight_decay": 0.0, **options}] if learned else []
 
     def is_active(self, name: str) -> bool:
         """Whether the term counts now; one that does not need not be computed.
@@ -120,3 +200,9 @@ class Account(Timekeeper):
         """Called by the clock: it stood at `before` and stands elsewhere now."""
         self._seen.step_done(before)
         super().clock_moved(before)
+
+    def _combined(
+        self, terms: Mapping[str, Tensor | None], standing: Standing, training: bool
+    ) -> Combined:
+        looks = training and self.config.on_nonfinite != "propagate"
+        return combine(self.config, terms, standing, self.current_step if looks else None)

@@ -43,6 +43,7 @@ class Adaptation(Weighing):
         self._balancer_learns = _overrides(config.balancer, "update") or self.learns_after
         self.observes = bool(self._controllers or memory.observations.raws or self._balancer_learns)
         self._seen_in_step: Tensor | None = None  # until the losses after the step are told
+        self._steps = 0
         self._heard_of: set[str] = set()
 
     def observe(self, values: Tensor, raws: Mapping[str, Tensor], given: Sequence[str]) -> None:
@@ -94,7 +95,7 @@ class Adaptation(Weighing):
             moments: The step that is done, and scheduled fields as they were in it.
             dormant: Terms that did not count in it: their controllers could steer nothing.
         """
-        self.memory.steps += 1
+        self._steps += 1
         if not self.observes:
             return
         observations, memory = self.memory.observations, self.memory
@@ -135,6 +136,11 @@ class Adaptation(Weighing):
         """Whether the balancer learns from the losses after the step."""
         return _overrides(self._balancer, "update_after")
 
+    @property
+    def awaits_after(self) -> bool:
+        """Whether a step was done of which the losses after it are not told yet."""
+        return self._seen_in_step is not None
+
     @torch.no_grad()
     def observe_after(self, losses: Mapping[str, Tensor], now: Moment) -> None:
         """Tells the balancer the losses of the same batch after the step.
@@ -166,10 +172,11 @@ class Adaptation(Weighing):
         """Drops what was seen since the last step: the clock was set to another time."""
         self.memory.observations.drop()
         self._seen_in_step = None
+        self._steps = 0
 
     def findings(self) -> list[str]:
         """What looks wrong, a sentence each: learned weights that do not move, and the like."""
-        steps = self.memory.steps
+        steps = self._steps
         if steps < _ENOUGH_STEPS:
             return []
         found = [

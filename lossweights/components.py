@@ -130,9 +130,13 @@ class Component(Declaration):
         if kind not in cls._registry:
             broken = load_plugins()
             if kind not in cls._registry:
+                others = [
+                    f.__name__.lower() for f in Component.__subclasses__() if f.has_kind(kind)
+                ]
+                elsewhere = f" (it is one of {others[0]}):" if others else ""
                 raise ValueError(
                     f"{kind!r} is no kind of {cls.__name__.lower()}"
-                    f"{did_you_mean(kind, cls._registry) or ':'} "
+                    f"{elsewhere or did_you_mean(kind, cls._registry) or ':'} "
                     f"there are {quoted(sorted(cls._registry))}{broken}"
                 )
         return cls._registry[kind]  # type: ignore[return-value]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lossweights.balancers import Balancer
 from lossweights.config import LossConfig, Part
-from lossweights.errors import ConfigError, warn
+from lossweights.errors import ConfigError, quoted, warn
 from lossweights.moment import State
 from lossweights.observations import Observations
 from lossweights.ranks import Ranks
@@ -33,7 +33,6 @@ class Memory(nn.Module):
         observations: What was seen since the last step.
         last_seen: The last finite means of the balanced terms; 1 before the first.
         start: The learned weights as they were built or loaded, by name.
-        steps: How many steps were done since.
     """
 
     balancer = terms = observed = balanced_names = channels = Trail()  # where keys lead to
@@ -43,12 +42,21 @@ class Memory(nn.Module):
         self._ranks = ranks
         self._balanced = config.balanced_names if config.balancer else ()
         self._stores: dict[str, Store] = {}
+        self._kinds: dict[str, str] = {}
         self.start: dict[str, Tensor] = {}
         # On the CPU whatever the default is: the first losses say where to go.
         with torch.inference_mode(mode=False), torch.device("cpu"):
             self.last_seen = torch.ones(len(self._balanced), dtype=torch.float32)
             for part in config.adaptive_parts():
                 self._stores[part.place] = Store(self._initial(part))
+                component = type(part.component)
+                self._kinds[part.place] = component.kind or component.__name__
+        lost = [n for n in self._balanced if self._parameters and config.terms[n].weight < 0]
+        if lost:
+            raise ConfigError(
+                f"balancer: it learns weights, which a negative base weight (of {quoted(lost)}) "
+                "lets grow for ever: write balanced: false there, or turn the term's sign round"
+            )
         self._begin()
         terms = sorted(config.terms.items())
         self.observations = Observations(
@@ -62,7 +70,6 @@ class Memory(nn.Module):
 
     def _begin(self) -> None:
         self.start = {key: p.detach().clone() for key, p in self.named_parameters()}
-        self.steps = 0
 
     def _initial(self, part: Part) -> State:
         component, place = part.component, part.place
@@ -179,9 +186,9 @@ class Memory(nn.Module):
     # State
 
     def _plain(self) -> dict[str, Tensor]:
-        """What is saved beside the parameters, by key."""
+        """What is saved beside the parameters, by place and kind: none takes over another's."""
         found = {
-            f"{place}.{key}": tensor
+            f"{place}.{self._kinds[place]}.{key}": tensor
             for place, store in self._stores.items()
             for key, tensor in store.state.items()
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,8 @@ from lossweights.config import LossConfig
 from lossweights.durations import Horizon
 from lossweights.moment import Moment, When
 from lossweights.timeline import Timeline
+
+_NOTHING = nullcontext()  # made once: a context costs more than what it would guard
 
 
 @dataclass
@@ -85,7 +88,7 @@ class Present:
         """Tells what adapts that the clock moved on from `before`, ahead of `show`."""
         if self._adaptation is not None:
             self._when.step, self._when.before = step, before
-            with torch.inference_mode(mode=False):  # as in `show`
+            with _trainable():
                 self._adaptation.step_done(self.moments, self.standing.dormant)
 
     def show(self, step: int, before: int, *, check: bool = False) -> None:
@@ -110,7 +113,7 @@ class Present:
                     standing.moments[place] = Moment(fields)
             if check:
                 self._adaptation.check(self.moments)
-            with torch.inference_mode(mode=False):  # training could not use what is made in it
+            with _trainable():
                 factors = self._adaptation.factors(self.moments)
                 weights = weights if factors is None else weights * factors
         if standing.in_place:
@@ -123,6 +126,13 @@ class Present:
                 standing.dormant = dormant
             if (left_out := timeline.left_out(step)) != standing.left_out:
                 standing.left_out = left_out
+
+
+def _trainable() -> AbstractContextManager[None]:
+    """Outside inference mode: training could not use what is made in it."""
+    if torch.is_inference_mode_enabled():
+        return torch.inference_mode(mode=False)
+    return _NOTHING
 
 
 def yardstick(
@@ -138,6 +148,9 @@ def yardstick(
         weights = dict.fromkeys(timeline.names, 1.0)
     else:
         weights = dict(zip(timeline.names, final.tolist(), strict=False))
+        for name, term in config.terms.items():
+            if term.controller is not None:
+                weights[name] *= term.controller.sign
     if isinstance(rule, dict):
         weights |= rule
     left_out = frozenset(

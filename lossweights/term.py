@@ -68,7 +68,7 @@ class Term(Declaration):
                     f"`{role}: {{kind: {data['kind']}, ...}}`"
                 )
             return {role: data}
-        if isinstance(data, str) and (data in Schedule.kinds() or data in Controller.kinds()):
+        if isinstance(data, str) and did_you_mean(data, _kinds()):
             return {_family_of(data).__name__.lower(): data}
         return data if isinstance(data, Term) else {"weight": data}
 
@@ -77,6 +77,17 @@ class Term(Declaration):
         if self.schedule is not None and self.controller is not None:
             raise ValueError(
                 "a term has a schedule or a controller, not both: one owner for one factor"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_is_transformed(self) -> Self:
+        level = "value" if self.transform is None else self.transform.level
+        if level != "value" and self.reduction is None:
+            raise ValueError(
+                f"{self.transform!r} acts on each {level}, before the value is reduced: say how, "
+                "with reduction: batch_mean (sums over dimensions, mean over the batch), mean or "
+                "sum; or let the transform act on the scalar, with per: value"
             )
         return self
 
@@ -96,11 +107,15 @@ class Term(Declaration):
 TermLike = Term | Schedule | Controller | float | Callable[[int], float] | Mapping[str, Any]
 
 
+def _kinds() -> list[str]:
+    return [*Schedule.kinds(), *Controller.kinds()]
+
+
 def _family_of(kind: object) -> type[Schedule | Controller]:
     """Which of the two a term's `kind` belongs to; for an unknown one, to which it is nearer."""
     for family in (Schedule, Controller):
         if family.has_kind(kind):
             return family
     load_plugins()
-    near = did_you_mean(str(kind), [*Schedule.kinds(), *Controller.kinds()])
+    near = did_you_mean(str(kind), _kinds())
     return Controller if any(repr(kind) in near for kind in Controller.kinds()) else Schedule

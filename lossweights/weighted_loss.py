@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from lossweights.account import Account
 from lossweights.balancers import Balancer
-from lossweights.combine import Combined, combine
 from lossweights.config import EvalWeights, LossConfig, OnNonfinite
 from lossweights.durations import Duration
-from lossweights.errors import ConfigError, HorizonError, explain, quoted
+from lossweights.errors import ConfigError, HorizonError, explain
 from lossweights.files import plain
 from lossweights.gather import check_named
 from lossweights.report import Breakdown
@@ -184,77 +183,6 @@ class WeightedLoss(Account):
             self.config.terms,
         )
 
-    def observe(
-        self,
-        terms: Mapping[str, Tensor | None] | None = None,
-        /,
-        **metrics: Tensor | float,
-    ) -> None:
-        """Tells what forward passes cannot show.
-
-        Args:
-            terms: For a balancer that learns from them (`famo`): the losses of the same batch
-                after the optimizer step, by name, in one call a step.
-            **metrics: For a controller with `source: name`: the metric's value. Where it is
-                given several times between two steps, the mean counts.
-
-        Raises:
-            ValueError: For what nothing in the config watches, and for values that are no
-                scalars.
-            RuntimeError: For losses after a step, where no step was done since the last ones.
-
-        >>> criterion = WeightedLoss(
-        ...     terms={
-        ...         "policy": 1.0,
-        ...         "kl": {"kind": "adaptive-kl", "target": 3.0, "source": "rollout_kl"},
-        ...     }
-        ... )
-        >>> criterion.observe(rollout_kl=3.2)
-        """
-        adaptation = self._adaptation
-        if terms is not None:
-            if adaptation is None or not adaptation.learns_after:
-                raise ValueError(
-                    "no balancer of this loss learns from the losses after the step: "
-                    "criterion.observe takes metrics only, criterion.observe(name=value)"
-                )
-            if self._present is None:
-                raise HorizonError(self._lacking)
-            standing = self._present.standing
-            with torch.no_grad():
-                combined = self._combined(terms, standing, training=False)
-            quiet = standing.dormant | standing.left_out
-            after = {
-                name: loss
-                for name, loss in zip(combined.names, combined.losses, strict=True)
-                if name not in quiet
-            }
-            adaptation.observe_after(after, self._present.moments["balancer"])
-            self._present.show(self.current_step, self.current_step)
-        if metrics:
-            if self._adaptation is None:
-                raise ValueError(
-                    f"no controller of this loss watches {quoted(metrics)}: write "
-                    f"source: {next(iter(metrics))} at a controller"
-                )
-            self._adaptation.observe_metrics(metrics)
-
-    def param_groups(self, **options: Any) -> list[dict[str, Any]]:
-        """The learned weights as groups for an optimizer; none where nothing is learned.
-
-        Args:
-            **options: Of the group, such as `lr=1e-2`. Weight decay, which would draw learned
-                weights to an arbitrary point, is 0 unless it is said here.
-
-        >>> criterion = WeightedLoss(terms=["a", "b"], balancer="uncertainty")
-        >>> model = torch.nn.Linear(2, 2)
-        >>> optimizer = torch.optim.AdamW(
-        ...     [{"params": model.parameters()}, *criterion.param_groups(lr=1e-2)], lr=1e-3
-        ... )
-        """
-        learned = list(self.parameters())
-        return [{"params": learned, "weight_decay": 0.0, **options}] if learned else []
-
     def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
         """A module that calls `function`, which returns named terms, and combines them.
 
@@ -266,12 +194,6 @@ class WeightedLoss(Account):
         tensor(1.1000)
         """
         return WrappedLoss(function, self)
-
-    def _combined(
-        self, terms: Mapping[str, Tensor | None], standing: Standing, training: bool
-    ) -> Combined:
-        looks = training and self.config.on_nonfinite != "propagate"
-        return combine(self.config, terms, standing, self.current_step if looks else None)
 
     def _long_way(
         self, terms: Mapping[str, Tensor | None], standing: Standing, training: bool

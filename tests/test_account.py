@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lossweights import Term, WeightedLoss
+from lossweights import Moment, State, Term, WeightedLoss
 from lossweights.testing import check_no_sync
 from tests.components import (
     Comparing,
@@ -25,7 +25,14 @@ from tests.components import (
 # Reports
 
 
-@pytest.mark.parametrize("kind", ["uncertainty", "test-priced"])
+class PricedAsItIs(Priced, kind="test-priced-as-it-is"):
+    """What is learned is the weight and the penalty, each as it is."""
+
+    def penalty(self, state: State, now: Moment) -> torch.Tensor:
+        return state["learned"]
+
+
+@pytest.mark.parametrize("kind", ["uncertainty", "test-priced", "test-priced-as-it-is"])
 @pytest.mark.parametrize("reduction", [None, "mean"], ids=["short", "long"])
 def test_what_is_reported_is_the_forward_that_was_made(kind: str, reduction: Any) -> None:
     criterion = WeightedLoss(terms={"a": Term(reduction=reduction), "b": 2.0}, balancer=kind)

@@ -22,7 +22,7 @@ def watching(*sources: str) -> WeightedLoss:
 
 
 def observed(criterion: WeightedLoss, term: str) -> float:
-    return float(criterion.state_dict()[f"memory.terms.{term}.controller.observed"])
+    return float(criterion.memory.state(f"terms.{term}.controller")["observed"])
 
 
 # Metrics
@@ -149,7 +149,7 @@ def comparing(**terms: Any) -> WeightedLoss:
 
 
 def after(criterion: WeightedLoss) -> list[float]:
-    found: list[float] = criterion.state_dict()["memory.balancer.after"].tolist()
+    found: list[float] = criterion.memory.state("balancer")["after"].tolist()
     return found
 
 
@@ -184,6 +184,20 @@ def test_they_are_told_once_a_step() -> None:
         criterion.observe(losses(a=2.0, b=2.0))
 
 
+def test_after_a_step_that_a_scaler_skipped_nothing_is_learned() -> None:
+    criterion = comparing()
+    weight = torch.nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    criterion.follow(optimizer)
+    before = after(criterion)
+    criterion(losses(a=1.0, b=1.0))
+    criterion.observe(losses(a=3.0, b=3.0))  # the scaler did not call optimizer.step()
+    assert after(criterion) == before
+    optimizer.step()
+    criterion.observe(losses(a=3.0, b=3.0))
+    assert after(criterion) == [3.0, 3.0]
+
+
 def test_names_are_checked_as_in_a_call() -> None:
     criterion = comparing()
     criterion(losses(a=1.0, b=1.0))
@@ -204,9 +218,9 @@ def test_they_go_through_transforms_and_are_kept_apart_from_what_forwards_show()
     criterion.step()
     criterion.observe(losses(a=3.0, b=5.0))
     assert after(criterion) == [2.5, 3.0]
-    assert criterion.state_dict()["memory.terms.b.transform.last"] == 2.0
+    assert criterion.memory.state("terms.b.transform")["last"] == 2.0
     criterion.step()
-    assert criterion.state_dict()["memory.terms.b.transform.last"] == 2.0
+    assert criterion.memory.state("terms.b.transform")["last"] == 2.0
 
 
 def test_terms_that_were_not_there_before_and_after_the_step_are_not_compared() -> None:

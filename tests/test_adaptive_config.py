@@ -283,3 +283,24 @@ def test_the_schema_and_the_reader_agree(
         return True
 
     assert (reads(), schema.is_valid(written)) == (accepted, accepted)
+
+
+def test_a_kind_of_another_family_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'dwa' is no kind of schedule \(it is one of balancer\)"
+    ):
+        WeightedLoss({"kl": {"kind": "dwa"}})
+    with pytest.raises(ConfigError, match=r"no kind of balancer \(it is one of controller\)"):
+        WeightedLoss(["kl"], balancer="plateau")
+
+
+def test_a_misspelt_kind_alone_is_told_from_a_number() -> None:
+    with pytest.raises(ConfigError, match=r"terms.kl.controller: 'pi' is no .* did you mean 'pid'"):
+        WeightedLoss({"kl": "pi"})
+
+
+@pytest.mark.parametrize("kind", ["uncertainty", "imtl-l"])
+def test_learned_weights_refuse_a_negative_base_weight(kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"negative base weight \(of 'b'\).*balanced: false"):
+        WeightedLoss({"a": 1.0, "b": -1.0}, balancer=kind)
+    WeightedLoss({"a": 1.0, "b": {"weight": -1.0, "balanced": False}}, balancer=kind)

@@ -92,8 +92,8 @@ def test_low_and_high_precision_are_kept_as_float32() -> None:
         def update(self, observed: Tensor, state: State, now: Moment) -> None:
             """Learns nothing."""
 
-    state = build(Precise(), ["a"]).state_dict()
-    kinds = [state[f"memory.{key}"].dtype for key in ("learned", "balancer.low", "balancer.count")]
+    state = build(Precise(), ["a"]).memory.state("balancer")
+    kinds = [state[key].dtype for key in ("learned", "low", "count")]
     assert kinds == [torch.float32, torch.float32, torch.int32]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CONFIGS = sorted((EXAMPLES / "vae_elbo").glob("*.yaml"))
+WITH_TARGET = {"pid", "lagrangian", "free-bits"}
 
 
 @pytest.fixture
@@ -33,10 +34,13 @@ def run_program(*arguments: str, folder: Path) -> subprocess.CompletedProcess[st
 
 
 def test_the_program_runs_and_leaves_figures_and_pictures(tmp_path: Path) -> None:
-    arguments = ("--words", "1000", "--epochs", "1", "--schedules", "constant", "cyclical-cosine")
+    arguments = ("--words", "1000", "--epochs", "1", "--configs", "cyclical-cosine", "free-bits")
     done = run_program(*arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "cyclical-cosine" in done.stdout
+    of_all, of_targets = done.stdout.split("Does it hold the KL that it was told to hold?")
+    assert "cyclical-cosine" in of_all
+    assert "cyclical-cosine" not in of_targets
+    assert "free-bits 3.00" in " ".join(of_targets.split())
     out = tmp_path / "runs" / "vae_elbo"
     assert json.loads((out / "figures.json").read_text())
     for picture in ("curves.png", "weights.png"):
@@ -46,26 +50,29 @@ def test_the_program_runs_and_leaves_figures_and_pictures(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--schedules", "cyclic"], "'cyclic' is neither a file nor one of constant"),
+        (["--configs", "cyclic"], "'cyclic' is neither a file nor one of constant"),
         (["--epochs", "0"], "a whole number from 1"),
-        (["--schedules", "wrong.yaml"], "did you mean 'cyclical'"),
+        (["--configs", "wrong.yaml"], "did you mean 'cyclical'"),
+        (["--configs", "scalar.yaml"], "write reduction: mean, sum or batch_mean at terms.kl"),
     ],
 )
 def test_a_wrong_option_gives_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("loss: {terms: {kl: {kind: cylical}, reconstruction: 1}}")
+    (tmp_path / "scalar.yaml").write_text("loss: {terms: {kl: 1, reconstruction: 1}}")
     done = run_program(*arguments, folder=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("config", ["cyclical-linear", "pid", "lagrangian"])
 @pytest.mark.parametrize("stop_at", [3, 10])
 def test_an_interrupted_run_goes_on_to_the_same_figures(
-    vae_elbo: ModuleType, tmp_path: Path, stop_at: int
+    vae_elbo: ModuleType, tmp_path: Path, config: str, stop_at: int
 ) -> None:
     from pronunciation_vae.options import Run
 
-    run = Run(EXAMPLES / "vae_elbo" / "cyclical-linear.yaml", seed=0, epochs=2, words=1000)
+    run = Run(EXAMPLES / "vae_elbo" / f"{config}.yaml", seed=0, epochs=2, words=1000)
     shown = []
 
     def show(done: int, total: int, note: str) -> None:
@@ -85,12 +92,28 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_ends_with_a_weight_of_one(config: Path) -> None:
+def test_a_config_ends_with_a_weight_of_one_or_asks_for_three_nats(
+    vae_elbo: ModuleType, config: Path
+) -> None:
     from lossweights import WeightedLoss
+    from pronunciation_vae.options import Run
 
+    target = Run(config, seed=0, epochs=6, words=40_000).target
+    if config.stem in WITH_TARGET:
+        assert target == 3.0
+        return
+    assert target is None
     criterion = WeightedLoss.from_config(config, at="loss").bind(total_steps=1686)
     criterion.set_step(1685)
     assert criterion.weights == {"reconstruction": 1.0, "kl": 1.0}
+
+
+def test_every_config_is_run_by_its_name(vae_elbo: ModuleType) -> None:
+    from pronunciation_vae.options import CONFIGS as NAMES
+    from pronunciation_vae.options import DEMO
+
+    assert sorted(NAMES) == [path.stem for path in CONFIGS]
+    assert set(DEMO) < set(NAMES)
 
 
 def test_the_controls_hold_as_long_as_the_cycles() -> None:

@@ -89,7 +89,7 @@ def test_what_was_seen_before_a_checkpoint_counts_after_it() -> None:
     resumed.load_state_dict(criterion.state_dict())
     resumed.observe(m=5.0)
     resumed.step()
-    assert resumed.state_dict()["memory.terms.b.controller.observed"] == 4.0
+    assert resumed.memory.state("terms.b.controller")["observed"] == 4.0
 
 
 def test_a_state_is_a_copy_of_everything() -> None:
@@ -134,13 +134,13 @@ def test_terms_that_come_and_go_are_mapped_by_name(balancer: str) -> None:
         _load(new, old)
     fresh = build(balancer, {"a": 1.0, "b": 1.0, "c": 1.0})
     _load(fresh, old, strict=False)
-    (key,) = {"memory.balancer.weights", "memory.learned"} & old.state_dict().keys()
-    ours, theirs = fresh.state_dict()[key], old.state_dict()[key]
+    key = "learned" if balancer == "test-priced" else "weights"
+    ours, theirs = (c.memory.state("balancer")[key] for c in (fresh, old))
     assert ours.tolist() == [theirs[0], theirs[1], 1.0]
     assert fresh.current_step == 2
     assert fresh.state_dict()["memory.last_seen"].tolist()[2] == 1.0
     if balancer == "test-recording":
-        assert fresh.state_dict()["memory.balancer.updates"] == 2
+        assert fresh.memory.state("balancer")["updates"] == 2
     train(fresh, 1)
 
 
@@ -158,7 +158,8 @@ def _load(criterion: WeightedLoss, other: WeightedLoss, *, strict: bool = True) 
 
 
 def test_what_was_seen_of_other_terms_is_dropped() -> None:
-    old, new = build(terms={"a": Counting(), "b": 1.0}), build(terms={"a": Counting(), "c": 1.0})
+    old = build(terms={"a": Counting(), "b": 1.0})
+    new = WeightedLoss(terms={"a": Counting(), "c": 1.0}, balancer="test-priced", clock=old)
     old(losses(a=5.0, b=5.0))
     new(losses(a=1.0, c=1.0))
     with pytest.warns(UserWarning, match="learned is learned for other terms"):
@@ -167,18 +168,34 @@ def test_what_was_seen_of_other_terms_is_dropped() -> None:
 
 
 def test_a_component_that_is_declared_otherwise_is_refused() -> None:
-    class Wide(Recording, kind="test-wide"):
-        def init(self, n: int) -> State:
-            return {**super().init(n), "observed": torch.zeros(2, n)}
+    class Windowed(Recording, kind="test-windowed"):
+        rows: int = 1
 
-    with pytest.raises(RuntimeError, match=r"observed has shape \(3,\).*and \(2, 3\) here: the co"):
-        build(Wide()).load_state_dict(build("test-recording").state_dict())
+        def init(self, n: int) -> State:
+            return {**super().init(n), "observed": torch.zeros(self.rows, n)}
+
+    with pytest.raises(
+        RuntimeError, match=r"observed has shape \(1, 3\).*and \(2, 3\) here: the co"
+    ):
+        build(Windowed(rows=2)).load_state_dict(build(Windowed()).state_dict())
+
+
+def test_one_kind_takes_over_nothing_from_another() -> None:
+    class Namesake(Recording, kind="test-namesake"):
+        """Another kind, whose state has the same names."""
+
+    old, new = build("test-recording"), build(Namesake())
+    train(old, 2)
+    with pytest.raises(RuntimeError, match=r"(?s)Missing.*test-namesake.*Unexpected.*test-record"):
+        _load(new, old)
+    _load(new, old, strict=False)
+    assert new.memory.state("balancer")["updates"] == 0
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "problem"),
     [
-        ("test-recording", "test-priced", r"Missing.*balancer.observed.*Unexpected.*learned"),
+        ("test-recording", "test-priced", r"Missing.*test-recording.observed.*Unexpected.*learned"),
         ("test-priced", None, r"Missing.*learned"),
         (None, "test-priced", r"Unexpected.*learned"),
     ],

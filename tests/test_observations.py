@@ -28,12 +28,12 @@ def watched(**options: Any) -> WeightedLoss:
 
 def noted(criterion: WeightedLoss) -> dict[str, Any]:
     """What was noted of a, b (raw), b and c (transformed), and how many updates there were."""
-    state = criterion.state_dict()
+    balancer = criterion.memory.state("balancer")
     return {
-        "a": state["memory.terms.a.controller.observed"].item(),
-        "raw b": state["memory.terms.b.transform.last"].item(),
-        "b, c": state["memory.balancer.observed"].tolist(),
-        "updates": state["memory.balancer.updates"].item(),
+        "a": criterion.memory.state("terms.a.controller")["observed"].item(),
+        "raw b": criterion.memory.state("terms.b.transform")["last"].item(),
+        "b, c": balancer["observed"].tolist(),
+        "updates": balancer["updates"].item(),
     }
 
 
@@ -83,7 +83,7 @@ def test_a_balancer_reads_1_for_what_it_never_saw_and_then_the_last() -> None:
     for given, expected in ((losses(a=5.0), 6.0), (losses(a=1.0, b=2.0), 3.0), (losses(a=4.0), 6)):
         criterion(given)
         criterion.step()
-        assert criterion.state_dict()["memory.balancer.observed"][0] == expected
+        assert criterion.memory.state("balancer")["observed"][0] == expected
 
 
 @pytest.mark.parametrize("given", [{}, {"a": None, "b": None, "c": None}])
@@ -107,6 +107,17 @@ def test_one_value_that_is_not_finite_spoils_its_term_for_the_step_and_no_other(
     criterion(losses(a=1.0, b=3.0, c=4.0))
     criterion.step()
     assert noted(criterion) == {"a": 1.0, "raw b": 3.0, "b, c": [0.0, 4.0], "updates": 2}
+
+
+def test_an_update_is_never_told_what_is_not_finite() -> None:
+    class Strict(Counting, kind="test-strict"):
+        def update(self, observed: Tensor, state: Any, now: Any) -> None:
+            assert observed.isfinite()
+
+    criterion = WeightedLoss(terms={"a": Term(controller=Strict(), optional=True)})
+    for given in (losses(a=math.nan), losses(a=math.inf), {}):
+        criterion(given)
+        criterion.step()
 
 
 def test_what_float32_cannot_hold_is_not_finite() -> None:

@@ -7,8 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from lossweights import Capacity, HorizonError, LossConfig, Ramp, Term, WeightedLoss
+from lossweights import (
+    Capacity,
+    HorizonError,
+    LossConfig,
+    Moment,
+    Ramp,
+    State,
+    Term,
+    WeightedLoss,
+)
 from tests.components import (
     Centred,
     Counting,
@@ -81,6 +91,20 @@ def test_update_is_told_how_many_steps_are_done() -> None:
         criterion({"a": leaf(1.0)})
         criterion.step(total - criterion.current_step)
         assert criterion.metrics()["controller/a/step"] == total
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 7])
+def test_update_is_told_when_a_multiple_of_a_length_is_passed(stride: int) -> None:
+    class Timed(Counting, kind="test-timed"):
+        def update(self, observed: Tensor, state: State, now: Moment) -> None:
+            state["coefficient"] += float(now.passed("3 steps"))
+
+    criterion = WeightedLoss(terms={"a": Timed()})
+    for _ in range(12):
+        step, weight = criterion.current_step, criterion.weights["a"]
+        criterion({"a": leaf(1.0)})
+        criterion.step(stride)
+        assert criterion.weights["a"] == weight + ((step + stride) // 3 > step // 3)
 
 
 def test_fields_wait_with_their_term_and_those_of_a_balancer_do_not() -> None:
@@ -290,3 +314,12 @@ def test_evaluation_has_no_price_of_learned_weights_but_current() -> None:
         )
         criterion = WeightedLoss.from_config(config).eval()
         assert criterion(losses(a=1.0, b=2.0)).item() == expected
+
+
+@pytest.mark.parametrize(("bound", "counts_as"), [("at_most", 2.0), ("at_least", -2.0)])
+def test_a_term_that_is_held_up_counts_against_the_total_in_evaluation(
+    bound: str, counts_as: float
+) -> None:
+    table = {"kind": "lagrangian", bound: 1.0}
+    criterion = WeightedLoss({"a": {"weight": 2.0, "controller": table}}).eval()
+    assert criterion({"a": torch.tensor(1.0)}).item() == counts_as

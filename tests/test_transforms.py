@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -140,17 +140,16 @@ def test_free_bits_hide_no_nan() -> None:
     torch.testing.assert_close(found, torch.tensor([math.nan, 1.0, 1.0, 2.0]), equal_nan=True)
 
 
-@pytest.mark.parametrize(
-    ("value", "term", "message"),
-    [
-        (KL, {}, "reduction: mean, sum or batch_mean"),
-        (torch.tensor(1.0), {}, "no batch axis for a transform of each dimension"),
-    ],
-)
-def test_free_bits_ask_for_a_reduction(value: Tensor, term: dict[str, Any], message: str) -> None:
-    criterion = loss_of(FreeBits(threshold=1.0), **term)
-    with pytest.raises(ValueError, match=message):
-        criterion({"kl": value})
+@pytest.mark.parametrize("per", ["dimension", "element"])
+def test_free_bits_ask_for_a_reduction(per: Literal["dimension", "element"]) -> None:
+    with pytest.raises(ValueError, match=f"acts on each {per}, before.*reduction: batch_mean"):
+        loss_of(FreeBits(threshold=1.0, per=per))
+
+
+def test_free_bits_of_dimensions_ask_for_a_batch() -> None:
+    criterion = loss_of(FreeBits(threshold=1.0), reduction="batch_mean")
+    with pytest.raises(ValueError, match="no batch axis for reduction: batch_mean"):
+        criterion({"kl": torch.tensor(1.0)})
 
 
 # Logarithm

@@ -99,7 +99,7 @@ class AugmentedLagrangian(Constraint, kind="augmented-lagrangian"):
             self.violation(value, now),
             inequality=self.equal_to is None,
         )
-        return -weight if self.bound == "at_least" else weight
+        return -weight if self.sign < 0 else weight
 
     def update(self, observed: Tensor, state: State, now: Moment) -> None:
         violation = self.violation(observed, now)

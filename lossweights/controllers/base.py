@@ -22,7 +22,7 @@ class Controller(Component):
     A field typed `Schedule` may be a number or a schedule, and is read as `now["field"]`.
 
     Args:
-        source: What to watch: the term itself, or the metric that
+        source: What to watch in place of the term itself: another term, or the metric that
             `criterion.observe(<source>=value)` gives.
 
     Attributes:
@@ -33,6 +33,14 @@ class Controller(Component):
     instant: ClassVar[bool] = False
 
     source: str | None = None
+
+    @property
+    def sign(self) -> int:
+        """What the weight counts as in evaluation, where controllers stand still: 1, or -1.
+
+        It is -1 for a controller whose weights are below 0, because it holds its term up.
+        """
+        return 1
 
     @abstractmethod
     def init(self) -> State:

@@ -43,6 +43,11 @@ class Constraint(Controller):
         """The field that was given: `at_most`, `at_least` or `equal_to`."""
         return next(name for name in _BOUNDS if getattr(self, name) is not None)
 
+    @property
+    def sign(self) -> int:
+        """-1 where the term is held up."""
+        return -1 if self.bound == "at_least" else 1
+
     def violation(self, value: Tensor, now: Moment) -> Tensor:
         """By how much the constraint is broken; below 0 where there is room left."""
         excess = (value - now[self.bound]).clamp(-LARGE, LARGE)

@@ -118,13 +118,17 @@ class Lagrangian(Constraint, kind="lagrangian"):
             return self.initial
         return 1.0 if self.ascent == "exponential" else 0.0
 
+    @property
+    def sign(self) -> int:
+        """-1 where what is watched is held up, unless it falls as the term rises."""
+        return -super().sign if self.direction == "opposite" else super().sign
+
     def init(self) -> State:
         state = {"multiplier": torch.tensor(self._start), "violation": torch.zeros(())}
         return state | {"seen": torch.zeros(())} if self.smoothing else state
 
     def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
-        turned = (self.bound == "at_least") != (self.direction == "opposite")
-        return -state["multiplier"] if turned else state["multiplier"]
+        return -state["multiplier"] if self.sign < 0 else state["multiplier"]
 
     def update(self, observed: Tensor, state: State, now: Moment) -> None:
         violation = self.violation(observed, now)
