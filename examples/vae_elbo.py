@@ -1,13 +1,14 @@
-"""Schedules for the KL term of a variational autoencoder, compared on one footing.
+"""Ways to weigh the KL term of a variational autoencoder, compared on one footing.
 
 An LSTM decoder can spell out pronunciations without help, so an LSTM VAE trained on the plain ELBO
 learns to do without its code: the KL term vanishes. Annealing the weight of that term is the usual
-cure. Each schedule here is a config file in `vae_elbo/`, beside this program; all share the words,
-the model, the optimizer, the number of steps and, seed by seed, the initialisation.
+cure; others tell the KL where to stay. Each way is a config file in `vae_elbo/`, beside this
+program; all share the words, the model, the optimizer, the number of steps and, seed by seed, the
+initialisation.
 
-    python examples/vae_elbo.py                     # all six, one seed: two to three minutes
-    python examples/vae_elbo.py --full              # five seeds
-    python examples/vae_elbo.py --schedules constant my_own.yaml
+    python examples/vae_elbo.py                     # six of them, one seed: about three minutes
+    python examples/vae_elbo.py --full              # all of them, five seeds
+    python examples/vae_elbo.py --configs constant my_own.yaml
 
 `train` is the part to read: a plain training loop that uses the library. A run that was interrupted
 goes on from its last whole epoch, to the same figures bit for bit, when it is started again.
@@ -64,14 +65,17 @@ def train(folder: Path, run: Run, show: Show) -> report.Result:
         training.save(checkpoint)
 
     figures = evaluate(model, train_words, test_words, run.seed)
-    return report.Result(run.schedule, run.seed, figures, training.history, training.held_out)
+    return report.Result(
+        run.config_name, run.seed, run.target, figures, training.history, training.held_out
+    )
 
 
 def held_out_loss(model: PronunciationVAE, criterion: WeightedLoss, words: Words) -> float:
     """The loss on words that are not trained on.
 
-    Without gradients a criterion uses its `eval_weights`. With `final`, those at the end of
-    training, this is one yardstick for all epochs and schedules, wherever the weight stands.
+    Without gradients a criterion uses its `eval_weights`. With `final`, schedules count as at the
+    end of training and controllers as 1. So this is the negative ELBO for all epochs and configs,
+    wherever the weight stands, except that a transform still applies: free bits give their bound.
     """
     with torch.no_grad():
         nll, kl = model(words, torch.Generator().manual_seed(0))
@@ -133,6 +137,8 @@ def main() -> None:
 
     console = Console()
     console.print(report.table(results, options.runs[0]))
+    if any(result.target for result in results):
+        console.print(report.target_table(results))
     files = [
         report.save(results, options.out / "figures.json"),
         pictures.save_curves(results, options.out / "curves.png"),

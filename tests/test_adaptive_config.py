@@ -296,7 +296,7 @@ def test_a_kind_of_another_family_is_named() -> None:
 
 def test_a_misspelt_kind_alone_is_told_from_a_number() -> None:
     with pytest.raises(ConfigError, match=r"terms.kl.controller: 'pi' is no .* did you mean 'pid'"):
-        WeightedLoss({"kl": "pi"})
+        read({"kl": "pi"})
 
 
 @pytest.mark.parametrize("kind", ["uncertainty", "imtl-l"])

@@ -77,7 +77,7 @@ def evaluate(model: PronunciationVAE, train: Words, test: Words, seed: int) -> d
     mean, log_variance = model.encode(test)
     code = draw(mean, log_variance, generator)
     nll = model.negative_log_likelihood(test, code).item()
-    kl = kl_to_prior(mean, log_variance).mean().item()
+    kl = kl_to_prior(mean, log_variance).sum(dim=1).mean().item()
     prior_code = torch.randn(code.shape, generator=generator)
     return {
         "nll": nll,

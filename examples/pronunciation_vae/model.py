@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from pronunciation_vae.data import BOUNDARY, PHONEMES, Words
 
 SYMBOLS = len(PHONEMES) + 1  # and the boundary
+CODE_SIZE = 16
 
 
 def draw(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
@@ -16,8 +17,8 @@ def draw(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tens
 
 
 def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(q(z|x) || N(0, 1)) of each word, summed over the dimensions of the code."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1)
+    """KL(q(z|x) || N(0, 1)) of each word and dimension of the code."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
 
 
 class PackedLSTM(nn.Module):
@@ -77,7 +78,7 @@ class PronunciationVAE(nn.Module):
     """
 
     def __init__(
-        self, embedding_size: int = 64, hidden_size: int = 128, code_size: int = 16
+        self, embedding_size: int = 64, hidden_size: int = 128, code_size: int = CODE_SIZE
     ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
@@ -112,8 +113,10 @@ class PronunciationVAE(nn.Module):
         return total / len(words)
 
     def forward(self, words: Words, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The two terms of the negative ELBO, each in nats per word: NLL and KL."""
+        """The two terms of the negative ELBO in nats: NLL per word, KL of each word and dimension.
+
+        The KL comes unreduced, since what a config does to it may be done to each dimension.
+        """
         mean, log_variance = self.encode(words)
         code = draw(mean, log_variance, generator)
-        kl = kl_to_prior(mean, log_variance).mean()
-        return self.negative_log_likelihood(words, code), kl
+        return self.negative_log_likelihood(words, code), kl_to_prior(mean, log_variance)

