@@ -263,6 +263,8 @@ class Timekeeper(nn.Module):
         step = state.read_step(found, error_msgs)
         if step is not None and self._owns_clock:
             self._clock.set(step)
+        elif found:
+            self.time_set()  # the clock is another's: what was seen here belongs to no step
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

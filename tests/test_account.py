@@ -168,6 +168,18 @@ def test_learned_weights_that_move_are_not_told_nor_those_just_loaded() -> None:
     assert "have not moved in 2 steps" in criterion.audit()[0]
 
 
+def test_learned_weights_just_loaded_are_not_told_on_a_shared_clock_either() -> None:
+    owner = WeightedLoss(terms=["a"])
+    guest = WeightedLoss(terms=["a", "b"], balancer="uncertainty", clock=owner)
+    optimizer = torch.optim.SGD(guest.param_groups(lr=0.1))
+    for _ in range(3):
+        guest(losses(a=2.0, b=2.0)).backward()
+        optimizer.step()
+        owner.step()
+    guest.load_state_dict(guest.state_dict())
+    assert guest.audit() == []
+
+
 def test_a_metric_that_was_never_given_is_told() -> None:
     criterion = WeightedLoss(terms={"a": Counting(source="m"), "b": Counting(source="n")})
     criterion.observe(n=1.0)
