@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from lossweights.combine import Combined, combine
+from lossweights.combine import Combined, combine, values_of
 from lossweights.config import LossConfig
 from lossweights.describe import audit, describe
 from lossweights.durations import Duration
@@ -90,11 +90,11 @@ class Account(Timekeeper):
         if self._clock.follower is not None and not adaptation.awaits_after:
             return  # the gradient scaler skipped the step
         with torch.no_grad():
-            combined = self._combined(terms, present.standing, training=False)
+            values = values_of(self.config, terms, present.standing)
         quiet = present.standing.dormant | present.standing.left_out
-        pairs = zip(combined.names, combined.losses, strict=True)
         adaptation.observe_after(
-            {name: loss for name, loss in pairs if name not in quiet}, present.moments["balancer"]
+            {name: loss for name, (_, loss) in values.items() if name not in quiet},
+            present.moments["balancer"],
         )
         present.show(self.current_step, self.current_step)
 

@@ -43,6 +43,8 @@ class Adaptation(Weighing):
         self._balancer_learns = _overrides(config.balancer, "update") or self.learns_after
         self.observes = bool(self._controllers or memory.observations.raws or self._balancer_learns)
         self._seen_in_step: Tensor | None = None  # until the losses after the step are told
+        self._after = Observations(self._names, (), ())
+        self._after.move(memory.device)
         self._steps = 0
         self._heard_of: set[str] = set()
 
@@ -143,7 +145,7 @@ class Adaptation(Weighing):
 
     @torch.no_grad()
     def observe_after(self, losses: Mapping[str, Tensor], now: Moment) -> None:
-        """Tells the balancer the losses of the same batch after the step.
+        """Tells the balancer the losses of the same batch after the step, sorted and detached.
 
         Raises:
             RuntimeError: Where no step was done since the last time.
@@ -155,18 +157,20 @@ class Adaptation(Weighing):
             )
         seen, self._seen_in_step = self._seen_in_step.to(self.memory.device), None
         self._heard_of.add(_AFTER)
-        after = Observations(self._names, (), ())
-        after.move(self.memory.device)
-        given = sorted(losses)
-        if given:
-            after.add_terms(torch.stack([losses[name].detach().float() for name in given]), given)
-        values, valid = map(self._of_balanced, after.take(self._ranks))
+        if losses:
+            values = torch.stack([loss.float() for loss in losses.values()])
+            self._after.add_terms(values, list(losses))
+        values, valid = map(self._of_balanced, self._after.take(self._ranks))
         valid = valid & seen  # there is nothing to compare the others with
         observed = torch.where(valid, values, self.memory.last_seen)
         balancer = self._the_balancer
         self.memory.change(
             "balancer", valid, lambda state: balancer.update_after(observed, state, now)
         )
+
+    def move(self, device: torch.device) -> None:
+        super().move(device)
+        self._after.move(device)
 
     def forget(self) -> None:
         """Drops what was seen since the last step: the clock was set to another time."""

@@ -56,8 +56,7 @@ def combine(
         FloatingPointError: For a value that is not finite, where that is to raise.
     """
     names = sorted(config.terms)
-    given = gather(config, terms, standing.dormant | standing.left_out)
-    both = {name: _reduced(config, name, value, standing) for name, value in given.items()}
+    both = values_of(config, terms, standing)
     if step is not None:
         weights_by_name = dict(zip(names, standing.weights, strict=True))
         losses_by_name = {name: loss for name, (_, loss) in both.items()}
@@ -94,6 +93,18 @@ def combine(
     return Combined(
         total, tuple(both), raws, losses, values, weights, factors, penalty, standing.left_out
     )
+
+
+def values_of(
+    config: LossConfig, terms: Mapping[str, Tensor | None], standing: Standing
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each term that was given, its reduced value as it is and through its transform.
+
+    Raises:
+        ValueError: For a name that is unknown or missing, and for a value that is no scalar.
+    """
+    given = gather(config, terms, standing.dormant | standing.left_out)
+    return {name: _reduced(config, name, value, standing) for name, value in given.items()}
 
 
 def _anchored(total: Tensor, standing: Standing, given: Iterable[str]) -> Tensor:
