@@ -55,7 +55,8 @@ def measure(
 ) -> dict[str, list[float]]:
     """Microseconds a step by variant, one figure a round, of the thread's own time.
 
-    What else the machine does is not counted in, though it is felt. A step is the forward pass, the backward pass to the losses, and what moves time.
+    What else the machine does is not counted in, though it is felt. A step is the forward pass,
+    the backward pass to the losses, and what moves time.
 
     Args:
         variants: What to time, by name.
