@@ -65,8 +65,10 @@ def test_a_wrong_option_gives_one_line(arguments: list[str], words: str, tmp_pat
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("config", ["cyclical-linear", "pid", "lagrangian"])
-@pytest.mark.parametrize("stop_at", [3, 10])
+@pytest.mark.parametrize(
+    ("config", "stop_at"),
+    [("cyclical-linear", 3), ("cyclical-linear", 10), ("pid", 10), ("lagrangian", 10)],
+)
 def test_an_interrupted_run_goes_on_to_the_same_figures(
     vae_elbo: ModuleType, tmp_path: Path, config: str, stop_at: int
 ) -> None:
