@@ -68,8 +68,10 @@ def save_weights(results: Sequence[Result], path: Path) -> Path:
         figure = Figure(figsize=(COLUMN, 1.1 * height + 0.3))
         panels = figure.subplots(height, 2, sharex=True, sharey=True, squeeze=False).flatten()
         for panel, (config, group), line in zip(panels, groups.items(), cycle(LINES)):
-            panel.plot(group[0].history["weight/kl"], **line)
+            panel.plot(group[0].history["weight/kl"], color=line["color"])
             panel.set_title(config)
+        for panel in panels[len(groups) - 2 : len(groups)]:
+            panel.tick_params(labelbottom=True)
         for panel in panels[len(groups) :]:
             panel.set_visible(False)
         figure.supxlabel("optimizer step", fontsize=8)
