@@ -138,7 +138,7 @@ def main() -> None:
     console = Console()
     console.print(report.table(results, options.runs[0]))
     if any(result.target for result in results):
-        console.print(report.target_table(results))
+        console.print("", report.target_table(results))
     files = [
         report.save(results, options.out / "figures.json"),
         pictures.save_curves(results, options.out / "curves.png"),

@@ -106,8 +106,8 @@ def target_table(results: Sequence[Result]) -> Table:
 def against_target(result: Result, target: float) -> tuple[float, ...]:
     """Target, reached, furthest off, held out, and the weight at the end."""
     kl, weight = result.history["raw/kl"], result.history["weight/kl"]
-    windows = [fmean(kl[at : at + WINDOW]) for at in range(len(kl) // 2, len(kl), WINDOW)]
-    off = max(abs(mean - target) for mean in windows)
+    ends = range(len(kl), len(kl) // 2, -WINDOW)
+    off = max(abs(fmean(kl[max(end - WINDOW, 0) : end]) - target) for end in ends)
     return target, fmean(kl[-LAST:]), off, result.figures["kl"], fmean(weight[-LAST:])
 
 
