@@ -17,6 +17,8 @@ from lossweights.report import QUANTITIES, Report, Seen, chosen, on_host
 from lossweights.standing import Standing
 from lossweights.timekeeper import Timekeeper
 
+_MANY_STEPS = 100  # after so many, learned weights that stand still were forgotten
+
 
 class Account(Timekeeper):
     """A criterion that can be asked what it does, and told what it cannot see.
@@ -35,7 +37,7 @@ class Account(Timekeeper):
         scheduled = any(term.schedule is not None for term in config.terms.values())
         adapts = self._adaptation is not None and self._adaptation.observes
         self._seen = Seen(weights_move=late or scheduled or adapts)
-        self._told_of_clock = False
+        self._told: set[str] = set()
 
     def observe(
         self,
@@ -87,8 +89,13 @@ class Account(Timekeeper):
             )
         if present is None:
             raise HorizonError(self._lacking)
-        if self._clock.follower is not None and not adaptation.awaits_after:
-            return  # the gradient scaler skipped the step
+        if (
+            not adaptation.awaits_after
+            and self._clock.follower is not None
+            and self._seen.names
+            and self._seen.step is None
+        ):
+            return  # a forward pass without a step after it: the gradient scaler skipped that
         with torch.no_grad():
             values = values_of(self.config, terms, present.standing)
         quiet = present.standing.dormant | present.standing.left_out
@@ -162,10 +169,10 @@ class Account(Timekeeper):
         breakdown = self._seen.breakdown(self.config.terms)
         if breakdown is None:
             return {}
-        note = self._seen.of_idle_clock(self.current_step)
-        if note and not self._told_of_clock:
-            self._told_of_clock = True
-            warn(note)
+        for about, note in self._notes(look=not tensors).items():
+            if about not in self._told:
+                self._told.add(about)
+                warn(note)
         wanted = chosen(include, (*QUANTITIES, "total", "controller"))
         found = breakdown.metrics(prefix, [name for name in wanted if name != "controller"])
         if "controller" in wanted and self._adaptation is not None:
@@ -178,9 +185,18 @@ class Account(Timekeeper):
         if breakdown is None:
             return None
         step = self.current_step if self._seen.step is None else self._seen.step
-        note = self._seen.of_idle_clock(self.current_step)
+        notes = tuple(self._notes(look=True).values())
         states = {} if self._adaptation is None else self._adaptation.reported()
-        return Report.of(breakdown, step, (note,) if note else (), states)
+        return Report.of(breakdown, step, notes, states)
+
+    def _notes(self, *, look: bool) -> dict[str, str]:
+        """What is worth a word, by what it is about; `look` allows to wait for the device."""
+        adaptation = self._adaptation if look else None
+        notes = {
+            "clock": self._seen.of_idle_clock(self.current_step),
+            "learned": "" if adaptation is None else adaptation.stuck(_MANY_STEPS),
+        }
+        return {about: note for about, note in notes.items() if note}
 
     def describe(self) -> str:
         """What will happen: for each term its weight's start, peak and end over the training."""

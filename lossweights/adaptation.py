@@ -35,6 +35,7 @@ class Adaptation(Weighing):
 
     Attributes:
         observes: Whether anything learns from what forward passes show.
+        awaits_after: Whether a step was done of which the losses after it are not told yet.
     """
 
     def __init__(self, config: LossConfig, memory: Memory, ranks: Ranks) -> None:
@@ -42,10 +43,11 @@ class Adaptation(Weighing):
         self._ranks = ranks
         self._balancer_learns = _overrides(config.balancer, "update") or self.learns_after
         self.observes = bool(self._controllers or memory.observations.raws or self._balancer_learns)
-        self._seen_in_step: Tensor | None = None  # until the losses after the step are told
+        self.awaits_after = False
         self._after = Observations(self._names, (), ())
         self._after.move(memory.device)
         self._steps = 0
+        self._have_moved = False
         self._heard_of: set[str] = set()
 
     def observe(self, values: Tensor, raws: Mapping[str, Tensor], given: Sequence[str]) -> None:
@@ -100,7 +102,7 @@ class Adaptation(Weighing):
         self._steps += 1
         if not self.observes:
             return
-        observations, memory = self.memory.observations, self.memory
+        observations = self.memory.observations
         values, valid = observations.take(self._ranks)
         for name, controller in self._controllers.items():
             if name in dormant:
@@ -114,13 +116,7 @@ class Adaptation(Weighing):
             transform = self._transforms[name]
             self._tell(place, transform, values[channel], valid[channel], moments[place])
         if self._balancer_learns:
-            balancer, now = self._the_balancer, moments["balancer"]
-            seen = self._of_balanced(valid)
-            torch.where(seen, self._of_balanced(values), memory.last_seen, out=memory.last_seen)
-            memory.change(
-                "balancer", seen, lambda state: balancer.update(memory.last_seen, state, now)
-            )
-            self._seen_in_step = seen
+            self._tell_balancer(self._of_balanced(values), self._of_balanced(valid), moments)
 
     def _tell(
         self,
@@ -133,15 +129,27 @@ class Adaptation(Weighing):
         observed = torch.where(valid, value, self._one)
         self.memory.change(place, valid, lambda state: component.update(observed, state, now))
 
+    def _tell_balancer(self, values: Tensor, seen: Tensor, moments: Moments) -> None:
+        balancer, now, memory = self._the_balancer, moments["balancer"], self.memory
+        if self.learns_after:
+            memory.awaiting.copy_(seen)
+            self.awaits_after = True
+        if (interval := balancer.interval) is not None:
+            sums, counts = memory.interval.unbind()
+            sums += torch.where(seen, values, self._zero)
+            counts += seen
+            if not now.passed(interval):
+                return
+            values = sums / counts
+            seen = (values - values).logical_not()  # 0 / 0 where nothing was seen
+            memory.interval.zero_()
+        torch.where(seen, values, memory.last_seen, out=memory.last_seen)
+        memory.change("balancer", seen, lambda state: balancer.update(memory.last_seen, state, now))
+
     @property
     def learns_after(self) -> bool:
         """Whether the balancer learns from the losses after the step."""
         return _overrides(self._balancer, "update_after")
-
-    @property
-    def awaits_after(self) -> bool:
-        """Whether a step was done of which the losses after it are not told yet."""
-        return self._seen_in_step is not None
 
     @torch.no_grad()
     def observe_after(self, losses: Mapping[str, Tensor], now: Moment) -> None:
@@ -150,18 +158,19 @@ class Adaptation(Weighing):
         Raises:
             RuntimeError: Where no step was done since the last time.
         """
-        if self._seen_in_step is None:
+        if not self.awaits_after:
             raise RuntimeError(
                 "criterion.observe(terms) is called once after each optimizer step, with the "
                 "mean over micro-batches: no step was done since the last call"
             )
-        seen, self._seen_in_step = self._seen_in_step.to(self.memory.device), None
+        self.awaits_after = False
         self._heard_of.add(_AFTER)
         if losses:
             values = torch.stack([loss.float() for loss in losses.values()])
-            self._after.add_terms(values, list(losses))
+            self._after.add_terms(values.to(self.memory.device), list(losses))
         values, valid = map(self._of_balanced, self._after.take(self._ranks))
-        valid = valid & seen  # there is nothing to compare the others with
+        valid = valid & (self.memory.awaiting > 0)  # nothing to compare the others with
+        self.memory.awaiting.zero_()
         observed = torch.where(valid, values, self.memory.last_seen)
         balancer = self._the_balancer
         self.memory.change(
@@ -172,24 +181,41 @@ class Adaptation(Weighing):
         super().move(device)
         self._after.move(device)
 
+    def remember(self) -> None:
+        """Called when the memory was loaded."""
+        self.awaits_after = bool(self.memory.awaiting.any())
+
     def forget(self) -> None:
         """Drops what was seen since the last step: the clock was set to another time."""
         self.memory.observations.drop()
-        self._seen_in_step = None
+        self.memory.awaiting.zero_()
+        self.awaits_after = False
         self._steps = 0
+        self._have_moved = False
+
+    def stuck(self, least: int) -> str:
+        """What to say where learned weights have not moved in at least so many steps.
+
+        It looks at them on the host.
+        """
+        if self._have_moved or self._steps < least:
+            return ""
+        start = self.memory.start
+        for key, parameter in self.memory.named_parameters():
+            if torch.equal(parameter.detach().cpu(), start[key].cpu()):
+                return (
+                    f"the learned weights of the balancer ({key}) have not moved in {self._steps} "
+                    "steps: give them to the optimizer, as in Adam([{'params': "
+                    "model.parameters()}, *criterion.param_groups(lr=1e-2)])"
+                )
+        self._have_moved = True
+        return ""
 
     def findings(self) -> list[str]:
         """What looks wrong, a sentence each: learned weights that do not move, and the like."""
-        steps = self._steps
-        if steps < _ENOUGH_STEPS:
+        if self._steps < _ENOUGH_STEPS:
             return []
-        found = [
-            f"the learned weights of the balancer ({key}) have not moved in {steps} steps: "
-            "give them to the optimizer, as in Adam([{'params': model.parameters()}, "
-            "*criterion.param_groups(lr=1e-2)])"
-            for key, parameter in self.memory.named_parameters()
-            if torch.equal(parameter.detach().cpu(), self.memory.start[key].cpu())
-        ]
+        found = [note] if (note := self.stuck(_ENOUGH_STEPS)) else []
         found += [
             f"metric {metric!r} was never given to the controller that watches it: call "
             f"criterion.observe({metric}=...) before the optimizer step"

@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 class Listener(Protocol):
     """What is told when a clock moves."""
 
-    def step_done(self, before: int) -> None:
+    def clock_stepped(self, before: int) -> None:
         """Optimizer steps were done: the clock moved on from `before`. Told ahead of the move."""
 
-    def time_set(self) -> None:
+    def clock_set(self) -> None:
         """The clock goes to another time, without steps having been done."""
 
     def clock_moved(self, before: int) -> None:
@@ -39,19 +39,31 @@ class Clock:
         self._listeners = [*alive, weakref.ref(listener)]
 
     def advance(self, steps: int) -> None:
-        """Counts optimizer steps that were done, and tells everyone."""
-        self.step += steps
+        """Counts optimizer steps that were done, and tells everyone, also where one raises."""
+        before, self.step = self.step, self.step + steps
+        failed: Exception | None = None
         for reference in self._listeners:
             if (listener := reference()) is not None:
-                listener.step_done(self.step - steps)
-                listener.clock_moved(self.step - steps)
+                try:
+                    listener.clock_stepped(before)
+                    listener.clock_moved(before)
+                except Exception as error:  # noqa: BLE001  # raised when all are told
+                    failed = failed or error
+        if failed is not None:
+            raise failed
 
     def set(self, step: int) -> None:
         """Goes to another time, and tells everyone."""
+        for reference in self._listeners:
+            if (listener := reference()) is not None:
+                listener.clock_set()
+        self.restore(step)
+
+    def restore(self, step: int) -> None:
+        """Goes to the time of a checkpoint; what was seen is the business of whoever loads it."""
         before, self.step = self.step, step
         for reference in self._listeners:
             if (listener := reference()) is not None:
-                listener.time_set()
                 listener.clock_moved(before)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lossweights.balancers import Balancer
 from lossweights.config import LossConfig, Part
-from lossweights.errors import ConfigError, quoted, warn
+from lossweights.errors import ConfigError, warn
 from lossweights.moment import State
 from lossweights.observations import Observations
 from lossweights.ranks import Ranks
@@ -32,6 +32,8 @@ class Memory(nn.Module):
     Attributes:
         observations: What was seen since the last step.
         last_seen: The last finite means of the balanced terms; 1 before the first.
+        interval: Sums and counts of their means over the steps of an interval.
+        awaiting: 1 for balanced terms of which the losses after the step are not told yet.
         start: The learned weights as they were built or loaded, by name.
     """
 
@@ -46,17 +48,16 @@ class Memory(nn.Module):
         self.start: dict[str, Tensor] = {}
         # On the CPU whatever the default is: the first losses say where to go.
         with torch.inference_mode(mode=False), torch.device("cpu"):
-            self.last_seen = torch.ones(len(self._balanced), dtype=torch.float32)
+            n = len(self._balanced)
+            self.last_seen = torch.ones(n, dtype=torch.float32)
+            self.interval = torch.zeros(2, n, dtype=torch.float32)
+            self.awaiting = torch.zeros(n, dtype=torch.float32)
             for part in config.adaptive_parts():
                 self._stores[part.place] = Store(self._initial(part))
                 component = type(part.component)
                 self._kinds[part.place] = component.kind or component.__name__
-        lost = [n for n in self._balanced if self._parameters and config.terms[n].weight < 0]
-        if lost:
-            raise ConfigError(
-                f"balancer: it learns weights, which a negative base weight (of {quoted(lost)}) "
-                "lets grow for ever: write balanced: false there, or turn the term's sign round"
-            )
+        if self.is_learned:
+            _refuse_below_zero(config)
         self._begin()
         terms = sorted(config.terms.items())
         self.observations = Observations(
@@ -67,6 +68,11 @@ class Memory(nn.Module):
             ),
         )
         ranks.average_gradients(list(self.parameters()))
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether any weights are learned."""
+        return bool(self._parameters)
 
     def _begin(self) -> None:
         self.start = {key: p.detach().clone() for key, p in self.named_parameters()}
@@ -137,10 +143,13 @@ class Memory(nn.Module):
             update: What changes the tensors, in place.
         """
         store = self._stores[place]
-        state = dict(store.state)
+        learned = {key: p.detach() for key, p in self.named_parameters()}
+        state = dict(store.state) if place != "balancer" else {**store.state, **learned}
         store.keep()
         update(state)
         for key in {**store.state, **state}:
+            if key in learned:
+                continue
             if key not in store.state:
                 raise RuntimeError(
                     f"{place}: update() puts {key!r} into its state, where it would be lost: "
@@ -170,14 +179,18 @@ class Memory(nn.Module):
                     f"the learned weights of the balancer ({key}) lie on {parameter.device}, the "
                     f"losses on {device}: call criterion.to({str(device)!r}) before training"
                 )
+        if device == self.device:
+            return  # and keep every address: a captured CUDA graph reads from it
         self._stores = {place: store.moved(device) for place, store in self._stores.items()}
         self.last_seen = self.last_seen.to(device)
+        self.interval = self.interval.to(device)
+        self.awaiting = self.awaiting.to(device)
         self.observations.move(device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def moved(tensor: Tensor) -> Tensor:  # and never rounded: `.half()` is for the model
-            found = fn(tensor)
-            return found if found.dtype is tensor.dtype else tensor.to(found.device)
+        def moved(tensor: Tensor) -> Tensor:
+            # Only moved: neither rounded, `.half()` is for the model, nor emptied by `to_empty`.
+            return tensor.to(fn(tensor).device)
 
         super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
         self.move(fn(torch.empty(0, device=self.device)).device)
@@ -192,8 +205,14 @@ class Memory(nn.Module):
             for place, store in self._stores.items()
             for key, tensor in store.state.items()
         }
+        if not found and not self._parameters:
+            return {}  # components without state
         if self._balanced:
-            found["last_seen"] = self.last_seen
+            found |= {
+                "last_seen": self.last_seen,
+                "interval": self.interval,
+                "awaiting": self.awaiting,
+            }
         return found | {"observed": self.observations.both}
 
     def _save_to_state_dict(
@@ -203,10 +222,11 @@ class Memory(nn.Module):
         for key in self._parameters:
             if not keep_vars:
                 destination[f"{prefix}{key}"] = destination[f"{prefix}{key}"].clone()
-        for key, tensor in self._plain().items():
-            destination[f"{prefix}{key}"] = tensor.clone()
-        destination[f"{prefix}balanced_names"] = encoded(self._balanced)
-        destination[f"{prefix}channels"] = encoded(self.observations.names)
+        if plain := self._plain():
+            for key, tensor in plain.items():
+                destination[f"{prefix}{key}"] = tensor.clone()
+            destination[f"{prefix}balanced_names"] = encoded(self._balanced)
+            destination[f"{prefix}channels"] = encoded(self.observations.names)
 
     def _load_from_state_dict(
         self,
@@ -218,7 +238,8 @@ class Memory(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        ours = [*self._plain(), "balanced_names", "channels"]
+        ours = [*self._plain()]
+        ours += ["balanced_names", "channels"] if ours else []
         found = {key: state_dict[prefix + key] for key in ours if prefix + key in state_dict}
         others = {k: v for k, v in state_dict.items() if k.removeprefix(prefix) not in found}
         missing_keys += [prefix + key for key in ours if key not in found]
@@ -277,6 +298,23 @@ class Memory(nn.Module):
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
         self._ranks.average_gradients(list(self.parameters()))  # hooks are not copied
+
+
+def _refuse_below_zero(config: LossConfig) -> None:
+    """Learned weights only make sense of terms that count for something.
+
+    Raises:
+        ConfigError: Naming the term.
+    """
+    for name in config.balanced_names:
+        term = config.terms[name]
+        holds = term.controller is not None and not term.controller.stays_above_zero
+        if term.weight < 0 or holds:
+            what = "a controller that may give weights below 0" if holds else "a negative weight"
+            raise ConfigError(
+                f"term {name!r} has {what}, under which a weight that the balancer learns grows "
+                f"for ever: write balanced: false at terms.{name}, or turn the term's sign round"
+            )
 
 
 def _names(found: Mapping[str, Tensor], key: str, here: tuple[str, ...]) -> tuple[str, ...]:

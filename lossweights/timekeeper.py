@@ -145,6 +145,9 @@ class Timekeeper(nn.Module):
     def weights(self) -> dict[str, float]:
         """The weights of the coming training step, by name.
 
+        Where a weight follows from the losses that it weighs (`instant` balancers and
+        controllers) it is nan here: `metrics` has that of the last forward pass.
+
         Raises:
             HorizonError: Where the length of training is needed and not known.
         """
@@ -174,6 +177,9 @@ class Timekeeper(nn.Module):
             timeline, lacking = None, _ask_to_bind(error)
         self._bound = (total_steps, steps_per_epoch)
         self._horizon, self._timeline, self._lacking = horizon, timeline, lacking
+        adaptation = self._adaptation
+        if timeline is not None and adaptation is not None and adaptation.memory.is_learned:
+            timeline.refuse_negative(self.config.balanced_names)
         self._stand(check=True)
         for sentence in timeline.overruns() if timeline else []:
             warn(sentence)
@@ -197,12 +203,12 @@ class Timekeeper(nn.Module):
                 self._lacking = f"{_ask_to_bind(error)}; or write eval_weights: current"
         self._present.show(self._clock.step, self._clock.step, check=check)
 
-    def step_done(self, before: int) -> None:
+    def clock_stepped(self, before: int) -> None:
         """Called by the clock: optimizer steps were done since it stood at `before`."""
         if self._present is not None and self._clock.step != before:
             self._present.step_done(self._clock.step, before)
 
-    def time_set(self) -> None:
+    def clock_set(self) -> None:
         """Called by the clock: it goes to another time, without steps having been done."""
         if self._adaptation is not None:
             self._adaptation.forget()
@@ -261,10 +267,10 @@ class Timekeeper(nn.Module):
             found, self.config.terms, prefix, missing_keys, unexpected_keys, error_msgs
         )
         step = state.read_step(found, error_msgs)
+        if found:
+            self.clock_set()  # what was seen here belongs to no step of the checkpoint
         if step is not None and self._owns_clock:
-            self._clock.set(step)
-        elif found:
-            self.time_set()  # the clock is another's: what was seen here belongs to no step
+            self._clock.restore(step)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -296,6 +302,8 @@ class Timekeeper(nn.Module):
 
 def _show_what_was_loaded(timekeeper: Timekeeper, _: object) -> None:
     """The weights of a checkpoint follow from its memory, which is loaded after its step."""
+    if timekeeper._adaptation is not None:  # noqa: SLF001  # its own function
+        timekeeper._adaptation.remember()  # noqa: SLF001  # its own function
     timekeeper.clock_moved(timekeeper.current_step)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -151,6 +151,24 @@ class Timeline:
                 f"{finals[index]:g}, which float32 cannot hold"
             )
         return finals.astype(np.float32)
+
+    def refuse_negative(self, names: Collection[str]) -> None:
+        """Refuses schedules of some terms that go below 0.
+
+        Raises:
+            ConfigError: Naming the term.
+        """
+        total = self.horizon.total_steps
+        last = total if isinstance(total, int) else _BLOCK_STEPS
+        steps = np.unique(np.linspace(0, last, _BLOCK_STEPS).astype(np.int64))
+        lowest = self._evaluate(steps).min(axis=0)
+        for name, value in zip(self.names, lowest, strict=False):
+            if name in names and value < 0:
+                raise ConfigError(
+                    f"term {name!r}: its weight goes down to {value:g}, and a weight that the "
+                    "balancer learns grows for ever where that is below 0: write balanced: "
+                    f"false at terms.{name}, or turn the term's sign round"
+                )
 
     def overruns(self) -> list[str]:
         """What would not arrive: for each schedule that ends after training, a sentence."""

@@ -70,7 +70,8 @@ class Weighing:
         if frozen and self.memory.adapts(place):
             return value
         state, now = self.memory.state(place), moments.get(place, _TIMELESS)
-        return self._transforms[name].apply(value, state, now)
+        home = value.to(self.memory.device)  # elsewhere only in an evaluation elsewhere
+        return self._transforms[name].apply(home, state, now).to(value.device)
 
     def weigh(
         self, values: Tensor, given: Sequence[str], moments: Moments

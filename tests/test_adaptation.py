@@ -306,14 +306,50 @@ def test_what_changes_only_by_instants_or_is_learned_costs_no_observation() -> N
     for balancer in ("test-shares", "uncertainty"):
         criterion = WeightedLoss(terms=["a", "b"], balancer=balancer)
         criterion(losses(a=1.0, b=2.0))
-        assert not criterion.state_dict()["memory.observed"].any()
+        assert not criterion.memory.observations.both.any()
 
 
-def test_what_is_learned_is_no_state_of_update() -> None:
-    class Nosy(Priced, kind="test-nosy"):
+def test_update_sees_what_is_learned_and_may_change_it_in_place() -> None:
+    class Renormalising(Priced, kind="test-renormalising"):
         def update(self, observed: Tensor, state: State, now: Moment) -> None:
-            assert set(state) == {"updates"}
+            state["learned"].fill_(3.0)
 
-    criterion = WeightedLoss(terms=["a"], balancer=Nosy())
+    criterion = WeightedLoss(terms=["a"], balancer=Renormalising())
     criterion({"a": leaf(1.0)})
     criterion.step()
+    assert criterion.memory.state("balancer")["learned"].tolist() == [3.0]
+
+
+def test_an_interval_is_learned_from_as_a_whole_whoever_is_absent_at_its_end() -> None:
+    criterion = WeightedLoss(
+        terms={"a": 1.0, "b": Term(optional=True)},
+        balancer={"kind": "dwa", "every": "4 steps", "temperature": 1.0},
+    )
+    for step in range(8):
+        value = 2.0 if step < 4 else 4.0  # b doubles, a stands still
+        criterion(losses(a=1.0, b=value) if step % 2 == 0 else losses(a=1.0))
+        criterion.step()
+    shares = torch.softmax(torch.tensor([1.0, 2.0]), dim=0) * 2
+    assert list(criterion.weights.values()) == pytest.approx(shares.tolist())
+
+
+def test_losses_after_a_step_may_be_told_after_a_resume() -> None:
+    whole, begun, resumed = comparing(), comparing(), comparing()
+    for criterion in (whole, begun):
+        criterion(losses(a=1.0, b=1.0))
+        criterion.step()
+    resumed.load_state_dict(begun.state_dict())
+    for criterion in (whole, resumed):
+        criterion.observe(losses(a=3.0, b=3.0))
+    assert after(resumed) == after(whole) == [3.0, 3.0]
+
+
+def test_losses_after_a_step_are_told_once_also_under_an_optimizer_that_is_followed() -> None:
+    criterion = comparing()
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(()))], lr=0.1)
+    criterion.follow(optimizer)
+    criterion(losses(a=1.0, b=1.0))
+    optimizer.step()
+    criterion.observe(losses(a=3.0, b=3.0))
+    with pytest.raises(RuntimeError, match="called once after each optimizer step"):
+        criterion.observe(losses(a=3.0, b=3.0))

@@ -301,6 +301,32 @@ def test_a_misspelt_kind_alone_is_told_from_a_number() -> None:
 
 @pytest.mark.parametrize("kind", ["uncertainty", "imtl-l"])
 def test_learned_weights_refuse_a_negative_base_weight(kind: str) -> None:
-    with pytest.raises(ConfigError, match=r"negative base weight \(of 'b'\).*balanced: false"):
+    with pytest.raises(
+        ConfigError, match=r"term 'b' has a negative weight.*balanced: false at terms.b"
+    ):
         WeightedLoss({"a": 1.0, "b": -1.0}, balancer=kind)
     WeightedLoss({"a": 1.0, "b": {"weight": -1.0, "balanced": False}}, balancer=kind)
+
+
+@pytest.mark.parametrize(
+    ("term", "why"),
+    [
+        ({"kind": "ramp", "start": 1.0, "stop": -1.0, "over": "50%"}, "its weight goes down to -1"),
+        ({"controller": {"kind": "lagrangian", "at_least": 1.0}, "balanced": True}, "a controller"),
+        ({"controller": {"kind": "lagrangian", "equal_to": 1.0}, "balanced": True}, "a controller"),
+    ],
+)
+def test_learned_weights_refuse_time_factors_below_zero(term: Any, why: str) -> None:
+    with pytest.raises(ConfigError, match=f"term 'b'.*{why}.*balanced: false at terms.b"):
+        WeightedLoss({"a": 1.0, "b": term}, balancer="uncertainty", total_steps=100)
+
+
+def test_a_plateau_asks_what_of() -> None:
+    with pytest.raises(ConfigError, match="a plateau of what.*source: val_loss"):
+        read({"a": {"kind": "plateau"}})
+
+
+def test_a_transform_without_state_leaves_checkpoints_as_they_were() -> None:
+    plain, transformed = WeightedLoss(["a"]), WeightedLoss({"a": {"transform": "log"}})
+    transformed.load_state_dict(plain.state_dict())
+    assert plain.state_dict().keys() == transformed.state_dict().keys()

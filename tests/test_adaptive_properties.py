@@ -130,7 +130,7 @@ TABLES: dict[type[Adaptive], list[dict[str, Any]]] = {
         {"kind": "augmented-lagrangian", "equal_to": 0.5, "learning_rate": 0.1},
         {"kind": "adaptive-kl", "target": 0.5},
         {"kind": "adaptive-kl", "target": {"kind": "warmup", "over": "50%"}, "source": "beta"},
-        {"kind": "plateau", "patience": 2, "factor": 0.5, "cooldown": 1},
+        {"kind": "plateau", "source": "alpha", "patience": 2, "factor": 0.5, "cooldown": 1},
         {"kind": "plateau", "mode": "max", "source": "accuracy", "factor": 2.0},
     ],
     Transform: [

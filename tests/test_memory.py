@@ -317,3 +317,18 @@ def test_learned_weights_that_lie_elsewhere_are_named() -> None:
         with pytest.raises(RuntimeError, match=message):
             criterion({"a": torch.ones((), device="meta", requires_grad=True)})
     train(criterion, 1)
+
+
+def test_what_was_built_without_memory_keeps_what_is_learned() -> None:
+    with torch.device("meta"):
+        criterion = build("uncertainty")
+        model = nn.ModuleDict({"criterion": criterion, "head": nn.Linear(2, 2)})
+    model.to_empty(device="cpu")
+    assert set(criterion.weights.values()) == {0.5}
+
+
+def test_state_stays_where_it_is_unless_the_device_changes() -> None:
+    criterion = build("test-recording")
+    before = criterion.memory.state("balancer")["observed"].data_ptr()
+    criterion.to("cpu").float()
+    assert criterion.memory.state("balancer")["observed"].data_ptr() == before

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lossweights.components import Component
+from lossweights.durations import Duration
 from lossweights.moment import Moment, State
 
 
@@ -54,14 +55,20 @@ class Balancer(Component):
         """What is added to the weighted values, shape (n,): the price of learned weights."""
         return None
 
+    @property
+    def interval(self) -> Duration | None:
+        """How often `update` is called: once for so long, or where it is None each step."""
+        return None
+
     def update(self, observed: Tensor, state: State, now: Moment) -> None:
-        """Learns from one optimizer step: changes the tensors of `state` in place.
+        """Learns from one optimizer step, or interval: changes the tensors of `state` in place.
 
         What it writes for a term that was not seen, or was not finite, is undone by the caller.
 
         Args:
-            observed: The mean of each term over the step, shape (n,); the last finite one for a
-                term that was not seen (1 before the first).
+            observed: The mean of each term over the step, or the mean of the steps of an
+                interval, shape (n,); the last finite one for a term that was not seen (1 before
+                the first).
             state: What `init` declared.
             now: When: the step, the horizon, and the values of scheduled fields.
         """

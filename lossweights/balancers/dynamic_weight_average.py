@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.balancers.base import Balancer
-from lossweights.balancers.numerics import add_to_mean, relative_weights, start_mean, take_mean
+from lossweights.balancers.numerics import relative_weights
 from lossweights.durations import Duration, epochs
 from lossweights.moment import Moment, State
 
@@ -43,15 +43,16 @@ class DynamicWeightAverage(Balancer, kind="dwa"):
     temperature: Annotated[float, Field(gt=0)] = 2.0
     every: Duration | str = epochs(1)
 
+    @property
+    def interval(self) -> Duration:
+        return Duration.parse(self.every)
+
     def init(self, n: int) -> State:
-        return {"weights": torch.ones(n), "last": torch.zeros(n), **start_mean(n)}
+        return {"weights": torch.ones(n), "last": torch.zeros(n)}
 
     def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
         return state["weights"]
 
     def update(self, observed: Tensor, state: State, now: Moment) -> None:
-        add_to_mean(state, observed)
-        if now.passed(self.every):
-            mean = take_mean(state)
-            state["weights"].copy_(relative_weights(mean, state["last"], self.temperature))
-            state["last"].copy_(mean)
+        state["weights"].copy_(relative_weights(observed, state["last"], self.temperature))
+        state["last"].copy_(observed)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lossweights.moment import State
-
 LARGE = 1e30  # far from float32's largest: a sum of such weights, times losses, stays finite
 _SMALL = 1e-30
 
@@ -29,22 +27,3 @@ def _ratio(losses: Tensor, before: Tensor) -> Tensor:
 def safe_log(losses: Tensor) -> Tensor:
     """The logarithm; of what is not above 0, that of something very small."""
     return losses.clamp(min=_SMALL).log()
-
-
-def start_mean(n: int) -> State:
-    """The state of a mean over an interval."""
-    return {"sum": torch.zeros(n), "count": torch.zeros(n)}
-
-
-def add_to_mean(state: State, observed: Tensor) -> None:
-    """One more step of the interval."""
-    state["sum"] += observed
-    state["count"] += 1
-
-
-def take_mean(state: State) -> Tensor:
-    """The mean over the interval, of at least one step; a new interval begins."""
-    mean = state["sum"] / state["count"]
-    state["sum"].zero_()
-    state["count"].zero_()
-    return mean.clamp(-LARGE, LARGE)

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.balancers.base import Balancer
-from lossweights.balancers.numerics import LARGE, add_to_mean, safe_log, start_mean, take_mean
+from lossweights.balancers.numerics import LARGE, safe_log
 from lossweights.durations import Duration, epochs
 from lossweights.moment import Moment, State
 
@@ -57,34 +57,34 @@ class SoftAdapt(Balancer, kind="softadapt"):
     order: Annotated[int, Field(ge=1, le=5)] = 1
     every: Duration | str = epochs(1)
 
+    @property
+    def interval(self) -> Duration:
+        return Duration.parse(self.every)
+
     def init(self, n: int) -> State:
         return {
             "weights": torch.full((n,), 1 / n),
             "points": torch.zeros(self.order + 1, n),
             "filled": torch.zeros(n),
-            **start_mean(n),
         }
 
     def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
         return state["weights"]
 
     def update(self, observed: Tensor, state: State, now: Moment) -> None:
-        add_to_mean(state, observed)
-        if now.passed(self.every):
-            points, filled = state["points"], state["filled"]
-            mean = take_mean(state)
-            points.copy_(torch.cat((points[1:], mean.unsqueeze(0))))
-            filled += 1
-            known = filled > self.order
-            slopes = torch.where(known, slopes_at_the_end(points), torch.zeros_like(mean))
-            values = None
-            if self.variant == "normalized":
-                slopes = slopes / slopes.abs().sum().clamp(min=1 / LARGE)
-            elif self.variant == "loss_weighted":
-                values = points.sum(dim=0) / filled.clamp(max=self.order + 1)
-            weights = softadapt_weights(slopes, self.sharpness, values)
-            equal = torch.full_like(weights, 1 / len(weights))
-            state["weights"].copy_(torch.where(known.any(), weights, equal))
+        points, filled = state["points"], state["filled"]
+        points.copy_(torch.cat((points[1:], observed.clamp(-LARGE, LARGE).unsqueeze(0))))
+        filled += 1
+        known = filled > self.order
+        slopes = torch.where(known, slopes_at_the_end(points), torch.zeros_like(observed))
+        values = None
+        if self.variant == "normalized":
+            slopes = slopes / slopes.abs().sum().clamp(min=1 / LARGE)
+        elif self.variant == "loss_weighted":
+            values = points.sum(dim=0) / filled.clamp(max=self.order + 1)
+        weights = softadapt_weights(slopes, self.sharpness, values)
+        equal = torch.full_like(weights, 1 / len(weights))
+        state["weights"].copy_(torch.where(known.any(), weights, equal))
 
 
 def slopes_at_the_end(points: Tensor) -> Tensor:

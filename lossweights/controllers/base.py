@@ -42,6 +42,11 @@ class Controller(Component):
         """
         return 1
 
+    @property
+    def stays_above_zero(self) -> bool:
+        """Whether its weights are never below 0."""
+        return self.sign > 0
+
     @abstractmethod
     def init(self) -> State:
         """What changes during training: 0-dim tensors by name, as they are at the start.

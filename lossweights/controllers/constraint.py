@@ -48,6 +48,11 @@ class Constraint(Controller):
         """-1 where the term is held up."""
         return -1 if self.bound == "at_least" else 1
 
+    @property
+    def stays_above_zero(self) -> bool:
+        """Not where the term is held up, or from both sides."""
+        return self.sign > 0 and self.bound != "equal_to"
+
     def violation(self, value: Tensor, now: Moment) -> Tensor:
         """By how much the constraint is broken; below 0 where there is room left."""
         excess = (value - now[self.bound]).clamp(-LARGE, LARGE)

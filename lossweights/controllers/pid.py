@@ -76,6 +76,8 @@ class ProportionalIntegral(Controller, kind="pid"):
         check_bounds(self.lowest, self._start, self.highest)
         if self.integral is not None and self.response is not None:
             raise ValueError("integral and response are two ways to say one gain: drop one of them")
+        if self.source is None and self.direction == "opposite":
+            raise ValueError("direction is said of a metric: name it in `source`")
         if self.response is not None and Duration.parse(self.response).value == 0:
             raise ValueError("a response takes time: give `response` a length above 0")
         return self

@@ -33,12 +33,14 @@ class Plateau(Controller, kind="plateau"):
         initial: $w$ at the start.
         lowest: Lower bound of $w$.
         highest: Upper bound of $w$.
-        source: What to watch: a metric, or the term itself.
+        source: What to watch, to be said: a metric, of which `patience` counts how often it is
+            given; or a term, be it the one that is steered, of which it counts optimizer steps.
 
     >>> from lossweights import Plateau, WeightedLoss
-    >>> criterion = WeightedLoss(terms={"nll": 1.0, "aux": Plateau(factor=0.5, patience=2)})
-    >>> for aux in (3.0, 2.0, 2.0, 2.0, 2.0):  # the second is the last that is better
-    ...     _ = criterion({"nll": torch.tensor(9.0), "aux": torch.tensor(aux)})
+    >>> plateau = Plateau(source="val_loss", factor=0.5, patience=2)
+    >>> criterion = WeightedLoss(terms={"nll": 1.0, "aux": plateau})
+    >>> for val_loss in (3.0, 2.0, 2.0, 2.0, 2.0):  # the second is the last that is better
+    ...     criterion.observe(val_loss=val_loss)
     ...     criterion.step()
     >>> criterion.weights["aux"]
     0.5
@@ -56,6 +58,12 @@ class Plateau(Controller, kind="plateau"):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.source is None:
+            raise ValueError(
+                "a plateau of what? Write source: val_loss, and give it with "
+                "criterion.observe(val_loss=...); or the name of a term, whose value is watched "
+                "at each step"
+            )
         check_bounds(self.lowest, self.initial, self.highest)
         if self.factor == 1:
             raise ValueError("a factor of 1 changes nothing: write 0.5 to halve, 2 to double")

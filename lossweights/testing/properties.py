@@ -21,7 +21,7 @@ from lossweights.schedules import Schedule
 from lossweights.testing.training import NAMES, STEPS, Adaptive, Training
 from lossweights.transforms import Transform
 
-_SYNCS = ("_local_scalar_dense", "nonzero", "item", "_unique2", "masked_select")
+_SYNCS = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "_unique2", "masked_select")
 
 
 def check(component: Component, *, compiled: bool = True) -> None:
@@ -268,6 +268,10 @@ def _through_distributed_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "criterion": empty}
 
 
+def _is_mask(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype is torch.bool
+
+
 class _Refusing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Raises where an operation waits for the device."""
 
@@ -277,5 +281,7 @@ class _Refusing(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        assert name not in _SYNCS, f"{self._component!r}: {name} waits for the device"
+        masks = [a for a in torch.utils._pytree.tree_leaves(args) if _is_mask(a)]  # noqa: SLF001
+        waits = name in _SYNCS or (name.startswith("index") and masks)
+        assert not waits, f"{self._component!r}: {name} waits for the device"
         return func(*args, **(kwargs or {}))

@@ -53,10 +53,13 @@ def weights_of(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weights at each step, in the precision of the losses, and the state at the end."""
     state = {k: t.detach().to(losses.dtype) for k, t in balancer.init(losses.shape[1]).items()}
-    rows = []
+    rows, seen = [], []
     for step, observed in enumerate(losses):
         rows.append(balancer.weigh(observed, state, moment(step)).clone())
-        balancer.update(observed, state, moment(step + 1))
+        seen.append(observed)
+        if balancer.interval is None or moment(step + 1).passed(balancer.interval):
+            balancer.update(torch.stack(seen).mean(dim=0), state, moment(step + 1))
+            seen = []
         if after is not None:
             balancer.update_after(after[step], state, moment(step + 1))
     return torch.stack(rows), state

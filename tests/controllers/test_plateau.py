@@ -23,7 +23,7 @@ def test_better_is_better_by_more_than_the_margin() -> None:
 
 def test_by_hand() -> None:
     values = [3.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]
-    states = fed(Plateau(factor=2.0, patience=1), values)
+    states = fed(Plateau(source="metric", factor=2.0, patience=1), values)
     assert column(states, "coefficient").tolist() == [1, 1, 1, 1, 2, 2, 2, 2, 4, 4]
     assert column(states, "best").tolist() == [0, 3, 2, 2, 2, 2, 1, 1, 1, 1]
     assert column(states, "waited").tolist() == [0, 0, 0, 1, 0, 1, 0, 1, 0, 1]
@@ -45,7 +45,10 @@ def test_agrees_with_the_scheduler_of_torch(
         "cooldown": cooldown,
     }
     ours = fed(
-        Plateau.model_validate({**common, "threshold_mode": threshold_mode, "lowest": 0.01}), values
+        Plateau.model_validate(
+            {**common, "source": "m", "threshold_mode": threshold_mode, "lowest": 0.01}
+        ),
+        values,
     )
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     common["threshold_mode"] = threshold_mode[:3]
@@ -69,13 +72,13 @@ def test_a_relative_threshold_below_zero(
     mode: str, values: list[float], bests: list[float]
 ) -> None:
     """-9.9995 is worse than -10, though it is below -10 * (1 - 1e-4)."""
-    states = fed(Plateau.read({"kind": "plateau", "mode": mode}), values)
+    states = fed(Plateau.read({"kind": "plateau", "mode": mode, "source": "metric"}), values)
     torch.testing.assert_close(column(states[1:], "best"), torch.tensor(bests))
 
 
 @pytest.mark.parametrize(("factor", "bound"), [(2.0, 5.0), (0.5, 0.3)])
 def test_stays_within_its_bounds(factor: float, bound: float) -> None:
-    controller = Plateau(factor=factor, patience=0, lowest=0.3, highest=5.0)
+    controller = Plateau(source="metric", factor=factor, patience=0, lowest=0.3, highest=5.0)
     assert fed(controller, [1.0] * 10)[-1]["coefficient"].item() == pytest.approx(bound)
 
 
@@ -104,4 +107,4 @@ def test_counts_observations_of_its_metric_and_no_steps() -> None:
 )
 def test_refuses(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        LossConfig.read({"terms": {"aux": {"kind": "plateau", **fields}}})
+        LossConfig.read({"terms": {"aux": {"kind": "plateau", "source": "m", **fields}}})
