@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 help:  ## show these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/examples  ## train the VAE of the README under six schedules: two to three minutes
+demo: $(VENV)/examples  ## train the VAE of the README under six configs: about three minutes
 	$(BIN)/python examples/vae_elbo.py
 
 test: $(VENV)/test  ## run all tests: units, properties, docstrings, README and docs
