@@ -47,7 +47,8 @@ class Moment:
         self._when = when
 
     def __getitem__(self, field: str) -> Tensor:
-        return self.fields[field]
+        # A forward pass gets a copy: the clock may move, and write over it, before the backward.
+        return self.fields[field].clone() if self._when is None else self.fields[field]
 
     @property
     def step(self) -> int:

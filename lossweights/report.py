@@ -276,11 +276,10 @@ class Seen:
                 self._look(names, losses, weights)
             self.forwards += 1
             self._give(names)
-        # Copies: a balancer may hand out what it learns as it is, and the optimizer changes that.
         if factors is not None:
-            factors = factors.detach().clone()
+            factors = factors.detach()
         if penalty is not None:
-            penalty = penalty.detach().clone()
+            penalty = penalty.detach()
         if raws is not None:
             raws = [raw.detach() for raw in raws]
         self._last = (names, values.detach(), weights, factors, penalty, raws, left_out)

@@ -12,7 +12,7 @@ from lossweights.config import LossConfig
 from lossweights.controllers import Controller
 from lossweights.errors import ConfigError
 from lossweights.memory import Memory
-from lossweights.moment import Moment
+from lossweights.moment import Moment, State
 
 Moments = Mapping[str, Moment]  # by the place of a component
 _TIMELESS = Moment({})
@@ -69,7 +69,9 @@ class Weighing:
         place = f"terms.{name}.transform"
         if frozen and self.memory.adapts(place):
             return value
-        state, now = self.memory.state(place), moments.get(place, _TIMELESS)
+        # Copies, since the clock may move before the backward pass, and the state with it.
+        state = {key: tensor.clone() for key, tensor in self.memory.state(place).items()}
+        now = moments.get(place, _TIMELESS)
         home = value.to(self.memory.device)  # elsewhere only in an evaluation elsewhere
         return self._transforms[name].apply(home, state, now).to(value.device)
 
@@ -90,8 +92,7 @@ class Weighing:
         where, is_whole = self._where_balanced, len(given) == len(self._names)
         if is_whole and self._balances_all and self._balances_in_forward:
             balancer, state = self._the_balancer, self.memory.state("balancer")
-            now = moments.get("balancer", _TIMELESS)
-            return balancer.weigh(values, state, now), balancer.penalty(state, now)
+            return _weighed(balancer, values, state, moments.get("balancer", _TIMELESS))
         balance, penalty = None, None
         if self._balances_in_forward:
             if not is_whole:
@@ -122,8 +123,7 @@ class Weighing:
         if len(where) < len(self._balanced):
             places = [self._balanced.index(given[index]) for index in where]
             state = {k: t if t.ndim == 0 else picked(t, places) for k, t in state.items()}
-        now = moments.get("balancer", _TIMELESS)
-        return balancer.weigh(values, state, now), balancer.penalty(state, now)
+        return _weighed(balancer, values, state, moments.get("balancer", _TIMELESS))
 
     def anchor(self, given: Collection[str]) -> Tensor | None:
         """A 0 in whose graph the learned weights are, where `given` has none of the balanced terms.
@@ -200,6 +200,18 @@ class Weighing:
         if self._balancer is None:
             raise RuntimeError("this loss has no balancer")
         return self._balancer
+
+
+def _weighed(
+    balancer: Balancer, values: Tensor, state: State, now: Moment
+) -> tuple[Tensor, Tensor | None]:
+    """Weights and penalties, none of which is a tensor of the state: that may move on."""
+    weights, penalty = balancer.weigh(values, state, now), balancer.penalty(state, now)
+    if weights.is_leaf:
+        weights = weights.clone()
+    if penalty is not None and penalty.is_leaf:
+        penalty = penalty.clone()
+    return weights, penalty
 
 
 def picked(values: Tensor, indexes: Sequence[int]) -> Tensor:

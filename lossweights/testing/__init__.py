@@ -23,6 +23,7 @@ from lossweights.testing.properties import (
     check_resume,
     check_round_trip,
     check_schedule,
+    check_step_before_backward,
 )
 from lossweights.testing.training import Training
 
@@ -42,4 +43,5 @@ __all__ = [
     "check_resume",
     "check_round_trip",
     "check_schedule",
+    "check_step_before_backward",
 ]

@@ -192,6 +192,21 @@ def check_extremes(component: Adaptive) -> None:
             training.assert_finite(f"{component!r}: with losses of {values}")
 
 
+def check_step_before_backward(component: Adaptive) -> None:
+    """The clock may move between forward and backward pass: two losses, then two backwards."""
+    plain, late = Training(component), Training(component)
+    plain.run(range(STEPS // 2))
+    late.run(range(STEPS // 2))
+    expected = plain.criterion(plain.terms(STEPS // 2))
+    total = late.criterion(late.terms(STEPS // 2))
+    late.criterion.step()
+    for training, loss in ((plain, expected), (late, total)):
+        training.parameter.grad = None
+        loss.backward()
+    same = plain.parameter.grad == late.parameter.grad
+    assert same, f"{component!r}: a step before the backward pass changes the gradient"
+
+
 def check_no_sync(component: Adaptive) -> None:
     """Neither forward nor `step()` waits for the device."""
     training = Training(component)
@@ -232,6 +247,7 @@ ADAPTIVE_PROPERTIES: tuple[Callable[[Adaptive], None], ...] = (
     check_nonfinite,
     check_absent,
     check_extremes,
+    check_step_before_backward,
     check_no_sync,
 )
 
