@@ -9,7 +9,7 @@ stays outside of it and averages what concerns the weights by itself.
     torchrun --standalone --nproc-per-node 2 examples/distributed.py --quick
     python examples/distributed.py                      # one process
 
-It runs on CPUs (gloo), and on GPUs (nccl) where each process has one of its own.
+It needs scikit-learn, for the digits. It runs on CPUs (gloo), and on GPUs (nccl) where each process has one of its own.
 """
 
 import argparse
@@ -137,6 +137,7 @@ def main() -> None:
     device = start()
     try:
         check(train(2 if options.quick else 20, device))
+        distributed.barrier()  # none leaves while another still speaks
     finally:
         distributed.destroy_process_group()
 

@@ -65,7 +65,9 @@ class Adaptation(Weighing):
         known = self.memory.observations.metrics
         for name in metrics:
             if name not in known:
-                what = "a term, which is watched anyway" if name in self._names else "not watched"
+                what = "not watched"
+                if name in self._names:
+                    what = "a term (losses after a step are given as a dict, observe({...}))"
                 raise ValueError(
                     f"{name!r} is {what}{did_you_mean(name, known)} (watched metrics: "
                     f"{quoted(known)}); a controller watches what its source: names"

@@ -60,7 +60,8 @@ def combine(
     if step is not None:
         weights_by_name = dict(zip(names, standing.weights, strict=True))
         losses_by_name = {name: loss for name, (_, loss) in both.items()}
-        bad = _nonfinite(config, losses_by_name, standing.left_out, weights_by_name, step)
+        known = {} if standing.weighs else weights_by_name
+        bad = _nonfinite(config, losses_by_name, standing.left_out, known, step)
         both = {name: pair for name, pair in both.items() if name not in bad}
     if not both:
         empty = standing.weights.new_empty(0)
@@ -187,8 +188,12 @@ def _nonfinite(
     finite = torch.stack([given[name].detach().isfinite() for name in summed]).tolist()
     bad = [name for name, good in zip(summed, finite, strict=True) if not good]
     if bad and config.on_nonfinite == "raise":
+        transform = config.terms[bad[0]].transform
+        through = "" if transform is None else f" (through {transform!r})"
+        weight = weights.get(bad[0])
+        where = "" if weight is None else f", where its weight is {weight.item():g}"
         raise FloatingPointError(
-            f"term {bad[0]!r} is {given[bad[0]].item()} at step {step}, where its weight is "
-            f"{weights[bad[0]].item():g}; on_nonfinite: skip_term would leave it out of the sum"
+            f"term {bad[0]!r} is {given[bad[0]].item()}{through} at step {step}{where}; "
+            "on_nonfinite: skip_term would leave it out of the sum"
         )
     return bad

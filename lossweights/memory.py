@@ -85,6 +85,13 @@ class Memory(nn.Module):
         else:
             n, declared, asked = 0, component.init(), "is 0-dim"
         state: State = {}
+        if not isinstance(declared, dict) or not all(
+            isinstance(tensor, Tensor) for tensor in declared.values()
+        ):
+            raise ConfigError(
+                f"{place}: init() gives tensors by name, as in {{'average': torch.zeros(n)}}, "
+                f"found {declared!r}"
+            )
         for key, tensor in declared.items():
             if tensor.ndim > 0 and (n == 0 or tensor.shape[-1] != n):
                 raise ConfigError(

@@ -47,6 +47,11 @@ class Moment:
         self._when = when
 
     def __getitem__(self, field: str) -> Tensor:
+        if field not in self.fields:
+            raise ValueError(
+                f"{field!r} is no scheduled field: type it Schedule (numbers may still be given), "
+                f"or read it as self.{field}"
+            )
         # A forward pass gets a copy: the clock may move, and write over it, before the backward.
         return self.fields[field].clone() if self._when is None else self.fields[field]
 

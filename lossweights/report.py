@@ -233,6 +233,7 @@ class Seen:
         self.given: frozenset[str] = frozenset()
         self.step: int | None = None
         self.forwards = 0
+        self._forwards_at_move = 0
         self._last: _Last | None = None
         self._names_given: tuple[str, ...] = ()
 
@@ -300,6 +301,7 @@ class Seen:
 
     def step_done(self, step: int) -> None:
         """What was recorded belongs to this step."""
+        self._forwards_at_move = self.forwards
         if self.step is None:
             self.step = step
             self._give(self.names)  # a compiled forward did not
@@ -315,10 +317,11 @@ class Seen:
         return Breakdown.of(names, raws or losses, losses, weights, penalty, left_out, order)
 
     def of_idle_clock(self, step: int) -> str:
-        """What to say where many forwards have passed and the clock stands at 0."""
-        if step > 0 or self.forwards < _MANY_FORWARDS or not self._weights_move:
+        """What to say where many forwards have passed and the clock stands still."""
+        idle = self.forwards - self._forwards_at_move
+        if idle < _MANY_FORWARDS or not self._weights_move:
             return ""
         return (
-            f"{self.forwards} training forwards and the clock is at step 0: call "
+            f"{idle} training forwards and the clock is at step {step}: call "
             "criterion.follow(optimizer) once, or criterion.step() after each optimizer.step()"
         )

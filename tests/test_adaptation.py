@@ -129,7 +129,7 @@ def test_a_metric_may_be_given_before_the_length_of_training_is_known() -> None:
     ("criterion", "name", "problem"),
     [
         (watching("rollout_kl"), "rolout_kl", "'rolout_kl' is not watched; did you mean 'rollout"),
-        (watching("m"), "nll", r"'nll' is a term, which is watched anyway \(watched metrics: 'm'"),
+        (watching("m"), "nll", r"'nll' is a term \(losses after.*\(watched metrics: 'm'"),
         (WeightedLoss(terms={"a": Counting()}), "m", r"'m' is not watched \(watched metrics: none"),
         (WeightedLoss(terms=["a"]), "m", "no controller of this loss watches 'm': write source: m"),
     ],

@@ -207,6 +207,15 @@ def check_step_before_backward(component: Adaptive) -> None:
     assert same, f"{component!r}: a step before the backward pass changes the gradient"
 
 
+def check_gradient(component: Adaptive) -> None:
+    """The gradient of the total reaches every term."""
+    training = Training(component)
+    training.run(range(STEPS // 2))
+    value = training.criterion.breakdown(training.terms(0)).value
+    for name in NAMES:
+        assert value[name].requires_grad, f"{component!r}: the value of {name!r} has no gradient"
+
+
 def check_no_sync(component: Adaptive) -> None:
     """Neither forward nor `step()` waits for the device."""
     training = Training(component)
@@ -247,6 +256,7 @@ ADAPTIVE_PROPERTIES: tuple[Callable[[Adaptive], None], ...] = (
     check_nonfinite,
     check_absent,
     check_extremes,
+    check_gradient,
     check_step_before_backward,
     check_no_sync,
 )
@@ -262,6 +272,10 @@ def _assert_same(
         if tolerance is not None and tensor.is_floating_point():
             same = torch.allclose(tensor, theirs[key], rtol=tolerance, atol=tolerance)
         assert same, f"{what} changes {key!r}: {tensor} and {theirs[key]}"
+    seen, others = left.criterion.metrics(tensors=True), right.criterion.metrics(tensors=True)
+    for key in seen.keys() & others.keys() if tolerance is None else ():
+        same = not key.startswith("weight/") or torch.equal(seen[key], others[key])
+        assert same, f"{what} changes {key}: {seen[key]} and {others[key]}"
 
 
 def _through_torch_save(state: dict[str, Any]) -> dict[str, Any]:

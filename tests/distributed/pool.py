@@ -107,6 +107,7 @@ def _work(connection: Connection) -> None:
                 world_size=ranks,
                 timeout=PATIENCE,
             )
+            distributed.barrier()  # one that is done early must not leave while another connects
             answer = True, case(*arguments)
         except Exception:  # noqa: BLE001  # told where the test can show it
             answer = False, traceback.format_exc()
