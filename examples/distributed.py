@@ -9,7 +9,8 @@ stays outside of it and averages what concerns the weights by itself.
     torchrun --standalone --nproc-per-node 2 examples/distributed.py --quick
     python examples/distributed.py                      # one process
 
-It needs scikit-learn, for the digits. It runs on CPUs (gloo), and on GPUs (nccl) where each process has one of its own.
+It needs scikit-learn, for the digits. It runs on CPUs (gloo), and on GPUs (nccl) where each process
+has one of its own.
 """
 
 import argparse
