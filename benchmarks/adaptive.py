@@ -15,8 +15,10 @@ figures are recorded ones (its aggregators of March 2025, on another machine).
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -28,10 +30,10 @@ from torch import Tensor
 from lossweights import Balancer, WeightedLoss
 from timing import Step, ceiling, hand_written, leaf_losses, measure, ratio, table_of_weights
 
-try:
-    from torchjd import scalarization
-except ImportError:  # a peer, where it is installed
-    scalarization = None  # type: ignore[assignment]
+# A peer, where it is installed.
+scalarization: Any = (
+    importlib.import_module("torchjd.scalarization") if find_spec("torchjd") else None
+)
 
 PHYSICSNEMO = {
     "softadapt": {2: 3.7, 4: 3.4, 16: 2.7, 64: 2.6, 256: 2.3},
