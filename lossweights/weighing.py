@@ -40,7 +40,7 @@ class Weighing:
         self._balanced = config.balanced_names if config.balancer else ()
         self._where_balanced = [self._names.index(name) for name in self._balanced]
         self._balances_in_forward = config.balancer is not None and (
-            config.balancer.instant or bool(memory.start)
+            config.balancer.instant or memory.is_learned
         )
         self._balances_all = len(self._balanced) == len(self._names) and not self._controllers
         self.weighs_in_forward = self._balances_in_forward or bool(self._instant)
