@@ -21,7 +21,7 @@ check: $(VENV)/check  ## lint, format, types, and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/bench  ## measure against the hand-written loop and peers: about six minutes
+bench: $(VENV)/bench  ## measure against the hand-written loop and peers: several minutes
 	$(BIN)/python benchmarks/combine.py
 	$(BIN)/python benchmarks/adaptive.py
 	$(BIN)/python benchmarks/schedules.py

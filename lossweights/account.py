@@ -98,7 +98,7 @@ class Account(Timekeeper):
             return  # a forward pass without a step after it: the gradient scaler skipped that
         with torch.no_grad():
             values = values_of(self.config, terms, present.standing)
-        quiet = present.standing.dormant | present.standing.left_out
+        quiet = present.standing.inactive
         adaptation.observe_after(
             {name: loss for name, (_, loss) in values.items() if name not in quiet},
             present.moments["balancer"],
@@ -138,7 +138,7 @@ class Account(Timekeeper):
             )
         training = self.training and torch.is_grad_enabled()
         standing = self._standing(training)
-        return name not in standing.dormant and name not in standing.left_out
+        return name not in standing.inactive
 
     @overload
     def metrics(

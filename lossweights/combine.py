@@ -104,7 +104,7 @@ def values_of(
     Raises:
         ValueError: For a name that is unknown or missing, and for a value that is no scalar.
     """
-    given = gather(config, terms, standing.dormant | standing.left_out)
+    given = gather(config, terms, standing.inactive)
     return {name: _reduced(config, name, value, standing) for name, value in given.items()}
 
 
@@ -112,7 +112,7 @@ def _anchored(total: Tensor, standing: Standing, given: Iterable[str]) -> Tensor
     """The total, with the learned weights in its graph also where no term asks for them."""
     if standing.adaptation is None or not standing.weighs:
         return total
-    quiet = standing.dormant | standing.left_out
+    quiet = standing.inactive
     anchor = standing.adaptation.anchor([name for name in given if name not in quiet])
     return total if anchor is None else total + anchor
 
@@ -151,7 +151,7 @@ def _weighed(
             None if factors is None else factors.to(device),
             None if penalty is None else penalty.to(device),
         )
-    quiet = standing.dormant | standing.left_out
+    quiet = standing.inactive
     if not quiet:
         return standing.adaptation.weigh(values, names, standing.moments)
     where = [index for index, name in enumerate(names) if name not in quiet]

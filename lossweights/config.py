@@ -282,3 +282,20 @@ def _changed(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
 def _kind_of(owner: BaseModel) -> dict[str, str]:
     kind = getattr(owner, "kind", "")
     return {"kind": kind} if kind else {}
+
+
+def refuse_below_zero(config: LossConfig) -> None:
+    """Learned weights only make sense of terms that count for something.
+
+    Raises:
+        ConfigError: Naming the term.
+    """
+    for name in config.balanced_names:
+        term = config.terms[name]
+        holds = term.controller is not None and not term.controller.stays_above_zero
+        if term.weight < 0 or holds:
+            what = "a controller that may give weights below 0" if holds else "a negative weight"
+            raise ConfigError(
+                f"term {name!r} has {what}, under which a weight that the balancer learns grows "
+                f"for ever: write balanced: false at terms.{name}, or turn the term's sign round"
+            )

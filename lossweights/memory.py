@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lossweights.balancers import Balancer
-from lossweights.config import LossConfig, Part
+from lossweights.config import LossConfig, Part, refuse_below_zero
 from lossweights.errors import ConfigError, warn
 from lossweights.moment import State
 from lossweights.observations import Observations
@@ -57,7 +57,7 @@ class Memory(nn.Module):
                 component = type(part.component)
                 self._kinds[part.place] = component.kind or component.__name__
         if self.is_learned:
-            _refuse_below_zero(config)
+            refuse_below_zero(config)
         self._begin()
         terms = sorted(config.terms.items())
         self.observations = Observations(
@@ -150,24 +150,31 @@ class Memory(nn.Module):
             update: What changes the tensors, in place.
         """
         store = self._stores[place]
-        learned = {key: p.detach() for key, p in self.named_parameters()}
-        state = dict(store.state) if place != "balancer" else {**store.state, **learned}
+        learned = {}
+        if place == "balancer":
+            learned = {key: p.detach() for key, p in self.named_parameters()}
+        before = {k: (t._version, t.clone()) for k, t in learned.items()}  # noqa: SLF001  # torch's count of changes
+        declared = {**store.state, **learned}
+        state = dict(declared)
         store.keep()
         update(state)
-        for key in {**store.state, **state}:
-            if key in learned:
-                continue
-            if key not in store.state:
+        for key in {**declared, **state}:
+            if key not in declared:
                 raise RuntimeError(
                     f"{place}: update() puts {key!r} into its state, where it would be lost: "
                     "let init() declare it"
                 )
-            if state.get(key) is not store.state[key]:
+            if state.get(key) is not declared[key]:
                 raise RuntimeError(
                     f"{place}: update() changes the tensors of its state in place: write "
                     f"state[{key!r}].copy_(...) in place of state[{key!r}] = ..."
                 )
         store.restore(valid)
+        for key, tensor in learned.items():
+            version, kept = before[key]
+            if tensor._version != version:  # noqa: SLF001  # else a backward pass may still need it
+                mask = valid if tensor.ndim > 0 else valid.any()
+                tensor.copy_(torch.where(mask, tensor, kept))
 
     @property
     def device(self) -> torch.device:
@@ -305,23 +312,6 @@ class Memory(nn.Module):
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
         self._ranks.average_gradients(list(self.parameters()))  # hooks are not copied
-
-
-def _refuse_below_zero(config: LossConfig) -> None:
-    """Learned weights only make sense of terms that count for something.
-
-    Raises:
-        ConfigError: Naming the term.
-    """
-    for name in config.balanced_names:
-        term = config.terms[name]
-        holds = term.controller is not None and not term.controller.stays_above_zero
-        if term.weight < 0 or holds:
-            what = "a controller that may give weights below 0" if holds else "a negative weight"
-            raise ConfigError(
-                f"term {name!r} has {what}, under which a weight that the balancer learns grows "
-                f"for ever: write balanced: false at terms.{name}, or turn the term's sign round"
-            )
 
 
 def _names(found: Mapping[str, Tensor], key: str, here: tuple[str, ...]) -> tuple[str, ...]:

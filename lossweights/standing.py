@@ -41,6 +41,11 @@ class Standing:
     weighs: bool = False
     is_yardstick: bool = False
 
+    @property
+    def inactive(self) -> frozenset[str]:
+        """Terms that take no part now, and may be missing."""
+        return self.dormant | self.left_out
+
 
 class Present:
     """The weights of training now, on a device.

@@ -236,7 +236,7 @@ def _check_weights(
 ) -> None:
     kind = type(component).__name__
     if not isinstance(weights, Tensor):
-        raise ConfigError(f"{place}: weigh() of {kind} gives a tensor, found {weights!r}")
+        raise ConfigError(f"{place}: {method}() of {kind} gives a tensor, found {weights!r}")
     if tuple(weights.shape) != shape:
         raise ConfigError(
             f"{place}: {method}() of {kind} gives shape {tuple(weights.shape)}, {shape} is "

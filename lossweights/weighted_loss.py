@@ -210,7 +210,7 @@ class WeightedLoss(Account):
         combined = self._combined(terms, standing, training)
         if training:
             names, raws, values = combined.names, combined.raws, combined.values
-            adaptation, quiet = self._adaptation, standing.dormant | standing.left_out
+            adaptation, quiet = self._adaptation, standing.inactive
             self._seen.record(
                 names,
                 combined.losses,

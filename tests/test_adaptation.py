@@ -320,6 +320,17 @@ def test_update_sees_what_is_learned_and_may_change_it_in_place() -> None:
     assert criterion.memory.state("balancer")["learned"].tolist() == [3.0]
 
 
+def test_what_update_writes_into_a_learned_weight_of_an_absent_term_is_undone() -> None:
+    class Writing(Priced, kind="test-writing"):
+        def update(self, observed: Tensor, state: State, now: Moment) -> None:
+            state["learned"].fill_(3.0)
+
+    criterion = WeightedLoss({"a": 1.0, "b": Term(optional=True), "c": 1.0}, balancer=Writing())
+    criterion(losses(a=1.0, c=math.nan))
+    criterion.step()
+    assert criterion.memory.state("balancer")["learned"].tolist() == [3.0, 1.0, 1.0]
+
+
 def test_an_interval_is_learned_from_as_a_whole_whoever_is_absent_at_its_end() -> None:
     criterion = WeightedLoss(
         terms={"a": 1.0, "b": Term(optional=True)},
