@@ -9,6 +9,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from lossweights.durations import Duration, Horizon
+from lossweights.gradients import Gradients
 
 State: TypeAlias = dict[str, Tensor]
 
@@ -33,18 +34,26 @@ class Moment:
 
     `now["target"]` is the value of the field `target` at this step, a 0-dim float32 tensor. What
     runs inside a forward pass is told the values of its fields and nothing else: a compiled
-    graph must not depend on the number of the step.
+    graph must not depend on the number of the step. A balancer that weighs by gradients, which is
+    never compiled, is told those and the step too.
 
     Args:
         fields: Values of the fields that are schedules, by name.
         when: Where the clock stands; None inside a forward pass.
+        gradients: Of the terms, with respect to what they share; None where nobody asked.
     """
 
-    __slots__ = ("_when", "fields")
+    __slots__ = ("_gradients", "_when", "fields")
 
-    def __init__(self, fields: Mapping[str, Tensor], when: When | None = None) -> None:
+    def __init__(
+        self,
+        fields: Mapping[str, Tensor],
+        when: When | None = None,
+        gradients: Gradients | None = None,
+    ) -> None:
         self.fields = fields
         self._when = when
+        self._gradients = gradients
 
     def __getitem__(self, field: str) -> Tensor:
         if field not in self.fields:
@@ -54,6 +63,21 @@ class Moment:
             )
         # A forward pass gets a copy: the clock may move, and write over it, before the backward.
         return self.fields[field].clone() if self._when is None else self.fields[field]
+
+    @property
+    def gradients(self) -> Gradients:
+        """What is known of the terms' gradients.
+
+        Raises:
+            RuntimeError: In a component that does not weigh by gradients.
+        """
+        if self._gradients is None:
+            raise RuntimeError("gradients are known to a GradientBalancer only: derive from that")
+        return self._gradients
+
+    def with_gradients(self, gradients: Gradients) -> Moment:
+        """The same moment, with what is known of the terms' gradients."""
+        return Moment(self.fields, self._when, gradients)
 
     @property
     def step(self) -> int:
