@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from lossweights.balancers.adam import adam_step
 from lossweights.balancers.base import Balancer
 from lossweights.moment import Moment, State
 
 _EPSILON = 1e-8
-_BETAS = (0.9, 0.999)
 
 
 class FastAdaptiveMultitask(Balancer, kind="famo"):
@@ -72,19 +71,8 @@ class FastAdaptiveMultitask(Balancer, kind="famo"):
     def update_after(self, observed: Tensor, state: State, now: Moment) -> None:
         logits = state["logits"]
         gradient = famo_gradient(state["before"], observed, logits)
-        self._step_of_adam(gradient + self.weight_decay * logits, state)
-
-    def _step_of_adam(self, gradient: Tensor, state: State) -> None:
-        state["count"] += 1
-        for name, power, beta in zip(
-            ("first_moment", "second_moment"), (gradient, gradient * gradient), _BETAS, strict=True
-        ):
-            state[name].mul_(beta).add_(power, alpha=1 - beta)
-        first, second = (
-            state[name] / -torch.expm1(state["count"] * math.log(beta))  # 1 - beta ** count
-            for name, beta in zip(("first_moment", "second_moment"), _BETAS, strict=True)
-        )
-        state["logits"].sub_(first / (second.sqrt() + _EPSILON), alpha=self.learning_rate)
+        step = adam_step(gradient + self.weight_decay * logits, state)
+        logits.sub_(step, alpha=self.learning_rate)
 
 
 def famo_weights(losses: Tensor, logits: Tensor) -> Tensor:
