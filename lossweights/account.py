@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, overload
 
 import torch
@@ -14,6 +15,7 @@ from lossweights.describe import audit, describe
 from lossweights.durations import Duration
 from lossweights.errors import HorizonError, did_you_mean, quoted, warn
 from lossweights.report import QUANTITIES, Report, Seen, chosen, on_host
+from lossweights.shared import SharedLike
 from lossweights.standing import Standing
 from lossweights.timekeeper import Timekeeper
 
@@ -104,6 +106,33 @@ class Account(Timekeeper):
             present.moments["balancer"],
         )
         present.show(self.current_step, self.current_step)
+
+    @contextmanager
+    def freeze(self) -> Iterator[None]:
+        """Holds the weights of a balancer that weighs by gradients still, as for a line search.
+
+        Within, they are the mean of those of the forward passes since the last step, or else those
+        of the last step; no gradients are taken, and `shared` need not be given (but for
+        `heads: plain`). Other balancers go on as ever.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(terms=["a", "b"], balancer="mgda")
+        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> _ = criterion({"a": x[0] ** 2, "b": x[1] ** 2}, shared=x)
+        >>> with criterion.freeze():
+        ...     criterion({"a": x[0] ** 2, "b": x[1] ** 2})
+        tensor(1.6000, grad_fn=...)
+        """
+        adaptation = self._adaptation
+        by_gradients = None if adaptation is None else adaptation.by_gradients
+        if by_gradients is None:
+            yield
+            return
+        was_frozen, by_gradients.is_frozen = by_gradients.is_frozen, True
+        try:
+            yield
+        finally:
+            by_gradients.is_frozen = was_frozen
 
     def param_groups(self, **options: Any) -> list[dict[str, Any]]:
         """The learned weights as groups for an optimizer; none where nothing is learned.
@@ -218,7 +247,12 @@ class Account(Timekeeper):
         super().clock_moved(before)
 
     def _combined(
-        self, terms: Mapping[str, Tensor | None], standing: Standing, training: bool
+        self,
+        terms: Mapping[str, Tensor | None],
+        standing: Standing,
+        training: bool,
+        shared: SharedLike | None,
     ) -> Combined:
         looks = training and self.config.on_nonfinite != "propagate"
-        return combine(self.config, terms, standing, self.current_step if looks else None)
+        step = self.current_step if looks else None
+        return combine(self.config, terms, standing, step, shared, training=training)

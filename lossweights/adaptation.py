@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossweights.balancers import Balancer
+from lossweights.balancers import Balancer, GradientBalancer
 from lossweights.config import LossConfig
 from lossweights.controllers import Controller
 from lossweights.errors import did_you_mean, quoted
+from lossweights.gradient_weighing import GradientWeighing, Taken
 from lossweights.memory import Memory
 from lossweights.moment import Moment
 from lossweights.observations import Observations
@@ -35,6 +36,7 @@ class Adaptation(Weighing):
 
     Attributes:
         observes: Whether anything learns from what forward passes show.
+        by_gradients: What weighs by gradients; None where the balancer does not.
         awaits_after: Whether a step was done of which the losses after it are not told yet.
     """
 
@@ -43,6 +45,9 @@ class Adaptation(Weighing):
         self._ranks = ranks
         self._balancer_learns = _overrides(config.balancer, "update") or self.learns_after
         self.observes = bool(self._controllers or memory.observations.raws or self._balancer_learns)
+        self.by_gradients: GradientWeighing | None = None
+        if isinstance(config.balancer, GradientBalancer):
+            self.by_gradients = GradientWeighing(config, config.balancer, memory, ranks)
         self.awaits_after = False
         self._after = Observations(self._names, (), ())
         self._after.move(memory.device)
@@ -50,11 +55,21 @@ class Adaptation(Weighing):
         self._have_moved = False
         self._heard_of: set[str] = set()
 
+    def known(self, weights: Tensor, moments: Moments, balance: Tensor | None = None) -> Tensor:
+        if self.by_gradients is not None:
+            balance = self.by_gradients.coming()
+        return super().known(weights, moments, balance)
+
     def observe(self, values: Tensor, raws: Mapping[str, Tensor], given: Sequence[str]) -> None:
         """Adds up what a training forward has shown."""
         observations = self.memory.observations
         observations.add_terms(values.detach(), given)
         observations.add_raws(raws)
+
+    def record(self, taken: Taken) -> None:
+        """Adds up what a balancer that weighs by gradients has taken in a training forward."""
+        if self.by_gradients is not None:
+            self.by_gradients.record(taken)
 
     def observe_metrics(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Adds values of metrics that controllers watch.
@@ -102,8 +117,12 @@ class Adaptation(Weighing):
             dormant: Terms that did not count in it: their controllers could steer nothing.
         """
         self._steps += 1
-        if not self.observes:
-            return
+        if self.observes:
+            self._tell_all(moments, dormant)
+        if self.by_gradients is not None:
+            self.by_gradients.step_done()
+
+    def _tell_all(self, moments: Moments, dormant: Collection[str]) -> None:
         observations = self.memory.observations
         values, valid = observations.take(self._ranks)
         for name, controller in self._controllers.items():
@@ -146,6 +165,11 @@ class Adaptation(Weighing):
             seen = (values - values).logical_not()  # 0 / 0 where nothing was seen
             memory.interval.zero_()
         torch.where(seen, values, memory.last_seen, out=memory.last_seen)
+        if self.by_gradients is not None:
+            if not self.by_gradients.has_taken:
+                return
+            gradients = self.by_gradients.held.observed()
+            seen, now = seen & gradients.seen, now.with_gradients(gradients)
         memory.change("balancer", seen, lambda state: balancer.update(memory.last_seen, state, now))
 
     @property
@@ -186,6 +210,8 @@ class Adaptation(Weighing):
     def remember(self) -> None:
         """Called when the memory was loaded."""
         self.awaits_after = bool(self.memory.awaiting.any())
+        if self.by_gradients is not None:
+            self.by_gradients.remember()
 
     def forget(self) -> None:
         """Drops what was seen since the last step: the clock was set to another time."""
@@ -194,6 +220,8 @@ class Adaptation(Weighing):
         self.awaits_after = False
         self._steps = 0
         self._have_moved = False
+        if self.by_gradients is not None:
+            self.by_gradients.forget()
 
     def stuck(self, least: int) -> str:
         """What to say where learned weights have not moved in at least so many steps.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor
 
 from lossweights.config import LossConfig
 from lossweights.gather import gather, reduced, with_batch
+from lossweights.gradient_weighing import Taken, directed
+from lossweights.shared import SharedLike
 from lossweights.standing import Standing
-from lossweights.weighing import placed
+from lossweights.weighing import picked, placed
 
 
 class Combined(NamedTuple):
@@ -27,6 +29,7 @@ class Combined(NamedTuple):
         factors: What these weights are multiplied by; None for nothing.
         penalty: What is added to the values, in the same measure; None for nothing.
         left_out: Those among them that were left out of the sum.
+        taken: What a balancer that weighs by gradients has taken of them.
     """
 
     total: Tensor
@@ -38,10 +41,17 @@ class Combined(NamedTuple):
     factors: Tensor | None = None
     penalty: Tensor | None = None
     left_out: frozenset[str] = frozenset()
+    taken: Taken | None = None
 
 
 def combine(
-    config: LossConfig, terms: Mapping[str, Tensor | None], standing: Standing, step: int | None
+    config: LossConfig,
+    terms: Mapping[str, Tensor | None],
+    standing: Standing,
+    step: int | None,
+    shared: SharedLike | None = None,
+    *,
+    training: bool = False,
 ) -> Combined:
     """The weighted sum of `terms` under the weights that stand, with every check.
 
@@ -50,6 +60,8 @@ def combine(
         terms: What was given.
         standing: What counts now.
         step: For messages about values that are not finite; None where they may be.
+        shared: What the terms depend on, for a balancer that weighs by gradients.
+        training: Whether such a balancer may take gradients.
 
     Raises:
         ValueError: For a name that is unknown or missing, and for a value that is no scalar.
@@ -63,10 +75,12 @@ def combine(
         known = {} if standing.weighs else weights_by_name
         bad = _nonfinite(config, losses_by_name, standing.left_out, known, step)
         both = {name: pair for name, pair in both.items() if name not in bad}
+    given = {name: loss for name, (_, loss) in both.items()}
+    taken = _taken(standing, given, shared, training=training)
     if not both:
         empty = standing.weights.new_empty(0)
         total = _anchored(empty.new_zeros((), requires_grad=True), standing, ())
-        return Combined(total, (), [], [], empty, empty)
+        return Combined(total, (), [], [], empty, empty, taken=taken)
     raws = [raw for raw, _ in both.values()]
     losses = [
         loss.detach() if name in standing.left_out else loss for name, (_, loss) in both.items()
@@ -75,24 +89,33 @@ def combine(
     rows = standing.weights.to(losses[0].device).unbind()
     picked = [row for name, row in zip(names, rows, strict=True) if name in both]
     values, weights = torch.stack(losses), torch.stack(picked)
-    factors, penalty = _weighed(standing, values, tuple(both))
+    balance = None if taken is None else taken.balance
+    factors, penalty = _weighed(standing, values, tuple(both), balance)
     if values.dtype is torch.float64:
         weights = weights.double()
     summed = [index for index, name in enumerate(both) if name not in standing.left_out]
     measured = values if factors is None else values * factors
     measured = measured if penalty is None else measured + penalty
-    if not summed:
-        total = values.new_zeros((), requires_grad=True)
-    elif len(summed) == len(both):
-        total = torch.dot(measured, weights)
-    else:  # 0 times nan is nan: what is left out must not be in the sum at all
-        total = torch.dot(
-            torch.stack([measured[index] for index in summed]),
-            torch.stack([weights[index] for index in summed]),
-        )
+    total = _sum(measured, weights, summed) if summed else values.new_zeros((), requires_grad=True)
     total = _anchored(total, standing, both)
+    if taken is not None and taken.rows and factors is not None:
+        ones = torch.ones_like(taken.balance)
+        others, _ = _weighed(standing, values, tuple(both), ones)
+        if others is not None:
+            without = _sum(values * others, weights, summed)
+            changes = weights * (factors - others)
+            total = _in_shared_alone(total, without, changes, list(both), taken)
     return Combined(
-        total, tuple(both), raws, losses, values, weights, factors, penalty, standing.left_out
+        total,
+        tuple(both),
+        raws,
+        losses,
+        values,
+        weights,
+        factors,
+        penalty,
+        standing.left_out,
+        taken,
     )
 
 
@@ -138,28 +161,73 @@ def _reduced(
     return raw, reduced(name, mean.expand_as(batch), reduction)
 
 
+def _taken(
+    standing: Standing,
+    losses: Mapping[str, Tensor],
+    shared: SharedLike | None,
+    *,
+    training: bool,
+) -> Taken | None:
+    """The weights of a balancer that weighs by gradients; those that stand, unless in training."""
+    adaptation = standing.adaptation
+    if adaptation is None or adaptation.by_gradients is None or not standing.weighs:
+        return None
+    by_gradients, quiet = adaptation.by_gradients, standing.inactive
+    asked = {n: losses[n] for n in by_gradients.names if n in losses and n not in quiet}
+    if not training:
+        return Taken(by_gradients.standing(list(asked)))
+    return by_gradients.weigh(asked, shared)
+
+
+def _in_shared_alone(
+    total: Tensor, without: Tensor, changes: Tensor, names: Sequence[str], taken: Taken
+) -> Tensor:
+    """A total of the same value, in which the balancer's weights reach what is shared alone.
+
+    Args:
+        total: The weighted sum.
+        without: The same without the balancer's weights.
+        changes: What these add to the weight of each term that was given.
+        names: Those terms.
+        taken: What the balancer has taken.
+    """
+    of_balanced = [changes[names.index(name)] for name in taken.rows or {}]
+    if not of_balanced:
+        return total
+    direction = directed(taken, torch.stack(of_balanced))
+    return total.detach() + (without - without.detach()) + direction
+
+
+def _sum(values: Tensor, weights: Tensor, summed: Sequence[int]) -> Tensor:
+    """The weighted sum of some entries."""
+    if len(summed) == len(values):
+        return torch.dot(values, weights)
+    # 0 times nan is nan: what is left out must not be in the sum at all
+    return torch.dot(picked(values, summed), picked(weights, summed))
+
+
 def _weighed(
-    standing: Standing, values: Tensor, names: tuple[str, ...]
+    standing: Standing, values: Tensor, names: tuple[str, ...], balance: Tensor | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
     """The factors and penalties of this forward pass; those that do not count take no part."""
     if standing.adaptation is None or not standing.weighs:
         return None, None
     home, device = standing.weights.device, values.device
     if home != device:  # an evaluation elsewhere, which leaves training where it is
-        factors, penalty = _weighed(standing, values.to(home), names)
+        factors, penalty = _weighed(standing, values.to(home), names, balance)
         return (
             None if factors is None else factors.to(device),
             None if penalty is None else penalty.to(device),
         )
     quiet = standing.inactive
     if not quiet:
-        return standing.adaptation.weigh(values, names, standing.moments)
+        return standing.adaptation.weigh(values, names, standing.moments, balance)
     where = [index for index, name in enumerate(names) if name not in quiet]
     if not where:
         return None, None
     active = torch.stack([values[index] for index in where])
     factors, penalty = standing.adaptation.weigh(
-        active, [names[index] for index in where], standing.moments
+        active, [names[index] for index in where], standing.moments, balance
     )
     ones = standing.weights.new_ones(len(names)).unbind()
     zeros = standing.weights.new_zeros(len(names)).unbind()

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from lossweights.balancers import Balancer
+from lossweights.balancers import Balancer, GradientBalancer
 from lossweights.components import Declaration
 from lossweights.controllers import Controller
 from lossweights.durations import Duration, read_total_steps
@@ -149,6 +149,11 @@ class LossConfig(Declaration):
                 f"balanced: true for {quoted(asking)}, but there is no balancer: write "
                 "balancer: {kind: ...} beside terms"
             )
+        if self.balancer is not None:
+            try:
+                self.balancer.check_terms(self.balanced_names)
+            except ValueError as error:
+                raise ValueError(f"balancer: {error}") from None
         return self
 
     @property
@@ -284,18 +289,32 @@ def _kind_of(owner: BaseModel) -> dict[str, str]:
     return {"kind": kind} if kind else {}
 
 
-def refuse_below_zero(config: LossConfig) -> None:
-    """Learned weights only make sense of terms that count for something.
+def refuse_below_zero(config: LossConfig, *, is_learned: bool) -> None:
+    """Refuses terms that count negatively where the balancer can make no sense of them.
+
+    Args:
+        config: The declaration.
+        is_learned: Whether the weights of the balancer are learned.
 
     Raises:
         ConfigError: Naming the term.
     """
-    for name in config.balanced_names:
+    why = why_above_zero(config.balancer, is_learned=is_learned)
+    for name in config.balanced_names if why else ():
         term = config.terms[name]
         holds = term.controller is not None and not term.controller.stays_above_zero
         if term.weight < 0 or holds:
             what = "a controller that may give weights below 0" if holds else "a negative weight"
             raise ConfigError(
-                f"term {name!r} has {what}, under which a weight that the balancer learns grows "
-                f"for ever: write balanced: false at terms.{name}, or turn the term's sign round"
+                f"term {name!r} has {what}, {why}: write balanced: false at terms.{name}, or turn "
+                "the term's sign round"
             )
+
+
+def why_above_zero(balancer: Balancer | None, *, is_learned: bool) -> str:
+    """Why a balancer can make no sense of a term that counts negatively; empty where it can."""
+    if is_learned:
+        return "under which a weight that the balancer learns grows for ever"
+    if isinstance(balancer, GradientBalancer) and "gramian" in balancer.needs:
+        return "under which the balancer takes its agreement with the others for conflict"
+    return ""

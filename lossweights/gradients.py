@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor
 
 Statistic: TypeAlias = Literal["gramian", "norms", "max_abs", "mean_abs", "item_norms"]
@@ -66,3 +67,11 @@ class Gradients:
                 f"needs = ({statistic!r},) in the class of the balancer"
             )
         return self.found[statistic]
+
+
+def orthonormal(names: Sequence[str]) -> Gradients:
+    """What is known of gradients of length 1 that are orthogonal to each other."""
+    n = len(names)
+    found = {key: torch.ones(n, dtype=torch.float64) for key in STATISTICS}
+    found["gramian"] = torch.eye(n, dtype=torch.float64)
+    return Gradients(names, found, torch.ones(n, dtype=torch.bool))

@@ -12,9 +12,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lossweights.balancers import Balancer
+from lossweights.balancers import Balancer, GradientBalancer
 from lossweights.config import LossConfig, Part, refuse_below_zero
 from lossweights.errors import ConfigError, warn
+from lossweights.gradients import Statistic
+from lossweights.held import Held
 from lossweights.moment import State
 from lossweights.observations import Observations
 from lossweights.ranks import Ranks
@@ -33,6 +35,7 @@ class Memory(nn.Module):
         observations: What was seen since the last step.
         last_seen: The last finite means of the balanced terms; 1 before the first.
         interval: Sums and counts of their means over the steps of an interval.
+        held: What a balancer that weighs by gradients leaves between them.
         awaiting: 1 for balanced terms of which the losses after the step are not told yet.
         start: The learned weights as they were built or loaded, by name.
     """
@@ -43,6 +46,7 @@ class Memory(nn.Module):
         super().__init__()
         self._ranks = ranks
         self._balanced = config.balanced_names if config.balancer else ()
+        self._takes_gradients = isinstance(config.balancer, GradientBalancer)
         self._stores: dict[str, Store] = {}
         self._kinds: dict[str, str] = {}
         self.start: dict[str, Tensor] = {}
@@ -52,12 +56,12 @@ class Memory(nn.Module):
             self.last_seen = torch.ones(n, dtype=torch.float32)
             self.interval = torch.zeros(2, n, dtype=torch.float32)
             self.awaiting = torch.zeros(n, dtype=torch.float32)
+            self.held = Held(self._balanced, _means_of(config.balancer))
             for part in config.adaptive_parts():
                 self._stores[part.place] = Store(self._initial(part))
                 component = type(part.component)
                 self._kinds[part.place] = component.kind or component.__name__
-        if self.is_learned:
-            refuse_below_zero(config)
+        refuse_below_zero(config, is_learned=self.is_learned)
         self._begin()
         terms = sorted(config.terms.items())
         self.observations = Observations(
@@ -199,6 +203,7 @@ class Memory(nn.Module):
         self.last_seen = self.last_seen.to(device)
         self.interval = self.interval.to(device)
         self.awaiting = self.awaiting.to(device)
+        self.held.move(device)
         self.observations.move(device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -219,6 +224,8 @@ class Memory(nn.Module):
             for place, store in self._stores.items()
             for key, tensor in store.state.items()
         }
+        if self._takes_gradients:
+            found |= {f"held.{key}": tensor for key, tensor in self.held.tensors.items()}
         if not found and not self._parameters:
             return {}  # components without state
         if self._balanced:
@@ -301,17 +308,29 @@ class Memory(nn.Module):
 
     def _by_name(self, ours: Tensor, saved: Tensor, names: Sequence[str]) -> Tensor:
         """The saved values of the terms that are still there, and ours for the others."""
-        if saved.ndim == 0 or ours.ndim == 0 or saved.shape[:-1] != ours.shape[:-1]:
-            return saved
+        there = [name for name in self._balanced if name in names]
+        here = [self._balanced.index(name) for name in there]
+        then = [names.index(name) for name in there]
         mapped = ours.detach().clone()
-        for index, name in enumerate(self._balanced):
-            if name in names:
-                mapped[..., index] = saved[..., names.index(name)]
+        if saved.ndim >= 2 and saved.shape[-2:] == (len(names), len(names)):  # for each pair
+            for row, old in zip(here, then, strict=True):
+                mapped[..., row, here] = saved[..., old, then].to(mapped)
+        elif saved.ndim == 0 or ours.ndim == 0 or saved.shape[:-1] != ours.shape[:-1]:
+            return saved
+        else:
+            mapped[..., here] = saved[..., then].to(mapped)
         return mapped
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
         self._ranks.average_gradients(list(self.parameters()))  # hooks are not copied
+
+
+def _means_of(balancer: Balancer | None) -> tuple[Statistic, ...]:
+    """The statistics of gradients of which a balancer learns."""
+    if not isinstance(balancer, GradientBalancer):
+        return ()
+    return balancer.needs if type(balancer).update is not Balancer.update else ()
 
 
 def _names(found: Mapping[str, Tensor], key: str, here: tuple[str, ...]) -> tuple[str, ...]:

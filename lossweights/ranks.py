@@ -43,6 +43,11 @@ class Ranks:
         if self.count > 1:
             distributed.all_reduce(tensor, group=self._group)
 
+    def largest(self, tensor: Tensor) -> None:
+        """Replaces a tensor by its maximum over the processes, without waiting for the device."""
+        if self.count > 1:
+            distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self._group)
+
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """From now on each backward pass leaves in `parameters` the mean of their gradients.
 

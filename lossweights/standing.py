@@ -75,6 +75,8 @@ class Present:
         self._when = When(horizon)
         # For each component that may adapt: the time, and its scheduled fields as they stand.
         self.moments = {part.place: Moment({}, self._when) for part in config.adaptive_parts()}
+        if adaptation is not None and adaptation.by_gradients is not None:
+            adaptation.by_gradients.now = self.moments["balancer"]
         # On the CPU the next row takes the place of the last, which costs nothing. Elsewhere it is
         # copied over it: a captured CUDA graph reads from one address.
         in_place = device.type != "cpu"

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from lossweights import state
 from lossweights.adaptation import Adaptation
 from lossweights.clock import Clock, Follower, unwrapped
-from lossweights.config import LossConfig
+from lossweights.config import LossConfig, why_above_zero
 from lossweights.durations import Duration, Horizon
 from lossweights.errors import HorizonError, warn
 from lossweights.memory import Memory
@@ -178,8 +178,10 @@ class Timekeeper(nn.Module):
         self._bound = (total_steps, steps_per_epoch)
         self._horizon, self._timeline, self._lacking = horizon, timeline, lacking
         adaptation = self._adaptation
-        if timeline is not None and adaptation is not None and adaptation.memory.is_learned:
-            timeline.refuse_negative(self.config.balanced_names)
+        if timeline is not None and adaptation is not None:
+            learned = adaptation.memory.is_learned
+            if why := why_above_zero(self.config.balancer, is_learned=learned):
+                timeline.refuse_negative(self.config.balanced_names, why)
         self._stand(check=True)
         for sentence in timeline.overruns() if timeline else []:
             warn(sentence)

@@ -152,8 +152,12 @@ class Timeline:
             )
         return finals.astype(np.float32)
 
-    def refuse_negative(self, names: Collection[str]) -> None:
+    def refuse_negative(self, names: Collection[str], why: str) -> None:
         """Refuses schedules of some terms that go below 0.
+
+        Args:
+            names: The terms.
+            why: What is wrong with that, after `its weight goes down to -1, `.
 
         Raises:
             ConfigError: Naming the term.
@@ -165,8 +169,7 @@ class Timeline:
         for name, value in zip(self.names, lowest, strict=False):
             if name in names and value < 0:
                 raise ConfigError(
-                    f"term {name!r}: its weight goes down to {value:g}, and a weight that the "
-                    "balancer learns grows for ever where that is below 0: write balanced: "
+                    f"term {name!r}: its weight goes down to {value:g}, {why}: write balanced: "
                     f"false at terms.{name}, or turn the term's sign round"
                 )
 

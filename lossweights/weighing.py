@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lossweights.balancers import Balancer
+from lossweights.balancers import Balancer, GradientBalancer
 from lossweights.config import LossConfig
 from lossweights.controllers import Controller
 from lossweights.errors import ConfigError
+from lossweights.gradients import orthonormal
 from lossweights.memory import Memory
 from lossweights.moment import Moment, State
 
@@ -76,7 +77,11 @@ class Weighing:
         return self._transforms[name].apply(home, state, now).to(value.device)
 
     def weigh(
-        self, values: Tensor, given: Sequence[str], moments: Moments
+        self,
+        values: Tensor,
+        given: Sequence[str],
+        moments: Moments,
+        balance: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """What depends on the losses of a forward pass, or is learned.
 
@@ -84,20 +89,21 @@ class Weighing:
             values: The values of the terms that were given, shape (m,).
             given: Their names, sorted.
             moments: The values of scheduled fields.
+            balance: The weights of the balanced terms among those, where they are known.
 
         Returns:
             Factors, beside those of `factors`, and penalties if there are any; shape (m,) each.
         """
         values = values.detach()
         where, is_whole = self._where_balanced, len(given) == len(self._names)
-        if is_whole and self._balances_all and self._balances_in_forward:
+        if is_whole and self._balances_all and balance is None and self._balances_in_forward:
             balancer, state = self._the_balancer, self.memory.state("balancer")
             return _weighed(balancer, values, state, moments.get("balancer", _TIMELESS))
-        balance, penalty = None, None
+        penalty = None
         if self._balances_in_forward:
             if not is_whole:
                 where = [index for index, name in enumerate(given) if name in self._balanced]
-            if where:
+            if where and balance is None:
                 balance, penalty = self._balance(values, given, where, moments)
         factors = [self._one] * len(given)
         prices = [self._zero] * len(given)
@@ -176,19 +182,22 @@ class Weighing:
             if self._balancer is not None:
                 state = self.memory.state("balancer")
                 losses = torch.ones_like(self._unread) if self._balancer.instant else self._unread
-                weights = self._balancer.weigh(losses, state, moments["balancer"])
+                now = moments["balancer"]
+                if isinstance(self._balancer, GradientBalancer):
+                    now = now.with_gradients(orthonormal(self._balanced))
+                weights = self._balancer.weigh(losses, state, now)
                 _check_weights("balancer", self._balancer, weights, (n,))
-                penalty = self._balancer.penalty(state, moments["balancer"])
+                penalty = self._balancer.penalty(state, now)
                 if penalty is not None:
                     _check_weights("balancer", self._balancer, penalty, (n,), "penalty")
 
     @torch.no_grad()
-    def known(self, weights: Tensor, moments: Moments) -> Tensor:
+    def known(self, weights: Tensor, moments: Moments, balance: Tensor | None = None) -> Tensor:
         """The weights with what is learned; nan for those that read the coming losses."""
         if not self.weighs_in_forward:
             return weights
         unread = torch.full_like(weights, torch.nan)
-        return weights * self.weigh(unread, self._names, moments)[0]
+        return weights * self.weigh(unread, self._names, moments, balance)[0]
 
     def move(self, device: torch.device) -> None:
         """To another device."""

@@ -11,13 +11,14 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from lossweights.account import Account
-from lossweights.balancers import Balancer
+from lossweights.balancers import Balancer, GradientBalancer
 from lossweights.config import EvalWeights, LossConfig, OnNonfinite
 from lossweights.durations import Duration
 from lossweights.errors import ConfigError, HorizonError, explain
 from lossweights.files import plain
 from lossweights.gather import check_named
 from lossweights.report import Breakdown
+from lossweights.shared import SharedLike
 from lossweights.standing import Standing
 from lossweights.term import TermLike
 
@@ -89,8 +90,10 @@ class WeightedLoss(Account):
             raise ConfigError(explain(error)) from None
         super().__init__(config, clock, process_group)
         self._names = tuple(sorted(config.terms))
-        self._is_plain = config.on_nonfinite == "propagate" and not any(
-            term.reduction or term.transform for term in config.terms.values()
+        self._is_plain = (
+            config.on_nonfinite == "propagate"
+            and not isinstance(config.balancer, GradientBalancer)
+            and not any(term.reduction or term.transform for term in config.terms.values())
         )
 
     @classmethod
@@ -117,15 +120,21 @@ class WeightedLoss(Account):
         declared = {name: getattr(config, name) for name in LossConfig.model_fields}
         return cls(**declared, clock=clock, process_group=process_group)
 
-    def forward(self, terms: Mapping[str, Tensor | None]) -> Tensor:
+    def forward(
+        self, terms: Mapping[str, Tensor | None], shared: SharedLike | None = None
+    ) -> Tensor:
         """The weighted sum, a scalar with its graph, in float32 (float64 for float64 terms).
 
         Args:
             terms: A scalar tensor for each term by name, in any order; None, like a missing
                 name, for one that is optional or dormant.
+            shared: For a balancer that weighs by gradients, with respect to what they are taken:
+                features, as the trunk returned them, or parameters; a tensor, or a sequence or
+                mapping of tensors. All others leave it alone.
 
         Raises:
-            ValueError: For a name that is missing or unknown, and for a value that is no scalar.
+            ValueError: For a name that is missing or unknown, and for a value that is no scalar;
+                for `shared` where it is needed and missing, or does not lead to a term.
             HorizonError: Where the length of training is needed and not known: call `bind`.
             FloatingPointError: For a nan or inf, with `on_nonfinite="raise"`.
         """
@@ -148,7 +157,7 @@ class WeightedLoss(Account):
                 factors, penalty, measured = None, None, values
                 if adaptation is not None and standing.weighs:
                     if values.dtype is not torch.float32 or values.ndim != 1:
-                        return self._long_way(terms, standing, training)
+                        return self._long_way(terms, standing, training, shared)
                     factors, penalty = adaptation.weigh(values, self._names, standing.moments)
                     if penalty is None:
                         measured = values * factors
@@ -156,22 +165,24 @@ class WeightedLoss(Account):
                         measured = torch.addcmul(penalty, factors, values)
                 total = torch.dot(measured, weights)  # refuses all but float32 on one device
             except (KeyError, IndexError, TypeError, RuntimeError):
-                return self._long_way(terms, standing, training)
+                return self._long_way(terms, standing, training, shared)
             if training:
                 self._seen.record(self._names, losses, values, weights, factors, penalty)
                 if adaptation is not None and adaptation.observes:
                     adaptation.observe(values, {}, self._names)
             return total
-        return self._long_way(terms, standing, training)
+        return self._long_way(terms, standing, training, shared)
 
-    def breakdown(self, terms: Mapping[str, Tensor | None]) -> Breakdown:
+    def breakdown(
+        self, terms: Mapping[str, Tensor | None], shared: SharedLike | None = None
+    ) -> Breakdown:
         """All parts of the total for these terms, without recording anything.
 
         Raises:
             ValueError, HorizonError: As a call does.
         """
         training = self.training and torch.is_grad_enabled()
-        combined = self._combined(terms, self._standing(training), training)
+        combined = self._combined(terms, self._standing(training), training, shared)
         weights, factors, penalty = combined.weights, combined.factors, combined.penalty
         return Breakdown.of(
             combined.names,
@@ -196,7 +207,11 @@ class WeightedLoss(Account):
         return WrappedLoss(function, self)
 
     def _long_way(
-        self, terms: Mapping[str, Tensor | None], standing: Standing, training: bool
+        self,
+        terms: Mapping[str, Tensor | None],
+        standing: Standing,
+        training: bool,
+        shared: SharedLike | None,
     ) -> Tensor:
         if training and isinstance(terms, Mapping) and not torch.compiler.is_compiling():
             devices = {
@@ -207,7 +222,7 @@ class WeightedLoss(Account):
             if len(devices) == 1 and devices != {self._device}:
                 self._move(devices.pop())  # to where the losses are, once
                 standing = self._standing(training)
-        combined = self._combined(terms, standing, training)
+        combined = self._combined(terms, standing, training, shared)
         if training:
             names, raws, values = combined.names, combined.raws, combined.values
             adaptation, quiet = self._adaptation, standing.inactive
@@ -221,6 +236,8 @@ class WeightedLoss(Account):
                 raws if adaptation is not None else None,
                 combined.left_out,
             )
+            if adaptation is not None and combined.taken is not None:
+                adaptation.record(combined.taken)
             if adaptation is not None and adaptation.observes:
                 where = [index for index, name in enumerate(names) if name not in quiet]
                 if where:
@@ -253,10 +270,11 @@ class WrappedLoss(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The total of the terms that the function returns for these arguments."""
-        terms = self.function(*args, **kwargs)
+        found: Any = self.function(*args, **kwargs)
+        terms, shared = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
         if not hasattr(terms, "items"):
             raise TypeError(
-                f"the wrapped function returns named terms, such as {{'kl': kl}}, "
-                f"found {type(terms).__name__}"
+                f"the wrapped function returns named terms, such as {{'kl': kl}}, or these and "
+                f"what they share, found {type(terms).__name__}"
             )
-        return self.criterion(terms)  # type: ignore[no-any-return]
+        return self.criterion(terms, shared)  # type: ignore[no-any-return]

@@ -5,6 +5,7 @@ from lossweights.balancers.coefficient_of_variation import CoefficientOfVariatio
 from lossweights.balancers.dynamic_weight_average import DynamicWeightAverage
 from lossweights.balancers.fast_adaptive_multitask import FastAdaptiveMultitask
 from lossweights.balancers.geometric_mean import GeometricMean
+from lossweights.balancers.gradient import GradientBalancer, GramianBalancer
 from lossweights.balancers.impartial import ImpartialLossBalancing
 from lossweights.balancers.moving_average import MovingAverage
 from lossweights.balancers.random_weighting import RandomWeighting
@@ -19,6 +20,8 @@ __all__ = [
     "DynamicWeightAverage",
     "FastAdaptiveMultitask",
     "GeometricMean",
+    "GradientBalancer",
+    "GramianBalancer",
     "ImpartialLossBalancing",
     "MovingAverage",
     "RandomWeighting",

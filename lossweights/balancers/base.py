@@ -55,6 +55,16 @@ class Balancer(Component):
         """What is added to the weighted values, shape (n,): the price of learned weights."""
         return None
 
+    def check_terms(self, names: tuple[str, ...]) -> None:
+        """Refuses the terms of a config, where a field names one that is not among them.
+
+        Args:
+            names: The terms that are balanced, sorted.
+
+        Raises:
+            ValueError: Naming the field and what to write.
+        """
+
     @property
     def interval(self) -> Duration | None:
         """How often `update` is called: once for so long, or where it is None each step."""

@@ -1,0 +1,243 @@
+"""Weights from gradients: when they are taken, what follows from them, and what stays of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lossweights.balancers.gradient import GradientBalancer
+from lossweights.config import LossConfig
+from lossweights.gradients import Gradients
+from lossweights.held import Held
+from lossweights.memory import Memory
+from lossweights.moment import Moment
+from lossweights.ranks import Ranks
+from lossweights.shared import Rows, Shared, SharedLike
+from lossweights.statistics import collect
+
+
+class Taken(NamedTuple):
+    """What a forward pass has taken of the gradients.
+
+    Args:
+        balance: The weights of the balanced terms that were given, shape (k,), float32.
+        weights: The same of all terms that were given on any rank, shape (m,).
+        gradients: Statistics of those.
+        overflowed: 1 where any of these is not finite, else 0; 0-dim.
+        rows: The gradients themselves, multiplied by `scale`, where they are needed once more.
+        shared: With respect to what they were taken.
+        scale: None for 1.
+    """
+
+    balance: Tensor
+    weights: Tensor | None = None
+    gradients: Gradients | None = None
+    overflowed: Tensor | float = 0.0
+    rows: Rows | None = None
+    shared: Shared | None = None
+    scale: Tensor | None = None
+
+
+class GradientWeighing:
+    """Weighs the terms of a config by their gradients.
+
+    Args:
+        config: The declaration, with a `GradientBalancer`.
+        balancer: That balancer.
+        memory: Where its state lives.
+        ranks: The processes over which the batch is spread.
+
+    Attributes:
+        names: The terms that are balanced, sorted.
+        now: When it is, with the balancer's scheduled fields; kept up to date from outside.
+        is_frozen: Whether the weights stand still until `freeze` ends.
+        has_taken: Whether gradients were taken since the last step.
+    """
+
+    def __init__(
+        self, config: LossConfig, balancer: GradientBalancer, memory: Memory, ranks: Ranks
+    ) -> None:
+        self._balancer, self._memory, self._ranks = balancer, memory, ranks
+        self.names = config.balanced_names
+        terms = [config.terms[name] for name in self.names]
+        self._may_lack = config.on_nonfinite == "skip_term" or any(
+            term.optional or term.when_zero == "skip" for term in terms
+        )
+        self._keeps_rows = balancer.heads == "plain"
+        self._has_scaled = False
+        self.now = Moment({})
+        self.is_frozen = False
+        self.has_taken = False
+
+    @property
+    def held(self) -> Held:
+        """The weights that stand."""
+        return self._memory.held
+
+    def standing(self, given: Sequence[str]) -> Tensor:
+        """The weights that stand for some of the balanced terms, shape (k,)."""
+        return _picked(self.held.standing(), [self.names.index(name) for name in given])
+
+    def weigh(self, losses: Mapping[str, Tensor], shared: SharedLike | None) -> Taken:
+        """The weights of the balanced terms that were given, sorted, in a forward pass.
+
+        Raises:
+            ValueError: Where `shared` is needed and missing, and for terms that do not depend on
+                it.
+            RuntimeError: Where torch cannot take the gradients.
+        """
+        names = list(losses)
+        takes = self._takes
+        if not takes and not self._keeps_rows:
+            return Taken(self.standing(names))
+        if torch.compiler.is_compiling():
+            raise RuntimeError(
+                f"the balancer {self._balancer.kind!r} takes gradients, which a compiled graph "
+                "cannot: compile the model, and call the criterion outside"
+            )
+        if shared is None and names:
+            raise ValueError(
+                f"the balancer {self._balancer.kind!r} weighs the terms by their gradients: give "
+                "what they share, criterion(terms, shared=features) with what the trunk returned, "
+                "or shared=trunk.parameters()"
+            )
+        found = None if shared is None else Shared(shared)
+        scale = self.held.scale.clone() if found is not None and found.is_half else None
+        self._has_scaled = self._has_scaled or scale is not None
+        rows = {}
+        if found is not None and losses:
+            rows = found.rows(losses, scale, batched=self._balancer.batched)
+        kept = {"rows": rows, "shared": found, "scale": scale} if self._keeps_rows else {}
+        if not takes:
+            return Taken(self.standing(names), **kept)  # type: ignore[arg-type]
+        home = self._memory.device
+        values = [loss.detach().float().to(home) for loss in losses.values()]
+        gradients, seen_losses = collect(
+            found,
+            rows,
+            torch.stack(values) if values else torch.zeros(0, device=home),
+            names,
+            self.names,
+            self._balancer.needs,
+            self._ranks,
+            scale=scale,
+            may_lack=self._may_lack,
+        )
+        weights, overflowed = self._weights(seen_losses, gradients)
+        balance = _picked(weights, [gradients.names.index(name) for name in names])
+        return Taken(balance, weights, gradients, overflowed, **kept)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _weights(self, losses: Tensor, gradients: Gradients) -> tuple[Tensor, Tensor | float]:
+        """The weights, or where one is not finite those that stand; and whether that is so."""
+        last = self.standing(gradients.names)
+        state, places = self._memory.state("balancer"), gradients.names
+        if len(places) < len(self.names):
+            where = [self.names.index(name) for name in places]
+            n = len(self.names)
+            state = {key: _of_terms(tensor, where, n) for key, tensor in state.items()}
+        if not places:
+            return last, 0.0
+        finite = torch.stack([t.isfinite().all() for t in gradients.found.values()]).all()
+        if self._balancer.on_host:
+            losses, gradients = losses.cpu(), _on_host(gradients)
+            state = {key: tensor.cpu() for key, tensor in state.items()}
+        weights = self._balancer.weigh(losses, state, self.now.with_gradients(gradients))
+        weights = weights.to(last)
+        return torch.where(weights.isfinite().all(), weights, last), finite.logical_not()
+
+    def record(self, taken: Taken) -> None:
+        """Adds what a training forward has taken."""
+        if taken.weights is not None and taken.gradients is not None:
+            self.held.record(taken.weights, taken.gradients, taken.overflowed)
+            self.has_taken = True
+
+    def coming(self) -> Tensor:
+        """The weights of the next forward pass, shape (n,); nan where gradients decide."""
+        standing = self.held.standing()
+        return torch.full_like(standing, torch.nan) if self._takes else standing
+
+    def step_done(self) -> None:
+        """Lets the weights of the step stand."""
+        self.held.step_done(scaled=self._has_scaled)
+        self._has_scaled = self.has_taken = False
+
+    def forget(self) -> None:
+        """Drops what was seen since the last step: the clock was set to another time."""
+        self.held.drop()
+        self._has_scaled = self.has_taken = False
+
+    def remember(self) -> None:
+        """Called when the memory was loaded."""
+        self.has_taken = bool(self.held.tensors["fresh"].any())
+
+    @property
+    def _takes(self) -> bool:
+        length = max(1, self.now.horizon.steps(self._balancer.every))
+        return not self.is_frozen and self.now.step % length == 0
+
+
+def directed(taken: Taken, changes: Tensor) -> Tensor:
+    r"""A 0 whose gradient with respect to what is shared is $\sum_i c_i g_i$.
+
+    Args:
+        taken: Of a balancer with `heads: plain`.
+        changes: $c$, shape (k,).
+    """
+    if not taken.rows or taken.shared is None:
+        return changes.new_zeros(())
+    with torch.no_grad():
+        if taken.scale is not None:
+            changes = changes / taken.scale
+        directions = [
+            _combined([row[index] for row in taken.rows.values()], changes, tensor)
+            for index, tensor in enumerate(taken.shared.tensors)
+        ]
+    zero: Tensor = _Directed.apply(directions, *taken.shared.tensors)  # type: ignore[no-untyped-call]
+    return zero
+
+
+def _combined(parts: Sequence[Tensor | None], changes: Tensor, tensor: Tensor) -> Tensor:
+    total = torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+    for part, change in zip(parts, changes.unbind(), strict=True):
+        if part is not None:
+            total += change.to(total) * part
+    return total
+
+
+class _Directed(torch.autograd.Function):
+    """0, with given gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, directions: list[Tensor], *tensors: Tensor) -> Tensor:
+        ctx.directions = directions
+        return torch.zeros((), dtype=torch.float32, device=tensors[0].device)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return None, *(gradient * direction for direction in ctx.directions)
+
+
+def _on_host(gradients: Gradients) -> Gradients:
+    found = {key: tensor.cpu() for key, tensor in gradients.found.items()}
+    return Gradients(gradients.names, found, gradients.seen.cpu())
+
+
+def _picked(values: Tensor, where: Sequence[int]) -> Tensor:
+    if len(where) == len(values):
+        return values
+    entries = [values[index] for index in where]
+    return torch.stack(entries) if entries else values[:0]
+
+
+def _of_terms(tensor: Tensor, where: Sequence[int], n: int) -> Tensor:
+    """The state of some terms: the last axis, and where there are two of them both."""
+    if tensor.ndim == 0 or not where:
+        return tensor
+    axes = (-1, -2) if tensor.shape[-2:] == (n, n) else (-1,)
+    for axis in axes:
+        tensor = torch.stack([tensor.select(axis, index) for index in where], dim=axis)
+    return tensor

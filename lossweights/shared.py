@@ -1,0 +1,172 @@
+"""What several terms share, and their gradients with respect to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lossweights.errors import quoted
+
+SharedLike: TypeAlias = "Tensor | Mapping[str, SharedLike] | Iterable[SharedLike]"
+Rows: TypeAlias = "dict[str, list[Tensor | None]]"
+
+_REFUSALS = {  # words of torch's errors, and what to write
+    "use_reentrant": "reentrant checkpointing cannot give the gradients of single terms: write "
+    "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
+    "donated": "a compiled function frees its buffers in its first backward pass: write "
+    "torch._functorch.config.donated_buffer = False before it is compiled",
+    "inplace operation": "what the backward pass needs was changed in place after it was used: "
+    "replace inplace=True, += and the like in the heads, or give them features.clone()",
+    "second time": "their graph was freed by a backward pass before: call the criterion first",
+    "vmap": "an operation of the heads cannot be vectorised: write batched: false",
+    "batching rule": "an operation of the heads cannot be vectorised: write batched: false",
+}
+
+
+class Shared:
+    """Tensors that several terms depend on: features of the graph, or parameters.
+
+    Args:
+        given: A tensor, or a sequence or mapping of tensors, also nested; those that take no
+            gradient (frozen parameters) are left out.
+
+    Attributes:
+        tensors: Those that take a gradient, each once.
+        are_features: Whether they belong to the batch; parameters are the same on all ranks.
+
+    Raises:
+        ValueError: For what is no tensor, takes no gradient, or is both of features and parameters.
+    """
+
+    def __init__(self, given: SharedLike) -> None:
+        found = {id(tensor): tensor for tensor in _tensors(given)}
+        self.tensors = [tensor for tensor in found.values() if tensor.requires_grad]
+        if not self.tensors:
+            what = "none of them takes a gradient" if found else "it is empty"
+            raise ValueError(
+                f"shared= is what the terms depend on, but {what}: give features as the trunk "
+                "returned them (not detached, not under no_grad), or parameters"
+            )
+        leaves = [tensor.is_leaf for tensor in self.tensors]
+        if any(leaves) and not all(leaves):
+            raise ValueError(
+                "shared= holds both features and parameters: give one or the other, features are "
+                "cheaper"
+            )
+        self.are_features = not leaves[0]
+        if not self.are_features and any(hasattr(t, "device_mesh") for t in self.tensors):
+            raise ValueError(
+                "shared= holds sharded parameters, of which each rank sees a part: give the "
+                "features, shared=features"
+            )
+
+    @property
+    def is_half(self) -> bool:
+        """Whether gradients may be float16, in which small ones become 0."""
+        kind = self.tensors[0].device.type
+        return any(tensor.dtype is torch.float16 for tensor in self.tensors) or (
+            torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
+        )
+
+    def rows(self, losses: Mapping[str, Tensor], scale: Tensor | None, *, batched: bool) -> Rows:
+        """The gradients of some terms, by name, each a list beside `tensors`.
+
+        Args:
+            losses: Scalars with their graph.
+            scale: By what they are multiplied; None for 1.
+            batched: Whether one vectorised pass takes all.
+
+        Raises:
+            ValueError: For a term that does not depend on any of the tensors.
+            RuntimeError: Where torch cannot take the gradients, with what to write instead.
+        """
+        loose = [name for name, loss in losses.items() if not loss.requires_grad]
+        if loose:
+            raise ValueError(_without_gradient(loose))
+        try:
+            rows = (self._at_once if batched else self._one_by_one)(losses, scale)
+        except RuntimeError as error:
+            for words, advice in _REFUSALS.items():
+                if words in str(error):
+                    raise RuntimeError(f"the gradients of the terms: {advice} ({error})") from error
+            raise
+        apart = [name for name, row in rows.items() if all(part is None for part in row)]
+        if apart:
+            raise ValueError(_unreached(apart, list(losses)))
+        return rows
+
+    def _one_by_one(self, losses: Mapping[str, Tensor], scale: Tensor | None) -> Rows:
+        return {
+            name: list(
+                torch.autograd.grad(
+                    loss,
+                    self.tensors,
+                    None if scale is None else scale.to(loss),
+                    retain_graph=True,
+                    allow_unused=True,
+                )
+            )
+            for name, loss in losses.items()
+        }
+
+    def _at_once(self, losses: Mapping[str, Tensor], scale: Tensor | None) -> Rows:
+        values = torch.stack(list(losses.values()))
+        each = torch.eye(len(values), dtype=values.dtype, device=values.device)
+        found = torch.autograd.grad(
+            values,
+            self.tensors,
+            each if scale is None else each * scale.to(each),
+            retain_graph=True,
+            allow_unused=True,
+            is_grads_batched=True,
+        )
+        return {
+            name: [None if part is None else part[index] for part in found]
+            for index, name in enumerate(losses)
+        }
+
+
+def _tensors(given: object) -> Iterator[Tensor]:
+    if isinstance(given, Tensor):
+        if given.is_floating_point():
+            yield given
+    elif isinstance(given, Mapping):
+        for part in given.values():
+            yield from _tensors(part)
+    elif isinstance(given, Iterable) and not isinstance(given, str | nn.Module):
+        for part in given:
+            yield from _tensors(part)
+    else:
+        hint = ": give its features, or module.parameters()" if isinstance(given, nn.Module) else ""
+        raise ValueError(
+            "shared= is a tensor, or a sequence or mapping of tensors, found "
+            f"{type(given).__name__}{hint}"
+        )
+
+
+def _without_gradient(names: Sequence[str]) -> str:
+    return (
+        f"term {quoted(names)} carries no gradient (a constant, detached, or computed under "
+        "no_grad), so a balancer cannot weigh it by its gradient: write balanced: false at "
+        f"terms.{names[0]}; or, where it is off in some batches, leave it out there and write "
+        f"optional: true at terms.{names[0]}"
+    )
+
+
+def _unreached(apart: Sequence[str], all_names: Sequence[str]) -> str:
+    if len(apart) < len(all_names):
+        return (
+            f"term {quoted(apart)} does not depend on what is given as shared=, others do: write "
+            f"balanced: false at terms.{apart[0]} if that is so; else it may be computed from "
+            "another tensor: a copy, or one that was changed in place between the heads"
+        )
+    return (
+        "no term depends on what is given as shared=: give the very tensor that the heads were "
+        "called with, not a copy, view or cast of it, and not one that was changed in place "
+        "afterwards. One compiled model (or one DistributedDataParallel with "
+        "find_unused_parameters or static_graph) that returns both features and losses cuts the "
+        "way between them: compile trunk and heads apart, or call the criterion inside the model"
+    )
