@@ -18,6 +18,13 @@ from lossweights.weighted_loss import WeightedLoss
 Adaptive: TypeAlias = Balancer | Controller | Transform
 
 NAMES = ("alpha", "beta", "gamma")
+# How each term depends on features of 1, so that it has the value that is asked for: with
+# gradients of which some agree and some are opposed.
+_DIRECTIONS = {
+    "alpha": torch.tensor([1.0, 0.5, -0.5, 0.0]),
+    "beta": torch.tensor([-0.5, 1.0, 0.25, 0.25]),
+    "gamma": torch.tensor([0.25, 0.25, -1.0, 1.5]),
+}
 STEPS = 24  # of a training, in four epochs
 
 
@@ -49,8 +56,9 @@ class Training:
             total_steps=STEPS,
             steps_per_epoch=STEPS // 4,
         )
-        self.call: Callable[[Mapping[str, Tensor]], Tensor] = self.criterion
-        self.parameter = torch.ones((), requires_grad=True)
+        self.call: Callable[..., Tensor] = self.criterion
+        self.parameter = torch.ones(4, requires_grad=True)
+        self.features = self._features()
         learned = self.criterion.param_groups(lr=0.1)
         self.optimizer = torch.optim.Adam(learned) if learned else None
         draws = torch.Generator().manual_seed(0)
@@ -58,9 +66,9 @@ class Training:
         noise = 1 + 0.1 * torch.rand(STEPS, len(NAMES), generator=draws)
         self._losses = trend * noise * torch.tensor([1.0, 5.0, 0.3])
 
-    def value(self, value: Tensor | float) -> Tensor:
-        """A term of that value, which depends on a parameter."""
-        return torch.as_tensor(value) * self.parameter
+    def _features(self) -> Tensor:
+        """What the terms share: a batch of two, from the parameter."""
+        return self.parameter * torch.ones(2, 1)
 
     def terms(self, step: int, factor: float = 1.0) -> dict[str, Tensor]:
         """The losses of a step."""
@@ -68,14 +76,23 @@ class Training:
 
     def given(self, values: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
         """Losses of these values, in the form in which the component takes them."""
-        terms = {name: self.value(values[name]) for name in self.names}
+        self.features = self._features()
+        mean = self.features.mean(dim=0)
+        terms = {
+            name: torch.as_tensor(values[name]) * (mean * _DIRECTIONS[name]).sum()
+            for name in self.names
+        }
         if self._has_batch:
             terms[NAMES[0]] = terms[NAMES[0]].expand(4, 2)
         return terms
 
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The total of terms that were given last."""
+        return self.call(terms, self.features)
+
     def forward(self, step: int, factor: float = 1.0, share: float = 1.0) -> None:
         """A forward and backward pass."""
-        total = self.call(self.terms(step, factor))
+        total = self.total(self.terms(step, factor))
         if total.requires_grad:
             (total * share).backward()  # type: ignore[no-untyped-call]
 
