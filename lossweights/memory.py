@@ -296,7 +296,8 @@ class Memory(nn.Module):
                 continue
             value = found[key]
             if key != "observed" and saved != self._balanced:
-                value = self._by_name(tensor, value, saved)
+                pairs = key not in ("interval", "held.fresh")  # sums and counts, beside each other
+                value = self._by_name(tensor, value, saved, pairs=pairs)
             if value.shape == tensor.shape:
                 with torch.no_grad():
                     tensor.copy_(value)
@@ -306,13 +307,23 @@ class Memory(nn.Module):
                     f"{tuple(tensor.shape)} here: the component is declared otherwise"
                 )
 
-    def _by_name(self, ours: Tensor, saved: Tensor, names: Sequence[str]) -> Tensor:
-        """The saved values of the terms that are still there, and ours for the others."""
+    def _by_name(
+        self, ours: Tensor, saved: Tensor, names: Sequence[str], *, pairs: bool = True
+    ) -> Tensor:
+        """The saved values of the terms that are still there, and ours for the others.
+
+        Args:
+            ours: With the terms on the last axis, or on the last two.
+            saved: The same of the checkpoint.
+            names: The terms there.
+            pairs: Whether two axes of as many as there are terms are of pairs of them.
+        """
         there = [name for name in self._balanced if name in names]
         here = [self._balanced.index(name) for name in there]
         then = [names.index(name) for name in there]
         mapped = ours.detach().clone()
-        if saved.ndim >= 2 and saved.shape[-2:] == (len(names), len(names)):  # for each pair
+        n, m = len(self._balanced), len(names)
+        if pairs and ours.shape[-2:] == (n, n) and saved.shape[-2:] == (m, m):
             for row, old in zip(here, then, strict=True):
                 mapped[..., row, here] = saved[..., old, then].to(mapped)
         elif saved.ndim == 0 or ours.ndim == 0 or saved.shape[:-1] != ours.shape[:-1]:

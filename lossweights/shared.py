@@ -90,7 +90,7 @@ class Shared:
             rows = (self._at_once if batched else self._one_by_one)(losses, scale)
         except RuntimeError as error:
             for words, advice in _REFUSALS.items():
-                if words in str(error):
+                if words in str(error).lower():
                     raise RuntimeError(f"the gradients of the terms: {advice} ({error})") from error
             raise
         apart = [name for name, row in rows.items() if all(part is None for part in row)]
