@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from lossweights.balancers import Balancer, GradientBalancer
 from lossweights.config import LossConfig, Part, refuse_below_zero
 from lossweights.errors import ConfigError, warn
-from lossweights.gradients import Statistic
 from lossweights.held import Held
 from lossweights.moment import State
 from lossweights.observations import Observations
 from lossweights.ranks import Ranks
-from lossweights.state import Trail, decoded, encoded
+from lossweights.state import Trail, by_name, decoded, encoded
 from lossweights.store import Store
 
 
@@ -46,7 +45,10 @@ class Memory(nn.Module):
         super().__init__()
         self._ranks = ranks
         self._balanced = config.balanced_names if config.balancer else ()
-        self._takes_gradients = isinstance(config.balancer, GradientBalancer)
+        gradients = config.balancer if isinstance(config.balancer, GradientBalancer) else None
+        self._takes_gradients = gradients is not None
+        learns = gradients is not None and type(gradients).update is not Balancer.update
+        learned_from = gradients.needs if gradients is not None and learns else ()
         self._stores: dict[str, Store] = {}
         self._kinds: dict[str, str] = {}
         self.start: dict[str, Tensor] = {}
@@ -56,7 +58,7 @@ class Memory(nn.Module):
             self.last_seen = torch.ones(n, dtype=torch.float32)
             self.interval = torch.zeros(2, n, dtype=torch.float32)
             self.awaiting = torch.zeros(n, dtype=torch.float32)
-            self.held = Held(self._balanced, _means_of(config.balancer))
+            self.held = Held(self._balanced, learned_from)
             for part in config.adaptive_parts():
                 self._stores[part.place] = Store(self._initial(part))
                 component = type(part.component)
@@ -276,7 +278,9 @@ class Memory(nn.Module):
         learned = dict(self.named_parameters())
         if saved != self._balanced:
             for key in [key for key in learned if prefix + key in others]:
-                others[prefix + key] = self._by_name(learned[key], others[prefix + key], saved)
+                others[prefix + key] = by_name(
+                    learned[key], self._balanced, others[prefix + key], saved
+                )
                 warn(
                     f"{key} is learned for other terms than in the checkpoint: it was mapped "
                     "by name, but the optimizer's moments for it are not: leave them out"
@@ -297,7 +301,7 @@ class Memory(nn.Module):
             value = found[key]
             if key != "observed" and saved != self._balanced:
                 pairs = key not in ("interval", "held.fresh")  # sums and counts, beside each other
-                value = self._by_name(tensor, value, saved, pairs=pairs)
+                value = by_name(tensor, self._balanced, value, saved, pairs=pairs)
             if value.shape == tensor.shape:
                 with torch.no_grad():
                     tensor.copy_(value)
@@ -307,41 +311,9 @@ class Memory(nn.Module):
                     f"{tuple(tensor.shape)} here: the component is declared otherwise"
                 )
 
-    def _by_name(
-        self, ours: Tensor, saved: Tensor, names: Sequence[str], *, pairs: bool = True
-    ) -> Tensor:
-        """The saved values of the terms that are still there, and ours for the others.
-
-        Args:
-            ours: With the terms on the last axis, or on the last two.
-            saved: The same of the checkpoint.
-            names: The terms there.
-            pairs: Whether two axes of as many as there are terms are of pairs of them.
-        """
-        there = [name for name in self._balanced if name in names]
-        here = [self._balanced.index(name) for name in there]
-        then = [names.index(name) for name in there]
-        mapped = ours.detach().clone()
-        n, m = len(self._balanced), len(names)
-        if pairs and ours.shape[-2:] == (n, n) and saved.shape[-2:] == (m, m):
-            for row, old in zip(here, then, strict=True):
-                mapped[..., row, here] = saved[..., old, then].to(mapped)
-        elif saved.ndim == 0 or ours.ndim == 0 or saved.shape[:-1] != ours.shape[:-1]:
-            return saved
-        else:
-            mapped[..., here] = saved[..., then].to(mapped)
-        return mapped
-
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
         self._ranks.average_gradients(list(self.parameters()))  # hooks are not copied
-
-
-def _means_of(balancer: Balancer | None) -> tuple[Statistic, ...]:
-    """The statistics of gradients of which a balancer learns."""
-    if not isinstance(balancer, GradientBalancer):
-        return ()
-    return balancer.needs if type(balancer).update is not Balancer.update else ()
 
 
 def _names(found: Mapping[str, Tensor], key: str, here: tuple[str, ...]) -> tuple[str, ...]:

@@ -84,3 +84,35 @@ def compare_names(
         f"{prefix}terms.{name} (not a term of this criterion; strict=False goes on)"
         for name in sorted(saved - set(names))
     ]
+
+
+def by_name(
+    ours: Tensor,
+    names: Sequence[str],
+    saved: Tensor,
+    saved_names: Sequence[str],
+    *,
+    pairs: bool = True,
+) -> Tensor:
+    """What a checkpoint has for the terms that are still there, and ours for the others.
+
+    Args:
+        ours: With the terms on the last axis, or on the last two.
+        names: The terms here.
+        saved: The same of the checkpoint.
+        saved_names: The terms there.
+        pairs: Whether two axes of as many as there are terms are of pairs of them.
+    """
+    there = [name for name in names if name in saved_names]
+    here = [names.index(name) for name in there]
+    then = [saved_names.index(name) for name in there]
+    n, m = len(names), len(saved_names)
+    mapped = ours.detach().clone()
+    if pairs and ours.shape[-2:] == (n, n) and saved.shape[-2:] == (m, m):
+        for row, old in zip(here, then, strict=True):
+            mapped[..., row, here] = saved[..., old, then].to(mapped)
+    elif saved.ndim == 0 or ours.ndim == 0 or saved.shape[:-1] != ours.shape[:-1]:
+        return saved
+    else:
+        mapped[..., here] = saved[..., then].to(mapped)
+    return mapped
