@@ -121,7 +121,7 @@ class GradientWeighing:
             torch.stack(values) if values else torch.zeros(0, device=home),
             names,
             self.names,
-            self._balancer.needs,
+            self._balancer.statistics,
             self._ranks,
             scale=scale,
             may_lack=self._may_lack,

@@ -48,7 +48,7 @@ class Memory(nn.Module):
         gradients = config.balancer if isinstance(config.balancer, GradientBalancer) else None
         self._takes_gradients = gradients is not None
         learns = gradients is not None and type(gradients).update is not Balancer.update
-        learned_from = gradients.needs if gradients is not None and learns else ()
+        learned_from = gradients.statistics if gradients is not None and learns else ()
         self._stores: dict[str, Store] = {}
         self._kinds: dict[str, str] = {}
         self.start: dict[str, Tensor] = {}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lossweights.balancers.base import Balancer
+from lossweights.balancers.numerics import LARGE
 from lossweights.durations import Duration, steps
 from lossweights.gradients import STATISTICS, Statistic
 from lossweights.moment import Moment, State
@@ -39,7 +40,7 @@ class GradientBalancer(Balancer):
             head of its own.
 
     Attributes:
-        needs: The statistics that are computed.
+        needs: The statistics that `weigh` and `update` may read.
         on_host: Whether the statistics are wanted in the memory of the host: `weigh` then waits
             for the device, once a forward pass.
     """
@@ -61,6 +62,11 @@ class GradientBalancer(Balancer):
                 f"{', '.join(STATISTICS)}; found {cls.needs!r}"
             )
 
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Those of `needs` that are computed: all, where the fields do not leave one out."""
+        return self.needs
+
     @abstractmethod
     def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
         """The weights of the terms.
@@ -79,7 +85,8 @@ class GradientBalancer(Balancer):
 class GramianBalancer(GradientBalancer):
     r"""Weights from the Gramian of the terms' gradients, computed on the host.
 
-    The direction in which what is shared moves is $-\sum_i b_i g_i$.
+    The direction in which what is shared moves is $-\sum_i b_i g_i$. Weights that float32 could not
+    hold are scaled down together, which keeps the direction.
     """
 
     needs: ClassVar[tuple[Statistic, ...]] = ("gramian",)
@@ -90,7 +97,8 @@ class GramianBalancer(GradientBalancer):
         array: Array = gramian.numpy()
         if not np.isfinite(array).all():
             return torch.full_like(losses, torch.nan)
-        return torch.from_numpy(self.solve(array, state, now))
+        weights = torch.from_numpy(self.solve(array, state, now))
+        return weights * (LARGE / weights.abs().max()).clamp(max=1)
 
     @abstractmethod
     def solve(self, gramian: Array, state: State, now: Moment) -> Array:
