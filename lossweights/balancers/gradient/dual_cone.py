@@ -1,0 +1,153 @@
+"""Directions that conflict with no term: projections onto the dual cone of the gradients."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from pydantic import model_validator
+
+from lossweights.balancers.gradient.base import Array, GramianBalancer
+from lossweights.balancers.gradient.gramian import cosines, in_range, inverse_norms
+from lossweights.moment import Moment, State
+
+# Added to squared norms of 1, since the solver needs a positive definite matrix. The least nearly
+# always does; the others are for Gramians that rounding has made indefinite.
+_REGULARIZATIONS = tuple(10.0**power for power in range(-14, 1))
+
+
+class DualConeBalancer(GramianBalancer):
+    r"""Weights from projections onto the dual cone, $\{d : g_i \cdot d \ge 0 \text{ for all } i\}$.
+
+    Raises:
+        ValueError: Where the solver of quadratic programs is not installed.
+    """
+
+    @model_validator(mode="after")
+    def _has_solver(self) -> Self:
+        try:
+            _solver()
+        except ImportError as error:
+            raise ValueError(
+                f"the balancer {self.kind!r} needs the package quadprog: "
+                'pip install "lossweights[gradients]"'
+            ) from error
+        return self
+
+
+class UnconflictingProjection(DualConeBalancer, kind="upgrad"):
+    r"""Projects each gradient on the directions that conflict with none, then averages (UPGrad).
+
+    With $\pi$ the projection onto the dual cone of the $m$ gradients,
+
+    $$\sum_i b_i g_i = \frac{1}{m} \sum_i \pi(g_i).$$
+
+    The direction conflicts with no term, whatever the gradients are: a small step along it
+    increases none. It is 0 where the gradients allow nothing else. What a term contributes grows
+    with its gradient. Weights are at least $1 / m$, and that is what they are where no two
+    gradients conflict, where all are 0, and for a term whose gradient is 0.
+
+    The promise is of the terms as they are balanced: base weights and schedules multiply the
+    weights afterwards, and unequal ones may bring a conflict back.
+
+    P. Quinton, V. Rey, *Jacobian descent for multi-objective optimization*, 2024,
+    arXiv 2406.16232. Solved to about 1e-10 of the largest gradient, whatever the scales are.
+    (torchjd has the same weights to about 1e-4 of it, and loses the promise, and for gradients of a
+    norm below 0.01 all projections, by its default `reg_eps` and `norm_eps`.)
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="upgrad")
+    >>> x = torch.zeros(2, requires_grad=True)
+    >>> criterion({"a": 2 * x[0], "b": x[1] - x[0]}, shared=x).backward()
+    >>> x.grad  # (1, 1) is the projection of (2, 0), and (0, 1) that of (-1, 1)
+    tensor([0.5000, 1.0000])
+    """
+
+    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+        terms = len(gramian)
+        return in_range(projection_weights(gramian, np.eye(terms) / terms).sum(axis=0))
+
+
+class DualConeProjection(DualConeBalancer, kind="dualproj"):
+    r"""Projects the mean of the gradients on the directions that conflict with none (DualProj).
+
+    With $\pi$ the projection onto the dual cone of the $m$ gradients,
+
+    $$\sum_i b_i g_i = \pi\Big(\frac{1}{m} \sum_i g_i\Big):$$
+
+    of all directions that conflict with no term it is the nearest to that of plain averaging, and
+    it is that of plain averaging wherever this conflicts with no term. Weights are at least
+    $1 / m$; they are $1 / m$ also where all gradients are 0, and for a term whose gradient is 0.
+
+    The promise is of the terms as they are balanced: base weights and schedules multiply the
+    weights afterwards, and unequal ones may bring a conflict back. Small gradients that conflict
+    with a large one are left with no more than no conflict; `upgrad` gives them a share.
+
+    D. Lopez-Paz, M. Ranzato, *Gradient episodic memory for continual learning*, NeurIPS 2017,
+    arXiv 1706.08840, equation 11, with the mean for the gradient of the current task. (The authors'
+    code asks for more than no conflict, by a margin of 0.5 on the multipliers.) Quinton and Rey
+    (arXiv 2406.16232) gave it its name.
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="dualproj")
+    >>> x = torch.zeros(2, requires_grad=True)
+    >>> criterion({"a": x[0], "b": x[1] - 3 * x[0]}, shared=x).backward()
+    >>> x.grad  # the mean is (-1, 0.5), against a
+    tensor([0.0000, 0.5000])
+    """
+
+    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+        terms = len(gramian)
+        return in_range(projection_weights(gramian, np.full((1, terms), 1 / terms))[0])
+
+
+def projection_weights(gramian: Array, vectors: Array) -> Array:
+    r"""Projects weighted sums of the gradients onto the dual cone of the gradients.
+
+    The projection of $\sum_i u_i g_i$ is $\sum_i v_i g_i$ with the least norm among all
+    $v \ge u$. It is looked for in units of unit gradients, in which no term is small.
+
+    Args:
+        gramian: Of the gradients, shape (m, m).
+        vectors: $u$, not below 0, a row each, shape (k, m).
+
+    Returns:
+        $v$, shape (k, m); nan where the solver fails for a Gramian that is none.
+    """
+    inverses = inverse_norms(gramian)
+    unit = cosines(gramian, inverses)
+    scaled = np.divide(vectors, inverses, out=np.zeros_like(vectors), where=inverses > 0)
+    sizes = scaled.max(axis=1, keepdims=True)
+    scaled /= np.where(sizes > 0, sizes, 1.0)
+    added = np.maximum(_least_norms(unit, scaled) - scaled, 0.0)
+    projected: Array = vectors + sizes * added * inverses
+    return projected
+
+
+def _least_norms(unit: Array, lowest: Array) -> Array:
+    """The least v' C v with v not below u, for each row u."""
+    found = lowest.copy()
+    conflicting = np.flatnonzero((lowest @ unit).min(axis=1) < 0)
+    if not len(conflicting):
+        return found
+    identity = np.eye(len(unit))
+    zeros = np.zeros(len(unit))
+    solve = _solver()
+    for regularization in _REGULARIZATIONS:
+        regular = unit + regularization * identity
+        try:
+            for row in conflicting:
+                found[row] = solve(regular, zeros, identity, lowest[row])[0]
+        except ValueError:  # not positive definite
+            continue
+        return found
+    return np.full_like(lowest, np.nan)
+
+
+def _solver() -> Any:
+    """Imported here, so that all else works without it."""
+    from quadprog import solve_qp  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    return solve_qp
