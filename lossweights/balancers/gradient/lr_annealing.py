@@ -1,0 +1,101 @@
+"""Learning-rate annealing: terms held to the size of one term's gradient."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lossweights.balancers.gradient.base import GradientBalancer
+from lossweights.errors import did_you_mean, quoted
+from lossweights.gradients import Statistic
+from lossweights.moment import Moment, State
+
+
+class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
+    r"""Brings the gradients of all terms to the size of the reference's, by moving averages.
+
+    $$\hat b_i = \frac{\max |g_r|}{\overline{|g_i|}},
+    \qquad b_i \leftarrow \beta\, b_i + (1 - \beta)\, \hat b_i.$$
+
+    The reference $r$ has weight 1, and so have all at first. The weights have no fixed sum; those
+    of a step are computed from its own gradients.
+
+    Args:
+        reference: The term $r$; for a physics-informed network the residual of the equation.
+        smoothing: $\beta$; the weights move over about $1 / (1 - \beta)$ steps.
+        statistic: What of $|g_r|$ the others are compared to: the largest entry, or the mean.
+        highest: Upper bound of $\hat b$.
+
+    A term whose gradient is 0 keeps its weight, and all do where the reference is absent or its
+    gradient is 0. What is shared is in the paper all the weights of the network.
+
+    S. Wang, Y. Teng, P. Perdikaris, *Understanding and mitigating gradient flow pathologies in
+    physics-informed neural networks*, SIAM Journal on Scientific Computing 2021, arXiv 2001.04536.
+    The paper has $1 - \beta = 0.1$, the preprint 0.9; its experiments update each 10 steps, here
+    `every`. (The authors' code, and the algorithm as the journal prints it, have
+    $\overline{|b_i g_i|}$, by which $b_i$ settles at the square root of what the paper derives;
+    physicsnemo-sym has the mean of $|g_r|$, and $1 - \beta = 0.01$.)
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(
+    ...     terms=["residual", "boundary"],
+    ...     balancer={"kind": "lr-annealing", "reference": "residual"},
+    ... )
+    >>> weights = torch.tensor([3.0, 4.0], requires_grad=True)
+    >>> terms = {"residual": weights.square().sum() / 2, "boundary": weights.sum() / 10}
+    >>> _ = criterion(terms, shared=weights)  # 0.9 of the first weight, and 0.1 of 4 / 0.1
+    >>> {name: round(weight, 2) for name, weight in criterion.metrics(include=["weight"]).items()}
+    {'weight/residual': 1.0, 'weight/boundary': 4.9}
+    """
+
+    reference: Annotated[str, Field(min_length=1)]
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    statistic: Literal["max", "mean"] = "max"
+    highest: Annotated[float, Field(gt=0, le=1e30)] = 1e6
+
+    needs: ClassVar[tuple[Statistic, ...]] = ("max_abs", "mean_abs")
+
+    def check_terms(self, names: tuple[str, ...]) -> None:
+        """Refuses a reference that is none of the balanced terms.
+
+        Raises:
+            ValueError: Naming the nearest one.
+        """
+        if self.reference not in names:
+            raise ValueError(
+                f"reference {self.reference!r} is no balanced term"
+                f"{did_you_mean(self.reference, names)} (balanced: {quoted(names)})"
+            )
+
+    def init(self, n: int) -> State:
+        return {"weights": torch.ones(n)}
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        weights, gradients = state["weights"].double(), now.gradients
+        if self.reference not in gradients.names:
+            return weights
+        index = gradients.names.index(self.reference)
+        sizes = gradients.max_abs if self.statistic == "max" else gradients.mean_abs
+        found = annealed_ratios(sizes[index], gradients.mean_abs, weights, self.highest)
+        found[index] = 1
+        return torch.lerp(found, weights, self.smoothing)
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        state["weights"].copy_(self.weigh(observed, state, now))
+
+
+def annealed_ratios(size: Tensor, means: Tensor, weights: Tensor, highest: float) -> Tensor:
+    r"""$\hat b$, at most `highest`; the weights so far where a gradient is 0.
+
+    Args:
+        size: Of the reference's gradient, 0-dim.
+        means: $\overline{|g|}$.
+        weights: $b$, as they are.
+        highest: Upper bound.
+    """
+    known = (size != 0) & (means != 0)
+    return torch.where(known, (size / means).clamp(max=highest), weights)
