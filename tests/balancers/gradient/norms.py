@@ -148,3 +148,13 @@ def some_seen(
     balancer.update(losses, state, moment(known, step))
     for key, tensor in state.items():
         tensor.copy_(torch.where(there if tensor.ndim else there.any(), tensor, before[key]))
+
+
+def goes_without_values(balancer: GradientBalancer) -> None:
+    """Weighs and updates with tensors that have no values: whoever looks at one fails."""
+    with torch.device("meta"):
+        known, losses = torch.ones(3, dtype=torch.float64), torch.ones(3)
+    state = {key: tensor.to("meta") for key, tensor in balancer.init(3).items()}
+    now = moment(known, 1)
+    assert balancer.weigh(losses, state, now).shape == (3,)
+    balancer.update(losses, state, now)

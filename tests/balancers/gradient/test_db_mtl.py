@@ -12,6 +12,7 @@ from lossweights.balancers.gradient.db_mtl import DualBalancing, dual_balancing_
 from tests.balancers.gradient.norms import (
     HOSTILE,
     THETA,
+    goes_without_values,
     gradients,
     hostile_weights,
     moment,
@@ -97,6 +98,10 @@ def test_a_loss_next_to_0_counts_as_a_tiny_one() -> None:
     losses, norms = torch.tensor([1.0, 1e-30]), torch.tensor([1.0, 1e-3])
     weighted = dual_balancing_weights(losses, norms) * norms
     assert weighted.tolist() == pytest.approx([1e5, 1e5])
+
+
+def test_nothing_waits_for_the_device() -> None:
+    goes_without_values(DualBalancing())
 
 
 def test_a_nan_is_passed_on() -> None:

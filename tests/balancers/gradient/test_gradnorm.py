@@ -15,6 +15,7 @@ from lossweights.balancers.gradient.gradnorm import GradNorm, gradnorm_gradient
 from tests.balancers.gradient.norms import (
     HOSTILE,
     THETA,
+    goes_without_values,
     gradients,
     hostile_weights,
     initial,
@@ -247,6 +248,10 @@ def test_weigh_leaves_the_state_alone() -> None:
     found = balancer.weigh(torch.ones(2), state, moment(gradients(torch.ones(2)), 3))
     assert found.tolist() == [1, 1]
     assert all(torch.equal(state[key], before[key]) for key in state)
+
+
+def test_nothing_waits_for_the_device() -> None:
+    goes_without_values(GradNorm())
 
 
 def test_in_a_criterion() -> None:

@@ -10,6 +10,7 @@ from lossweights.balancers.gradient.lr_annealing import LearningRateAnnealing, a
 from tests.balancers.gradient.norms import (
     HOSTILE,
     THETA,
+    goes_without_values,
     gradients,
     hostile_weights,
     initial,
@@ -126,6 +127,10 @@ def test_a_nan_is_passed_on() -> None:
     for sizes in ([torch.nan, 1.0], [1.0, torch.nan]):
         now = moment(torch.tensor(sizes, dtype=torch.float64))
         assert balancer.weigh(torch.ones(2), initial(balancer, 2), now)[1].isnan()
+
+
+def test_nothing_waits_for_the_device() -> None:
+    goes_without_values(LearningRateAnnealing(reference="t01"))
 
 
 def test_in_a_criterion() -> None:

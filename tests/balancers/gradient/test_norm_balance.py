@@ -13,6 +13,7 @@ from lossweights.balancers.gradient.norm_balance import NormBalance, norm_balanc
 from tests.balancers.gradient.norms import (
     HOSTILE,
     ITEM_GRADIENTS,
+    goes_without_values,
     hostile_weights,
     initial,
     moment,
@@ -143,6 +144,10 @@ def test_a_nan_is_passed_on() -> None:
     balancer = NormBalance()
     now = moment(torch.tensor([torch.nan, 1.0], dtype=torch.float64))
     assert balancer.weigh(torch.ones(2), initial(balancer, 2), now).isnan().tolist() == [1, 0]
+
+
+def test_nothing_waits_for_the_device() -> None:
+    goes_without_values(NormBalance())
 
 
 def test_norms_that_are_needed() -> None:
