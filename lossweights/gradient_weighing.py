@@ -11,6 +11,7 @@ from torch import Tensor
 from lossweights.balancers.gradient import GradientBalancer
 from lossweights.config import LossConfig
 from lossweights.gradients import Gradients
+from lossweights.graph import Lookout
 from lossweights.held import Held
 from lossweights.memory import Memory
 from lossweights.moment import Moment
@@ -67,6 +68,7 @@ class GradientWeighing:
             term.optional or term.when_zero == "skip" for term in terms
         )
         self._keeps_rows = balancer.heads == "plain"
+        self._lookout = Lookout()
         self._has_scaled = False
         self.now = Moment({})
         self.is_frozen = False
@@ -105,8 +107,11 @@ class GradientWeighing:
                 "or shared=trunk.parameters()"
             )
         found = None if shared is None else Shared(shared)
-        scale = self.held.scale.clone() if found is not None and found.is_half else None
-        self._has_scaled = self._has_scaled or scale is not None
+        if found is not None:
+            self._lookout.look(losses, found)
+        is_half = found is not None and (found.is_half or self._lookout.is_half)
+        scale = self.held.scale.clone() if is_half else None
+        self._has_scaled = self._has_scaled or is_half
         rows = {}
         if found is not None and losses:
             rows = found.rows(losses, scale, batched=self._balancer.batched)

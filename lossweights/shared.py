@@ -21,9 +21,20 @@ _REFUSALS = {  # words of torch's errors, and what to write
     "inplace operation": "what the backward pass needs was changed in place after it was used: "
     "replace inplace=True, += and the like in the heads, or give them features.clone()",
     "second time": "their graph was freed by a backward pass before: call the criterion first",
-    "vmap": "an operation of the heads cannot be vectorised: write batched: false",
-    "batching rule": "an operation of the heads cannot be vectorised: write batched: false",
 }
+_NOT_BATCHED = "this fails in one vectorised pass: write batched: false"
+_CUT = (  # why no term depends on features
+    "give the very tensor that the heads were called with, not a copy, view or cast of it, and not "
+    "one that was changed in place afterwards. One compiled model (or one DistributedDataParallel "
+    "with find_unused_parameters or static_graph) that returns both features and losses cuts the "
+    "way between them: compile trunk and heads apart, or call the criterion inside the module that "
+    "DistributedDataParallel wraps"
+)
+_ELSE = (  # why none depends on parameters
+    "give parameters of the model that they were computed with. Those of a part under reentrant "
+    "checkpointing cannot be reached: write torch.utils.checkpoint.checkpoint(..., "
+    "use_reentrant=False)"
+)
 
 
 class Shared:
@@ -89,14 +100,37 @@ class Shared:
         try:
             rows = (self._at_once if batched else self._one_by_one)(losses, scale)
         except RuntimeError as error:
-            for words, advice in _REFUSALS.items():
-                if words in str(error).lower():
-                    raise RuntimeError(f"the gradients of the terms: {advice} ({error})") from error
-            raise
+            said = str(error).lower()
+            found = [advice for words, advice in _REFUSALS.items() if words in said]
+            found += [_NOT_BATCHED] if batched else []
+            if not found:
+                raise
+            raise RuntimeError(f"the gradients of the terms: {found[0]} ({error})") from error
         apart = [name for name, row in rows.items() if all(part is None for part in row)]
-        if apart:
-            raise ValueError(_unreached(apart, list(losses)))
+        self.refuse_apart(apart, list(losses))
         return rows
+
+    def refuse_apart(self, apart: Sequence[str], names: Sequence[str]) -> None:
+        """Refuses terms that do not depend on any of the tensors.
+
+        Args:
+            apart: These terms; none is fine.
+            names: All that were given.
+
+        Raises:
+            ValueError: Naming them, with what may be the reason.
+        """
+        if not apart:
+            return
+        if len(apart) < len(names):
+            raise ValueError(
+                f"term {quoted(apart)} does not depend on what is given as shared=, others do: "
+                f"write balanced: false at terms.{apart[0]} if that is so; else it may be computed "
+                "from another tensor: a copy, or one that was changed in place between the heads"
+            )
+        raise ValueError(
+            f"no term depends on what is given as shared=: {_CUT if self.are_features else _ELSE}"
+        )
 
     def _one_by_one(self, losses: Mapping[str, Tensor], scale: Tensor | None) -> Rows:
         return {
@@ -150,23 +184,7 @@ def _tensors(given: object) -> Iterator[Tensor]:
 def _without_gradient(names: Sequence[str]) -> str:
     return (
         f"term {quoted(names)} carries no gradient (a constant, detached, or computed under "
-        "no_grad), so a balancer cannot weigh it by its gradient: write balanced: false at "
-        f"terms.{names[0]}; or, where it is off in some batches, leave it out there and write "
-        f"optional: true at terms.{names[0]}"
-    )
-
-
-def _unreached(apart: Sequence[str], all_names: Sequence[str]) -> str:
-    if len(apart) < len(all_names):
-        return (
-            f"term {quoted(apart)} does not depend on what is given as shared=, others do: write "
-            f"balanced: false at terms.{apart[0]} if that is so; else it may be computed from "
-            "another tensor: a copy, or one that was changed in place between the heads"
-        )
-    return (
-        "no term depends on what is given as shared=: give the very tensor that the heads were "
-        "called with, not a copy, view or cast of it, and not one that was changed in place "
-        "afterwards. One compiled model (or one DistributedDataParallel with "
-        "find_unused_parameters or static_graph) that returns both features and losses cuts the "
-        "way between them: compile trunk and heads apart, or call the criterion inside the model"
+        "no_grad or reentrant checkpointing), so a balancer cannot weigh it by its gradient: write "
+        f"balanced: false at terms.{names[0]}; or, where it is off in some batches, leave it out "
+        f"there and write optional: true at terms.{names[0]}"
     )
