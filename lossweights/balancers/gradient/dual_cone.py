@@ -148,6 +148,6 @@ def _least_norms(unit: Array, lowest: Array) -> Array:
 
 def _solver() -> Any:
     """Imported here, so that all else works without it."""
-    from quadprog import solve_qp  # type: ignore[import-not-found]  # noqa: PLC0415
+    from quadprog import solve_qp  # noqa: PLC0415
 
     return solve_qp
