@@ -12,7 +12,9 @@ from lossweights.gradients import Gradients, Statistic
 from lossweights.ranks import Ranks
 from lossweights.shared import Rows, Shared
 
-_CHUNK = 2**17  # elements of a gradient that are looked at together: they stay in the cache
+# Elements of a gradient that are looked at together: on a processor so few that they stay in its
+# cache, elsewhere so many that the device is busy.
+_CHUNK, _CHUNK_ELSEWHERE = 2**15, 2**20
 
 
 class Collected(NamedTuple):
@@ -44,7 +46,7 @@ def collect(
     Args:
         shared: With respect to what the gradients were taken; None where nothing was given.
         rows: The gradients of the terms that were given, by name.
-        values: Their values, detached, shape (k,).
+        values: Their values, detached, shape (k,), float32.
         given: Their names.
         names: All terms that the balancer weighs; so many there are on every rank.
         needs: The statistics.
@@ -64,12 +66,20 @@ def collect(
             if of_parameters and count > 1:
                 parts = _averaged(parts, tensor, ranks)
             sums.add(parts, tensor, of_parameters=of_parameters)
-        for place, value in zip(where, values.unbind(), strict=True):
-            sums.losses[place] += value
-            sums.counts[place] += 1
-        return sums.finished(
-            ranks, names, given, scale=scale, of_parameters=of_parameters, may_lack=may_lack
-        )
+        sums.end()
+        present, losses = list(given), values
+        if count > 1:
+            totals, counts = sums.add_up(values, where, ranks, of_parameters=of_parameters)
+            if may_lack:
+                there = (counts > 0).tolist()
+                present = [name for name, is_there in zip(names, there, strict=True) if is_there]
+            losses = _chosen(totals / counts, [names.index(name) for name in present], n).float()
+        places = [names.index(name) for name in present]
+        chosen = {key: _chosen(found, places, n) for key, found in sums.statistics().items()}
+        if scale is not None:
+            chosen = {k: t / (scale**2 if k == "gramian" else scale) for k, t in chosen.items()}
+        seen = torch.ones(len(present), dtype=torch.bool, device=home)
+        return Collected(Gradients(present, chosen, seen), losses)
 
 
 def _averaged(parts: Sequence[Tensor | None], tensor: Tensor, ranks: Ranks) -> list[Tensor | None]:
@@ -84,53 +94,48 @@ class _Sums:
     """What is added up over tensors and ranks, in float64: squares of tiny ones do not vanish."""
 
     def __init__(self, n: int, needs: Collection[Statistic], home: torch.device) -> None:
-        self._n, self._needs = n, needs
-        zeros = torch.zeros(n * n + 6 * n, dtype=torch.float64, device=home)
-        self._all = zeros  # one tensor, so that one collective takes it
-        gramian, rest = zeros[: n * n], zeros[n * n :]
-        self.gramian = gramian.view(n, n)
-        self.squares, self.abs, self.items, self.losses, self.counts, sizes = rest.view(6, n)
-        self._sizes = sizes  # how many elements, and items, there are
-        self.max = torch.zeros(n, dtype=torch.float64, device=home)
+        self._n, self._home = n, home
+        self._found = {
+            need: torch.zeros((n, n) if need == "gramian" else n, dtype=torch.float64, device=home)
+            for need in needs
+        }
+        self._elements: int | Tensor = 0  # of what is shared
+        self._items: int | Tensor = 0  # of the batch
         self._item_squares: Tensor | None = None
 
     def add(self, parts: Sequence[Tensor | None], tensor: Tensor, *, of_parameters: bool) -> None:
         """Adds the gradients with respect to one tensor."""
+        self._elements += tensor.numel()
         there = [index for index, part in enumerate(parts) if part is not None]
         flat = [
             (part.to_dense() if part.is_sparse else part).detach().reshape(-1)
             for part in parts
             if part is not None
         ]
-        self._sizes[0] += tensor.numel()
         if not there:
             return
-        for start in range(0, max(tensor.numel(), 1), _CHUNK):
-            piece = torch.stack([part[start : start + _CHUNK] for part in flat]).double()
-            piece = piece.to(self._all.device)
-            if "gramian" in self._needs:
-                self._put(self.gramian, there, piece @ piece.T)
-            if "norms" in self._needs:
-                self._put(self.squares, there, piece.square().sum(dim=1))
-            if "mean_abs" in self._needs:
-                self._put(self.abs, there, piece.abs().sum(dim=1))
-            if "max_abs" in self._needs and piece.numel():
-                highest = torch.zeros_like(self.max)
-                self._put(highest, there, piece.abs().amax(dim=1))
-                torch.maximum(self.max, highest, out=self.max)
-        if "item_norms" in self._needs:
+        length = _CHUNK if tensor.device.type == "cpu" else _CHUNK_ELSEWHERE
+        for start in range(0, max(tensor.numel(), 1), length):
+            piece = torch.stack([part[start : start + length] for part in flat]).double()
+            piece = piece.to(self._home)
+            if "gramian" in self._found:
+                self._put("gramian", there, piece @ piece.T)
+            if "norms" in self._found:
+                self._put("norms", there, piece.square().sum(dim=1))
+            if "mean_abs" in self._found:
+                self._put("mean_abs", there, piece.abs().sum(dim=1))
+            if "max_abs" in self._found and piece.numel():
+                self._put("max_abs", there, piece.abs().amax(dim=1))
+        if "item_norms" in self._found:
             self._add_items(parts, tensor, of_parameters=of_parameters)
 
-    def _put(self, sums: Tensor, there: Sequence[int], found: Tensor) -> None:
-        if len(there) == self._n:
+    def _put(self, need: Statistic, there: Sequence[int], found: Tensor) -> None:
+        """Adds what was found of some terms, or keeps the larger."""
+        sums, found = self._found[need], _spread(found, there, self._n)
+        if need == "max_abs":
+            torch.maximum(sums, found, out=sums)
+        else:
             sums += found
-            return
-        for row, index in enumerate(there):
-            if found.ndim == 1:
-                sums[index] += found[row]
-            else:
-                for column, other in enumerate(there):
-                    sums[index, other] += found[row, column]
 
     def _add_items(
         self, parts: Sequence[Tensor | None], tensor: Tensor, *, of_parameters: bool
@@ -142,14 +147,14 @@ class _Sums:
             )
         squares = torch.stack(
             [
-                torch.zeros(len(tensor), dtype=torch.float64, device=self._all.device)
+                torch.zeros(len(tensor), dtype=torch.float64, device=self._home)
                 if part is None
                 else part.detach()
                 .reshape(len(tensor), -1)
                 .double()
                 .square()
                 .sum(dim=1)
-                .to(self._all.device)
+                .to(self._home)
                 for part in parts
             ]
         )
@@ -164,52 +169,60 @@ class _Sums:
                 "features with the batch first, or write per_item: false"
             )
 
-    def finished(
-        self,
-        ranks: Ranks,
-        names: Sequence[str],
-        given: Sequence[str],
-        *,
-        scale: Tensor | None,
-        of_parameters: bool,
-        may_lack: bool,
-    ) -> Collected:
-        """The statistics over all ranks, of the terms that were given anywhere."""
+    def end(self) -> None:
+        """Called when all tensors were added."""
         if self._item_squares is not None:
-            self.items += self._item_squares.sqrt().sum(dim=1)
-            self._sizes[1] += self._item_squares.shape[1]
-        count = ranks.count
-        if count > 1:
-            ranks.add_up(self._all)
-            if "max_abs" in self._needs:
-                ranks.largest(self.max)
-            if of_parameters:  # of which each rank has added up the same
-                self.gramian /= count
-                self.squares /= count
+            self._found["item_norms"] = self._item_squares.sqrt().sum(dim=1)
+            self._items = self._item_squares.shape[1]
+
+    def add_up(
+        self, values: Tensor, where: Sequence[int], ranks: Ranks, *, of_parameters: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Adds up over the ranks, in one collective.
+
+        Args:
+            values: The values of the terms that were given here.
+            where: Their places.
+            ranks: The processes.
+            of_parameters: Whether each of them has added up the same gradients.
+
+        Returns:
+            The sums of the values, and on how many ranks each term was given, shape (n,).
+        """
+        count, values = ranks.count, values.double()
+        sizes = [values.new_zeros(1) + size for size in (self._elements, self._items)]
+        sums = {key: found for key, found in self._found.items() if key != "max_abs"}
+        parts = [
+            _spread(values, where, self._n),
+            _spread(torch.ones_like(values), where, self._n),
+            *sizes,
+            *(found.flatten() for found in sums.values()),
+        ]
+        whole = torch.cat(parts)
+        ranks.add_up(whole)
+        totals, counts, elements, items, *rest = torch.split(whole, [len(part) for part in parts])
+        self._elements, self._items = elements, items
+        for (key, found), total in zip(sums.items(), rest, strict=True):
+            if of_parameters:
+                divisor = count if key in ("gramian", "norms") else 1
             else:  # the loss of the training is the mean over the ranks
-                self.gramian /= count**2
-                self.squares /= count**2
-                self.abs /= count
-                self.items /= count
-                self.max /= count
-        present = list(given)
-        if count > 1 and may_lack:
-            there = (self.counts > 0).tolist()
-            present = [name for name, is_there in zip(names, there, strict=True) if is_there]
-        found: dict[Statistic, Tensor] = {
-            "gramian": self.gramian,
-            "norms": self.squares.sqrt(),
-            "max_abs": self.max,
-            "mean_abs": self.abs / self._sizes[0],
-            "item_norms": self.items / self._sizes[1],
-        }
-        places = [names.index(name) for name in present]
-        chosen = {key: _chosen(found[key], places, self._n) for key in self._needs}
-        if scale is not None:
-            chosen = {k: t / (scale**2 if k == "gramian" else scale) for k, t in chosen.items()}
-        losses = _chosen(self.losses / self.counts, places, self._n).float()
-        seen = torch.ones(len(present), dtype=torch.bool, device=losses.device)
-        return Collected(Gradients(present, chosen, seen), losses)
+                divisor = count**2 if key in ("gramian", "norms") else count
+            self._found[key] = total.view_as(found) / divisor
+        if "max_abs" in self._found:
+            ranks.largest(self._found["max_abs"])
+            self._found["max_abs"] /= 1 if of_parameters else count
+        return totals, counts
+
+    def statistics(self) -> dict[Statistic, Tensor]:
+        """Those of all n terms; 0 for terms that were not given."""
+        found = dict(self._found)
+        if "norms" in found:
+            found["norms"] = found["norms"].sqrt()
+        if "mean_abs" in found:
+            found["mean_abs"] = found["mean_abs"] / self._elements
+        if "item_norms" in found:
+            found["item_norms"] = found["item_norms"] / self._items
+        return found
 
 
 def _chosen(values: Tensor, places: Sequence[int], n: int) -> Tensor:
@@ -219,4 +232,17 @@ def _chosen(values: Tensor, places: Sequence[int], n: int) -> Tensor:
     for axis in range(values.ndim):
         picked = [values.select(axis, place) for place in places]
         values = torch.stack(picked, dim=axis) if picked else values.narrow(axis, 0, 0)
+    return values
+
+
+def _spread(values: Tensor, places: Sequence[int], n: int) -> Tensor:
+    """The opposite: entries at the places of their terms, on each axis, and 0 elsewhere."""
+    if len(places) == n:
+        return values
+    for axis in range(values.ndim):
+        zero = values.new_zeros([size for i, size in enumerate(values.shape) if i != axis])
+        spread = [zero] * n
+        for place, entry in zip(places, values.unbind(axis), strict=True):
+            spread[place] = entry
+        values = torch.stack(spread, dim=axis)
     return values
