@@ -29,6 +29,7 @@ from lossweights import (
     Transform,
     WeightedLoss,
 )
+from lossweights.balancers import GradientBalancer
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -112,7 +113,7 @@ def test_examples_run(
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_links_within_the_docs_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
         found = page.parent / target if target else page
         assert found.exists(), target
@@ -157,7 +158,12 @@ def test_every_shape_is_documented(shape: type[Shape]) -> None:
 
 @pytest.mark.parametrize(
     "component",
-    [kind for family in (Controller, Transform, Balancer) for kind in ours(family)],
+    [
+        kind
+        for family in (Controller, Transform, Balancer)
+        for kind in ours(family)
+        if not issubclass(kind, GradientBalancer)
+    ],
     ids=lambda component: component.kind,
 )
 def test_every_component_that_adapts_is_documented(component: type[Component]) -> None:
@@ -169,6 +175,27 @@ def test_every_component_that_adapts_is_documented(component: type[Component]) -
     row = re.search(rf"^\| \[`{kind}`\]\(#{kind}\) \|.*", table, re.MULTILINE)
     assert row, f"{kind} is not in the table of {role}s"
     assert ("`instant`" in row[0]) is getattr(component, "instant", False)
+
+
+@pytest.mark.parametrize(
+    "balancer",
+    [kind for kind in ours(Balancer) if issubclass(kind, GradientBalancer)],
+    ids=lambda balancer: balancer.kind,
+)
+def test_every_balancer_by_gradients_is_documented(balancer: type[GradientBalancer]) -> None:
+    kind, common = balancer.kind, GradientBalancer.model_fields.keys()
+    text = section("gradients.md", kind)
+    assert f"kind: {kind}" in text or f"balancer: {kind}" in text
+    own = balancer.model_fields.keys() - common
+    assert not [name for name in own if f"`{name}`" not in text]
+    table = section("gradients.md", "All balancers of this page")
+    assert f"\n| [`{kind}`](#{kind}) |" in table
+    assert f"\n| `{kind}` |" in table, "when to use it"
+
+
+def test_the_fields_of_all_balancers_by_gradients_are_documented() -> None:
+    text = section("gradients.md", "When gradients are taken")
+    assert not [name for name in GradientBalancer.model_fields if f"| `{name}` |" not in text]
 
 
 def test_every_family_has_its_check() -> None:
