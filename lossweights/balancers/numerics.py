@@ -24,6 +24,11 @@ def _ratio(losses: Tensor, before: Tensor) -> Tensor:
     return torch.where(before == 0, 1.0, losses / before)
 
 
+def nan_for_inf(values: Tensor) -> Tensor:
+    """The values, with nan for what is infinite: what follows from it is then no number either."""
+    return torch.where(values.isfinite(), values, torch.nan)
+
+
 def safe_log(losses: Tensor) -> Tensor:
     """The logarithm; of what is not above 0, that of something very small."""
     return losses.clamp(min=_SMALL).log()

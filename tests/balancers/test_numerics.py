@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lossweights.balancers.draws import fraction, generator
-from lossweights.balancers.numerics import relative, relative_weights, safe_log
+from lossweights.balancers.numerics import nan_for_inf, relative, relative_weights, safe_log
 
 
 def test_relative_values() -> None:
@@ -42,6 +42,11 @@ def test_the_logarithm_of_what_is_not_positive_is_finite() -> None:
     logs = safe_log(torch.tensor([0.0, -3.0, math.e]))
     assert logs.isfinite().all()
     assert logs[2] == pytest.approx(1)
+
+
+def test_what_is_infinite_becomes_nan() -> None:
+    found = nan_for_inf(torch.tensor([1.0, torch.inf, -torch.inf, torch.nan]))
+    assert found.tolist() == pytest.approx([1, *[math.nan] * 3], nan_ok=True)
 
 
 def test_fractions_follow_from_seed_and_step() -> None:

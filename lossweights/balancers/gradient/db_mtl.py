@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lossweights.balancers.gradient.base import GradientBalancer
-from lossweights.balancers.numerics import LARGE
+from lossweights.balancers.numerics import LARGE, nan_for_inf
 from lossweights.gradients import Statistic
 from lossweights.moment import Moment, State
 
@@ -50,12 +50,12 @@ class DualBalancing(GradientBalancer, kind="db-mtl"):
     needs: ClassVar[tuple[Statistic, ...]] = ("norms",)
 
     def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
-        return dual_balancing_weights(losses, now.gradients.norms)
+        return dual_balancing_weights(nan_for_inf(losses), now.gradients.norms)
 
 
 def dual_balancing_weights(losses: Tensor, norms: Tensor) -> Tensor:
     r"""$\max_j (\lVert g_j \rVert / l_j) / \lVert g_i \rVert$; 1 where a gradient is 0."""
-    of_logarithms = torch.where(losses > 0, norms / (losses + _EPSILON), 0.0)
+    of_logarithms = torch.where(losses <= 0, 0.0, norms / (losses + _EPSILON))
     largest = of_logarithms.max()
-    largest = torch.where(largest > 0, largest, norms.max())
-    return torch.where(norms > 0, (largest / norms).clamp(max=LARGE), 1.0)
+    largest = torch.where(largest == 0, norms.max(), largest)
+    return torch.where(norms == 0, 1.0, (largest / norms).clamp(max=LARGE))

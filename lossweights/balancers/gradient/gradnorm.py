@@ -75,7 +75,8 @@ class GradNorm(GradientBalancer, kind="gradnorm"):
         }
 
     def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
-        return state["weights"]
+        # Gradients that are not finite let the last weights stand, here as in every balancer.
+        return torch.where(now.gradients.norms.isfinite(), state["weights"], torch.nan)
 
     def update(self, observed: Tensor, state: State, now: Moment) -> None:
         first = state["first"]

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.balancers.gradient.base import GradientBalancer
+from lossweights.balancers.numerics import nan_for_inf
 from lossweights.errors import did_you_mean, quoted
 from lossweights.gradients import Statistic
 from lossweights.moment import Moment, State
@@ -79,8 +80,9 @@ class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
         if self.reference not in gradients.names:
             return weights
         index = gradients.names.index(self.reference)
-        sizes = gradients.max_abs if self.statistic == "max" else gradients.mean_abs
-        found = annealed_ratios(sizes[index], gradients.mean_abs, weights, self.highest)
+        means = nan_for_inf(gradients.mean_abs)
+        sizes = nan_for_inf(gradients.max_abs) if self.statistic == "max" else means
+        found = annealed_ratios(sizes[index], means, weights, self.highest)
         found[index] = 1
         return torch.lerp(found, weights, self.smoothing)
 

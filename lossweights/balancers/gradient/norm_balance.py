@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.balancers.gradient.base import GradientBalancer
-from lossweights.balancers.numerics import LARGE
+from lossweights.balancers.numerics import LARGE, nan_for_inf
 from lossweights.gradients import Statistic
 from lossweights.moment import Moment, State
 
@@ -75,7 +75,8 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
     def _averaged(self, state: State, now: Moment) -> tuple[Tensor, Tensor]:
         """Decaying sums of norms, and of ones since the first norm above 0."""
         norms = now.gradients.item_norms if self.per_item else now.gradients.norms
-        total = torch.lerp(norms.clamp(max=LARGE), state["sum"].double(), self.smoothing)
+        present = nan_for_inf(norms).clamp(max=LARGE)
+        total = torch.lerp(present, state["sum"].double(), self.smoothing)
         norm = torch.lerp(torch.ones_like(total), state["norm"].double(), self.smoothing)
         return total, torch.where(total == 0, 0.0, norm)
 

@@ -150,6 +150,16 @@ def some_seen(
         tensor.copy_(torch.where(there if tensor.ndim else there.any(), tensor, before[key]))
 
 
+def is_no_number_where_any_is_not(balancer: GradientBalancer) -> None:
+    """What is not finite gives weights that are not: then those of the last step stand."""
+    for bad in (torch.nan, torch.inf):
+        for place in (0, 1):
+            norms = torch.tensor([3.0, 2.0], dtype=torch.float64)
+            norms[place] = bad
+            weights = balancer.weigh(torch.ones(2), initial(balancer, 2), moment(norms))
+            assert not weights.isfinite().all(), norms
+
+
 def goes_without_values(balancer: GradientBalancer) -> None:
     """Weighs and updates with tensors that have no values: whoever looks at one fails."""
     with torch.device("meta"):

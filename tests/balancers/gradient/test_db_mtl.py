@@ -13,8 +13,8 @@ from tests.balancers.gradient.norms import (
     HOSTILE,
     THETA,
     goes_without_values,
-    gradients,
     hostile_weights,
+    is_no_number_where_any_is_not,
     moment,
     recorded,
     toy_gradients,
@@ -100,10 +100,16 @@ def test_a_loss_next_to_0_counts_as_a_tiny_one() -> None:
     assert weighted.tolist() == pytest.approx([1e5, 1e5])
 
 
+def test_gradients_that_are_not_finite() -> None:
+    is_no_number_where_any_is_not(DualBalancing())
+
+
 def test_nothing_waits_for_the_device() -> None:
     goes_without_values(DualBalancing())
 
 
-def test_a_nan_is_passed_on() -> None:
-    now = moment(gradients(torch.tensor([torch.nan, 1.0], dtype=torch.float64)))
-    assert DualBalancing().weigh(torch.ones(2), {}, now).isnan().any()
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_loss_that_is_not_finite(bad: float) -> None:
+    now = moment(torch.tensor([1.0, 1.0], dtype=torch.float64))
+    weights = DualBalancing().weigh(torch.tensor([1.0, bad]), {}, now)
+    assert not weights.isfinite().all()

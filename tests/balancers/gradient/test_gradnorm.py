@@ -19,6 +19,7 @@ from tests.balancers.gradient.norms import (
     gradients,
     hostile_weights,
     initial,
+    is_no_number_where_any_is_not,
     moment,
     recorded,
     some_seen,
@@ -248,6 +249,10 @@ def test_weigh_leaves_the_state_alone() -> None:
     found = balancer.weigh(torch.ones(2), state, moment(gradients(torch.ones(2)), 3))
     assert found.tolist() == [1, 1]
     assert all(torch.equal(state[key], before[key]) for key in state)
+
+
+def test_gradients_that_are_not_finite() -> None:
+    is_no_number_where_any_is_not(GradNorm())
 
 
 def test_nothing_waits_for_the_device() -> None:

@@ -14,6 +14,7 @@ from tests.balancers.gradient.norms import (
     gradients,
     hostile_weights,
     initial,
+    is_no_number_where_any_is_not,
     moment,
     of_rows,
     recorded,
@@ -122,11 +123,8 @@ def test_terms_that_were_not_seen() -> None:
     assert state["weights"].tolist() == [4, 1, 8]
 
 
-def test_a_nan_is_passed_on() -> None:
-    balancer = LearningRateAnnealing(reference="t00")
-    for sizes in ([torch.nan, 1.0], [1.0, torch.nan]):
-        now = moment(torch.tensor(sizes, dtype=torch.float64))
-        assert balancer.weigh(torch.ones(2), initial(balancer, 2), now)[1].isnan()
+def test_gradients_that_are_not_finite() -> None:
+    is_no_number_where_any_is_not(LearningRateAnnealing(reference="t00"))
 
 
 def test_nothing_waits_for_the_device() -> None:
