@@ -154,6 +154,18 @@ def test_norms_that_are_needed() -> None:
     assert NormBalance(per_item=False).statistics == ("norms",)
 
 
+def test_parameters_have_no_items() -> None:
+    """They are shared by the whole batch: the norm of the whole gradient is there for them."""
+    theta = torch.tensor([3.0, 4.0], requires_grad=True)
+    whole = WeightedLoss(terms=["a"], balancer={"kind": "norm-balance", "per_item": False})
+    whole({"a": theta.square().sum()}, shared=theta).backward()
+    assert theta.grad is not None
+    assert theta.grad.tolist() == pytest.approx([0.6, 0.8])
+    each = WeightedLoss(terms=["a"], balancer="norm-balance")
+    with pytest.raises(ValueError, match="no batch axis: give features, or write per_item: false"):
+        each({"a": theta.square().sum()}, shared=theta)
+
+
 def test_refused() -> None:
     for field, value in (("smoothing", 1), ("total_norm", 0)):
         with pytest.raises(ConfigError, match=rf"balancer\.{field}: input should be"):
