@@ -35,7 +35,7 @@ class GradNorm(GradientBalancer, kind="gradnorm"):
         learning_rate: Of Adam; by about so much a weight near 1 changes in a step.
 
     The paper moves $b$, which Adam may take below 0, and here $\log b$ moves: near 1 by the same
-    step, elsewhere by the same fraction. A weight does not go below 1e-6. $L_\mathrm{grad}$ is
+    step, elsewhere by the same fraction. No weight goes below about 1e-6. $L_\mathrm{grad}$ is
     divided by $\overline{G}$, so that the scale of all gradients does not matter.
 
     A term whose gradient is 0, or that was not seen, keeps its weight and counts for no mean.
