@@ -95,11 +95,6 @@ class GradientWeighing:
         takes = self._takes
         if not takes and not self._keeps_rows:
             return Taken(self.standing(names))
-        if torch.compiler.is_compiling():
-            raise RuntimeError(
-                f"the balancer {self._balancer.kind!r} takes gradients, which a compiled graph "
-                "cannot: compile the model, and call the criterion outside"
-            )
         if shared is None and names:
             raise ValueError(
                 f"the balancer {self._balancer.kind!r} weighs the terms by their gradients: give "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
+from lossweights.errors import warn
 from lossweights.shared import Shared
 
 Edge: TypeAlias = tuple[Node, int]
@@ -49,6 +50,12 @@ class Lookout:
                     "reentrant checkpointing hides parameters that are given as shared=: write "
                     "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
                 )
+        if any(_frees_its_buffers(node) for node in nodes):
+            warn(
+                "a compiled part of the model may free its buffers in its first backward pass, "
+                "and fail in the second (as it does with a batch of another size): write "
+                "torch._functorch.config.donated_buffer = False before it is compiled"
+            )
         self.is_half = self.is_half or any(_is_half(node) for node in nodes)
         self._known.update(ways)
 
@@ -81,6 +88,12 @@ def _edge(tensor: Tensor) -> Edge:
 def _is_half(node: Node) -> bool:
     # Where autocast is over when the criterion is called, nothing else tells of it.
     return any(part.dtype is torch.float16 for part in node._input_metadata)  # noqa: SLF001
+
+
+def _frees_its_buffers(node: Node) -> bool:
+    if node.name() != "CompiledFunctionBackward":
+        return False
+    return bool(torch._functorch.config.donated_buffer)  # noqa: SLF001  # torch says to set it
 
 
 def _refuse_static_graph(node: Node) -> None:

@@ -213,6 +213,25 @@ class WeightedLoss(Account):
         training: bool,
         shared: SharedLike | None,
     ) -> Tensor:
+        go: Callable[..., Tensor] = WeightedLoss._checked
+        if training and isinstance(self.config.balancer, GradientBalancer):
+            if torch.compiler.is_compiling():
+                raise RuntimeError(
+                    f"the balancer {self.config.balancer.kind!r} takes gradients, which a compiled "
+                    "graph cannot: compile the model, and call the criterion outside"
+                )
+            # Around it something may be compiled, in pieces: this is called without compiling
+            # then, and torch would go on to compile what is called from here.
+            go = torch.compiler.disable(go)  # type: ignore[no-untyped-call]
+        return go(self, terms, standing, training, shared)
+
+    def _checked(
+        self,
+        terms: Mapping[str, Tensor | None],
+        standing: Standing,
+        training: bool,
+        shared: SharedLike | None,
+    ) -> Tensor:
         if training and isinstance(terms, Mapping) and not torch.compiler.is_compiling():
             devices = {
                 value.device
