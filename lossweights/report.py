@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from lossweights.errors import did_you_mean, quoted
+from lossweights.shared import transformed
 
 _MANY_FORWARDS = 200  # after so many without a step somebody forgot the clock
-
-# What torch.func transform is at work, if any; torch has no public name for it.
-_transformed = torch._C._functorch.peek_interpreter_stack  # noqa: SLF001
 
 _LOOK_EVERY = 32  # forwards between two looks at which terms carry a gradient
 
@@ -268,7 +266,7 @@ class Seen:
         if torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
             self._look(names, losses, weights)
         else:
-            if _transformed() is not None:
+            if transformed() is not None:
                 raise RuntimeError(
                     "a criterion in training records what it sees, which torch.func transforms "
                     "cannot do: use criterion.breakdown(terms).total there"

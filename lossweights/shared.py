@@ -13,6 +13,9 @@ from lossweights.errors import quoted
 SharedLike: TypeAlias = "Tensor | Mapping[str, SharedLike] | Iterable[SharedLike]"
 Rows: TypeAlias = "dict[str, list[Tensor | None]]"
 
+# What torch.func transform is at work, if any; torch has no public name for it.
+transformed = torch._C._functorch.peek_interpreter_stack  # noqa: SLF001
+
 _REFUSALS = {  # words of torch's errors, and what to write
     "use_reentrant": "reentrant checkpointing cannot give the gradients of single terms: write "
     "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
@@ -49,10 +52,17 @@ class Shared:
         are_features: Whether they belong to the batch; parameters are the same on all ranks.
 
     Raises:
-        ValueError: For what is no tensor, takes no gradient, or is both of features and parameters.
+        ValueError: For what is no tensor, takes no gradient, is complex, or is both of features
+            and parameters.
+        RuntimeError: Under a transform of `torch.func`.
     """
 
     def __init__(self, given: SharedLike) -> None:
+        if transformed() is not None:
+            raise RuntimeError(
+                "gradients of single terms cannot be taken under torch.func transforms: write "
+                "criterion.breakdown(terms).total there, within criterion.freeze()"
+            )
         found = {id(tensor): tensor for tensor in _tensors(given)}
         self.tensors = [tensor for tensor in found.values() if tensor.requires_grad]
         if not self.tensors:
@@ -60,6 +70,11 @@ class Shared:
             raise ValueError(
                 f"shared= is what the terms depend on, but {what}: give features as the trunk "
                 "returned them (not detached, not under no_grad), or parameters"
+            )
+        if any(tensor.is_complex() for tensor in self.tensors):
+            raise ValueError(
+                "shared= holds complex tensors: give the real ones that they are made of, or what "
+                "comes before them"
             )
         leaves = [tensor.is_leaf for tensor in self.tensors]
         if any(leaves) and not all(leaves):
@@ -165,7 +180,7 @@ class Shared:
 
 def _tensors(given: object) -> Iterator[Tensor]:
     if isinstance(given, Tensor):
-        if given.is_floating_point():
+        if given.is_floating_point() or given.is_complex():
             yield given
     elif isinstance(given, Mapping):
         for part in given.values():
