@@ -8,7 +8,6 @@ import numpy as np
 from pydantic import Field
 
 from lossweights.balancers.gradient.base import Array, GramianBalancer
-from lossweights.balancers.gradient.gramian import in_range
 from lossweights.balancers.gradient.pairs import Orders, orders
 from lossweights.moment import Moment, State
 
@@ -49,7 +48,7 @@ class ProjectingConflictingGradients(GramianBalancer, kind="pcgrad"):
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
     def solve(self, gramian: Array, state: State, now: Moment) -> Array:
-        return in_range(pcgrad_weights(gramian, orders(self.seed, now.step, len(gramian))))
+        return pcgrad_weights(gramian, orders(self.seed, now.step, len(gramian)))
 
 
 def pcgrad_weights(gramian: Array, order: Orders) -> Array:

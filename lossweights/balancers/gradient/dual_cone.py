@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import model_validator
 
 from lossweights.balancers.gradient.base import Array, GramianBalancer
-from lossweights.balancers.gradient.gramian import cosines, in_range, inverse_norms
+from lossweights.balancers.gradient.gramian import cosines, inverse_norms
 from lossweights.moment import Moment, State
 
 # Added to squared norms of 1, since the solver needs a positive definite matrix. The least nearly
@@ -66,7 +66,8 @@ class UnconflictingProjection(DualConeBalancer, kind="upgrad"):
 
     def solve(self, gramian: Array, state: State, now: Moment) -> Array:
         terms = len(gramian)
-        return in_range(projection_weights(gramian, np.eye(terms) / terms).sum(axis=0))
+        weights: Array = projection_weights(gramian, np.eye(terms) / terms).sum(axis=0)
+        return weights
 
 
 class DualConeProjection(DualConeBalancer, kind="dualproj"):
@@ -100,7 +101,8 @@ class DualConeProjection(DualConeBalancer, kind="dualproj"):
 
     def solve(self, gramian: Array, state: State, now: Moment) -> Array:
         terms = len(gramian)
-        return in_range(projection_weights(gramian, np.full((1, terms), 1 / terms))[0])
+        weights: Array = projection_weights(gramian, np.full((1, terms), 1 / terms))[0]
+        return weights
 
 
 def projection_weights(gramian: Array, vectors: Array) -> Array:

@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.balancers.gradient.base import Array, GramianBalancer
-from lossweights.balancers.gradient.gramian import in_range
 from lossweights.balancers.gradient.pairs import Orders, orders
 from lossweights.moment import Moment, State
 
@@ -71,7 +70,7 @@ class GradientVaccine(GramianBalancer, kind="gradvac"):
 
     def solve(self, gramian: Array, state: State, now: Moment) -> Array:
         weights, _ = self._vaccinated(gramian, state["targets"].double().numpy(), now.step)
-        return in_range(weights)
+        return weights
 
     def update(self, observed: Tensor, state: State, now: Moment) -> None:
         seen = now.gradients.seen.numpy(force=True)
@@ -111,10 +110,11 @@ def gradvac_weights(
         scale = np.where(known, own, 1.0) * np.where(known, theirs, 1.0)
         target = targets[rows, others]
         cosine = np.where(known, np.clip(products[rows, others] / scale, -1.0, 1.0), target)
-        wanted = np.minimum(target, _HIGHEST)
+        wanted = np.clip(target, -_HIGHEST, _HIGHEST)
         turn = wanted * np.sqrt((1 - cosine**2) / (1 - wanted**2)) - cosine
         ratio = own / np.where(known, theirs, 1.0)
-        made[rows, others] += np.where(cosine < wanted, ratio * turn, 0.0)
+        behind = cosine < np.minimum(target, _HIGHEST)
+        made[rows, others] += np.where(behind, ratio * turn, 0.0)
         moved[rows, others] += (1 - smoothing) * (cosine - target)
     weights: Array = made.sum(axis=0)
     return weights, moved

@@ -1,11 +1,10 @@
-"""What balancers that read a Gramian have in common: cosines, and weights that stay in range."""
+"""What balancers that read a Gramian have in common: norms, cosines, eigenvalues."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from lossweights.balancers.gradient.base import Array
-from lossweights.balancers.numerics import LARGE
 
 # Gradients come in float32: a singular value below its precision is rounding, and an eigenvalue
 # of the Gramian is the square of one.
@@ -26,14 +25,6 @@ def cosines(gramian: Array, inverses: Array) -> Array:
         inverses: Their `inverse_norms`; where it is 0, so are row and column.
     """
     return gramian * inverses[:, None] * inverses
-
-
-def in_range(weights: Array) -> Array:
-    """Weights in the same ratio that float32 holds: the largest is at most 1e30.
-
-    Gradients of terms may be so far apart that the weights which a method asks for are not.
-    """
-    return weights / max(1.0, float(np.abs(weights).max()) / LARGE)
 
 
 def spectrum(gramian: Array) -> tuple[Array, Array]:

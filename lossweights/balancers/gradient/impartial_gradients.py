@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lossweights.balancers.gradient.base import Array, GramianBalancer
-from lossweights.balancers.gradient.gramian import cosines, in_range, inverse_norms, spectrum
+from lossweights.balancers.gradient.gramian import cosines, inverse_norms, spectrum
 from lossweights.moment import Moment, State
 
 _STATIONARY = 1e-10  # of the length of the sum of unit gradients: below is rounding
@@ -50,7 +50,7 @@ class ImpartialGradientBalancing(GramianBalancer, kind="imtl-g"):
     """
 
     def solve(self, gramian: Array, state: State, now: Moment) -> Array:
-        return in_range(impartial_gradient_weights(gramian))
+        return impartial_gradient_weights(gramian)
 
 
 def impartial_gradient_weights(gramian: Array) -> Array:
