@@ -24,6 +24,7 @@ check: $(VENV)/check  ## lint, format, types, and the import contract
 bench: $(VENV)/bench  ## measure against the hand-written loop and peers: several minutes
 	$(BIN)/python benchmarks/combine.py
 	$(BIN)/python benchmarks/adaptive.py
+	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/schedules.py
 
 format: $(VENV)/check  ## format the code

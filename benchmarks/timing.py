@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -64,18 +64,38 @@ def measure(
         rounds: How many figures; one more round warms up.
         after: What belongs to a step after its backward pass, by variant.
     """
-    steps = max(20, 2_000 // len(losses))
+    finish = after or {}
+
+    def whole(name: str, step: Step) -> Callable[[int], None]:
+        def run(number: int) -> None:
+            step(number).backward()  # type: ignore[no-untyped-call]
+            for loss in losses:
+                loss.grad = None
+            if name in finish:
+                finish[name]()
+
+        return run
+
+    steps = {name: whole(name, step) for name, step in variants.items()}
+    return interleaved(steps, max(20, 2_000 // len(losses)), range(rounds + 1))
+
+
+def interleaved(
+    variants: Mapping[str, Callable[[int], None]], steps: int, rounds: Iterable[int]
+) -> dict[str, list[float]]:
+    """Microseconds a step by variant, one figure a round, of the thread's own time.
+
+    Args:
+        variants: A whole step of each, given its number, by name.
+        steps: How many a round has of each.
+        rounds: Their numbers; round 0 warms up.
+    """
     found: dict[str, list[float]] = {name: [] for name in variants}
-    for round_ in range(rounds + 1):
+    for round_ in rounds:
         for name, step in variants.items():
-            finish = (after or {}).get(name)
             begin = time.thread_time()
             for number in range(steps):
-                step(number).backward()  # type: ignore[no-untyped-call]
-                for loss in losses:
-                    loss.grad = None
-                if finish is not None:
-                    finish()
+                step(number)
             if round_ > 0:
                 found[name].append((time.thread_time() - begin) / steps * 1e6)
     return found
