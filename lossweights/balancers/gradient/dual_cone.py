@@ -11,16 +11,12 @@ from lossweights.balancers.gradient.base import Array, GramianBalancer
 from lossweights.balancers.gradient.gramian import cosines, inverse_norms
 from lossweights.moment import Moment, State
 
-# Added to squared norms of 1, since the solver needs a positive definite matrix. The least nearly
-# always does; the others are for Gramians that rounding has made indefinite.
-_REGULARIZATIONS = tuple(10.0**power for power in range(-14, 1))
-
 
 class DualConeBalancer(GramianBalancer):
     r"""Weights from projections onto the dual cone, $\{d : g_i \cdot d \ge 0 \text{ for all } i\}$.
 
     Raises:
-        ValueError: Where the solver of quadratic programs is not installed.
+        ValueError: Where the solver of least squares is not installed.
     """
 
     @model_validator(mode="after")
@@ -29,7 +25,7 @@ class DualConeBalancer(GramianBalancer):
             _solver()
         except ImportError as error:
             raise ValueError(
-                f"the balancer {self.kind!r} needs the package quadprog: "
+                f"the balancer {self.kind!r} needs the package scipy: "
                 'pip install "lossweights[gradients]"'
             ) from error
         return self
@@ -117,7 +113,7 @@ def projection_weights(gramian: Array, vectors: Array) -> Array:
         vectors: $u$, not below 0, a row each, shape (k, m).
 
     Returns:
-        $v$, shape (k, m); nan where the solver fails for a Gramian that is none.
+        $v$, shape (k, m); nan where the solver gives up.
     """
     inverses = inverse_norms(gramian)
     unit = cosines(gramian, inverses)
@@ -130,27 +126,24 @@ def projection_weights(gramian: Array, vectors: Array) -> Array:
 
 
 def _least_norms(unit: Array, lowest: Array) -> Array:
-    """The least v' C v with v not below u, for each row u."""
+    """The least v' C v with v not below u, for each row u: least squares over x = v - u."""
     found = lowest.copy()
     conflicting = np.flatnonzero((lowest @ unit).min(axis=1) < 0)
     if not len(conflicting):
         return found
-    identity = np.eye(len(unit))
-    zeros = np.zeros(len(unit))
+    eigenvalues, vectors = np.linalg.eigh(unit)
+    root = np.sqrt(np.maximum(eigenvalues, 0.0))[:, None] * vectors.T  # C = A' A
     solve = _solver()
-    for regularization in _REGULARIZATIONS:
-        regular = unit + regularization * identity
-        try:
-            for row in conflicting:
-                found[row] = solve(regular, zeros, identity, lowest[row])[0]
-        except ValueError:  # not positive definite
-            continue
-        return found
-    return np.full_like(lowest, np.nan)
+    try:
+        for row in conflicting:
+            found[row] += solve(root, -root @ lowest[row])[0]
+    except RuntimeError:  # it gave up
+        return np.full_like(lowest, np.nan)
+    return found
 
 
 def _solver() -> Any:
     """Imported here, so that all else works without it."""
-    from quadprog import solve_qp  # noqa: PLC0415
+    from scipy.optimize import nnls  # noqa: PLC0415
 
-    return solve_qp
+    return nnls
