@@ -132,7 +132,7 @@ class GradientWeighing:
 
     @torch.no_grad()
     def _weights(self, losses: Tensor, gradients: Gradients) -> tuple[Tensor, Tensor | float]:
-        """The weights, or where one is not finite those that stand; and whether that is so."""
+        """The weights, those that stand where not all is finite; and whether gradients are not."""
         last = self.standing(gradients.names)
         state, places = self._memory.state("balancer"), gradients.names
         if len(places) < len(self.names):
@@ -147,7 +147,8 @@ class GradientWeighing:
             state = {key: tensor.cpu() for key, tensor in state.items()}
         weights = self._balancer.weigh(losses, state, self.now.with_gradients(gradients))
         weights = weights.to(last)
-        return torch.where(weights.isfinite().all(), weights, last), finite.logical_not()
+        good = finite & weights.isfinite().all()
+        return torch.where(good, weights, last), finite.logical_not()
 
     def record(self, taken: Taken) -> None:
         """Adds what a training forward has taken."""
