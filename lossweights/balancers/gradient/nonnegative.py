@@ -23,8 +23,7 @@ def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None
     Args:
         matrix: $Q$, symmetric and positive semidefinite, shape (m, m), with a diagonal of about 1:
             scale the variables, where it is not.
-        vector: $c$, shape (m,), with values of about 1 at most. Where $Q$ is singular, the minimum
-            is to exist.
+        vector: $c$, shape (m,). Where $Q$ is singular, the minimum is to exist.
         start: Where to begin, shape (m,), not negative: the result of a similar problem; or else
             where the minimum without bounds is positive.
 
@@ -37,12 +36,16 @@ def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None
     >>> nonnegative_minimum(np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([2.0, -1.0]))
     array([1., 0.])
     """
+    if start is None:
+        start = _solution(matrix, vector)
+        if start.min() > 0:
+            return start
     size = len(vector)
     rounding = 8 * size * _EPSILON
     largest = float(np.abs(vector).max())
     best, lowest = np.zeros(size), 0.0
     barred = np.zeros(size, np.bool_)
-    point = np.maximum(_solution(matrix, vector) if start is None else start, 0.0)
+    point = np.maximum(start, 0.0)
     free = point > 0
     entering: int | None = None
     for _ in range(10 * size + 10):
@@ -54,7 +57,7 @@ def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None
             barred[:] = False
         elif entering is not None:
             barred[entering] = True
-            gained = bool(point[entering] > 0) and value <= (1 - rounding) * lowest
+            gained = value <= (1 - rounding) * lowest
         if gained:
             best, lowest = point, value
         slope = vector - matrix @ best
@@ -74,7 +77,7 @@ def _minimum_of_face(
     identity = np.eye(len(vector))
     while free.any():
         face = np.where(free[:, None] & free, matrix, identity)
-        target = _solution(face, np.where(free, vector, 0.0))
+        target = _solution(face, vector * free)
         falling = np.flatnonzero(free & (target <= 0))
         if not len(falling):
             return target
