@@ -29,7 +29,7 @@ from pronunciation_vae.data import Words, load_words
 from pronunciation_vae.evaluate import evaluate
 from pronunciation_vae.model import PronunciationVAE
 from pronunciation_vae.options import Run, read_options
-from pronunciation_vae.workers import Show, run_in_parallel
+from workers import Show, run_in_parallel
 
 
 def train(folder: Path, run: Run, show: Show) -> report.Result:
