@@ -2,6 +2,7 @@
 
 from lossweights.balancers.gradient.base import GradientBalancer, GramianBalancer
 from lossweights.balancers.gradient.component_alignment import IndependentComponentAlignment
+from lossweights.balancers.gradient.conflict_averse import ConflictAverse
 from lossweights.balancers.gradient.conflicting_gradients import ProjectingConflictingGradients
 from lossweights.balancers.gradient.db_mtl import DualBalancing
 from lossweights.balancers.gradient.dual_cone import DualConeProjection, UnconflictingProjection
@@ -9,9 +10,11 @@ from lossweights.balancers.gradient.gradient_vaccine import GradientVaccine
 from lossweights.balancers.gradient.gradnorm import GradNorm
 from lossweights.balancers.gradient.impartial_gradients import ImpartialGradientBalancing
 from lossweights.balancers.gradient.lr_annealing import LearningRateAnnealing
+from lossweights.balancers.gradient.multiple_gradient_descent import MultipleGradientDescent
 from lossweights.balancers.gradient.norm_balance import NormBalance
 
 __all__ = [
+    "ConflictAverse",
     "DualBalancing",
     "DualConeProjection",
     "GradNorm",
@@ -21,6 +24,7 @@ __all__ = [
     "ImpartialGradientBalancing",
     "IndependentComponentAlignment",
     "LearningRateAnnealing",
+    "MultipleGradientDescent",
     "NormBalance",
     "ProjectingConflictingGradients",
     "UnconflictingProjection",
