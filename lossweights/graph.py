@@ -53,8 +53,9 @@ class Lookout:
         if any(_frees_its_buffers(node) for node in nodes):
             warn(
                 "a compiled part of the model may free its buffers in its first backward pass, "
-                "and fail in the second (as it does with a batch of another size): write "
-                "torch._functorch.config.donated_buffer = False before it is compiled"
+                "and fail in the second (as it does with a batch of another size): write import "
+                "torch._functorch.config and torch._functorch.config.donated_buffer = False before "
+                "it is compiled"
             )
         self.is_half = self.is_half or any(_is_half(node) for node in nodes)
         self._known.update(ways)

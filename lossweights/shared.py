@@ -19,10 +19,13 @@ transformed = torch._C._functorch.peek_interpreter_stack  # noqa: SLF001
 _REFUSALS = {  # words of torch's errors, and what to write
     "use_reentrant": "reentrant checkpointing cannot give the gradients of single terms: write "
     "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
-    "donated": "a compiled function frees its buffers in its first backward pass: write "
-    "torch._functorch.config.donated_buffer = False before it is compiled",
+    "donated": "a compiled function frees its buffers in its first backward pass: write import "
+    "torch._functorch.config and torch._functorch.config.donated_buffer = False before it is "
+    "compiled",
     "inplace operation": "what the backward pass needs was changed in place after it was used: "
     "replace inplace=True, += and the like in the heads, or give them features.clone()",
+    "setstorage": "parameters that FullyShardedDataParallel shards are gone after the forward pass: "
+    "call the criterion inside the module that it wraps, or use fully_shard",
     "second time": "their graph was freed by a backward pass before: call the criterion first",
 }
 _NOT_BATCHED = "this fails in one vectorised pass: write batched: false"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
+from lossweights.balancers import GradientBalancer
 from lossweights.testing.training import Adaptive, Training
 from tests.distributed.pool import Pool
 from tests.test_adaptive_properties import EXAMPLES
@@ -37,4 +38,5 @@ def test_state_is_the_same_on_all_ranks(pool: Pool, component: Adaptive) -> None
     first, second = pool.run(2, run_rank, component)
     assert first.keys() == second.keys()
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
-    torch.testing.assert_close(first, run_alone(component), rtol=1e-4, atol=1e-5)
+    if not isinstance(component, GradientBalancer):  # to which two micro-batches are not one batch
+        torch.testing.assert_close(first, run_alone(component), rtol=1e-4, atol=1e-5)

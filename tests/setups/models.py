@@ -28,6 +28,14 @@ class InverseNorm(GramianBalancer, kind="test-setups"):
         return weights
 
 
+class Products(GramianBalancer, kind="test-setups-products"):
+    """The gradient of the sum of all terms along that of each."""
+
+    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+        weights: Array = gramian.sum(axis=1)
+        return weights
+
+
 def criterion(terms: Any = BASE, **fields: Any) -> WeightedLoss:
     """A criterion that weighs by `InverseNorm`."""
     return WeightedLoss(terms, balancer={"kind": "test-setups", **fields})

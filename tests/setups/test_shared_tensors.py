@@ -10,11 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lossweights import Moment, State, WeightedLoss
-from lossweights.balancers import GramianBalancer
-from lossweights.balancers.gradient.base import Array
+from lossweights import WeightedLoss
 from lossweights.shared import SharedLike
-from tests.setups.models import criterion, model, norm, rows, weights
+from tests.setups.models import Products, criterion, model, norm, rows, weights
 
 BATCHED = pytest.mark.parametrize("batched", [False, True], ids=["one by one", "batched"])
 
@@ -100,14 +98,6 @@ def test_sizes(shape: tuple[int, ...], batched: bool) -> None:
     total.backward()
     expected = {"a": 1 / 4, "b": 2 / 3} if 0 not in shape else {"a": 1.0, "b": 2.0}
     assert weights(found) == pytest.approx(expected)
-
-
-class Products(GramianBalancer, kind="test-setups-products"):
-    """The gradient of the sum of all terms along that of each."""
-
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
-        weights: Array = gramian.sum(axis=1)
-        return weights
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -1,0 +1,168 @@
+"""What ranks do in the tests of single facts about gradients; terms are linear in features."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.nn.parallel import DistributedDataParallel
+
+from lossweights import WeightedLoss
+from tests.distributed.cases import Collectives
+from tests.distributed.gradient_training import Model, Of, Setup, average, rows, train_rank
+from tests.setups.models import Products
+
+Rows: TypeAlias = Mapping[str, Sequence[float]]  # the gradients of a rank's terms
+TERMS = {name: {"optional": True} for name in "abc"}
+
+
+def criterion(balancer: Any = None, **options: Any) -> WeightedLoss:
+    """One whose weights are sums of rows of the Gramian."""
+    return WeightedLoss(TERMS, balancer=balancer or Products(), **options)
+
+
+def forward(
+    found: WeightedLoss, rows_of_rank: Rows, shared: nn.Parameter | None = None
+) -> dict[str, float]:
+    """The weights in a forward pass of a rank.
+
+    Args:
+        found: The criterion.
+        rows_of_rank: The gradients of the terms.
+        shared: A parameter; features as long as the rows where there is none.
+    """
+    width = max(map(len, rows_of_rank.values()), default=2)
+    given = torch.zeros(width, requires_grad=True) * 1.0 if shared is None else shared
+    terms = {name: (torch.tensor(row) * given).sum() for name, row in rows_of_rank.items()}
+    found(terms, shared=given)
+    return found.metrics(include=["weight"])
+
+
+def weights(
+    by_rank: Sequence[Rows], of: Of, options: Mapping[str, Any]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The weights of a forward pass, and those that stand after it."""
+    mine = by_rank[distributed.get_rank()]
+    parameter = nn.Parameter(torch.zeros(2)) if of == "parameters" else None
+    found = criterion(**options)
+    seen = forward(found, mine, parameter)
+    found.step()
+    with found.freeze():
+        found({name: torch.tensor(1.0) for name in "abc"})
+    return seen, found.metrics(include=["weight"])
+
+
+def in_subgroup(by_rank: Sequence[Rows]) -> dict[str, float]:
+    """The first two ranks are a group, and the third stands alone."""
+    group = distributed.new_group([0, 1])
+    return forward(criterion(process_group=group), by_rank[distributed.get_rank()])
+
+
+def count(
+    balancer: Any, of: Of, given: Mapping[int, Sequence[str]], options: Mapping[str, Any]
+) -> dict[str, list[list[int]]]:
+    """The sizes of the collectives in the forward and backward passes, and steps, of three steps.
+
+    Args:
+        balancer: Of the criterion.
+        of: What is shared: a parameter of 6 entries and one of 4, or as large features.
+        given: The terms that a rank gives, by rank; all for those that are not named.
+        options: More of the criterion's.
+    """
+    found = criterion(balancer, **options)
+    leaves = [torch.ones(size, requires_grad=True) for size in (6, 4)]
+    shared = leaves if of == "parameters" else [leaf * 1.0 for leaf in leaves]
+    sizes: dict[str, list[list[int]]] = {"forward": [], "backward": [], "step": []}
+    for _ in range(3):
+        names = given.get(distributed.get_rank(), "abc")
+        terms = {name: shared[0].sum() * (1 + ord(name)) + shared[1].sum() for name in names}
+        with Collectives() as forward_pass:
+            total = found(terms, shared=shared)
+        with Collectives() as backward_pass:
+            total.backward(retain_graph=True)
+        with Collectives() as step:
+            found.step()
+        for moment, seen in zip(sizes, (forward_pass, backward_pass, step), strict=True):
+            sizes[moment].append(seen.sizes)
+    return sizes
+
+
+def refusal(setup: Setup) -> str:
+    """The error of a training."""
+    try:
+        train_rank(setup)
+    except (RuntimeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def fully_sharded(*, inside: bool) -> list[dict[str, float]] | str:
+    """The weights of a training in the older way of sharding, or the error."""
+    warnings.simplefilter("ignore")  # it is deprecated
+    torch.manual_seed(0)
+    model, found = Model("features"), Setup().criterion()
+    outer = FullyShardedDataParallel(
+        found.wrap(model) if inside else model,
+        use_orig_params=True,
+        device_id=torch.device("cpu"),
+    )
+    optimizer = torch.optim.SGD(outer.parameters(), lr=0.01, momentum=0.9)
+    found.follow(optimizer)
+    seen = []
+    for step in range(Setup.steps):
+        made = outer(rows(step, 0, distributed.get_rank()))
+        try:
+            total = made if inside else found(*made)
+        except RuntimeError as error:
+            return str(error)
+        seen.append(found.metrics(include=["weight"]))
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return seen
+
+
+def compiled() -> dict[str, Tensor]:
+    """Gradients of a model whose parts are compiled within DistributedDataParallel."""
+    import torch._functorch.config
+
+    warnings.simplefilter("ignore")
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, found = Model("features"), Setup().criterion()
+    with torch._functorch.config.patch(donated_buffer=False):
+        for part in (model.trunk, model.a, model.b, model.c):
+            part.compile(backend="aot_eager")
+        outer = DistributedDataParallel(model)
+        found(*outer(rows(0, 0, distributed.get_rank()))).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def plain() -> dict[str, Tensor]:
+    """The same gradients, with nothing around the model."""
+    torch.manual_seed(0)
+    model, found = Model("features"), Setup().criterion()
+    found(*model(rows(0, 0, distributed.get_rank()))).backward()
+    average(model)
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def sparse(number: int) -> tuple[dict[str, float], Tensor]:
+    """Weights, and the gradient of a table whose gradients are sparse, of so many ranks or one."""
+    torch.manual_seed(0)
+    table = nn.Embedding(20, 5, sparse=True)
+    own = range(number) if number > 1 else [distributed.get_rank()]
+    words = [table(torch.arange(4) + 3 * rank) for rank in own]
+    terms = {
+        "a": torch.stack([each.square().sum() for each in words]).mean(),
+        "b": torch.stack([7 * each[:, 0].sum() for each in words]).mean(),
+    }
+    found = WeightedLoss(["a", "b"], balancer="imtl-g")
+    found(terms, shared=table.weight).backward()
+    gradient = table.weight.grad
+    assert gradient is not None
+    return found.metrics(include=["weight"]), gradient.to_dense()
