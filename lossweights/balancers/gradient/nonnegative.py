@@ -77,7 +77,7 @@ def _minimum_of_face(
     identity = np.eye(len(vector))
     while free.any():
         face = np.where(free[:, None] & free, matrix, identity)
-        target = _solution(face, vector * free)
+        target = _solution(face, np.where(free, vector, 0.0))
         falling = np.flatnonzero(free & (target <= 0))
         if not len(falling):
             return target
