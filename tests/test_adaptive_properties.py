@@ -136,6 +136,11 @@ TABLES: dict[type[Adaptive], list[dict[str, Any]]] = {
         {"kind": "mgda", "normalize": "loss+"},
         {"kind": "cagrad"},
         {"kind": "cagrad", "radius": 1.5, "rescale": 1},
+        {"kind": "nash-mtl"},
+        {"kind": "nash-mtl", "max_norm": None, "every": "3 steps"},
+        {"kind": "fairgrad"},
+        {"kind": "fairgrad", "fairness": 2, "max_norm": 1},
+        {"kind": "config"},
     ],
     Controller: [
         {"kind": "pid", "target": 0.5},

@@ -5,7 +5,25 @@ from lossweights.balancers.coefficient_of_variation import CoefficientOfVariatio
 from lossweights.balancers.dynamic_weight_average import DynamicWeightAverage
 from lossweights.balancers.fast_adaptive_multitask import FastAdaptiveMultitask
 from lossweights.balancers.geometric_mean import GeometricMean
-from lossweights.balancers.gradient import GradientBalancer, GramianBalancer
+from lossweights.balancers.gradient import (
+    ConflictAverse,
+    ConflictFreeInverseGradients,
+    DualBalancing,
+    DualConeProjection,
+    FairResourceAllocation,
+    GradientBalancer,
+    GradientVaccine,
+    GradNorm,
+    GramianBalancer,
+    ImpartialGradientBalancing,
+    IndependentComponentAlignment,
+    LearningRateAnnealing,
+    MultipleGradientDescent,
+    NashBargaining,
+    NormBalance,
+    ProjectingConflictingGradients,
+    UnconflictingProjection,
+)
 from lossweights.balancers.impartial import ImpartialLossBalancing
 from lossweights.balancers.moving_average import MovingAverage
 from lossweights.balancers.random_weighting import RandomWeighting
@@ -17,16 +35,31 @@ from lossweights.balancers.uncertainty import UncertaintyWeighting
 __all__ = [
     "Balancer",
     "CoefficientOfVariation",
+    "ConflictAverse",
+    "ConflictFreeInverseGradients",
+    "DualBalancing",
+    "DualConeProjection",
     "DynamicWeightAverage",
+    "FairResourceAllocation",
     "FastAdaptiveMultitask",
     "GeometricMean",
+    "GradNorm",
     "GradientBalancer",
+    "GradientVaccine",
     "GramianBalancer",
+    "ImpartialGradientBalancing",
     "ImpartialLossBalancing",
+    "IndependentComponentAlignment",
+    "LearningRateAnnealing",
     "MovingAverage",
+    "MultipleGradientDescent",
+    "NashBargaining",
+    "NormBalance",
+    "ProjectingConflictingGradients",
     "RandomWeighting",
     "RelativeLossBalancing",
     "SmoothTchebycheff",
     "SoftAdapt",
     "UncertaintyWeighting",
+    "UnconflictingProjection",
 ]

@@ -1,8 +1,10 @@
 """Balancers that weigh the terms by their gradients with respect to what they share."""
 
+from lossweights.balancers.gradient.bargaining import FairResourceAllocation, NashBargaining
 from lossweights.balancers.gradient.base import GradientBalancer, GramianBalancer
 from lossweights.balancers.gradient.component_alignment import IndependentComponentAlignment
 from lossweights.balancers.gradient.conflict_averse import ConflictAverse
+from lossweights.balancers.gradient.conflict_free import ConflictFreeInverseGradients
 from lossweights.balancers.gradient.conflicting_gradients import ProjectingConflictingGradients
 from lossweights.balancers.gradient.db_mtl import DualBalancing
 from lossweights.balancers.gradient.dual_cone import DualConeProjection, UnconflictingProjection
@@ -15,8 +17,10 @@ from lossweights.balancers.gradient.norm_balance import NormBalance
 
 __all__ = [
     "ConflictAverse",
+    "ConflictFreeInverseGradients",
     "DualBalancing",
     "DualConeProjection",
+    "FairResourceAllocation",
     "GradNorm",
     "GradientBalancer",
     "GradientVaccine",
@@ -25,6 +29,7 @@ __all__ = [
     "IndependentComponentAlignment",
     "LearningRateAnnealing",
     "MultipleGradientDescent",
+    "NashBargaining",
     "NormBalance",
     "ProjectingConflictingGradients",
     "UnconflictingProjection",
