@@ -22,6 +22,7 @@ from lossweights import (
     Balancer,
     Component,
     Controller,
+    GradientBalancer,
     LossConfig,
     Schedule,
     Shape,
@@ -29,7 +30,6 @@ from lossweights import (
     Transform,
     WeightedLoss,
 )
-from lossweights.balancers import GradientBalancer
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
