@@ -64,9 +64,9 @@ def collect(
             for place, name in zip(where, given, strict=True):
                 parts[place] = rows[name][index]
             if of_parameters and count > 1:
-                parts = _averaged(parts, tensor, ranks)
+                parts = _averaged(parts, tensor, ranks, scale)
             sums.add(parts, tensor, of_parameters=of_parameters)
-        sums.end()
+        sums.end(None if of_parameters and count > 1 else scale)
         present, losses = list(given), values
         if count > 1:
             totals, counts = sums.add_up(values, where, ranks, of_parameters=of_parameters)
@@ -76,15 +76,17 @@ def collect(
             losses = _chosen(totals / counts, [names.index(name) for name in present], n).float()
         places = [names.index(name) for name in present]
         chosen = {key: _chosen(found, places, n) for key, found in sums.statistics().items()}
-        if scale is not None:
-            chosen = {k: t / (scale**2 if k == "gramian" else scale) for k, t in chosen.items()}
         seen = torch.ones(len(present), dtype=torch.bool, device=home)
         return Collected(Gradients(present, chosen, seen), losses)
 
 
-def _averaged(parts: Sequence[Tensor | None], tensor: Tensor, ranks: Ranks) -> list[Tensor | None]:
-    """The means over the ranks of the gradients of one parameter."""
+def _averaged(
+    parts: Sequence[Tensor | None], tensor: Tensor, ranks: Ranks, scale: Tensor | None
+) -> list[Tensor | None]:
+    """The means over the ranks of the gradients of one parameter, without the scale."""
     stacked = torch.stack([torch.zeros_like(tensor) if p is None else p for p in parts])
+    if scale is not None:
+        stacked = stacked.float() / scale.to(stacked.device)
     ranks.add_up(stacked)
     stacked /= ranks.count
     return list(stacked.unbind())
@@ -169,11 +171,18 @@ class _Sums:
                 "features with the batch first, or write per_item: false"
             )
 
-    def end(self) -> None:
-        """Called when all tensors were added."""
+    def end(self, scale: Tensor | None) -> None:
+        """Called when all tensors were added, ahead of `add_up`: another rank may have no scale.
+
+        Args:
+            scale: By what the gradients were multiplied; None for 1.
+        """
         if self._item_squares is not None:
             self._found["item_norms"] = self._item_squares.sqrt().sum(dim=1)
             self._items = self._item_squares.shape[1]
+        if scale is not None:
+            for need, found in self._found.items():
+                found.div_(scale.double().square() if need in ("gramian", "norms") else scale)
 
     def add_up(
         self, values: Tensor, where: Sequence[int], ranks: Ranks, *, of_parameters: bool

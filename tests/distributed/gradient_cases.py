@@ -56,6 +56,21 @@ def weights(
     return seen, found.metrics(include=["weight"])
 
 
+def in_half(by_rank: Sequence[Rows], of: Of) -> dict[str, float]:
+    """The weights where the first rank alone meets float16, and after autocast is over."""
+    rank = distributed.get_rank()
+    leaf = torch.zeros(2, requires_grad=True)
+    shared = leaf if of == "parameters" else leaf * 1.0
+    given = shared.half().float() if rank == 0 else shared
+    terms = {name: (torch.tensor(row) * given).sum() for name, row in by_rank[rank].items()}
+    found = criterion()
+    found(terms, shared=shared)
+    found.step()
+    with found.freeze():
+        found({name: torch.tensor(1.0) for name in "abc"})
+    return found.metrics(include=["weight"])
+
+
 def in_subgroup(by_rank: Sequence[Rows]) -> dict[str, float]:
     """The first two ranks are a group, and the third stands alone."""
     group = distributed.new_group([0, 1])

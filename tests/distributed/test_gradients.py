@@ -179,6 +179,16 @@ def test_without_sync_each_rank_stands_alone(pool: Pool, of: Of) -> None:
         assert seen == pytest.approx(sums([mine], of))
 
 
+@pytest.mark.parametrize("others", [{}, {"b": [1e-3, 1e-3]}], ids=["none", "one"])
+@OF
+def test_float16_that_not_all_ranks_meet(
+    pool: Pool, of: Of, others: dict[str, list[float]]
+) -> None:
+    by_rank = [{"a": [1e-3, 2e-3], "b": [0.0, 1e-3], "c": [3e-3, 0.0]}, others]
+    found = pool.run(2, cases.in_half, by_rank, of)
+    assert found[0] == found[1] == pytest.approx(sums(by_rank, of), rel=1e-3)
+
+
 def test_a_group_has_gradients_of_its_own(pool: Pool) -> None:
     by_rank = [EACH, OTHER, {"a": [7.0, 1.0]}]
     first, second, outside = pool.run(3, cases.in_subgroup, by_rank)
