@@ -29,6 +29,10 @@ class Gradients:
         max_abs: The largest $|g|$ of each term, shape (m,).
         mean_abs: The mean $|g|$ of each term, shape (m,).
         item_norms: The mean over the batch of the norm of each item's gradient, shape (m,).
+
+    >>> norms = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    >>> Gradients(["a", "b"], {"norms": norms}, seen=torch.tensor([True, True])).norms
+    tensor([3., 4.], dtype=torch.float64)
     """
 
     __slots__ = ("found", "names", "seen")
