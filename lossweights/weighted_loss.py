@@ -197,6 +197,8 @@ class WeightedLoss(Account):
     def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
         """A module that calls `function`, which returns named terms, and combines them.
 
+        For a balancer that weighs by gradients it returns what they share too, `terms, features`.
+
         >>> criterion = WeightedLoss(terms={"mse": 1.0, "l1": 0.1})
         >>> loss_fn = criterion.wrap(
         ...     lambda out, target: {"mse": ((out - target) ** 2).mean(), "l1": out.abs().mean()}
@@ -276,7 +278,8 @@ class WrappedLoss(nn.Module):
     """A function that returns named terms, with a criterion that combines them.
 
     Args:
-        function: Called with the module's arguments; a module's parameters travel along.
+        function: Called with the module's arguments, gives terms, or terms and what they share; a
+            module's parameters travel along.
         criterion: What combines the terms.
     """
 
