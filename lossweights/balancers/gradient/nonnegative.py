@@ -44,40 +44,29 @@ def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None
     rounding = 8 * size * _EPSILON
     largest = float(np.abs(vector).max())
     best, lowest = np.zeros(size), 0.0
-    barred = np.zeros(size, np.bool_)
-    point = np.maximum(start, 0.0)
-    free = point > 0
     entering: int | None = None
+    point = np.maximum(start, 0.0)
     for _ in range(10 * size + 10):
-        point = _minimum_of_face(matrix, vector, point, free)
+        point = _minimum_of_face(matrix, vector, point)
         value = -0.5 * float(vector @ point)
-        # What rounding hides in the value may be gained too, but once only for each variable.
-        gained = value < lowest
-        if gained:
-            barred[:] = False
-        elif entering is not None:
-            barred[entering] = True
-            gained = value <= (1 - rounding) * lowest
-        if gained:
+        if value <= (1 - rounding) * lowest:
             best, lowest = point, value
+        elif entering is not None:
+            break  # the gain is rounding
         slope = vector - matrix @ best
-        slope[barred | (best > 0)] = 0.0
+        slope[best > 0] = 0.0
         entering = int(slope.argmax())
         if slope[entering] <= rounding * max(largest, best.max()):
             break
-        point, free = best, best > 0
-        free[entering] = True
+        point = _freed(matrix, best, entering, float(slope[entering]), rounding)
     return best
 
 
-def _minimum_of_face(
-    matrix: Array, vector: Array, point: Array, free: npt.NDArray[np.bool_]
-) -> Array:
-    """The minimum over the variables in `free`, out of which those go that would be negative."""
-    identity = np.eye(len(vector))
+def _minimum_of_face(matrix: Array, vector: Array, point: Array) -> Array:
+    """The minimum over the variables above 0, out of which those go that would be negative."""
+    free = point > 0
     while free.any():
-        face = np.where(free[:, None] & free, matrix, identity)
-        target = _solution(face, np.where(free, vector, 0.0))
+        target = _solution(_face(matrix, free), np.where(free, vector, 0.0))
         falling = np.flatnonzero(free & (target <= 0))
         if not len(falling):
             return target
@@ -86,6 +75,29 @@ def _minimum_of_face(
         point = point + reach.min() * (target - point)
         free[falling[reach <= reach.min()]] = False
     return np.zeros(len(vector))
+
+
+def _freed(matrix: Array, point: Array, entering: int, slope: float, rounding: float) -> Array:
+    """Down from the minimum of a face with one more variable, as far as none is negative.
+
+    The others move with it so that they stay at their best. Where it depends on them there is no
+    minimum on the way, and no linear system that has it for a solution.
+    """
+    free = point > 0
+    along = -_solution(_face(matrix, free), np.where(free, matrix[entering], 0.0))
+    along[entering] = 1.0
+    length = slope / max(float(matrix[entering] @ along), rounding)
+    falling = np.flatnonzero(along < 0)
+    reach = point[falling] / -along[falling]
+    length = min(length, float(reach.min(initial=np.inf)))
+    moved = np.maximum(point + length * along, 0.0)
+    moved[falling[reach <= length]] = 0.0
+    return moved
+
+
+def _face(matrix: Array, free: npt.NDArray[np.bool_]) -> Array:
+    """The matrix with the rows and columns of an identity for what is not free."""
+    return np.where(free[:, None] & free, matrix, np.eye(len(free)))
 
 
 def _solution(matrix: Array, vector: Array) -> Array:

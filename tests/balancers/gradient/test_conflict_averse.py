@@ -151,6 +151,19 @@ def test_where_directions_that_are_down_for_all_are_few(distance: float) -> None
         assert away <= 1e-14 / distance**2
 
 
+def test_more_terms_than_directions_of_every_length() -> None:
+    rng = np.random.default_rng(8)
+    for _ in range(60):
+        terms, width = rng.integers(2, 12), rng.integers(1, 6)
+        jacobian = rng.normal(size=(terms, width)) * 10 ** rng.uniform(-6, 6, size=(terms, 1))
+        weights = conflict_averse_weights(gramian(jacobian), 1.2)
+        d, mean = jacobian.T @ weights, jacobian.mean(axis=0)
+        norms = np.linalg.norm(jacobian, axis=1)
+        noise = 1e-9 * (weights @ norms)
+        assert (jacobian @ d >= -noise * norms).all()
+        assert np.linalg.norm(d - mean) <= 1.2 * np.linalg.norm(mean) + noise
+
+
 def test_from_the_mean_to_the_shortest() -> None:
     for case in cases():
         terms = len(case.jacobian)

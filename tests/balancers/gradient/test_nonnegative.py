@@ -40,6 +40,21 @@ def test_minima_found_by_trying_every_face() -> None:
         assert value(matrix, vector, x) == pytest.approx(exact.least(matrix, vector), abs=1e-13)
 
 
+def test_minima_where_the_linear_systems_have_no_solution() -> None:
+    """Rows that depend on each other on one side of the origin, and any c: the minimum exists."""
+    rng = np.random.default_rng(7)
+    for _ in range(60):
+        terms, width = rng.integers(2, 7), rng.integers(1, 4)
+        rows = rng.normal(size=(terms, width))
+        rows[:, 0] = rng.uniform(0.5, 1, size=terms)
+        matrix = gramian(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        vector = rng.normal(size=terms)
+        x = nonnegative_minimum(matrix, vector)
+        assert (x >= 0).all()
+        assert (vector - matrix @ x <= 1e-10).all()
+        assert value(matrix, vector, x) == pytest.approx(exact.least(matrix, vector), abs=1e-9)
+
+
 def test_no_variable_that_is_0_would_gain_and_all_others_are_at_their_best() -> None:
     for matrix, vector in problems():
         x = nonnegative_minimum(matrix, vector)
@@ -83,10 +98,18 @@ def test_small_gains_are_not_left_out() -> None:
     assert x.tolist() == pytest.approx([1, 1e-9])
 
 
-def test_a_variable_that_cannot_be_freed_does_not_keep_others_from_it() -> None:
+def test_a_variable_takes_the_place_of_one_that_it_depends_on() -> None:
     matrix = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    x = nonnegative_minimum(matrix, np.array([1, 1 + 1e-9, 1e-10]), np.array([1.0, 0.0, 0.0]))
-    assert x.tolist() == pytest.approx([1, 0, 1e-10])
+    for start in ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [2.0, 2.0, 2.0]):
+        x = nonnegative_minimum(matrix, np.array([1, 1 + 1e-9, 1e-10]), np.array(start))
+        assert x.tolist() == pytest.approx([0, 1 + 1e-9, 1e-10])
+
+
+def test_rounding_is_not_taken_for_a_minimum_far_away() -> None:
+    """Two opposed rows, but for rounding: the minimum is not where that of the matrix is."""
+    matrix = np.array([[1 + 2e-16, 1, -1], [1, 1 - 1e-16, -1], [-1, -1, 1]])
+    x = nonnegative_minimum(matrix, np.array([-0.5547001962252, -0.5547001854096, 0.5547001969013]))
+    assert x.tolist() == pytest.approx([0, 0, 0.5547001969013])
 
 
 def test_nearly_singular_matrices() -> None:
