@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lossweights import WeightedLoss
@@ -139,6 +139,19 @@ def fully_sharded(*, inside: bool) -> list[dict[str, float]] | str:
         optimizer.step()
         optimizer.zero_grad()
     return seen
+
+
+def in_low_precision(precision: torch.dtype, of_output: torch.dtype) -> dict[str, float]:
+    """The weights of tiny terms, where FSDP2 computes in low precision."""
+    torch.manual_seed(0)
+    model, found = Model("features"), Setup().criterion()
+    policy = MixedPrecisionPolicy(param_dtype=precision, output_dtype=of_output)
+    for part in (model.trunk, model.a, model.b, model.c, model):
+        fully_shard(part, mp_policy=policy)
+    terms, features = model(rows(0, 0, distributed.get_rank()))
+    assert features.dtype is of_output
+    found({name: 1e-6 * term.float() for name, term in terms.items()}, features).backward()
+    return found.metrics(include=["weight"])
 
 
 def compiled() -> dict[str, Tensor]:

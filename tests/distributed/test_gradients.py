@@ -112,6 +112,18 @@ def _sharded_outside() -> Any:
     return cases.fully_sharded(inside=False)
 
 
+@pytest.mark.parametrize("of_output", ["as the parameters", "float32"])
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_sharded_models_in_low_precision(
+    pool: Pool, precision: torch.dtype, of_output: str
+) -> None:
+    dtype = torch.float32 if of_output == "float32" else precision
+    first, second = pool.run(2, cases.in_low_precision, precision, dtype)
+    assert first == second
+    # The sum of these weights is 1, so that the size of the terms makes no difference.
+    assert first == pytest.approx(train_alone(Setup(steps=1), 2).weights[0], rel=2e-2)
+
+
 def test_compiled_parts_of_a_wrapped_model(pool: Pool) -> None:
     wanted = pool.run(2, cases.plain)
     for mine, theirs in zip(pool.run(2, cases.compiled), wanted, strict=True):
