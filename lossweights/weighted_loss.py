@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from os import PathLike
 from typing import Any, Literal, Self
 
@@ -224,7 +225,7 @@ class WeightedLoss(Account):
                 )
             # Around it something may be compiled, in pieces: this is called without compiling
             # then, and torch would go on to compile what is called from here.
-            go = torch.compiler.disable(go)  # type: ignore[no-untyped-call]
+            go = _uncompiled(go)
         return go(self, terms, standing, training, shared)
 
     def _checked(
@@ -272,6 +273,12 @@ class WeightedLoss(Account):
     def extra_repr(self) -> str:
         """The terms, as declared."""
         return ", ".join(f"{name}: {term!r}" for name, term in self.config.terms.items())
+
+
+@cache
+def _uncompiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function that torch does not compile; made once, which takes longer than a call."""
+    return torch.compiler.disable(function)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class WrappedLoss(nn.Module):
