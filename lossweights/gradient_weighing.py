@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -81,7 +82,9 @@ class GradientWeighing:
 
     def standing(self, given: Sequence[str]) -> Tensor:
         """The weights that stand for some of the balanced terms, shape (k,)."""
-        return _picked(self.held.standing(), [self.names.index(name) for name in given])
+        held = self.held
+        weights = held.standing() if self.has_taken else held.tensors["weights"].clone()
+        return _picked(weights, [self.names.index(name) for name in given])
 
     def weigh(self, losses: Mapping[str, Tensor], shared: SharedLike | None) -> Taken:
         """The weights of the balanced terms that were given, sorted, in a forward pass.
@@ -141,13 +144,13 @@ class GradientWeighing:
             state = {key: _of_terms(tensor, where, n) for key, tensor in state.items()}
         if not places:
             return last, 0.0
-        finite = torch.stack([t.isfinite().all() for t in gradients.found.values()]).all()
+        finite = _is_finite(*gradients.found.values())
         if self._balancer.on_host:
             losses, gradients = losses.cpu(), _on_host(gradients)
             state = {key: tensor.cpu() for key, tensor in state.items()}
         weights = self._balancer.weigh(losses, state, self.now.with_gradients(gradients))
         weights = weights.to(last)
-        good = finite & weights.isfinite().all()
+        good = finite & _is_finite(weights)
         return torch.where(good, weights, last), finite.logical_not()
 
     def record(self, taken: Taken) -> None:
@@ -220,6 +223,12 @@ class _Directed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         return None, *(gradient * direction for direction in ctx.directions)
+
+
+def _is_finite(*tensors: Tensor) -> Tensor:
+    """Whether all entries are, 0-dim; sums in float64 of what float32 can hold are finite."""
+    total = reduce(torch.add, [tensor.sum(dtype=torch.float64) for tensor in tensors])
+    return (total - total).logical_not()  # inf - inf is nan
 
 
 def _on_host(gradients: Gradients) -> Gradients:

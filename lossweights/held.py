@@ -52,7 +52,7 @@ class Held:
     def standing(self) -> Tensor:
         """The weights that stand: the mean of those since the last step, or those of that."""
         sums, counts = self.tensors["fresh"].unbind()
-        return torch.where(counts > 0, sums / counts.clamp(min=1), self.tensors["weights"])
+        return torch.where(counts > 0, sums / counts, self.tensors["weights"])
 
     def record(self, weights: Tensor, gradients: Gradients, overflowed: Tensor | float) -> None:
         """Adds what a forward pass has shown.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -57,7 +58,7 @@ def collect(
     n, count, home = len(names), ranks.count, values.device
     where = [names.index(name) for name in given]
     sums = _Sums(n, needs, home)
-    with torch.no_grad(), torch.autocast(home.type, enabled=False):
+    with torch.no_grad(), _in_full_precision(home.type):
         of_parameters = shared is not None and not shared.are_features
         for index, tensor in enumerate([] if shared is None else shared.tensors):
             parts: list[Tensor | None] = [None] * n
@@ -78,6 +79,12 @@ def collect(
         chosen = {key: _chosen(found, places, n) for key, found in sums.statistics().items()}
         seen = torch.ones(len(present), dtype=torch.bool, device=home)
         return Collected(Gradients(present, chosen, seen), losses)
+
+
+def _in_full_precision(device_type: str) -> AbstractContextManager[None]:
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _averaged(
@@ -118,7 +125,9 @@ class _Sums:
             return
         length = _CHUNK if tensor.device.type == "cpu" else _CHUNK_ELSEWHERE
         for start in range(0, max(tensor.numel(), 1), length):
-            piece = torch.stack([part[start : start + length] for part in flat]).double()
+            whole = tensor.numel() <= length
+            pieces = flat if whole else [part[start : start + length] for part in flat]
+            piece = torch.stack(pieces).double()
             piece = piece.to(self._home)
             if "gramian" in self._found:
                 self._put("gramian", there, piece @ piece.T)

@@ -96,7 +96,9 @@ class Weighing:
         """
         values = values.detach()
         where, is_whole = self._where_balanced, len(given) == len(self._names)
-        if is_whole and self._balances_all and balance is None and self._balances_in_forward:
+        if is_whole and self._balances_all and self._balances_in_forward:
+            if balance is not None:
+                return balance, None
             balancer, state = self._the_balancer, self.memory.state("balancer")
             return _weighed(balancer, values, state, moments.get("balancer", _TIMELESS))
         penalty = None

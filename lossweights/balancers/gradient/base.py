@@ -97,8 +97,9 @@ class GramianBalancer(GradientBalancer):
         array: Array = gramian.numpy()
         if not np.isfinite(array).all():
             return torch.full_like(losses, torch.nan)
-        weights = torch.from_numpy(self.solve(array, state, now))
-        return weights * (LARGE / weights.abs().max()).clamp(max=1)
+        weights = self.solve(array, state, now)
+        highest = np.abs(weights).max()
+        return torch.from_numpy(weights * (LARGE / highest) if highest > LARGE else weights)
 
     @abstractmethod
     def solve(self, gramian: Array, state: State, now: Moment) -> Array:
