@@ -88,13 +88,21 @@ def _edge(tensor: Tensor) -> Edge:
 
 def _is_half(node: Node) -> bool:
     # Where autocast is over when the criterion is called, nothing else tells of it.
-    return any(part.dtype is torch.float16 for part in node._input_metadata)  # noqa: SLF001
+    parts = [part.dtype for part in node._input_metadata]  # noqa: SLF001
+    if _is_compiled(node):  # what is computed in it shows only in what it has kept
+        try:
+            parts += [kept.dtype for kept in node.saved_tensors if kept is not None]  # type: ignore[attr-defined]
+        except RuntimeError:  # gone, or changed in place: whoever takes the gradients is told
+            return False
+    return torch.float16 in parts
+
+
+def _is_compiled(node: Node) -> bool:
+    return node.name() == "CompiledFunctionBackward"
 
 
 def _frees_its_buffers(node: Node) -> bool:
-    if node.name() != "CompiledFunctionBackward":
-        return False
-    return bool(torch._functorch.config.donated_buffer)  # noqa: SLF001  # torch says to set it
+    return _is_compiled(node) and bool(torch._functorch.config.donated_buffer)  # noqa: SLF001
 
 
 def _refuse_static_graph(node: Node) -> None:

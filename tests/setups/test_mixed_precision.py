@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 
 from lossweights import WeightedLoss
@@ -56,6 +57,24 @@ def test_gradients_too_small_for_float16(of: Of, called: str, batched: bool) -> 
             found(terms, shared=trained.shared(features, of))
     if called == "after autocast":
         found(terms, shared=trained.shared(features, of))
+    assert weights(found) == pytest.approx(exactly(trained, batch, of), rel=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's own, of features
+@CALLED
+@OF
+def test_float16_within_what_is_compiled(of: Of, called: str) -> None:
+    trained, found, batch = tiny(), criterion(), rows()
+    torch._dynamo.reset()
+    with torch._functorch.config.patch(donated_buffer=False):
+        trained.trunk.compile(backend="aot_eager")
+        trained.heads.compile(backend="aot_eager")
+        with autocast():
+            terms, features = trained(batch)
+            if called == "within autocast":
+                found(terms, shared=trained.shared(features, of))
+        if called == "after autocast":
+            found(terms, shared=trained.shared(features, of))
     assert weights(found) == pytest.approx(exactly(trained, batch, of), rel=1e-2)
 
 
