@@ -1,0 +1,152 @@
+"""Two objectives that conflict, under the methods that weigh by gradients and some that do not.
+
+A point moves in the plane; both objectives are terms of a loss, and what they share is the point.
+From some of the five starts a plain sum of the objectives stays in a narrow valley, where each
+gradient undoes what the other has done. Each method is a section of `conflicting_objectives.yaml`,
+beside this program.
+
+    python examples/conflicting_objectives.py               # all: about ten minutes on two cores
+    python examples/conflicting_objectives.py --quick       # a few steps of each, in seconds
+    python examples/conflicting_objectives.py --methods sum cagrad
+
+`descend` is the part to read: a plain training loop that uses the library.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lossweights import WeightedLoss
+from two_objectives import pictures
+from two_objectives.problem import STARTS, Front, objectives, pareto_front
+from two_objectives.run import EVERY, Result, Run
+from workers import Show, run_in_parallel
+
+METHODS = Path(__file__).with_suffix(".yaml")
+TOLERANCE = 0.1  # how far from the front counts as on it; from end to end it is 28 long
+QUICK_STEPS = 40
+
+
+def descend(run: Run, show: Show) -> Result:
+    """Move a point from a start, for as many steps as are asked for."""
+    point = torch.tensor(run.start, requires_grad=True)
+    criterion = WeightedLoss.from_config(METHODS, at=run.method)
+    learned = criterion.param_groups()  # of `uncertainty`; empty for the others
+    optimizer = torch.optim.Adam([{"params": [point]}, *learned], lr=run.learning_rate, fused=True)
+    criterion.follow(optimizer)
+
+    path = []
+    for step in range(run.steps):
+        if step % EVERY == 0:
+            path.append(point.detach().clone())
+            show(step, run.steps, "from {:g}, {:g}".format(*run.start))
+        loss = criterion(objectives(point), shared=point)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if run.method == "famo":  # it learns from the losses after the step
+            criterion.observe(objectives(point))
+    path.append(point.detach().clone())
+    return Result(run, torch.stack(path).tolist())
+
+
+def descend_all(runs: Sequence[Run], show: Show) -> list[Result]:
+    """The same for one run after another."""
+    return [
+        descend(run, partial(show_as_one, show, index, len(runs))) for index, run in enumerate(runs)
+    ]
+
+
+def show_as_one(show: Show, index: int, count: int, done: int, total: int, note: str) -> None:
+    """Show how far the run of that index is as a part of all runs."""
+    show(index * total + done, count * total, note)
+
+
+def table(results: Sequence[Result], front: Front) -> Table:
+    """A row for each method: which starts lead to the front, where on it, and how soon."""
+    run = results[0].run
+    rows = Table(
+        title=f"Where {run.steps:,} steps of Adam lead (learning rate {run.learning_rate:g})",
+        caption=(
+            "f1 above f2 at the end, and after how many steps the point stays within "
+            f"{TOLERANCE:g} of the Pareto front, in the plane of the objectives; - where it is "
+            "elsewhere at the end."
+        ),
+        caption_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    rows.add_column("", no_wrap=True)
+    for heading in ("on the\nfront", *(f"{x:g},\n{y:g}" for x, y in STARTS)):
+        rows.add_column(heading, justify="right", no_wrap=True)
+    for method in dict.fromkeys(result.run.method for result in results):
+        of_method = [result for result in results if result.run.method == method]
+        reached = [result.reached(front, TOLERANCE) for result in of_method]
+        count = sum(step is not None for step in reached)
+        cells = map(cell, of_method, reached)
+        rows.add_row(method, f"{count} of {len(of_method)}", *cells)
+    return rows
+
+
+def cell(result: Result, reached: int | None) -> str:
+    """Both objectives at the end, and the steps that it took to the front."""
+    first, second = result.values()[-1].tolist()
+    return f"{first:.2f}\n{second:.2f}\n{'-' if reached is None else f'{reached:,}'}"
+
+
+def read_options(names: Sequence[str]) -> argparse.Namespace:
+    """The options on the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps")
+    parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="METHOD")
+    parser.add_argument("--steps", type=int, default=15_000, help="from each start (15000)")
+    parser.add_argument("--learning-rate", type=float, default=4e-3, help="of Adam (4e-3)")
+    parser.add_argument("--workers", type=int, default=2, help="processes at a time (2)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/conflicting_objectives"),
+        help="folder (runs/conflicting_objectives)",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run every method from every start, then show where they came to."""
+    options = read_options(list(yaml.safe_load(METHODS.read_text("utf-8"))))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
+    steps = QUICK_STEPS if options.quick else options.steps
+    jobs = {
+        method: [Run(method, start, steps, options.learning_rate) for start in STARTS]
+        for method in options.methods
+    }
+    try:
+        by_method = run_in_parallel(descend_all, jobs, options.workers)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
+    results = [result for of_method in by_method for result in of_method]
+    front = pareto_front()
+    console = Console()
+    console.print(table(results, front))
+    options.out.mkdir(parents=True, exist_ok=True)
+    for save, name in (
+        (pictures.save_plane, "plane.png"),
+        (pictures.save_objectives, "objectives.png"),
+    ):
+        console.print(save(results, front, options.out / name), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `conflicting_objectives.py` needs beside its training loop."""
