@@ -47,6 +47,9 @@ class Memory(nn.Module):
         self._balanced = config.balanced_names if config.balancer else ()
         gradients = config.balancer if isinstance(config.balancer, GradientBalancer) else None
         self._takes_gradients = gradients is not None
+        self._pairs = {"held.gramian", "held.pairs"}
+        if gradients is not None:
+            self._pairs |= {f"balancer.{gradients.kind}.{key}" for key in gradients.pairs}
         learns = gradients is not None and type(gradients).update is not Balancer.update
         learned_from = gradients.statistics if gradients is not None and learns else ()
         self._stores: dict[str, Store] = {}
@@ -106,6 +109,11 @@ class Memory(nn.Module):
                 )
             if not isinstance(tensor, nn.Parameter):
                 state[key] = tensor.float() if tensor.is_floating_point() else tensor
+            elif isinstance(component, GradientBalancer):
+                raise ConfigError(
+                    f"{place}: {key!r} is learned, which weights from gradients cannot be: let "
+                    "update() change it"
+                )
             elif isinstance(component, Balancer):
                 if not key.isidentifier() or hasattr(self, key):
                     raise ConfigError(f"{place}: nothing learned can be called {key!r} here")
@@ -300,8 +308,7 @@ class Memory(nn.Module):
                 continue
             value = found[key]
             if key != "observed" and saved != self._balanced:
-                pairs = key not in ("interval", "held.fresh")  # sums and counts, beside each other
-                value = by_name(tensor, self._balanced, value, saved, pairs=pairs)
+                value = by_name(tensor, self._balanced, value, saved, pairs=key in self._pairs)
             if value.shape == tensor.shape:
                 with torch.no_grad():
                     tensor.copy_(value)

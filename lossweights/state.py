@@ -92,23 +92,22 @@ def by_name(
     saved: Tensor,
     saved_names: Sequence[str],
     *,
-    pairs: bool = True,
+    pairs: bool = False,
 ) -> Tensor:
     """What a checkpoint has for the terms that are still there, and ours for the others.
 
     Args:
-        ours: With the terms on the last axis, or on the last two.
+        ours: With the terms on the last axis, or where it says `pairs` on the last two.
         names: The terms here.
         saved: The same of the checkpoint.
         saved_names: The terms there.
-        pairs: Whether two axes of as many as there are terms are of pairs of them.
+        pairs: Whether there is an entry for each pair of terms.
     """
     there = [name for name in names if name in saved_names]
     here = [names.index(name) for name in there]
     then = [saved_names.index(name) for name in there]
-    n, m = len(names), len(saved_names)
     mapped = ours.detach().clone()
-    if pairs and ours.shape[-2:] == (n, n) and saved.shape[-2:] == (m, m):
+    if pairs:
         for row, old in zip(here, then, strict=True):
             mapped[..., row, here] = saved[..., old, then].to(mapped)
     elif saved.ndim == 0 or ours.ndim == 0 or saved.shape[:-1] != ours.shape[:-1]:

@@ -332,3 +332,24 @@ def test_state_stays_where_it_is_unless_the_device_changes() -> None:
     before = criterion.memory.state("balancer")["observed"].data_ptr()
     criterion.to("cpu").float()
     assert criterion.memory.state("balancer")["observed"].data_ptr() == before
+
+
+def test_two_values_of_two_terms_are_no_pairs() -> None:
+    """A history as long as there are terms is mapped by its last axis alone."""
+    old = WeightedLoss(terms=["a", "b"], balancer="softadapt")
+    old.memory.state("balancer")["points"].copy_(torch.tensor([[5.0, 10.0], [6.0, 12.0]]))
+    new = WeightedLoss(terms=["a", "c"], balancer="softadapt")
+    new.load_state_dict(old.state_dict(), strict=False)
+    assert new.memory.state("balancer")["points"][:, 0].tolist() == [5, 6]
+
+
+def test_pairs_of_terms_are_mapped_by_both() -> None:
+    old = WeightedLoss(terms=["a", "b"], balancer="gradvac")
+    old.memory.state("balancer")["targets"].copy_(torch.tensor([[0.0, 0.5], [0.25, 0.0]]))
+    new = WeightedLoss(terms=["b", "aa", "a"], balancer="gradvac")
+    new.load_state_dict(old.state_dict(), strict=False)
+    assert new.memory.state("balancer")["targets"].tolist() == [
+        [0, 0, 0.5],
+        [0, 0, 0],
+        [0.25, 0, 0],
+    ]

@@ -40,6 +40,7 @@ class GradientBalancer(Balancer):
             head of its own.
 
     Attributes:
+        pairs: The tensors of `init` that have an entry for each pair of terms, shape (n, n).
         needs: The statistics that `weigh` and `update` may read.
         on_host: Whether the statistics are wanted in the memory of the host: `weigh` then waits
             for the device, once a forward pass.
@@ -51,6 +52,7 @@ class GradientBalancer(Balancer):
 
     instant: ClassVar[bool] = True
     needs: ClassVar[tuple[Statistic, ...]] = ()
+    pairs: ClassVar[tuple[str, ...]] = ()
     on_host: ClassVar[bool] = False
 
     @classmethod
@@ -61,6 +63,8 @@ class GradientBalancer(Balancer):
                 f"{cls.__name__}: needs names the statistics that weigh() reads, among "
                 f"{', '.join(STATISTICS)}; found {cls.needs!r}"
             )
+        if cls.penalty is not Balancer.penalty:
+            raise TypeError(f"{cls.__name__}: a penalty is the price of learned weights, drop it")
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:

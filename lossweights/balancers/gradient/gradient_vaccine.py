@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -64,6 +64,8 @@ class GradientVaccine(GramianBalancer, kind="gradvac"):
 
     smoothing: Annotated[float, Field(ge=0, le=1)] = 0.99
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+
+    pairs: ClassVar[tuple[str, ...]] = ("targets",)
 
     def init(self, n: int) -> State:
         return {"targets": torch.zeros(n, n)}
