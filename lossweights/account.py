@@ -38,7 +38,8 @@ class Account(Timekeeper):
         late = any(Duration.parse(term.after).value > 0 for term in config.terms.values())
         scheduled = any(term.schedule is not None for term in config.terms.values())
         adapts = self._adaptation is not None and self._adaptation.observes
-        self._seen = Seen(weights_move=late or scheduled or adapts)
+        by_gradients = self._adaptation is not None and self._adaptation.by_gradients is not None
+        self._seen = Seen(weights_move=late or scheduled or adapts or by_gradients)
         self._told: set[str] = set()
 
     def observe(
@@ -112,8 +113,8 @@ class Account(Timekeeper):
         """Holds the weights of a balancer that weighs by gradients still, as for a line search.
 
         Within, they are the mean of those of the forward passes since the last step, or else those
-        of the last step; no gradients are taken, and `shared` need not be given (but for
-        `heads: plain`). Other balancers go on as ever.
+        of the last step, and `shared` need not be given (but for `heads: plain`). Other balancers
+        go on as ever.
 
         >>> from lossweights import WeightedLoss
         >>> criterion = WeightedLoss(terms=["a", "b"], balancer="mgda")
@@ -251,8 +252,10 @@ class Account(Timekeeper):
         terms: Mapping[str, Tensor | None],
         standing: Standing,
         training: bool,
-        shared: SharedLike | None,
+        shared: SharedLike | None = None,
+        *,
+        takes_gradients: bool = False,
     ) -> Combined:
         looks = training and self.config.on_nonfinite != "propagate"
         step = self.current_step if looks else None
-        return combine(self.config, terms, standing, step, shared, training=training)
+        return combine(self.config, terms, standing, step, shared, takes_gradients=takes_gradients)

@@ -51,7 +51,7 @@ def combine(
     step: int | None,
     shared: SharedLike | None = None,
     *,
-    training: bool = False,
+    takes_gradients: bool = False,
 ) -> Combined:
     """The weighted sum of `terms` under the weights that stand, with every check.
 
@@ -61,7 +61,7 @@ def combine(
         standing: What counts now.
         step: For messages about values that are not finite; None where they may be.
         shared: What the terms depend on, for a balancer that weighs by gradients.
-        training: Whether such a balancer may take gradients.
+        takes_gradients: Whether it may take them; else its weights that stand count.
 
     Raises:
         ValueError: For a name that is unknown or missing, and for a value that is no scalar.
@@ -76,7 +76,7 @@ def combine(
         bad = _nonfinite(config, losses_by_name, standing.left_out, known, step)
         both = {name: pair for name, pair in both.items() if name not in bad}
     given = {name: loss for name, (_, loss) in both.items()}
-    taken = _taken(standing, given, shared, training=training)
+    taken = _taken(standing, given, shared, takes=takes_gradients)
     if not both:
         empty = standing.weights.new_empty(0)
         total = _anchored(empty.new_zeros((), requires_grad=True), standing, ())
@@ -87,8 +87,8 @@ def combine(
     ]
     # Picked one by one: an index tensor would be uploaded, and wait for the device, each time.
     rows = standing.weights.to(losses[0].device).unbind()
-    picked = [row for name, row in zip(names, rows, strict=True) if name in both]
-    values, weights = torch.stack(losses), torch.stack(picked)
+    given_rows = [row for name, row in zip(names, rows, strict=True) if name in both]
+    values, weights = torch.stack(losses), torch.stack(given_rows)
     balance = None if taken is None else taken.balance
     factors, penalty = _weighed(standing, values, tuple(both), balance)
     if values.dtype is torch.float64:
@@ -103,7 +103,7 @@ def combine(
         others, _ = _weighed(standing, values, tuple(both), ones)
         if others is not None:
             without = _sum(values * others, weights, summed)
-            changes = weights * (factors - others)
+            changes = weights * (factors.to(weights) - others.to(weights))
             total = _in_shared_alone(total, without, changes, list(both), taken)
     return Combined(
         total,
@@ -166,15 +166,15 @@ def _taken(
     losses: Mapping[str, Tensor],
     shared: SharedLike | None,
     *,
-    training: bool,
+    takes: bool,
 ) -> Taken | None:
-    """The weights of a balancer that weighs by gradients; those that stand, unless in training."""
+    """The weights of a balancer that weighs by gradients: of these terms, or those that stand."""
     adaptation = standing.adaptation
     if adaptation is None or adaptation.by_gradients is None or not standing.weighs:
         return None
     by_gradients, quiet = adaptation.by_gradients, standing.inactive
     asked = {n: losses[n] for n in by_gradients.names if n in losses and n not in quiet}
-    if not training:
+    if not takes:
         return Taken(by_gradients.standing(list(asked)))
     return by_gradients.weigh(asked, shared)
 

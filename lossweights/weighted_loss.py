@@ -174,16 +174,17 @@ class WeightedLoss(Account):
             return total
         return self._long_way(terms, standing, training, shared)
 
-    def breakdown(
-        self, terms: Mapping[str, Tensor | None], shared: SharedLike | None = None
-    ) -> Breakdown:
+    def breakdown(self, terms: Mapping[str, Tensor | None]) -> Breakdown:
         """All parts of the total for these terms, without recording anything.
+
+        A balancer that weighs by gradients takes none: its weights are those that stand, after a
+        forward pass those of that.
 
         Raises:
             ValueError, HorizonError: As a call does.
         """
         training = self.training and torch.is_grad_enabled()
-        combined = self._combined(terms, self._standing(training), training, shared)
+        combined = self._combined(terms, self._standing(training), training)
         weights, factors, penalty = combined.weights, combined.factors, combined.penalty
         return Breakdown.of(
             combined.names,
@@ -244,7 +245,7 @@ class WeightedLoss(Account):
             if len(devices) == 1 and devices != {self._device}:
                 self._move(devices.pop())  # to where the losses are, once
                 standing = self._standing(training)
-        combined = self._combined(terms, standing, training, shared)
+        combined = self._combined(terms, standing, training, shared, takes_gradients=training)
         if training:
             names, raws, values = combined.names, combined.raws, combined.values
             adaptation, quiet = self._adaptation, standing.inactive

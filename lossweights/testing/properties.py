@@ -212,8 +212,7 @@ def check_gradient(component: Adaptive) -> None:
     """The gradient of the total reaches every term."""
     training = Training(component)
     training.run(range(STEPS // 2))
-    terms = training.terms(0)
-    value = training.criterion.breakdown(terms, training.features).value
+    value = training.criterion.breakdown(training.terms(0)).value
     for name in NAMES:
         assert value[name].requires_grad, f"{component!r}: the value of {name!r} has no gradient"
 
