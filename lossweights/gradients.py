@@ -73,9 +73,9 @@ class Gradients:
         return self.found[statistic]
 
 
-def orthonormal(names: Sequence[str]) -> Gradients:
+def orthonormal(names: Sequence[str], device: torch.device) -> Gradients:
     """What is known of gradients of length 1 that are orthogonal to each other."""
     n = len(names)
-    found = {key: torch.ones(n, dtype=torch.float64) for key in STATISTICS}
-    found["gramian"] = torch.eye(n, dtype=torch.float64)
-    return Gradients(names, found, torch.ones(n, dtype=torch.bool))
+    found = {key: torch.ones(n, dtype=torch.float64, device=device) for key in STATISTICS}
+    found["gramian"] = torch.eye(n, dtype=torch.float64, device=device)
+    return Gradients(names, found, torch.ones(n, dtype=torch.bool, device=device))

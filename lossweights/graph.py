@@ -12,13 +12,16 @@ from torch.autograd.graph import Node, get_gradient_edge
 from lossweights.errors import warn
 from lossweights.shared import Shared
 
+_LOOK_EVERY = 512  # forward passes
+
 Edge: TypeAlias = tuple[Node, int]
 
 
 class Lookout:
     """Looks through the graph of terms for what would make their gradients wrong in silence.
 
-    A graph is gone through when a term is given for the first time, not in each forward pass.
+    A graph is gone through when a term is given for the first time, and then now and then: it takes
+    longer than the gradients do.
 
     Attributes:
         is_half: Whether there was float16 in it, in which small gradients become 0.
@@ -27,6 +30,7 @@ class Lookout:
     def __init__(self) -> None:
         self.is_half = False
         self._known: set[str] = set()
+        self._looks = 0
 
     def look(self, losses: Mapping[str, Tensor], shared: Shared) -> None:
         """Goes through the graph of terms some of which are new.
@@ -36,7 +40,8 @@ class Lookout:
             RuntimeError: For a part of the model whose gradients cannot be taken rightly, with
                 what to write instead.
         """
-        if self._known.issuperset(losses):
+        self._looks += 1
+        if self._known.issuperset(losses) and self._looks % _LOOK_EVERY:
             return
         wanted = {_edge(tensor) for tensor in shared.tensors}
         ways = {n: _way(loss, wanted) for n, loss in losses.items() if loss.requires_grad}

@@ -11,6 +11,7 @@ from lossweights.gradients import Gradients, Statistic
 from lossweights.moment import State
 
 _FIRST_SCALE = 2.0**16
+_LARGEST_SCALE = 2.0**24
 _CALM_STEPS = 2000  # as torch's gradient scaler: so many without an overflow, and the scale doubles
 
 
@@ -25,7 +26,8 @@ class Held:
         tensors: All of it, for checkpoints. `weights` are those of the last step in which
             gradients were taken (1 before), `fresh` sums and counts of those since; `scale` is
             what float16 gradients are multiplied by, `overflows` how often that was too much
-            since the last step, `calm` for how many steps it was not.
+            since the last step, `calm` for how many steps it was not; `taken` is 1 when gradients
+            were taken in a step.
     """
 
     def __init__(self, names: Sequence[str], needs: Sequence[Statistic]) -> None:
@@ -37,6 +39,7 @@ class Held:
             "scale": torch.full((), _FIRST_SCALE, dtype=torch.float32),
             "calm": torch.zeros((), dtype=torch.float32),
             "overflows": torch.zeros((), dtype=torch.float32),
+            "taken": torch.zeros((), dtype=torch.float32),
         }
         for need in self._needs:
             shape = (n, n) if need == "gramian" else (n,)
@@ -54,19 +57,21 @@ class Held:
         sums, counts = self.tensors["fresh"].unbind()
         return torch.where(counts > 0, sums / counts, self.tensors["weights"])
 
-    def record(self, weights: Tensor, gradients: Gradients, overflowed: Tensor | float) -> None:
+    def overflowed(self, times: Tensor | float) -> None:
+        """Adds 1 where gradients of a forward pass were not finite, else 0; 0-dim."""
+        self.tensors["overflows"] += times
+
+    def record(self, weights: Tensor, gradients: Gradients) -> None:
         """Adds what a forward pass has shown.
 
         Args:
             weights: Of the terms that were seen, shape (m,), finite.
             gradients: Of the same.
-            overflowed: 1 where any gradient was not finite, else 0; 0-dim.
         """
         where = [self._names.index(name) for name in gradients.names]
         sums, counts = self.tensors["fresh"].unbind()
         _add(sums, where, weights)
         _add(counts, where, torch.ones_like(weights))
-        self.tensors["overflows"] += overflowed
         for need in self._needs:
             _add(self.tensors[need], where, gradients.found[need])
             if need == "gramian":
@@ -87,26 +92,29 @@ class Held:
             found[need] = torch.where(there, mean, 0.0)
         return Gradients(self._names, found, seen)
 
-    def step_done(self, *, scaled: bool) -> None:
+    def step_done(self, *, taken: bool, scaled: bool) -> None:
         """Lets the mean weights of the step stand, and begins anew.
 
         Args:
-            scaled: Whether gradients were multiplied by `scale`.
+            taken: Whether gradients were taken in it.
+            scaled: Whether they were multiplied by `scale`.
         """
         tensors = self.tensors
+        if taken:
+            tensors["taken"].fill_(1)
         tensors["weights"].copy_(self.standing())
         if scaled:
             overflow, calm = tensors["overflows"] > 0, tensors["calm"]
             calm.add_(1).mul_(overflow.logical_not())
             grows = calm >= _CALM_STEPS
             calm.mul_(grows.logical_not())
-            tensors["scale"].mul_(1 - 0.5 * overflow + 1.0 * grows).clamp_(min=1.0)
+            tensors["scale"].mul_(1 - 0.5 * overflow + 1.0 * grows).clamp_(1.0, _LARGEST_SCALE)
         self.drop()
 
     def drop(self) -> None:
         """Forgets what was seen since the last step."""
         for key, tensor in self.tensors.items():
-            if key not in ("weights", "scale", "calm"):
+            if key not in ("weights", "scale", "calm", "taken"):
                 tensor.zero_()
 
     def move(self, device: torch.device) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lossweights.errors import quoted
 
-SharedLike: TypeAlias = "Tensor | Mapping[str, SharedLike] | Iterable[SharedLike]"
+SharedLike: TypeAlias = "Tensor | Mapping[str, SharedLike] | Iterable[SharedLike] | None"
 Rows: TypeAlias = "dict[str, list[Tensor | None]]"
 
 # What torch.func transform is at work, if any; torch has no public name for it.
@@ -24,8 +24,8 @@ _REFUSALS = {  # words of torch's errors, and what to write
     "compiled",
     "inplace operation": "what the backward pass needs was changed in place after it was used: "
     "replace inplace=True, += and the like in the heads, or give them features.clone()",
-    "setstorage": "parameters that FullyShardedDataParallel shards are gone after the forward pass: "
-    "call the criterion inside the module that it wraps, or use fully_shard",
+    "setstorage": "parameters that FullyShardedDataParallel shards are gone after the forward "
+    "pass: call the criterion inside the module that it wraps, or use fully_shard",
     "second time": "their graph was freed by a backward pass before: call the criterion first",
 }
 _NOT_BATCHED = "this fails in one vectorised pass: write batched: false"
@@ -34,7 +34,9 @@ _CUT = (  # why no term depends on features
     "one that was changed in place afterwards. One compiled model (or one DistributedDataParallel "
     "with find_unused_parameters or static_graph) that returns both features and losses cuts the "
     "way between them: compile trunk and heads apart, or call the criterion inside the module that "
-    "DistributedDataParallel wraps"
+    "DistributedDataParallel wraps. Accelerate, the Trainer of Hugging Face and Fabric cast what a "
+    "model returns in mixed precision: call the criterion inside the model, as in "
+    "criterion.wrap(model)"
 )
 _ELSE = (  # why none depends on parameters
     "give parameters of the model that they were computed with. Those of a part under reentrant "
@@ -70,9 +72,11 @@ class Shared:
         self.tensors = [tensor for tensor in found.values() if tensor.requires_grad]
         if not self.tensors:
             what = "none of them takes a gradient" if found else "it is empty"
+            used = isinstance(given, Iterator)
             raise ValueError(
                 f"shared= is what the terms depend on, but {what}: give features as the trunk "
                 "returned them (not detached, not under no_grad), or parameters"
+                + ("; a generator is empty the second time, give list(...)" if used else "")
             )
         if any(tensor.is_complex() for tensor in self.tensors):
             raise ValueError(
@@ -100,6 +104,12 @@ class Shared:
             torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
         )
 
+    @property
+    def is_low(self) -> bool:
+        """Whether gradients are of lower precision than float32, as far as this shows it."""
+        kind = self.tensors[0].device.type
+        return torch.is_autocast_enabled(kind) or any(t.element_size() < 4 for t in self.tensors)
+
     def rows(self, losses: Mapping[str, Tensor], scale: Tensor | None, *, batched: bool) -> Rows:
         """The gradients of some terms, by name, each a list beside `tensors`.
 
@@ -117,6 +127,8 @@ class Shared:
             raise ValueError(_without_gradient(loose))
         try:
             rows = (self._at_once if batched else self._one_by_one)(losses, scale)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             said = str(error).lower()
             found = [advice for words, advice in _REFUSALS.items() if words in said]
@@ -182,6 +194,8 @@ class Shared:
 
 
 def _tensors(given: object) -> Iterator[Tensor]:
+    if given is None:  # a level that this model has not
+        return
     if isinstance(given, Tensor):
         if given.is_floating_point() or given.is_complex():
             yield given

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -58,7 +57,7 @@ def collect(
     n, count, home = len(names), ranks.count, values.device
     where = [names.index(name) for name in given]
     sums = _Sums(n, needs, home)
-    with torch.no_grad(), _in_full_precision(home.type):
+    with torch.no_grad():
         of_parameters = shared is not None and not shared.are_features
         for index, tensor in enumerate([] if shared is None else shared.tensors):
             parts: list[Tensor | None] = [None] * n
@@ -81,22 +80,23 @@ def collect(
         return Collected(Gradients(present, chosen, seen), losses)
 
 
-def _in_full_precision(device_type: str) -> AbstractContextManager[None]:
-    if torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
-
-
 def _averaged(
     parts: Sequence[Tensor | None], tensor: Tensor, ranks: Ranks, scale: Tensor | None
 ) -> list[Tensor | None]:
     """The means over the ranks of the gradients of one parameter, without the scale."""
-    stacked = torch.stack([torch.zeros_like(tensor) if p is None else p for p in parts])
+    dtype = torch.promote_types(tensor.dtype, torch.float32)  # of all ranks, scaled or not
+    stacked = torch.stack(
+        [torch.zeros_like(tensor, dtype=dtype) if p is None else _dense(p).to(dtype) for p in parts]
+    )
     if scale is not None:
-        stacked = stacked.float() / scale.to(stacked.device)
+        stacked /= scale.to(stacked)
     ranks.add_up(stacked)
     stacked /= ranks.count
     return list(stacked.unbind())
+
+
+def _dense(part: Tensor) -> Tensor:
+    return part.to_dense() if part.is_sparse else part
 
 
 class _Sums:
@@ -116,11 +116,7 @@ class _Sums:
         """Adds the gradients with respect to one tensor."""
         self._elements += tensor.numel()
         there = [index for index, part in enumerate(parts) if part is not None]
-        flat = [
-            (part.to_dense() if part.is_sparse else part).detach().reshape(-1)
-            for part in parts
-            if part is not None
-        ]
+        flat = [_dense(part).detach().reshape(-1) for part in parts if part is not None]
         if not there:
             return
         length = _CHUNK if tensor.device.type == "cpu" else _CHUNK_ELSEWHERE

@@ -186,7 +186,10 @@ class Weighing:
                 losses = torch.ones_like(self._unread) if self._balancer.instant else self._unread
                 now = moments["balancer"]
                 if isinstance(self._balancer, GradientBalancer):
-                    now = now.with_gradients(orthonormal(self._balanced))
+                    home = torch.device("cpu") if self._balancer.on_host else self.memory.device
+                    now = now.with_gradients(orthonormal(self._balanced, home))
+                    losses = torch.ones(n, device=home)
+                    state = {key: tensor.to(home) for key, tensor in state.items()}
                 weights = self._balancer.weigh(losses, state, now)
                 _check_weights("balancer", self._balancer, weights, (n,))
                 penalty = self._balancer.penalty(state, now)
@@ -253,7 +256,7 @@ def _check_weights(
             f"{place}: {method}() of {kind} gives shape {tuple(weights.shape)}, {shape} is "
             f"needed: {'one number for each term' if shape else 'one number'}"
         )
-    if not weights.isfinite().all():
+    if not weights.is_meta and not weights.isfinite().all():
         hint = (
             ""
             if component.instant or method != "weigh"

@@ -257,10 +257,12 @@ def test_breakdown_shows_the_weights_and_records_nothing() -> None:
     model = Model()
     terms, features = model()
     ours = criterion()
-    shown = ours.breakdown(terms, features)
-    assert shown.weight["b"].item() == pytest.approx(1 / norms(terms, features)[1])
+    assert ours.breakdown(terms).weight["b"] == 1
     assert ours.metrics() == {}
     assert not ours.state_dict()["memory.held.fresh"].any()
+    ours(terms, shared=features)
+    shown = ours.breakdown(terms)
+    assert shown.weight["b"].item() == pytest.approx(1 / norms(terms, features)[1])
 
 
 def test_balancers_of_values_leave_shared_alone() -> None:
@@ -336,3 +338,123 @@ def test_state_is_mapped_by_name_where_terms_were_added() -> None:
     one, two = norms(terms, features)
     assert state["memory.balancer.test-following.norms"].tolist() == pytest.approx([one, 1, two])
     assert state["memory.held.weights"].tolist() == [1, 1, 1]
+
+
+def test_plain_heads_in_double_precision() -> None:
+    """Of terms that are a million times apart."""
+    x = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    features = x * 1
+    terms = {"a": features[0], "b": 1e6 * features[1]}
+    loss = criterion({"kind": "test-inverse-norm", "heads": "plain"})(terms, shared=features) / 3
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert gradient.tolist() == pytest.approx([1 / 3, 1 / 3], rel=1e-7)  # weights are float32
+
+
+def test_plain_heads_say_what_low_precision_costs() -> None:
+    features = torch.ones(2, requires_grad=True).bfloat16()
+    ours = criterion({"kind": "test-inverse-norm", "heads": "plain"})
+    with pytest.warns(UserWarning, match="heads: weighted, or compute the heads in float32"):
+        ours({"a": features[0], "b": features[1]}, shared=features)
+    ours({"a": features[0], "b": features[1]}, shared=features)  # once
+
+
+def test_plain_heads_recover_from_an_overflow_of_the_scale() -> None:
+    """Under a gradient scaler, which skips the steps whose gradients are not finite."""
+    model = Model()
+    ours = criterion({"kind": "test-inverse-norm", "heads": "plain"})
+    optimizer = torch.optim.SGD([model.trunk, model.a, model.b], lr=1e-6)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    ours.follow(optimizer)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            terms, features = model()
+            loss = ours({name: 50 * term for name, term in terms.items()}, shared=features)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    with pytest.warns(UserWarning, match="heads: plain"):
+        step()
+    for _ in range(19):
+        step()
+    assert ours.current_step == 20
+    assert ours.state_dict()["memory.held.scale"] < 2**16
+    assert max(ours.metrics(include=["weight"]).values()) != 1
+
+
+def test_directions_of_plain_heads_are_gone_after_the_backward_pass() -> None:
+    model = Model()
+    terms, features = model()
+    loss = criterion({"kind": "test-inverse-norm", "heads": "plain"})(terms, shared=features)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_plain_heads_have_no_second_derivative() -> None:
+    model = Model()
+    terms, features = model()
+    loss = criterion({"kind": "test-inverse-norm", "heads": "plain"})(terms, shared=features)
+    with pytest.raises(RuntimeError, match="create_graph=True.: write heads: weighted"):
+        torch.autograd.grad(loss, model.trunk, create_graph=True)
+
+
+def test_gradients_are_taken_at_once_where_there_are_no_weights_yet() -> None:
+    model = Model()
+    terms, features = model()
+    ours = criterion({"kind": "test-inverse-norm", "every": "10 steps"})
+    ours.set_step(3)
+    assert ours(terms, shared=features) != terms["a"] + terms["b"]
+    ours.step()
+    ours(terms)
+    resumed = criterion({"kind": "test-inverse-norm", "every": "10 steps"})
+    resumed.load_state_dict(ours.state_dict())
+    assert torch.equal(resumed(terms), ours(terms))
+
+
+def test_a_forgotten_clock_is_said() -> None:
+    x = torch.ones(2, requires_grad=True)
+    ours = criterion()
+    for _ in range(250):
+        ours({"a": x[0], "b": 2 * x[1]}, shared=x)
+    assert any("step()" in finding for finding in ours.audit())
+
+
+@pytest.mark.parametrize(
+    "table",
+    [{"kind": "lr-annealing", "reference": "a"}, *({"kind": k} for k in ("gradnorm", "db-mtl"))]
+    + [{"kind": k} for k in ("norm-balance", "mgda", "upgrad")],
+    ids=lambda table: table["kind"],
+)
+def test_on_another_device_the_length_may_be_bound_late(table: dict[str, Any]) -> None:
+    ours = criterion(table)
+    ours.to("meta")
+    ours.bind(total_steps=100)
+    copy.deepcopy(ours).bind(total_steps=10)
+
+
+def test_nothing_is_learned_by_the_optimizer() -> None:
+    class Learned(Following, kind="test-learned-by-gradients"):
+        def init(self, n: int) -> State:
+            return {"logits": nn.Parameter(torch.zeros(n))}
+
+    with pytest.raises(ConfigError, match="balancer: 'logits' is learned"):
+        criterion("test-learned-by-gradients")
+    with pytest.raises(TypeError, match="a penalty is the price of learned weights"):
+
+        class Priced(Following, kind="test-priced-by-gradients"):
+            def penalty(self, state: State, now: Moment) -> Tensor:
+                return state["norms"]
+
+
+def test_a_copy_made_while_weights_are_frozen_is_not() -> None:
+    model = Model()
+    terms, features = model()
+    ours = criterion()
+    with ours.freeze():
+        other = copy.deepcopy(ours)
+    assert torch.equal(other(terms, shared=features), ours(terms, shared=features))
+    with pytest.raises(ValueError, match="shared=features"):
+        other(terms)

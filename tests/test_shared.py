@@ -149,3 +149,15 @@ def test_float16_is_known_by_the_tensors_or_by_autocast() -> None:
         assert Shared(x).is_half
     with torch.autocast("cpu", torch.bfloat16):
         assert not Shared(x).is_half
+
+
+def test_a_generator_that_is_used_up_is_said() -> None:
+    parameters = nn.Linear(3, 2).parameters()
+    Shared(parameters)
+    with pytest.raises(ValueError, match=r"empty the second time, give list\(...\)"):
+        Shared(parameters)
+
+
+def test_what_a_model_has_not_is_left_out() -> None:
+    x = features()
+    assert [id(t) for t in Shared({"p3": x, "p4": None}).tensors] == [id(x)]
