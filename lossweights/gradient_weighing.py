@@ -14,7 +14,7 @@ from lossweights.config import LossConfig
 from lossweights.errors import warn
 from lossweights.gradients import Gradients
 from lossweights.graph import Lookout
-from lossweights.held import Held
+from lossweights.held import NO_FLOAT64, Held
 from lossweights.memory import Memory
 from lossweights.moment import Moment
 from lossweights.ranks import Ranks
@@ -128,6 +128,8 @@ class GradientWeighing:
             overflowed = _is_finite(*_parts(rows)).logical_not() if is_half else 0.0
             return Taken(self.standing(names), overflowed=overflowed, **kept)
         home = self._memory.device
+        if home.type == "mps":
+            raise RuntimeError(NO_FLOAT64)
         values = [loss.detach().float().to(home) for loss in losses.values()]
         gradients, seen_losses = collect(
             found,

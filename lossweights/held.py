@@ -10,6 +10,10 @@ from torch import Tensor
 from lossweights.gradients import Gradients, Statistic
 from lossweights.moment import State
 
+NO_FLOAT64 = (
+    "weights from gradients need float64, which mps has not: train on the CPU, or write a balancer "
+    "of values"
+)
 _FIRST_SCALE = 2.0**16
 _LARGEST_SCALE = 2.0**24
 _CALM_STEPS = 2000  # as torch's gradient scaler: so many without an overflow, and the scale doubles
@@ -118,7 +122,13 @@ class Held:
                 tensor.zero_()
 
     def move(self, device: torch.device) -> None:
-        """To another device."""
+        """To another device.
+
+        Raises:
+            RuntimeError: Where that has no float64, and sums of gradients are kept.
+        """
+        if device.type == "mps" and self._needs:
+            raise RuntimeError(NO_FLOAT64)
         self.tensors = {key: tensor.to(device) for key, tensor in self.tensors.items()}
 
 
