@@ -66,7 +66,7 @@ class Shared:
         if transformed() is not None:
             raise RuntimeError(
                 "gradients of single terms cannot be taken under torch.func transforms: write "
-                "criterion.breakdown(terms).total there, within criterion.freeze()"
+                "criterion.breakdown(terms).total there, under the weights that stand"
             )
         found = {id(tensor): tensor for tensor in _tensors(given)}
         self.tensors = [tensor for tensor in found.values() if tensor.requires_grad]
