@@ -31,10 +31,11 @@ class NashBargaining(GramianBalancer, kind="nash-mtl"):
         max_norm: The largest length of $d$; None for the $\sqrt{m}$ of the equation.
 
     All this holds where some direction is down for all terms. Where there is none
-    (Pareto-stationary), the equation has no solution. So $10^{-12}$ is added to the squares of the
-    gradients, relative to them: a term has at most about $10^6$ times the weight that it would have
-    alone, and $d$ is about 0. A term whose gradient is 0 takes no part: its weight is 1, as is that
-    of all where all are 0.
+    (Pareto-stationary), the equation has no solution, and near it weights grow without bound. So
+    $10^{-12}$ is added to the squares of the gradients, relative to them: a term has at most about
+    $10^6$ times the weight that it would have alone, and $d$ is about 0. What is not shared feels
+    such weights: with heads, `heads: plain` is the safer way. A term whose gradient is 0 takes no
+    part: its weight is 1, as is that of all where all are 0.
 
     A. Navon, A. Shamsian, I. Achituve, H. Maron, K. Kawaguchi, G. Chechik, E. Fetaya, *Multi-task
     learning as a bargaining game*, ICML 2022, arXiv 2202.01017. Solved by Newton's method. (The
@@ -71,7 +72,7 @@ class FairResourceAllocation(GramianBalancer, kind="fairgrad"):
     `nash-mtl`, and the larger $\alpha$ is, the more do terms count that gain little.
 
     Args:
-        fairness: $\alpha$, from 0.01 to 100. The authors' code has 1 by default, its script for
+        fairness: $\alpha$, from 0.01 to 30. The authors' code has 1 by default, its script for
             CelebA has 2.
         max_norm: The largest length of $d$: the weights are scaled down where it is longer. None,
             as in the paper, LibMTL and torchjd; the authors' code clips gradients at 1.
@@ -80,11 +81,12 @@ class FairResourceAllocation(GramianBalancer, kind="fairgrad"):
     $\alpha > 1$ it grows towards a minimum, where `max_norm` helps.
 
     All this holds where some direction is down for all terms. Where there is none
-    (Pareto-stationary), the equation has no solution. So $10^{-12}$ is added to the squares of the
-    gradients, relative to them: weights are large then, but finite, and $d$ is about 0 next to what
-    it is the sum of. The same may happen where gradients that conflict are ten orders of magnitude
-    apart, and $\alpha$ is not 1. A term whose gradient is 0 takes no part: its weight is 1, as is
-    that of all where all are 0.
+    (Pareto-stationary), the equation has no solution, and near it weights grow without bound. So
+    $10^{-12}$ is added to the squares of the gradients, relative to them: weights are large then,
+    but finite, and $d$ is about 0 next to what it is the sum of. What is not shared feels such
+    weights: with heads, `heads: plain` is the safer way. The same may happen where gradients that
+    conflict are ten orders of magnitude apart, and $\alpha$ is not 1. A term whose gradient is 0
+    takes no part: its weight is 1, as is that of all where all are 0.
 
     H. Ban, K. Ji, *Fair resource allocation in multi-task learning*, ICML 2024, arXiv 2402.15638.
     Solved by Newton's method; the authors' code, LibMTL and torchjd minimise the squares of what is
@@ -100,7 +102,7 @@ class FairResourceAllocation(GramianBalancer, kind="fairgrad"):
     tensor([1.0000, 0.5000])
     """
 
-    fairness: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    fairness: Annotated[float, Field(ge=0.01, le=30)] = 1.0
     max_norm: Annotated[float, Field(gt=0)] | None = None
 
     def solve(self, gramian: Array, state: State, now: Moment) -> Array:

@@ -84,14 +84,14 @@ def conflict_averse_weights(gramian: Array, radius: float) -> Array:
     level = float(shortest @ products) + reach * _length(shortest, gramian)
     inverses = inverse_norms(gramian)
     unit = cosines(gramian, inverses)
-    change: Array | None = None
+    change = np.zeros(terms)  # else opposed pairs, which are singular by rounding, explode
     for _ in range(50):
         change = nonnegative_minimum(unit, (level - products) * inverses, change)
         length = float(np.sqrt(change @ unit @ change))
         if length <= reach * (1 + _ROUNDING):
             break
         level -= (length - reach) * length / float(change @ inverses)
-    return mean if change is None else mean + change * inverses
+    return mean + change * inverses
 
 
 def _length(weights: Array, gramian: Array) -> float:

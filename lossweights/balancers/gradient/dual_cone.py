@@ -9,7 +9,10 @@ from pydantic import model_validator
 
 from lossweights.balancers.gradient.base import Array, GramianBalancer
 from lossweights.balancers.gradient.gramian import cosines, inverse_norms
+from lossweights.balancers.gradient.nonnegative import nonnegative_minimum
 from lossweights.moment import Moment, State
+
+_ACCURATE = 1e-12
 
 
 class DualConeBalancer(GramianBalancer):
@@ -113,33 +116,45 @@ def projection_weights(gramian: Array, vectors: Array) -> Array:
         vectors: $u$, not below 0, a row each, shape (k, m).
 
     Returns:
-        $v$, shape (k, m); nan where the solver gives up.
+        $v$, shape (k, m).
     """
     inverses = inverse_norms(gramian)
-    unit = cosines(gramian, inverses)
-    scaled = np.divide(vectors, inverses, out=np.zeros_like(vectors), where=inverses > 0)
-    sizes = scaled.max(axis=1, keepdims=True)
-    scaled /= np.where(sizes > 0, sizes, 1.0)
-    added = np.maximum(_least_norms(unit, scaled) - scaled, 0.0)
-    projected: Array = vectors + sizes * added * inverses
+    parts = inverses > 0  # a gradient of 0 is in nobody's way
+    projected = vectors.copy()
+    if parts.any():
+        inverses = inverses[parts]
+        unit = cosines(gramian[parts][:, parts], inverses)
+        scaled = vectors[:, parts] / inverses
+        sizes = scaled.max(axis=1, keepdims=True)
+        sizes = np.where(sizes > 0, sizes, 1.0)
+        projected[:, parts] += sizes * _least_changes(unit, scaled / sizes) * inverses
     return projected
 
 
-def _least_norms(unit: Array, lowest: Array) -> Array:
-    """The least v' C v with v not below u, for each row u: least squares over x = v - u."""
-    found = lowest.copy()
-    conflicting = np.flatnonzero((lowest @ unit).min(axis=1) < 0)
+def _least_changes(unit: Array, vectors: Array) -> Array:
+    r"""The $x \ge 0$ for which $(u + x)^\top C (u + x)$ is least, for each row $u$.
+
+    The solver in C is many times faster than `nonnegative_minimum`, which tells the truth also
+    where gradients are opposed, or depend on others, but for rounding.
+    """
+    changes = np.zeros_like(vectors)
+    conflicting = np.flatnonzero((vectors @ unit).min(axis=1) < 0)
     if not len(conflicting):
-        return found
-    eigenvalues, vectors = np.linalg.eigh(unit)
-    root = np.sqrt(np.maximum(eigenvalues, 0.0))[:, None] * vectors.T  # C = A' A
+        return changes
+    eigenvalues, axes = np.linalg.eigh(unit)
+    root = np.sqrt(np.maximum(eigenvalues, 0.0))[:, None] * axes.T  # C = A' A
     solve = _solver()
-    try:
-        for row in conflicting:
-            found[row] += solve(root, -root @ lowest[row])[0]
-    except RuntimeError:  # it gave up
-        return np.full_like(lowest, np.nan)
-    return found
+    for row in conflicting:
+        vector = vectors[row]
+        try:
+            change = solve(root, -root @ vector)[0]
+        except RuntimeError:  # it gave up
+            change = np.full_like(vector, np.nan)
+        slope = unit @ (vector + change)  # not below 0, and 0 where there is a change
+        if not (slope.min() >= -_ACCURATE and np.abs(change * slope).max() <= _ACCURATE):
+            change = nonnegative_minimum(unit, -unit @ vector, np.zeros_like(vector))
+        changes[row] = change
+    return changes
 
 
 def _solver() -> Any:

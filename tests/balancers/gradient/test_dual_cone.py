@@ -268,14 +268,32 @@ def test_a_gramian_that_rounding_made_indefinite(balancer: GramianBalancer) -> N
 
 
 @pytest.mark.parametrize("balancer", BOTH, ids=["upgrad", "dualproj"])
-def test_weights_are_nan_where_the_solver_gives_up(
+def test_where_the_solver_gives_up_another_one_goes_on(
     balancer: GramianBalancer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    jacobians = [np.random.default_rng(6).normal(size=(4, 6)), hostile()["opposed, unequal"]]
+    directions = [jacobian.T @ weights_of(balancer, jacobian) for jacobian in jacobians]
+
     def gives_up(*_: object) -> None:
         raise RuntimeError("Maximum number of iterations reached")
 
     monkeypatch.setattr("scipy.optimize.nnls", gives_up)
-    assert np.isnan(weights_of(balancer, hostile()["opposed, unequal"])).all()
+    for jacobian, direction in zip(jacobians, directions, strict=True):
+        np.testing.assert_allclose(
+            jacobian.T @ weights_of(balancer, jacobian), direction, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("balancer", BOTH, ids=["upgrad", "dualproj"])
+def test_no_conflict_beside_gradients_of_0_and_opposed_ones(balancer: GramianBalancer) -> None:
+    rng = np.random.default_rng(8)
+    for index in range(400):
+        jacobian = rng.integers(-3, 4, size=(rng.integers(2, 7), rng.integers(1, 6))) * 1.0
+        jacobian[rng.integers(len(jacobian))] *= index % 2
+        if index % 3 == 0:
+            jacobian[-1] = -jacobian[0]
+        products = jacobian @ (jacobian.T @ weights_of(balancer, jacobian))
+        assert products.min() >= -1e-9
 
 
 @pytest.mark.parametrize("balancer", BOTH, ids=["upgrad", "dualproj"])

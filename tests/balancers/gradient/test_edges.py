@@ -30,7 +30,12 @@ TABLES: list[dict[str, Any]] = [
     {"kind": "pcgrad"},
     {"kind": "upgrad"},
 ]
-PROMISED = [{"kind": "mgda"}, {"kind": "upgrad"}, {"kind": "dualproj"}]
+PROMISED: list[dict[str, Any]] = [
+    {"kind": "mgda"},
+    {"kind": "upgrad"},
+    {"kind": "dualproj"},
+    {"kind": "cagrad", "radius": 1.0},
+]
 JACOBIANS = hostile()
 
 
