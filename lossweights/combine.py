@@ -176,7 +176,7 @@ def _taken(
     asked = {n: losses[n] for n in by_gradients.names if n in losses and n not in quiet}
     if not takes:
         return Taken(by_gradients.standing(list(asked)))
-    return by_gradients.weigh(asked, shared)
+    return by_gradients.weigh(asked, shared, quiet)
 
 
 def _in_shared_alone(

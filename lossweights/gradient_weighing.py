@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -76,8 +76,10 @@ class GradientWeighing:
         self._may_lack = config.on_nonfinite == "skip_term" or any(term.optional for term in terms)
         self._keeps_rows = balancer.heads == "plain"
         self._lookout = Lookout()
-        self._has_scaled = self._has_weights = self._has_warned = False
+        self._has_scaled = self._has_warned = False
+        self._weighed: frozenset[str] = frozenset()  # that counted when gradients were taken
         self.now = Moment({})
+        self._active = frozenset(self.names)  # that count now
         self.is_frozen = False
         self.has_taken = False
 
@@ -92,8 +94,21 @@ class GradientWeighing:
         weights = held.standing() if self.has_taken else held.tensors["weights"].clone()
         return _picked(weights, [self.names.index(name) for name in given])
 
-    def weigh(self, losses: Mapping[str, Tensor], shared: SharedLike | None) -> Taken:
+    def weigh(
+        self,
+        losses: Mapping[str, Tensor],
+        shared: SharedLike | None,
+        inactive: Collection[str] = (),
+    ) -> Taken:
         """The weights of the balanced terms that were given, sorted, in a forward pass.
+
+        Gradients are taken when `every` says so, and where a term counts now that never did when
+        they were taken: its weight is not known yet.
+
+        Args:
+            losses: Their values, with their graph.
+            shared: What they depend on.
+            inactive: Terms that do not count now: the same on all ranks, whatever is given there.
 
         Raises:
             ValueError: Where `shared` is needed and missing, and for terms that do not depend on
@@ -101,6 +116,7 @@ class GradientWeighing:
             RuntimeError: Where torch cannot take the gradients.
         """
         names = list(losses)
+        self._active = frozenset(self.names).difference(inactive)
         takes = self._takes
         if not takes and not self._keeps_rows:
             return Taken(self.standing(names))
@@ -173,6 +189,10 @@ class GradientWeighing:
         if taken.weights is not None and taken.gradients is not None:
             self.held.record(taken.weights, taken.gradients)
             self.has_taken = True
+            if not self._weighed.issuperset(self._active):
+                self._weighed |= self._active
+                for name in self._active:
+                    self.held.tensors["taken"][self.names.index(name)] = 1
 
     def coming(self) -> Tensor:
         """The weights of the next forward pass, shape (n,); nan where gradients decide."""
@@ -181,25 +201,26 @@ class GradientWeighing:
 
     def step_done(self) -> None:
         """Lets the weights of the step stand."""
-        self.held.step_done(taken=self.has_taken, scaled=self._has_scaled)
-        self._has_weights = self._has_weights or self.has_taken
+        self.held.step_done(scaled=self._has_scaled)
         self._has_scaled = self.has_taken = False
 
     def forget(self) -> None:
         """Drops what was seen since the last step: the clock was set to another time."""
         self.held.drop()
         self.held.tensors["taken"].zero_()
-        self._has_scaled = self.has_taken = self._has_weights = False
+        self._weighed = frozenset()
+        self._has_scaled = self.has_taken = False
 
     def remember(self) -> None:
         """Called when the memory was loaded."""
         self.has_taken = bool(self.held.tensors["fresh"].any())
-        self._has_weights = bool(self.held.tensors["taken"])
+        taken = self.held.tensors["taken"].tolist()
+        self._weighed = frozenset(n for n, is_in in zip(self.names, taken, strict=True) if is_in)
 
     @property
     def _takes(self) -> bool:
         length = max(1, self.now.horizon.steps(self._balancer.every))
-        is_due = self.now.step % length == 0 or not self._has_weights
+        is_due = self.now.step % length == 0 or not self._weighed.issuperset(self._active)
         return is_due and not self.is_frozen
 
     def __getstate__(self) -> dict[str, Any]:

@@ -30,8 +30,8 @@ class Held:
         tensors: All of it, for checkpoints. `weights` are those of the last step in which
             gradients were taken (1 before), `fresh` sums and counts of those since; `scale` is
             what float16 gradients are multiplied by, `overflows` how often that was too much
-            since the last step, `calm` for how many steps it was not; `taken` is 1 when gradients
-            were taken in a step.
+            since the last step, `calm` for how many steps it was not; `taken` is 1 for terms that
+            counted in a step in which gradients were taken.
     """
 
     def __init__(self, names: Sequence[str], needs: Sequence[Statistic]) -> None:
@@ -43,7 +43,7 @@ class Held:
             "scale": torch.full((), _FIRST_SCALE, dtype=torch.float32),
             "calm": torch.zeros((), dtype=torch.float32),
             "overflows": torch.zeros((), dtype=torch.float32),
-            "taken": torch.zeros((), dtype=torch.float32),
+            "taken": torch.zeros(n, dtype=torch.float32),
         }
         for need in self._needs:
             shape = (n, n) if need == "gramian" else (n,)
@@ -96,16 +96,13 @@ class Held:
             found[need] = torch.where(there, mean, 0.0)
         return Gradients(self._names, found, seen)
 
-    def step_done(self, *, taken: bool, scaled: bool) -> None:
+    def step_done(self, *, scaled: bool) -> None:
         """Lets the mean weights of the step stand, and begins anew.
 
         Args:
-            taken: Whether gradients were taken in it.
-            scaled: Whether they were multiplied by `scale`.
+            scaled: Whether gradients were multiplied by `scale`.
         """
         tensors = self.tensors
-        if taken:
-            tensors["taken"].fill_(1)
         tensors["weights"].copy_(self.standing())
         if scaled:
             overflow, calm = tensors["overflows"] > 0, tensors["calm"]

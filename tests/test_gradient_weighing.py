@@ -458,3 +458,23 @@ def test_a_copy_made_while_weights_are_frozen_is_not() -> None:
     assert torch.equal(other(terms, shared=features), ours(terms, shared=features))
     with pytest.raises(ValueError, match="shared=features"):
         other(terms)
+
+
+def test_gradients_are_taken_at_once_when_a_term_wakes() -> None:
+    """Not at the next refresh: until then it would count 1, whatever the others do."""
+    model = Model()
+    terms, features = model()
+    late = {"a": 1.0, "b": {"after": "2 steps"}}
+    ours = criterion({"kind": "test-inverse-norm", "every": "10 steps"}, terms=late)
+    ours({"a": terms["a"]}, shared=features)
+    ours.step()
+    ours({"a": terms["a"]})
+    ours.step()
+    resumed = criterion({"kind": "test-inverse-norm", "every": "10 steps"}, terms=late)
+    resumed.load_state_dict(ours.state_dict())
+    for each in (ours, resumed):
+        each(terms, shared=features)
+        expected = 1 / norms(terms, features)[1]
+        assert each.metrics(include=["weight"])["weight/b"] == pytest.approx(expected)
+        each.step()
+        each(terms)

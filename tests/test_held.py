@@ -34,9 +34,9 @@ def test_the_mean_since_the_last_step_stands_and_is_kept() -> None:
     recorded(held, 1.0, 2.0, 3.0)
     recorded(held, 3.0, 4.0, 9.0)
     assert held.standing().tolist() == [2, 3, 6]
-    held.step_done(taken=True, scaled=False)
+    held.step_done(scaled=False)
     assert held.standing().tolist() == [2, 3, 6]
-    held.step_done(taken=True, scaled=False)  # without gradients in between
+    held.step_done(scaled=False)  # without gradients in between
     assert held.standing().tolist() == [2, 3, 6]
     recorded(held, 5.0, 5.0, 5.0)
     held.drop()
@@ -46,9 +46,9 @@ def test_the_mean_since_the_last_step_stands_and_is_kept() -> None:
 def test_a_term_that_was_absent_keeps_its_weight() -> None:
     held = Held(NAMES, ())
     recorded(held, 1.0, 2.0, 3.0)
-    held.step_done(taken=True, scaled=False)
+    held.step_done(scaled=False)
     recorded(held, 7.0, 9.0, names=("a", "c"))
-    held.step_done(taken=True, scaled=False)
+    held.step_done(scaled=False)
     assert held.standing().tolist() == [7, 2, 9]
 
 
@@ -83,7 +83,7 @@ def test_one_that_is_not_finite_spoils_the_mean_of_its_term_alone(bad: float) ->
     assert found.norms.tolist() == [1, 0, 3]
     assert found.gramian.isfinite().all()
     assert found.gramian[1].tolist() == [0, 0, 0]
-    held.step_done(taken=True, scaled=False)
+    held.step_done(scaled=False)
     assert held.standing().isfinite().all()
 
 
@@ -91,7 +91,7 @@ def _steps(held: Held, count: int, *, overflowed: float = 0.0) -> Tensor:
     for _ in range(count):
         held.record(torch.ones(3), gradients(1.0, 1.0, 1.0))
         held.overflowed(overflowed)
-        held.step_done(taken=True, scaled=True)
+        held.step_done(scaled=True)
     return held.scale.clone()
 
 
@@ -111,6 +111,6 @@ def test_the_scale_falls_with_each_overflow_and_rises_after_long_calm() -> None:
 def test_the_scale_stands_still_where_nothing_is_scaled() -> None:
     held = Held(NAMES, ())
     held.overflowed(1.0)
-    held.step_done(taken=True, scaled=False)
+    held.step_done(scaled=False)
     assert held.scale == 2**16
     assert _steps(held, 1) == 2**16  # the overflow of an earlier step is forgotten
