@@ -24,7 +24,8 @@ class Gradients:
         seen: Which of the terms were seen, shape (m,), bool; what is told of the others is 0.
 
     Attributes:
-        gramian: $g_i \cdot g_j$, shape (m, m).
+        gramian: $g_i \cdot g_j$, shape (m, m); in `update` nan for two terms that were seen, but
+            never in one forward pass.
         norms: $\lVert g_i \rVert$, shape (m,).
         max_abs: The largest $|g|$ of each term, shape (m,).
         mean_abs: The mean $|g|$ of each term, shape (m,).

@@ -82,7 +82,10 @@ class Held:
                 _add(self.tensors["pairs"], where, weights.new_ones(len(where), len(where)))
 
     def observed(self) -> Gradients:
-        """The means since the last step; 0 for terms that were not seen, or not all finite."""
+        """The means since the last step; 0 for terms that were not seen, or not all finite.
+
+        The Gramian is nan for two terms that were seen, but never in one forward pass.
+        """
         counts = self.tensors["fresh"][1]
         found, seen = {}, counts > 0
         for need in self._needs:
@@ -92,7 +95,7 @@ class Held:
             own = found[need].diagonal() if need == "gramian" else found[need]
             seen = seen & own.isfinite()
         for need, mean in found.items():
-            there = seen[:, None] & seen & mean.isfinite() if need == "gramian" else seen
+            there = seen[:, None] & seen if need == "gramian" else seen
             found[need] = torch.where(there, mean, 0.0)
         return Gradients(self._names, found, seen)
 

@@ -79,8 +79,11 @@ class GradientVaccine(GramianBalancer, kind="gradvac"):
         pairs = np.ix_(seen, seen)
         targets = state["targets"].double().numpy(force=True)
         gramian = now.gradients.gramian.numpy(force=True)[pairs]
+        met = np.isfinite(gramian)  # not so: terms of batches of their own
         # In the order of the forward pass, when the step that is done now was not.
-        _, targets[pairs] = self._vaccinated(gramian, targets[pairs], max(now.step - 1, 0))
+        step = max(now.step - 1, 0)
+        _, moved = self._vaccinated(np.where(met, gramian, 0.0), targets[pairs], step)
+        targets[pairs] = np.where(met, moved, targets[pairs])
         state["targets"].copy_(torch.from_numpy(targets))
 
     def _vaccinated(self, gramian: Array, targets: Array, step: int) -> tuple[Array, Array]:

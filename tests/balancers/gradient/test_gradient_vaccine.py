@@ -245,3 +245,24 @@ def test_micro_batches_of_a_step_are_one() -> None:
 def test_refused(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"balancer\.{field}: input should be"):
         WeightedLoss(terms=["a"], balancer={"kind": "gradvac", field: value})
+
+
+def test_terms_of_batches_of_their_own_keep_their_target() -> None:
+    """Two languages, a batch each: nothing was seen of the angle between their gradients."""
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    terms = {"a": x[0], "b": x.sum(), "c": x[1] - x[0] / 2}
+    criterion = WeightedLoss(
+        terms={name: {"optional": True} for name in terms},
+        balancer={"kind": "gradvac", "smoothing": 0.5},
+    )
+    criterion(terms, shared=x)
+    criterion.step()
+    before = criterion.memory.state("balancer")["targets"].clone()
+    assert before[0, 1] > 0
+    for names in (("a",), ("b", "c")):
+        criterion({name: terms[name] for name in names}, shared=x)
+    criterion.step()
+    after = criterion.memory.state("balancer")["targets"]
+    assert torch.equal(after[0], before[0])
+    assert torch.equal(after[:, 0], before[:, 0])
+    assert after[1, 2] != before[1, 2]
