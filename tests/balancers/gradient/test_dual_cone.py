@@ -288,7 +288,8 @@ def test_where_the_solver_gives_up_another_one_goes_on(
 def test_no_conflict_beside_gradients_of_0_and_opposed_ones(balancer: GramianBalancer) -> None:
     rng = np.random.default_rng(8)
     for index in range(400):
-        jacobian = rng.integers(-3, 4, size=(rng.integers(2, 7), rng.integers(1, 6))) * 1.0
+        size = (rng.integers(2, 7), rng.integers(1, 6))
+        jacobian = rng.integers(-3, 4, size=size).astype(np.float64)
         jacobian[rng.integers(len(jacobian))] *= index % 2
         if index % 3 == 0:
             jacobian[-1] = -jacobian[0]
