@@ -21,15 +21,16 @@ from pathlib import Path
 
 import torch
 import yaml
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from harness.options import Parser
+from harness.tables import empty_table
+from harness.workers import Show, run_in_parallel
 from lossweights import WeightedLoss
 from two_objectives import pictures
 from two_objectives.problem import STARTS, Front, objectives, pareto_front
 from two_objectives.run import EVERY, Result, Run
-from workers import Show, run_in_parallel
 
 METHODS = Path(__file__).with_suffix(".yaml")
 TOLERANCE = 0.1  # how far from the front counts as on it; from end to end it is 28 long
@@ -74,19 +75,13 @@ def show_as_one(show: Show, index: int, count: int, done: int, total: int, note:
 def table(results: Sequence[Result], front: Front) -> Table:
     """A row for each method: which starts lead to the front, where on it, and how soon."""
     run = results[0].run
-    rows = Table(
-        title=f"Where {run.steps:,} steps of Adam lead (learning rate {run.learning_rate:g})",
-        caption=(
-            "f1 above f2 at the end, and after how many steps the point stays within "
-            f"{TOLERANCE:g} of the Pareto front, in the plane of the objectives; - where it is "
-            "elsewhere at the end."
-        ),
-        caption_justify="left",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
+    rows = empty_table(
+        f"Where {run.steps:,} steps of Adam lead (learning rate {run.learning_rate:g})",
+        "f1 above f2 at the end, and after how many steps the point stays within "
+        f"{TOLERANCE:g} of the Pareto front, in the plane of the objectives; - where it is "
+        "elsewhere at the end.",
+        first="",
     )
-    rows.add_column("", no_wrap=True)
     for heading in ("on the\nfront", *(f"{x:g},\n{y:g}" for x, y in STARTS)):
         rows.add_column(heading, justify="right", no_wrap=True)
     for method in dict.fromkeys(result.run.method for result in results):
@@ -106,9 +101,7 @@ def cell(result: Result, reached: int | None) -> str:
 
 def read_options(names: Sequence[str]) -> argparse.Namespace:
     """The options on the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__ or "")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps")
     parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="METHOD")
     parser.add_argument("--steps", type=int, default=15_000, help="from each start (15000)")

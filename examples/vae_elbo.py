@@ -23,13 +23,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from harness.workers import Show, run_in_parallel
 from lossweights import WeightedLoss
 from pronunciation_vae import pictures, report
 from pronunciation_vae.data import Words, load_words
 from pronunciation_vae.evaluate import evaluate
 from pronunciation_vae.model import PronunciationVAE
 from pronunciation_vae.options import Run, read_options
-from workers import Show, run_in_parallel
 
 
 def train(folder: Path, run: Run, show: Show) -> report.Result:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
+from harness.options import Parser, count, whole_number
 from lossweights import (
     Constant,
     FreeBits,
@@ -109,18 +109,9 @@ class Options:
     out: Path
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """End the program."""
-        self.exit(2, f"{self.prog}: {'; '.join(message.splitlines())}\n")
-
-
 def read_options(description: str) -> Options:
     """The options, checked; where one cannot be used, the program ends with a line on it."""
-    count = partial(whole_number, 1, 1000)
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description)
     parser.add_argument("--full", action="store_true", help="all configs, five seeds")
     parser.add_argument("--seeds", type=count, help="how many seeds (1; 5 with --full)")
     parser.add_argument("--epochs", type=count, default=6, help="passes over the words (6)")
@@ -162,15 +153,6 @@ def read_options(description: str) -> Options:
     except OSError as error:
         parser.error(f"--out: no folder can be made there: {error}")
     return Options(runs, given.workers, given.out)
-
-
-def whole_number(least: int, most: int, text: str) -> int:
-    """A number from `least` to `most`."""
-    if not text.isdecimal() or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(
-            f"a whole number from {least} to {most} is needed, found {text!r}"
-        )
-    return int(text)
 
 
 def config_file(config: str) -> Path:

@@ -8,40 +8,17 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from harness.pictures import COLUMN, LINES, STYLE, means
 from pronunciation_vae.report import WINDOW, Result, by_config
 
 PANELS = {"weight/kl": "weight of KL", "raw/kl": "KL (nats)", "raw/reconstruction": "NLL (nats)"}
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow.
-COLOURS = ("#000000", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7")
-LINES = [{"color": colour, "linestyle": style} for style in ("-", "--", ":") for colour in COLOURS]
 TARGET: Any = {"color": "#555555", "linewidth": 0.6, "zorder": 1}
-STYLE: Any = {  # newer stubs of matplotlib want their own type of key
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
-    "grid.color": "#E5E5E5",
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-    "savefig.dpi": 200,
-}
-COLUMN = 3.6  # inches: the width of a picture, which a column of text can hold
-
-
-def means(values: NDArray[np.float64], window: int) -> tuple[NDArray[np.float64], ...]:
-    """Steps in the middle of consecutive windows, and the means of the values over these."""
-    firsts = np.arange(0, len(values), window)
-    counts = np.diff(firsts, append=len(values))
-    return firsts + counts / 2, np.add.reduceat(values, firsts) / counts
 
 
 def save_curves(results: Sequence[Result], path: Path) -> Path:
     """Draw weight, KL and NLL over training: a line for each config, the mean over its seeds."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, "axes.grid": True}):
         figure = Figure(figsize=(COLUMN, 5.6))
         axes = figure.subplots(len(PANELS), sharex=True, height_ratios=[1, 2, 2])
         for panel, (metric, label) in zip(axes, PANELS.items(), strict=True):
@@ -64,7 +41,7 @@ def save_weights(results: Sequence[Result], path: Path) -> Path:
     """Draw the weight of the KL term over training: a small panel for each config."""
     groups = by_config(results)
     height = (len(groups) + 1) // 2
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, "axes.grid": True}):
         figure = Figure(figsize=(COLUMN, 1.1 * height + 0.3))
         panels = figure.subplots(height, 2, sharex=True, sharey=True, squeeze=False).flatten()
         for panel, (config, group), line in zip(panels, groups.items(), cycle(LINES)):

@@ -1,31 +1,33 @@
 """What the runs gave, as a table and as a file."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
-from rich import box
 from rich.table import Table
 
+from harness.tables import Column, screen_table
 from pronunciation_vae.data import train_count
 from pronunciation_vae.evaluate import ACTIVE, LABELLED, PROBE_DRAWS
 from pronunciation_vae.options import Run
 
 History = dict[str, list[float]]  # a metric's value at each training step
 
-HEADINGS = {
-    "nll": "NLL",
-    "kl": "KL",
-    "negative_elbo": "-ELBO",
-    "nll_prior": "NLL,\nz~p(z)",
-    "active_units": "active\nunits",
-    "mutual_information": "MI",
-    "first_phoneme": "first\nphon.",
-    "syllables": "sylla-\nbles",
+COLUMNS = {
+    "nll": Column("NLL"),
+    "kl": Column("KL"),
+    "negative_elbo": Column("-ELBO"),
+    "nll_prior": Column("NLL,\nz~p(z)"),
+    "active_units": Column("active\nunits", 1),
+    "mutual_information": Column("MI"),
+    "first_phoneme": Column("first\nphon.", 1),
+    "syllables": Column("sylla-\nbles", 1),
 }
-DIGITS = {"active_units": 1, "first_phoneme": 1, "syllables": 1}  # 2 for the others
+TARGET_COLUMNS = {
+    name: Column(name) for name in ("target", "reached", "off by", "held out", "weight")
+}
 WINDOW = 20  # steps that one point of a curve is the mean of
 LAST = 100  # steps at the end of training that `reached` is the mean of
 
@@ -78,13 +80,11 @@ def caption(run: Run) -> str:
 
 
 def table(results: Sequence[Result], run: Run) -> Table:
-    """A row for each config; with several seeds, the standard deviation under each mean."""
-    rows = empty_table("Ways to weigh the KL term", caption(run), HEADINGS.values())
-    for config, group in by_config(results).items():
-        figures = [result.figures for result in group]
-        cells = (cell([each[name] for each in figures], DIGITS.get(name, 2)) for name in HEADINGS)
-        rows.add_row(config, *cells)
-    return rows
+    """A row for each config: what was measured at the end."""
+    rows = {
+        config: [result.figures for result in group] for config, group in by_config(results).items()
+    }
+    return screen_table("Ways to weigh the KL term", caption(run), COLUMNS, rows)
 
 
 def target_table(results: Sequence[Result]) -> Table:
@@ -94,43 +94,26 @@ def target_table(results: Sequence[Result]) -> Table:
         "furthest that it was from its target in the second half of training, in means of "
         f"{WINDOW} steps. Held out: as in the table above. Weight: mean over the last {LAST} steps."
     )
-    headings = ("target", "reached", "off by", "held out", "weight")
-    rows = empty_table("Does it hold the KL that it was told to hold?", caption, headings)
-    for config, group in by_config(results).items():
-        found = [against_target(result, result.target) for result in group if result.target]
-        if found:
-            rows.add_row(config, *(cell(values) for values in zip(*found, strict=True)))
-    return rows
+    rows = {
+        config: [against_target(result, result.target) for result in group if result.target]
+        for config, group in by_config(results).items()
+        if group[0].target
+    }
+    title = "Does it hold the KL that it was told to hold?"
+    return screen_table(title, caption, TARGET_COLUMNS, rows)
 
 
-def against_target(result: Result, target: float) -> tuple[float, ...]:
+def against_target(result: Result, target: float) -> dict[str, float]:
     """Target, reached, furthest off, held out, and the weight at the end."""
     kl, weight = result.history["raw/kl"], result.history["weight/kl"]
     ends = range(len(kl), len(kl) // 2, -WINDOW)
-    off = max(abs(fmean(kl[max(end - WINDOW, 0) : end]) - target) for end in ends)
-    return target, fmean(kl[-LAST:]), off, result.figures["kl"], fmean(weight[-LAST:])
-
-
-def empty_table(title: str, caption: str, headings: Iterable[str]) -> Table:
-    """A table with a row's name on the left and figures on the right."""
-    rows = Table(
-        title=title,
-        caption=caption,
-        caption_justify="left",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
-    rows.add_column("config", no_wrap=True)
-    for heading in headings:
-        rows.add_column(heading, justify="right", no_wrap=True)
-    return rows
-
-
-def cell(values: Sequence[float], digits: int = 2) -> str:
-    """The mean over the seeds, and under it the standard deviation."""
-    spread = f"\n±{stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{fmean(values):z.{digits}f}{spread}"
+    return {
+        "target": target,
+        "reached": fmean(kl[-LAST:]),
+        "off by": max(abs(fmean(kl[max(end - WINDOW, 0) : end]) - target) for end in ends),
+        "held out": result.figures["kl"],
+        "weight": fmean(weight[-LAST:]),
+    }
 
 
 def save(results: Sequence[Result], path: Path) -> Path:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from harness.pictures import STYLE
 from two_objectives.problem import EXTENT, STARTS, Front, values
 from two_objectives.run import Result
 
@@ -18,16 +19,6 @@ COLUMNS = 4
 PANEL = 1.8  # inches
 # Okabe and Ito's palette, which colour-blind readers can tell apart: one for each start.
 COLOURS = dict(zip(STARTS, ("#0072B2", "#009E73", "#CC79A7", "#D55E00", "#000000"), strict=True))
-STYLE: Any = {  # newer stubs of matplotlib want their own type of key
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
-    "legend.frameon": False,
-    "savefig.dpi": 150,
-}
 FRONT: Any = {"color": "#BBBBBB", "linewidth": 5, "solid_capstyle": "round", "zorder": 1}
 
 

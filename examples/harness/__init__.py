@@ -1,0 +1,1 @@
+"""What the examples share: options, processes, tables and the looks of pictures."""
