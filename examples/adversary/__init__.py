@@ -1,0 +1,1 @@
+"""What `late_adversary.py` needs beside its training loop."""

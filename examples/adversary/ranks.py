@@ -1,0 +1,53 @@
+"""The same training on several processes of `torchrun`, where there are any."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that `torchrun` has started; without it there is nothing to join."""
+    if not distributed.is_torchelastic_launched():
+        yield
+        return
+    # A false alarm, about the stride of a dimension of length 1.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    distributed.init_process_group("gloo")
+    try:
+        yield
+        distributed.barrier()  # none leaves while another still speaks
+    finally:
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """Which of the processes this is."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def on_all_ranks(module: nn.Module) -> nn.Module:
+    """The module, its gradients averaged over the processes; with one process as it is."""
+    return DistributedDataParallel(module) if distributed.is_initialized() else module
+
+
+def share(batch: Tensor) -> Tensor:
+    """The part of a batch that belongs to this process."""
+    return batch[rank() :: distributed.get_world_size()] if distributed.is_initialized() else batch
+
+
+def check_that_ranks_agree(*modules: nn.Module) -> None:
+    """End the program where two processes do not hold the same parameters, to the last bit."""
+    if not distributed.is_initialized():
+        return
+    here = torch.cat([p.detach().flatten() for module in modules for p in module.parameters()])
+    first = here.clone()
+    distributed.broadcast(first, src=0)
+    if not torch.equal(here, first):
+        sys.exit(f"the parameters of rank {rank()} differ from those of rank 0")

@@ -1,0 +1,160 @@
+"""A term that starts late: an adversary for an autoencoder, as VQGAN is trained.
+
+An autoencoder that minimises the squared error gives blurred images. A discriminator that tells
+images from reconstructions makes them sharper, but is of no use before there is something to
+sharpen, and costs time in every step. So VQGAN starts it late (P. Esser, R. Rombach, B. Ommer,
+*Taming transformers for high-resolution image synthesis*, CVPR 2021, arXiv 2012.09841; in its code
+`disc_start`). When and how is a section of `late_adversary.yaml`, beside this program; all share
+the images, the models, the optimizers, the number of steps and, seed by seed, the initialisation.
+
+    python examples/late_adversary.py               # five configs, five seeds: about two minutes
+    python examples/late_adversary.py --quick       # a few steps of each, in seconds
+    torchrun --standalone --nproc-per-node 2 examples/late_adversary.py --configs late-ramp
+
+`train` is the part to read: a plain training loop with two optimizers, that uses the library.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+import yaml
+from rich.console import Console
+from torch import distributed
+from torch.nn import functional
+
+from adversary import measures, pictures, ranks
+from adversary.images import HELD_OUT, load_images
+from adversary.model import Autoencoder, Discriminator, discriminator_terms
+from adversary.run import BATCH, SHOWN, Result, Run, by_config, save_figures, times
+from harness.options import experiment_parser, whole_number
+from harness.tables import Column, save_markdown, screen_table
+from harness.workers import Show, run_in_parallel
+from lossweights import WeightedLoss
+
+CONFIGS = Path(__file__).with_suffix(".yaml")
+SEEDS, STEPS, QUICK_STEPS = 5, 2000, 60
+COLUMNS = {
+    "error": Column("MSE\nx 1000", 2, min),
+    "sharpness": Column("sharp-\nness", 3),
+    "told_apart": Column("told\napart, %", 1, min),
+    "calls": Column("calls of\ndiscrim.", 0),
+    "first_half": Column("ms a step,\n1st half", 2),
+    "second_half": Column("ms a step,\n2nd half", 2),
+    "seconds": Column("seconds", 1),
+}
+
+
+def train(run: Run, show: Show) -> Result:
+    """Train an autoencoder, and its adversary while there is one; then measure it."""
+    images = load_images()
+    torch.manual_seed(run.seed)
+    autoencoder, discriminator = Autoencoder(), Discriminator()
+    # Under torchrun each is a DistributedDataParallel of its own; otherwise they are themselves.
+    reconstruct, judge = ranks.on_all_ranks(autoencoder), ranks.on_all_ranks(discriminator)
+    adam = partial(torch.optim.Adam, lr=2e-3, betas=(0.5, 0.9), fused=True)  # VQGAN's betas
+    optimizer = adam(autoencoder.parameters())
+    discriminator_optimizer = adam(discriminator.parameters())
+
+    criterion = WeightedLoss.from_config(CONFIGS, at=f"{run.config}.autoencoder")
+    criterion.bind(total_steps=run.steps)
+    criterion.follow(optimizer)  # the clock of both counts the steps of this optimizer
+    judgement = WeightedLoss.from_config(CONFIGS, at=f"{run.config}.discriminator", clock=criterion)
+
+    history, seconds = [], []
+    for step, batch in enumerate(images.batches(run.steps, BATCH, run.seed)):
+        if step % run.every == 0:
+            history.append(measures.progress(criterion, judgement, autoencoder, images.held_out))
+            show(
+                step,
+                run.steps,
+                "MSE {error:.1f}e-3, adversary at {weight:.3f}".format(**history[-1]),
+            )
+        began = time.process_time()
+
+        real = ranks.share(batch)
+        fake = reconstruct(real)
+        if judgement.is_active("fake"):
+            with_penalty = judgement.is_active("r1")
+            terms = discriminator_terms(judge, real, fake.detach(), with_penalty=with_penalty)
+            judgement(terms).backward()
+            discriminator_optimizer.step()
+            discriminator_optimizer.zero_grad()
+
+        terms = {"reconstruction": functional.mse_loss(fake, real)}
+        if criterion.is_active("adversarial"):
+            # Not `judge`: DistributedDataParallel would average gradients that nobody wants.
+            terms["adversarial"] = -discriminator(fake).mean()
+        criterion(terms).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        discriminator_optimizer.zero_grad()  # what the adversarial term has left there
+        seconds.append(time.process_time() - began)
+
+    ranks.check_that_ranks_agree(autoencoder, discriminator)
+    reconstructions = measures.reconstruct(autoencoder, images.held_out)
+    figures = {
+        **measures.all_three(images.held_out, reconstructions),
+        "calls": discriminator.calls,
+        **times(seconds),
+    }
+    return Result(run, figures, history, reconstructions[:SHOWN].tolist())
+
+
+def train_all(runs: Sequence[Run], workers: int) -> list[Result]:
+    """All runs; under torchrun one after the other, with all processes at work on each."""
+    if distributed.is_torchelastic_launched():
+        with ranks.process_group():
+            return [train(run, lambda *_: None) for run in runs]
+    return run_in_parallel(train, {run.name: run for run in runs}, workers)
+
+
+def caption(run: Run) -> str:
+    """How the figures came about and how to read them."""
+    return (
+        f"After {run.steps:,} steps, on {HELD_OUT} images that were not trained on; ± is the "
+        "standard deviation over seeds. MSE: of a pixel, from 0 to 1. Sharpness: squared "
+        "differences of neighbouring pixels; 1 is that of the images. Told apart: of images and "
+        "reconstructions, by a fresh SVM; guessing gives 50. Calls of discrim.: forward passes of "
+        "the discriminator. Processor time in milliseconds: the median of the steps in each half "
+        "of training; in seconds: of all steps."
+    )
+
+
+def main() -> None:
+    """Train with every config and seed, then show what came out."""
+    names = list(yaml.safe_load(CONFIGS.read_text("utf-8")))
+    parser = experiment_parser(__doc__ or "", "late_adversary", names, SEEDS)
+    least_steps = partial(whole_number, 20, 100_000)
+    parser.add_argument("--steps", type=least_steps, help=f"of training ({STEPS})")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
+    seeds = options.seeds or (1 if options.quick else SEEDS)
+    steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
+    runs = [Run(config, seed, steps) for config in options.configs for seed in range(seeds)]
+    try:
+        results = train_all(runs, options.workers)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
+    if ranks.rank() > 0:
+        return
+
+    console = Console()
+    rows = {name: [r.figures for r in group] for name, group in by_config(results).items()}
+    console.print(screen_table("When the adversary comes", caption(runs[0]), COLUMNS, rows))
+    options.out.mkdir(parents=True, exist_ok=True)
+    for file in (
+        save_markdown(COLUMNS, rows, options.out / "table.md"),
+        save_figures(results, options.out / "figures.json"),
+        pictures.save_curves(results, options.out / "curves.png"),
+        pictures.save_images(results, load_images().held_out, options.out / "images.png"),
+    ):
+        console.print(file, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
