@@ -1,0 +1,1 @@
+"""What `pinn.py` needs beside its training loop."""

@@ -1,0 +1,60 @@
+"""The Klein-Gordon equation on the unit square, with a solution that is known.
+
+    u_tt - u_xx + u^3 = f    for t and x from 0 to 1,
+
+with u given on both sides and at t = 0, and u_t = 0 at t = 0. The forcing f is made for the
+solution u = x cos(5 pi t) + (t x)^3. It is the problem of S. Wang, Y. Teng, P. Perdikaris,
+*Understanding and mitigating gradient flow pathologies in physics-informed neural networks*, SIAM
+Journal on Scientific Computing 2021, arXiv 2001.04536. Points are (t, x), as in the authors' code.
+"""
+
+from dataclasses import dataclass
+from math import pi
+
+import torch
+from torch import Generator, Tensor
+
+FREQUENCY = 5 * pi
+SIDE = 101  # points of the grid in each direction
+
+
+def exact(points: Tensor) -> Tensor:
+    """The solution at points, shape (..., 2)."""
+    t, x = points.unbind(-1)
+    return x * torch.cos(FREQUENCY * t) + (t * x) ** 3
+
+
+def forcing(points: Tensor) -> Tensor:
+    """The right-hand side f at points, shape (..., 2)."""
+    t, x = points.unbind(-1)
+    u_tt = -(FREQUENCY**2) * x * torch.cos(FREQUENCY * t) + 6 * t * x**3
+    u_xx = 6 * t**3 * x
+    return u_tt - u_xx + exact(points) ** 3
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where the terms of the loss are looked at, each of shape (n, 2)."""
+
+    inside: Tensor
+    sides: Tensor
+    start: Tensor
+
+
+def draw(count: int, generator: Generator) -> Points:
+    """So many points inside, as many on both sides together, as many at t = 0."""
+    inside, sides, start = torch.rand(3, count, 2, generator=generator).unbind()
+    sides[:, 1].round_()  # x is 0 or 1
+    start[:, 0] = 0
+    return Points(inside, sides, start)
+
+
+def grid() -> Tensor:
+    """The points on which a solution is measured, shape (SIDE * SIDE, 2): one t after another."""
+    axis = torch.linspace(0, 1, SIDE)
+    return torch.cartesian_prod(axis, axis)
+
+
+def relative_error(found: Tensor, solution: Tensor) -> float:
+    """The relative L2 error: 0 for the solution itself, 1 for a function that is 0."""
+    return float((found - solution).norm() / solution.norm())

@@ -1,0 +1,128 @@
+"""Ways to weigh the terms of a physics-informed network, compared on one footing.
+
+A network is trained to solve a differential equation (Raissi, Perdikaris, Karniadakis, Journal of
+Computational Physics 2019). One term of its loss is what is left of the equation, the others are
+what is wrong on the sides and at the start. They differ by orders of magnitude, and how they are
+weighed decides what comes out. Each way is a section of `pinn.yaml`, beside this program; all share
+the network, the optimizer, the number of steps and, seed by seed, the initialisation and the
+points.
+
+    python examples/pinn.py                                  # all, five seeds
+    python examples/pinn.py --quick                          # a few steps of each, in seconds
+    python examples/pinn.py --configs equal by-hand --seeds 1
+
+`train` is the part to read: a plain training loop that uses the library.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from time import process_time
+
+import torch
+import yaml
+from rich.console import Console
+
+from harness.options import experiment_parser, whole_number
+from harness.tables import save_markdown
+from harness.workers import Show, run_in_parallel
+from klein_gordon import measure, pictures, report
+from klein_gordon.annealing import AnnealingOfTheCode  # noqa: F401 - a section names its kind
+from klein_gordon.network import Network, losses
+from klein_gordon.problem import draw
+from klein_gordon.run import History, Result, Run
+from lossweights import WeightedLoss
+
+CONFIGS = Path(__file__).with_suffix(".yaml")
+STEPS = 4000
+QUICK_STEPS = 20
+count_steps = partial(whole_number, 1, 10**6)
+
+
+def train(run: Run, show: Show) -> Result:
+    """Train one network and measure it."""
+    torch.manual_seed(run.seed)
+    network = Network()
+    optimizer = torch.optim.Adam(network.parameters(), lr=run.learning_rate, fused=True)
+    decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.01 ** (1 / run.steps))
+    criterion = WeightedLoss.from_config(CONFIGS, at=run.config)
+    criterion.bind(total_steps=run.steps)
+    criterion.follow(optimizer)
+
+    generator = torch.Generator().manual_seed(run.seed)
+    history: History = {}
+    seconds = 0.0
+    for step in range(run.steps):
+        began = process_time()  # what else the machine does is not counted
+        terms = losses(network, draw(run.points, generator))
+        loss = criterion(terms, shared=network.parameters())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        decay.step()
+        seconds += process_time() - began
+
+        if run.is_looked_at(step):
+            error = measure.error(network)
+            history.setdefault("step", []).append(step + 1)
+            history.setdefault("error", []).append(error)
+            for name, weight in criterion.metrics(include=["weight"]).items():
+                history.setdefault(name, []).append(weight)
+            show(step + 1, run.steps, f"relative error {error:.3f}")
+
+    figures = {"error": error, **measure.terms(network), "seconds": seconds / run.steps}
+    return Result(run, figures, history, measure.solution(network))
+
+
+def read_options(configs: Sequence[str]) -> argparse.Namespace:
+    """The options; where one cannot be used, the program ends with a line on it."""
+    parser = experiment_parser(__doc__ or "", "pinn", configs, seeds=5)
+    parser.add_argument("--steps", type=count_steps, help=f"of each run ({STEPS})")
+    parser.add_argument(
+        "--learning-rate", type=float, default=1e-2, help="of Adam, at first (1e-2)"
+    )
+    options = parser.parse_args()
+    options.steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
+    options.seeds = options.seeds or (1 if options.quick else 5)
+    try:
+        for config in options.configs:
+            WeightedLoss.from_config(CONFIGS, at=config).bind(total_steps=options.steps)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        parser.error(str(error))
+    return options
+
+
+def main() -> None:
+    """Train under every config, then show how all the runs came out."""
+    options = read_options(list(yaml.safe_load(CONFIGS.read_text("utf-8"))))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
+    runs = [
+        Run(config, seed, options.steps)
+        for seed in range(options.seeds)
+        for config in options.configs
+    ]
+    try:
+        results = run_in_parallel(train, {run.name: run for run in runs}, options.workers)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
+    results.sort(key=lambda result: options.configs.index(result.run.config))
+
+    console = Console()
+    console.print(report.table(results))
+    files = [
+        save_markdown(report.COLUMNS, report.rows(results), options.out / "table.md"),
+        report.save(results, options.out / "figures.json"),
+        pictures.save_errors(results, options.out / "errors.png"),
+        pictures.save_weights(results, options.out / "weights.png"),
+        pictures.save_solutions(results, options.out / "solutions.png"),
+    ]
+    for file in files:
+        console.print(file, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
