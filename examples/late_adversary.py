@@ -69,16 +69,13 @@ def train(run: Run, show: Show) -> Result:
     for step, batch in enumerate(images.batches(run.steps, BATCH, run.seed)):
         if step % run.every == 0:
             history.append(measures.progress(criterion, judgement, autoencoder, images.held_out))
-            show(
-                step,
-                run.steps,
-                "MSE {error:.1f}e-3, adversary at {weight:.3f}".format(**history[-1]),
-            )
+            note = "MSE {error:.1f}e-3, adversary at {weight:.3f}".format(**history[-1])
+            show(step, run.steps, note)
         began = time.process_time()
 
         real = ranks.share(batch)
         fake = reconstruct(real)
-        if judgement.is_active("fake"):
+        if judgement.is_active("fake"):  # else no forward, no step; DDP has nothing to wait for
             with_penalty = judgement.is_active("r1")
             terms = discriminator_terms(judge, real, fake.detach(), with_penalty=with_penalty)
             judgement(terms).backward()
