@@ -31,7 +31,7 @@ from harness.tables import save_markdown
 from harness.workers import Show, run_in_parallel
 from klein_gordon import measure, pictures, report
 from klein_gordon.annealing import AnnealingOfTheCode  # noqa: F401 - a section names its kind
-from klein_gordon.network import Network, losses
+from klein_gordon.network import TERMS, Network, losses
 from klein_gordon.problem import draw
 from klein_gordon.run import History, Result, Run
 from lossweights import WeightedLoss
@@ -81,19 +81,23 @@ def read_options(configs: Sequence[str]) -> argparse.Namespace:
     """The options; where one cannot be used, the program ends with a line on it."""
     parser = experiment_parser(__doc__ or "", "pinn", configs, seeds=5)
     parser.add_argument("--steps", type=count_steps, help=f"of each run ({STEPS})")
-    parser.add_argument(
-        "--learning-rate", type=float, default=1e-2, help="of Adam, at first (1e-2)"
-    )
     options = parser.parse_args()
     options.steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
     options.seeds = options.seeds or (1 if options.quick else 5)
     try:
         for config in options.configs:
-            WeightedLoss.from_config(CONFIGS, at=config).bind(total_steps=options.steps)
+            try_out(config, options.steps)
         options.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError, RuntimeError) as error:
         parser.error(str(error))
     return options
+
+
+def try_out(config: str, steps: int) -> None:
+    """Weigh made-up terms, so that a section of other terms is not found out in mid-run."""
+    criterion = WeightedLoss.from_config(CONFIGS, at=config).bind(total_steps=steps)
+    with torch.no_grad():
+        criterion(dict.fromkeys(TERMS, torch.ones(())))
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from klein_gordon.problem import Points, exact, forcing
 
+TERMS = ("residual", "boundary", "initial", "velocity")
+
 
 class Network(nn.Module):
     """Points, shape (n, 2), to values of u, shape (n,): hidden layers of tanh.

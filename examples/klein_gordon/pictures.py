@@ -10,13 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from harness.pictures import COLOURS, COLUMN, LINES, STYLE
+from klein_gordon.network import TERMS
 from klein_gordon.problem import SIDE, exact, grid
 from klein_gordon.run import Result, by_config
 
-TERMS = ("residual", "boundary", "initial", "velocity")
 GRID = {"axes.grid": True}
 
 
@@ -36,7 +37,7 @@ def save_errors(results: Sequence[Result], path: Path) -> Path:
             )
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("relative L2 error")
         figure.legend(loc="outside upper center", ncols=2)
@@ -77,7 +78,7 @@ def save_solutions(results: Sequence[Result], path: Path) -> Path:
             panel.set_title(config)
             found = np.reshape(group[0].solution, (SIDE, SIDE))
             _draw_map(panel, found - solution)
-        figure.colorbar(image, ax=list(panels), shrink=0.6, aspect=30, extend="both")
+        figure.colorbar(image, ax=list(panels), shrink=0.6, aspect=30, pad=0.01, extend="both")
         figure.supxlabel("t", fontsize=8)
         figure.supylabel("x", fontsize=8)
         figure.savefig(path)
@@ -100,7 +101,7 @@ def _panels(
 
 
 def _draw_map(axes: Axes, values: NDArray[np.float32]) -> AxesImage:
-    """Draw values on the grid; colours end at 1, which is the largest of the exact solution's."""
+    """Draw values on the grid; colours end at -1 and 1."""
     return axes.imshow(
         values.T, origin="lower", extent=(0, 1, 0, 1), cmap="PuOr", vmin=-1, vmax=1, aspect="auto"
     )

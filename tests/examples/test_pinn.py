@@ -58,6 +58,19 @@ def test_a_wrong_option_gives_one_line(arguments: list[str], words: str, tmp_pat
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_section_that_cannot_be_used_is_refused(
+    pinn: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for section, words in (
+        ("{terms: [residual, boundary, initial]}", "velocity"),
+        ("{terms: [residual, boundary, initial, velocity], balancer: relobrallo}", "relobralo"),
+    ):
+        monkeypatch.setattr(pinn, "CONFIGS", tmp_path / "own.yaml")
+        pinn.CONFIGS.write_text(f"own: {section}")
+        with pytest.raises(ValueError, match=words):
+            pinn.try_out("own", 100)
+
+
 def test_the_forcing_is_that_of_the_solution(pinn: ModuleType) -> None:
     """By differences of the solution, which is written down once more here."""
     from klein_gordon.problem import exact, forcing
