@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from ctypes import c_bool
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
-from multiprocessing.synchronize import Event
 from queue import Empty
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
@@ -49,7 +49,7 @@ class Channel:
     """What a worker shares with the process that started it."""
 
     messages: "Queue[Message]"
-    stop: Event
+    stop: c_bool  # an Event would wait for ever for a worker that was killed while it looked
 
 
 class Bars:
@@ -93,7 +93,7 @@ def run_in_parallel(
     """
     # Spawned processes start clean on every system; forked ones can hang in torch's threads.
     context = get_context("spawn")
-    channel = Channel(context.Queue(), context.Event())
+    channel = Channel(context.Queue(), context.RawValue(c_bool))
     executor = ProcessPoolExecutor(processes, context, _start_worker, (channel,))
     with _progress() as progress, executor:
         bars = Bars(progress, len(jobs))
@@ -108,7 +108,7 @@ def run_in_parallel(
                     future.result()  # an error in one run ends all
                     bars.finish(names[future])
         except BaseException:
-            channel.stop.set()
+            channel.stop.value = True
             executor.shutdown(cancel_futures=True)
             raise
     return [future.result() for future in names]
@@ -146,11 +146,11 @@ def _start_worker(channel: Channel) -> None:
     threadpool_limits(1)  # those of numpy and scikit-learn
 
 
-def _leave_when_told(stop: "Event") -> None:
+def _leave_when_told(stop: c_bool) -> None:
     """End this worker at once when it is asked to, or when nobody is left to ask."""
     parent = parent_process()
-    while parent is not None and parent.is_alive() and not stop.wait(REFRESH_SECONDS):
-        pass
+    while parent is not None and parent.is_alive() and not stop.value:
+        time.sleep(REFRESH_SECONDS)
     os._exit(1)
 
 
