@@ -1,0 +1,137 @@
+"""Ways to weigh the KL of a variational autoencoder, and whether they disentangle its code.
+
+Every picture is of one sprite, whose shape, size, rotation and place are drawn independently. The
+autoencoder is not told of these factors. Does each get a dimension of the code to itself? A larger
+weight of the KL is known to help, at a price; other ways say how many nats the code is to hold.
+Each way is a section of `beta_vae.yaml`, beside this program; all share the pictures, the model,
+the optimizer, the number of steps and, seed by seed, the initialisation and the batches.
+
+    python examples/beta_vae.py               # all of them, five seeds: MINUTES on two cores
+    python examples/beta_vae.py --quick       # a few steps of each, in seconds
+    python examples/beta_vae.py --configs beta-1 beta-4 pid --seeds 1
+
+`train` is the part to read: a plain training loop that uses the library.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+import yaml
+from rich.console import Console
+
+from harness.options import experiment_parser, whole_number
+from harness.tables import Column, Rows, save_markdown, screen_table
+from harness.workers import Show, run_in_parallel
+from lossweights import WeightedLoss
+from sprites import pictures
+from sprites.data import FACTORS, load_sprites
+from sprites.measures import least_error, measure
+from sprites.model import SpriteVAE
+from sprites.run import EVERY, Result, Run, by_config, save, traverse
+
+CONFIGS = Path(__file__).with_suffix(".yaml")
+SEEDS = 5
+STEPS, QUICK_STEPS = 8_000, 40
+COLUMNS = {
+    "mig": Column("MIG", best=max),
+    **{factor: Column(factor) for factor in FACTORS},
+    "reconstruction": Column("recon.\nerror", 1, best=min),
+    "kl": Column("KL", 1),
+    "negative_elbo": Column("-ELBO", 1, best=min),
+    "active": Column("active\ndims", 1),
+}
+
+
+def train(run: Run, show: Show) -> Result:
+    """Train one model and measure it."""
+    sprites, held_out = load_sprites()
+    torch.manual_seed(run.seed)
+    model = SpriteVAE()
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.learning_rate, fused=True)
+    criterion = WeightedLoss.from_config(CONFIGS, at=run.config).bind(total_steps=run.steps)
+    criterion.follow(optimizer)
+
+    generator = torch.Generator().manual_seed(run.seed)  # of the batches and the noise of codes
+    history: dict[str, list[float]] = {}
+    for step in range(run.steps):
+        images = sprites.batch(run.batch_size, generator)
+        reconstruction, kl = model(images, generator)
+        loss = criterion({"reconstruction": reconstruction.mean(), "kl": kl.mean()})
+        loss.backward()
+        if step % EVERY == 0:
+            metrics = criterion.metrics(include=["raw", "weight"])
+            for name, value in metrics.items():
+                history.setdefault(name, []).append(value)
+            note = f"KL {metrics['raw/kl']:5.2f} at weight {metrics['weight/kl']:.2f}"
+            show(step, run.steps, note)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    figures, code = measure(model, held_out, run.seed)
+    traversals = traverse(model, held_out.images[0], code.dimensions)
+    return Result(run, figures, code, history, traversals)
+
+
+def caption(run: Run) -> str:
+    """How the figures came about and how to read them."""
+    _, held_out = load_sprites()
+    return (
+        f"On {len(held_out.images):,} sprites not trained on, after {run.steps:,} steps; ± is the "
+        "standard deviation over seeds. Shape to y: by how much the dimension of the code that "
+        "knows most of that factor knows more than the second, as a part of the factor's entropy; "
+        "MIG is their mean. Reconstruction error, KL and their sum, -ELBO, in nats an image, from "
+        f"a sample of its code; a perfect reconstruction has {least_error(held_out.images):.1f}."
+    )
+
+
+def read_options(names: Sequence[str]) -> argparse.Namespace:
+    """The options on the command line."""
+    parser = experiment_parser(__doc__ or "", "beta_vae", names, SEEDS)
+    steps = partial(whole_number, 1, 1_000_000)
+    parser.add_argument(
+        "--steps", type=steps, help=f"of each run ({STEPS}; {QUICK_STEPS} with --quick)"
+    )
+    options = parser.parse_args()
+    options.seeds = options.seeds or (1 if options.quick else SEEDS)
+    options.steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: no folder can be made there: {error}")
+    return options
+
+
+def main() -> None:
+    """Train under every config, then show what the codes came to hold."""
+    options = read_options(list(yaml.safe_load(CONFIGS.read_text("utf-8"))))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
+    runs = [
+        Run(config, seed, options.steps)
+        for seed in range(options.seeds)
+        for config in options.configs
+    ]
+    try:
+        results = run_in_parallel(train, {run.name: run for run in runs}, options.workers)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
+    rows: Rows = {
+        config: [result.figures for result in group] for config, group in by_config(results).items()
+    }
+    console = Console()
+    console.print(screen_table("Which factor has a dimension?", caption(runs[0]), COLUMNS, rows))
+    for file in (
+        save_markdown(COLUMNS, rows, options.out / "table.md"),
+        save(results, options.out / "figures.json"),
+        pictures.save_traversals(results, options.out / "traversals.png"),
+        pictures.save_curves(results, options.out / "curves.png"),
+    ):
+        console.print(file, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `beta_vae.py` needs beside its training loop."""

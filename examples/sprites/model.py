@@ -1,0 +1,62 @@
+"""A variational autoencoder of sprites: a perceptron on either side of a code of eight numbers."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from sprites.data import SIZE
+
+CODE_SIZE = 8
+HIDDEN = 128
+
+
+class SpriteVAE(nn.Module):
+    """Encoder and decoder; both terms of the loss are sums in nats, one number for each image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = perceptron(SIZE * SIZE, 2 * CODE_SIZE)
+        self.decoder = perceptron(CODE_SIZE, SIZE * SIZE)
+
+    def forward(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Reconstruction error over pixels and KL over the dimensions of the code, shape (n,)."""
+        mean, log_variance = self.encode(images)
+        code = draw(mean, log_variance, generator)
+        return self.reconstruction(images, code), kl_to_prior(mean, log_variance).sum(dim=1)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), each of shape (n, code)."""
+        mean, log_variance = self.encoder(images).chunk(2, dim=1)
+        return mean, log_variance
+
+    def decode(self, code: Tensor) -> Tensor:
+        """The images, each pixel from 0 to 1."""
+        images: Tensor = self.decoder(code).sigmoid()
+        return images
+
+    def reconstruction(self, images: Tensor, code: Tensor) -> Tensor:
+        """Bernoulli cross-entropy, summed over pixels, shape (n,)."""
+        logits = self.decoder(code)
+        return binary_cross_entropy_with_logits(logits, images, reduction="none").sum(dim=1)
+
+
+def perceptron(inputs: int, outputs: int) -> nn.Sequential:
+    """Two hidden layers."""
+    return nn.Sequential(
+        nn.Linear(inputs, HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, outputs),
+    )
+
+
+def draw(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
+    """One code from each posterior."""
+    noise = torch.randn(mean.shape, generator=generator)
+    return mean + (0.5 * log_variance).exp() * noise
+
+
+def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(q(z|x) || N(0, 1)) of each dimension, in nats."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
