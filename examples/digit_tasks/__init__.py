@@ -1,0 +1,1 @@
+"""What `multi_task.py` needs beside its training loop."""

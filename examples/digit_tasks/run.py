@@ -1,0 +1,50 @@
+"""A training run: what it depends on, and what came out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+EVERY = 10  # steps from one look at the shares of the loss to the next
+
+
+@dataclass(frozen=True)
+class Run:
+    """One config with one seed.
+
+    Args:
+        config: A section of the file of configs.
+        seed: Of the initialisation and of the batches.
+        steps: Of the optimizer.
+        learning_rate: Of the network.
+        split: What is measured on, validation or test.
+    """
+
+    config: str
+    seed: int
+    steps: int
+    learning_rate: float
+    split: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    Args:
+        run: What it depends on.
+        figures: The metric of each task, of the last weights.
+        shares: For each task its share of the weighted loss, at every tenth step.
+    """
+
+    run: Run
+    figures: Mapping[str, float]
+    shares: Mapping[str, Sequence[float]]
+
+
+def shares(metrics: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
+    """The share of each task in the weighted loss; penalties of learned weights do not count."""
+    weighted = {
+        task: abs(metrics[f"weight/{task}"] * metrics[f"value/{task}"])
+        for task in tasks
+        if f"weight/{task}" in metrics
+    }
+    return {task: value / sum(weighted.values()) for task, value in weighted.items()}

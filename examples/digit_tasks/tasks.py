@@ -1,0 +1,59 @@
+"""The tasks: the loss that trains each, and the metric that it is judged by."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
+
+from digit_tasks.data import SIZE
+
+OfBatch = Callable[[Tensor, Tensor], Tensor]  # of outputs and targets
+
+
+def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Percent of the labels that are right."""
+    return 100 * (outputs.argmax(dim=1) == labels).float().mean()
+
+
+def distance(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean Euclidean distance."""
+    return (outputs - targets).square().sum(dim=1).sqrt().mean()
+
+
+def percent_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The root of the mean squared error, in percent of 1."""
+    return 100 * (outputs - targets).square().mean().sqrt()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a head has to learn.
+
+    Args:
+        outputs: How many numbers its head gives.
+        loss: Of outputs and targets, in the units that the targets are in.
+        metric: Of the same, on held-out data.
+        unit: Of the metric.
+        higher_is_better: Whether a higher metric is.
+    """
+
+    outputs: int
+    loss: OfBatch
+    metric: OfBatch
+    unit: str
+    higher_is_better: bool
+
+
+TASKS = {
+    "digit": Task(10, cross_entropy, accuracy, "%", higher_is_better=True),
+    "position": Task(2, mse_loss, distance, "px", higher_is_better=False),
+    "ink": Task(1, mse_loss, distance, "pp", higher_is_better=False),
+    "scene": Task(SIZE * SIZE, mse_loss, percent_error, "%", higher_is_better=False),
+    "photo": Task(2, cross_entropy, accuracy, "%", higher_is_better=True),
+}
+
+
+def losses(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The loss of each task."""
+    return {name: task.loss(outputs[name], targets[name]) for name, task in TASKS.items()}

@@ -1,0 +1,172 @@
+"""Several heads on one trunk, under every balancer of the library and without any.
+
+Digits lie on patches of photographs. One network is to tell the digit, where it is, how much ink
+it has, what lies beneath, and which photograph that is, a task whose labels are mostly random. The
+losses are in the units of their tasks, so they differ by orders of magnitude, and the trunk is
+narrow. Each way to weigh them is a section of `multi_task.yaml`, beside this program.
+
+    python examples/multi_task.py                     # all, five seeds: a quarter of an hour
+    python examples/multi_task.py --quick             # a few steps of each, in seconds
+    python examples/multi_task.py --configs equal relative imtl-g --seeds 2
+
+`training` is the part to read: a plain training loop that uses the library.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+import yaml
+from rich.console import Console
+
+from digit_tasks import pictures, report
+from digit_tasks.data import STEPS_PER_EPOCH, load
+from digit_tasks.model import Network, measure
+from digit_tasks.report import SINGLE
+from digit_tasks.run import EVERY, Result, Run, shares
+from digit_tasks.tasks import TASKS, losses
+from digit_tasks.timing import step_times
+from harness.options import experiment_parser, whole_number
+from harness.workers import Show, run_in_parallel
+from lossweights import WeightedLoss
+
+CONFIGS = Path(__file__).with_suffix(".yaml")
+LEARNING_RATE_OF_WEIGHTS = 1e-2  # of `uncertainty` and `imtl-l`, as in the library's README
+QUICK_STEPS = 10
+TIMED_STEPS = 40
+
+
+def training(run: Run, model: Network) -> Iterator[WeightedLoss]:
+    """Train a model, and stop for a moment after each step."""
+    criterion = WeightedLoss.from_config(CONFIGS, at=run.config)
+    criterion.bind(total_steps=run.steps, steps_per_epoch=STEPS_PER_EPOCH)
+    learned = criterion.param_groups(lr=LEARNING_RATE_OF_WEIGHTS)  # empty for most balancers
+    optimizer = torch.optim.Adam(
+        [{"params": list(model.parameters())}, *learned], lr=run.learning_rate, fused=True
+    )
+    criterion.follow(optimizer)
+
+    for batch in load("training").batches(run.steps, run.seed):
+        features, outputs = model(batch.images)
+        # Balancers of gradients look at `shared`; the others need it not, and may have it.
+        loss = criterion(losses(outputs, batch.targets), shared=features)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if run.config == "famo":  # it learns from the losses after the step
+            with torch.no_grad():
+                _, outputs = model(batch.images)
+                criterion.observe(losses(outputs, batch.targets))
+        yield criterion
+
+
+def train(run: Run, show: Show) -> Result:
+    """Train a model and measure it, as it is after the last step."""
+    model = network(run.seed)
+    history: dict[str, list[float]] = {}
+    for step, criterion in enumerate(training(run, model), start=1):
+        if step % EVERY == 0:
+            metrics = criterion.metrics(include=["weight", "value"])
+            for task, share in shares(metrics, list(TASKS)).items():
+                history.setdefault(task, []).append(share)
+            show(step, run.steps, "")
+    return Result(run, measure(model, load(run.split)), history)
+
+
+def network(seed: int) -> Network:
+    """A network as it is at the start."""
+    torch.manual_seed(seed)
+    return Network()
+
+
+def every_run(options: argparse.Namespace, seed: int) -> list[Run]:
+    """Each task alone, and all together under each config."""
+    return [
+        Run(config, seed, options.steps, options.learning_rate, options.split)
+        for config in dict.fromkeys((*SINGLE.values(), "equal", *options.configs))
+    ]
+
+
+def time_steps(options: argparse.Namespace) -> list[dict[str, float]]:
+    """In one round for each seed, how many seconds a step of each config takes."""
+    count = min(TIMED_STEPS, options.steps // 2)
+    return [
+        step_times(
+            {run.config: training(run, network(seed)) for run in every_run(options, seed)}, count
+        )
+        for seed in range(options.seeds)
+    ]
+
+
+def read_options() -> argparse.Namespace:
+    """The options on the command line, checked."""
+    sections = yaml.safe_load(CONFIGS.read_text("utf-8"))
+    names = [name for name in sections if name not in SINGLE.values()]
+    parser = experiment_parser(__doc__ or "", "multi_task", names, seeds=5)
+    steps = partial(whole_number, EVERY, 1_000_000)
+    parser.add_argument("--steps", type=steps, help=f"of each run (2000; {QUICK_STEPS} if quick)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="of Adam (2e-3)")
+    parser.add_argument(
+        "--split",
+        choices=["validation", "test"],
+        default="test",
+        help="what is measured on (test); the learning rate was chosen on validation",
+    )
+    options = parser.parse_args()
+    options.seeds = options.seeds or (1 if options.quick else 5)
+    options.steps = options.steps or (QUICK_STEPS if options.quick else 2000)
+    try:
+        for name in sections:
+            try_out(name, options.steps)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    return options
+
+
+def try_out(config: str, steps: int) -> None:
+    """Weight made-up losses, so that a config of other terms is not found out in mid-run."""
+    criterion = WeightedLoss.from_config(CONFIGS, at=config)
+    criterion.bind(total_steps=steps, steps_per_epoch=STEPS_PER_EPOCH)
+    try:
+        criterion.breakdown(dict.fromkeys(TASKS, torch.ones(())))
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from error
+
+
+def main() -> None:
+    """Train each task alone and all together under each config, then compare."""
+    options = read_options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
+    jobs = {
+        f"{run.config}, seed {seed}": run
+        for seed in range(options.seeds)
+        for run in every_run(options, seed)
+    }
+    console = Console()
+    try:
+        results = run_in_parallel(train, jobs, options.workers)
+        torch.set_num_threads(1)
+        with console.status("timing steps"):
+            rounds = time_steps(options)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
+
+    rows = report.rows(results, rounds)
+    console.print(report.table(rows, results[0].run))
+    files = [
+        report.save_markdown(rows, options.out / "table.md"),
+        report.save_figures(results, rows, options.out / "figures.json"),
+        pictures.save_delta_m(rows, options.out / "delta-m.png"),
+        pictures.save_shares(results, options.out / "shares.png"),
+    ]
+    for file in files:
+        console.print(file, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
