@@ -40,11 +40,11 @@ CONFIGS = Path(__file__).with_suffix(".yaml")
 SEEDS, STEPS, QUICK_STEPS = 5, 2000, 60
 COLUMNS = {
     "error": Column("MSE\nx 1000", 2, min),
-    "sharpness": Column("sharp-\nness", 3),
+    "sharpness": Column("sharpness", 3),
     "told_apart": Column("told\napart, %", 1, min),
     "calls": Column("calls of\ndiscrim.", 0),
-    "first_half": Column("ms a step,\n1st half", 2),
-    "second_half": Column("ms a step,\n2nd half", 2),
+    "first_half": Column("ms/step,\n1st half", 2),
+    "second_half": Column("ms/step,\n2nd half", 2),
     "seconds": Column("seconds", 1),
 }
 

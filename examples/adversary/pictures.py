@@ -32,7 +32,8 @@ def save_curves(results: Sequence[Result], path: Path) -> Path:
                 panel.plot(steps, _curve(group, key), label=config, **line)
         # The first steps would flatten all the rest.
         axes[-2].set_ylim(bottom=np.quantile(_all(results, "sharpness"), 0.1))
-        axes[-1].set_ylim(top=np.quantile(_all(results, "error"), 0.9))
+        errors = _all(results, "error")
+        axes[-1].set_ylim(min(errors) - 1, np.quantile(errors, 0.9))
         axes[-1].set_xlabel("optimizer step of the autoencoder")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         figure.savefig(path)
@@ -54,7 +55,7 @@ def save_images(results: Sequence[Result], held_out: Tensor, path: Path) -> Path
     rows = {"images": held_out[:SHOWN].tolist()}
     rows |= {config: group[0].reconstructions for config, group in by_config(results).items()}
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(COLUMN, 0.37 * len(rows)))
+        figure = Figure(figsize=(COLUMN, 0.43 * len(rows)))
         for axes, (name, images) in zip(figure.subplots(len(rows)), rows.items(), strict=True):
             gaps = np.pad(np.array(images), ((0, 0), (0, 0), (0, 1)))  # white between two images
             axes.imshow(np.hstack(list(gaps)), cmap="gray_r", vmin=0, vmax=1)
