@@ -17,6 +17,7 @@ from sprites.model import SpriteVAE
 EVERY = 10  # steps from one entry of the history to the next
 SPREAD = 2.0  # how far a traversal goes to either side, in standard deviations of the prior
 COLUMNS = 7
+TRAVERSED = 16  # the held-out sprite from which it goes: a rectangle near the middle
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def test_the_program_runs_and_leaves_table_figures_and_pictures(tmp_path: Path) 
     [
         (["--configs", "beta-5"], "invalid choice: 'beta-5'"),
         (["--steps", "0"], "a whole number from 1"),
-        (["--out", "file"], "no folder can be made there"),
+        (["--out", "file"], "File exists"),
     ],
 )
 def test_a_wrong_option_gives_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
@@ -58,6 +58,32 @@ def test_a_wrong_option_gives_one_line(arguments: list[str], words: str, tmp_pat
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("{terms: {reconstruction: 1, kl: {kind: cylical}}}", "did you mean 'cyclical'"),
+        ("{terms: {reconstruction: 1, kld: 1}}", "kld"),
+    ],
+)
+def test_a_section_that_cannot_be_used_is_refused_at_the_start(
+    beta_vae: ModuleType,
+    section: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configs = tmp_path / "configs.yaml"
+    configs.write_text(f"wrong: {section}")
+    monkeypatch.setattr(beta_vae, "CONFIGS", configs)
+    monkeypatch.setattr("sys.argv", ["beta_vae.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        beta_vae.read_options(["wrong"])
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
 
 
 def test_runs_share_initialisation_and_batches_and_are_repeatable(beta_vae: ModuleType) -> None:
