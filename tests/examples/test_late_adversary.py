@@ -208,6 +208,17 @@ def test_the_terms_of_the_discriminator_are_those_worked_out_by_hand(
     assert set(terms) == {"real", "fake"}
 
 
+def test_ranks_share_a_batch(late_adversary: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = late_adversary.ranks
+    batch = torch.arange(6)
+    assert torch.equal(ranks.share(batch), batch)
+    monkeypatch.setattr(ranks.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(ranks.distributed, "get_world_size", lambda: 2)
+    assert ranks.share(batch).tolist() == [0, 2, 4]
+    monkeypatch.setenv("RANK", "1")
+    assert ranks.share(batch).tolist() == [1, 3, 5]
+
+
 IN_DOUBLE_PRECISION = """
 import torch
 import late_adversary
