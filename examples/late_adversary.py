@@ -1,7 +1,7 @@
 """A term that starts late: an adversary for an autoencoder, as VQGAN is trained.
 
 An autoencoder that minimises the squared error gives blurred images. A discriminator that tells
-images from reconstructions makes them sharper, but is of no use before there is something to
+images from reconstructions makes them sharper, but is of little use before there is something to
 sharpen, and costs time in every step. So VQGAN starts it late (P. Esser, R. Rombach, B. Ommer,
 *Taming transformers for high-resolution image synthesis*, CVPR 2021, arXiv 2012.09841; in its code
 `disc_start`). When and how is a section of `late_adversary.yaml`, beside this program; all share
