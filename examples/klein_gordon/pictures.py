@@ -46,19 +46,22 @@ def save_errors(results: Sequence[Result], path: Path) -> Path:
 
 
 def save_weights(results: Sequence[Result], path: Path) -> Path:
-    """Draw the share of each term in the sum of all weights: a panel for each config, one seed."""
+    """Draw the share of each term in the sum of all weights: a panel for each config, one seed.
+
+    Weights below 0, which `config` may give, are drawn by their size.
+    """
     groups = by_config(results)
     with mpl.rc_context(STYLE | GRID):
         figure, panels = _panels(len(groups), across=3, width=1.9, height=1.3)
         for panel, (config, group) in zip(panels, groups.items(), strict=True):
             panel.set_title(config)
             panel.set_yscale("log")
+            panel.set_ylim(1e-8, 2)
             history = group[0].history
             weights = np.abs([history[f"weight/{term}"] for term in TERMS])
-            for term, shares, colour in zip(
-                TERMS, weights / weights.sum(axis=0), COLOURS, strict=False
-            ):
-                panel.plot(history["step"], shares, color=colour, label=term)
+            shares = weights / weights.sum(axis=0)
+            for term, share, colour in zip(TERMS, shares, COLOURS[::2], strict=True):
+                panel.plot(history["step"], share, color=colour, label=term)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
         figure.supxlabel("optimizer step", fontsize=8)
         figure.supylabel("share of the weights", fontsize=8)
