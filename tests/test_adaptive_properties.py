@@ -120,6 +120,7 @@ TABLES: dict[type[Adaptive], list[dict[str, Any]]] = {
         {"kind": "gradnorm", "every": "2 steps", "asymmetry": 0.12},
         {"kind": "lr-annealing", "reference": "beta"},
         {"kind": "lr-annealing", "reference": "alpha", "statistic": "mean", "every": "3 steps"},
+        {"kind": "lr-annealing", "reference": "alpha", "compared": "plain"},
         {"kind": "norm-balance"},
         {"kind": "norm-balance", "per_item": False, "smoothing": 0.5, "heads": "plain"},
         {"kind": "db-mtl"},

@@ -18,16 +18,19 @@ from lossweights.moment import Moment, State
 class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
     r"""Brings the gradients of all terms to the size of the reference's, by moving averages.
 
-    $$\hat b_i = \frac{\max |g_r|}{\overline{|g_i|}},
+    $$\hat b_i = \frac{\max |g_r|}{\overline{|b_i g_i|}},
     \qquad b_i \leftarrow \beta\, b_i + (1 - \beta)\, \hat b_i.$$
 
     The reference $r$ has weight 1, and so have all at first. The weights have no fixed sum; those
-    of a step are computed from its own gradients.
+    of a step are computed from its own gradients. As $b_i$ is in the denominator too, it settles
+    at the square root of $\max |g_r| / \overline{|g_i|}$.
 
     Args:
         reference: The term $r$; for a physics-informed network the residual of the equation.
         smoothing: $\beta$; the weights move over about $1 / (1 - \beta)$ steps.
         statistic: What of $|g_r|$ the others are compared to: the largest entry, or the mean.
+        compared: Whether the gradients of the others are compared `weighted`, as above, or
+            `plain`, $\overline{|g_i|}$: then $b_i$ settles at the quotient itself.
         highest: Upper bound of $\hat b$.
 
     A term whose gradient is 0 keeps its weight, and all do where the reference is absent or its
@@ -36,9 +39,9 @@ class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
     S. Wang, Y. Teng, P. Perdikaris, *Understanding and mitigating gradient flow pathologies in
     physics-informed neural networks*, SIAM Journal on Scientific Computing 2021, arXiv 2001.04536.
     The paper has $1 - \beta = 0.1$, the preprint 0.9; its experiments update each 10 steps, here
-    `every`. (The authors' code, and the algorithm as the journal prints it, have
-    $\overline{|b_i g_i|}$, by which $b_i$ settles at the square root of what the paper derives;
-    physicsnemo-sym has the mean of $|g_r|$, and $1 - \beta = 0.01$.)
+    `every`. `weighted` is the algorithm as the journal prints it, and the authors' code; `plain` is
+    what the paper derives. physicsnemo-sym has `plain`, the mean of $|g_r|$, and
+    $1 - \beta = 0.01$.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -56,6 +59,7 @@ class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
     reference: Annotated[str, Field(min_length=1)]
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.9
     statistic: Literal["max", "mean"] = "max"
+    compared: Literal["weighted", "plain"] = "weighted"
     highest: Annotated[float, Field(gt=0, le=1e30)] = 1e6
 
     needs: ClassVar[tuple[Statistic, ...]] = ("max_abs", "mean_abs")
@@ -82,7 +86,8 @@ class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
         index = gradients.names.index(self.reference)
         means = nan_for_inf(gradients.mean_abs)
         sizes = nan_for_inf(gradients.max_abs) if self.statistic == "max" else means
-        found = annealed_ratios(sizes[index], means, weights, self.highest)
+        others = means * weights if self.compared == "weighted" else means
+        found = annealed_ratios(sizes[index], others, weights, self.highest)
         found[index] = 1
         return torch.lerp(found, weights, self.smoothing)
 
@@ -95,7 +100,7 @@ def annealed_ratios(size: Tensor, means: Tensor, weights: Tensor, highest: float
 
     Args:
         size: Of the reference's gradient, 0-dim.
-        means: $\overline{|g|}$.
+        means: $\overline{|g|}$, or $\overline{|b g|}$.
         weights: $b$, as they are.
         highest: Upper bound.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -39,29 +41,40 @@ def test_ratios_by_hand() -> None:
 )
 def test_trajectory_with_the_mean_of_the_reference(case: str, smoothing: float, every: int) -> None:
     """Theirs weigh the step that they were computed in, and add 1e-8 to each denominator."""
-    balancer = LearningRateAnnealing(reference="a", smoothing=smoothing, statistic="mean")
+    balancer = LearningRateAnnealing(
+        reference="a", smoothing=smoothing, statistic="mean", compared="plain"
+    )
     ours, state = weights_of(balancer, [of_rows(rows) for rows in GRADIENTS[::every]])
     agree(ours, recorded(case)[::every], relative=1e-7)
     agree(state["weights"], ours[-1])
 
 
-def test_trajectory_by_the_definition() -> None:
+@pytest.mark.parametrize("compared", ["weighted", "plain"])
+def test_trajectory_by_the_definition(compared: Literal["weighted", "plain"]) -> None:
     """The paper's: the largest entry of the reference over the mean of each, averaged from 1 on."""
-    ours, _ = weights_of(
-        LearningRateAnnealing(reference="b"), [of_rows(rows) for rows in GRADIENTS]
-    )
+    balancer = LearningRateAnnealing(reference="b", compared=compared)
+    ours, _ = weights_of(balancer, [of_rows(rows) for rows in GRADIENTS])
     lambdas = torch.ones(3, dtype=torch.float64)
     for weights, rows in zip(ours, GRADIENTS, strict=True):
-        lambdas = 0.9 * lambdas + 0.1 * rows[1].abs().max() / rows.abs().mean(dim=1)
+        others = (lambdas[:, None] * rows if compared == "weighted" else rows).abs().mean(dim=1)
+        lambdas = 0.9 * lambdas + 0.1 * rows[1].abs().max() / others
         lambdas[1] = 1
         agree(weights, lambdas)
 
 
-def test_gradients_come_to_the_size_of_the_reference() -> None:
+def test_plain_gradients_come_to_the_size_of_the_reference() -> None:
     rows = torch.tensor([[3.0, -4.0], [0.1, 0.3], [-50.0, 10.0]], dtype=torch.float64)
-    weights, _ = weights_of(LearningRateAnnealing(reference="a"), [of_rows(rows)] * 300)
+    balancer = LearningRateAnnealing(reference="a", compared="plain")
+    weights, _ = weights_of(balancer, [of_rows(rows)] * 300)
     means = (weights[-1, :, None] * rows).abs().mean(dim=1)
     assert means.tolist() == pytest.approx([3.5, 4, 4])
+
+
+def test_weighted_ones_come_half_the_way_to_it() -> None:
+    """Weights settle at the square roots of those that would bring them there."""
+    rows = torch.tensor([[3.0, -4.0], [0.1, 0.3], [-50.0, 10.0]], dtype=torch.float64)
+    weights, _ = weights_of(LearningRateAnnealing(reference="a"), [of_rows(rows)] * 300)
+    assert weights[-1].tolist() == pytest.approx([1, (4 / 0.2) ** 0.5, (4 / 30) ** 0.5])
 
 
 def test_a_step_is_what_was_weighed() -> None:
@@ -84,10 +97,16 @@ def test_micro_batches_are_each_averaged_with_the_last_step() -> None:
         assert weights.tolist() == [1, 0.5 + 0.5 * 4 / sizes[1]]
 
 
+@pytest.mark.parametrize("compared", ["weighted", "plain"])
 @pytest.mark.parametrize("statistic", ["max", "mean"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_norms(name: str, statistic: str) -> None:
-    table = {"kind": "lr-annealing", "reference": "t00", "statistic": statistic}
+def test_hostile_norms(name: str, statistic: str, compared: str) -> None:
+    table = {
+        "kind": "lr-annealing",
+        "reference": "t00",
+        "statistic": statistic,
+        "compared": compared,
+    }
     weights = hostile_weights(LearningRateAnnealing.model_validate(table), name)
     assert (weights >= 0).all()
     assert (weights <= 1e6).all()
@@ -162,7 +181,12 @@ def test_the_reference_is_a_balanced_term() -> None:
 
 
 def test_refused() -> None:
-    for field, value in (("smoothing", 1), ("highest", 0), ("statistic", "median")):
+    for field, value in (
+        ("smoothing", 1),
+        ("highest", 0),
+        ("statistic", "median"),
+        ("compared", "squared"),
+    ):
         table = {"kind": "lr-annealing", "reference": "a", field: value}
         with pytest.raises(ConfigError, match=rf"balancer\.{field}: input should be"):
             WeightedLoss(terms=["a"], balancer=table)
