@@ -79,6 +79,33 @@ def test_a_wrong_option_gives_one_line(arguments: list[str], words: str, tmp_pat
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"autoencoder": {"terms": ["reconstruction"]}}, "adversarial"),
+        ({"autoencoder": {"terms": {"reconstruction": 1, "adversarial": {"afer": 1}}}}, "after"),
+    ],
+)
+def test_a_section_that_cannot_be_used_is_refused(
+    section: dict[str, object],
+    words: str,
+    late_adversary: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    discriminator = {"terms": ["real", "fake", "r1"]}
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump({"mine": {**section, "discriminator": discriminator}}))
+    monkeypatch.setattr(late_adversary, "CONFIGS", wrong)
+    monkeypatch.setattr(sys, "argv", ["late_adversary.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        late_adversary.main()
+    told = capsys.readouterr().err
+    assert words in told
+    assert len(told.splitlines()) == 1
+
+
 def test_every_section_is_known_here() -> None:
     assert list(yaml.safe_load(CONFIGS.read_text("utf-8"))) == list(STARTS)
 
