@@ -16,27 +16,24 @@ import argparse
 import signal
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
-import yaml
 from rich.console import Console
 
 from digit_tasks import pictures, report
 from digit_tasks.data import STEPS_PER_EPOCH, load
 from digit_tasks.model import Network, measure
+from digit_tasks.options import read_options
 from digit_tasks.report import SINGLE
 from digit_tasks.run import EVERY, Result, Run, shares
 from digit_tasks.tasks import TASKS, losses
 from digit_tasks.timing import step_times
-from harness.options import experiment_parser, whole_number
 from harness.workers import Show, run_in_parallel
 from lossweights import WeightedLoss
 
 CONFIGS = Path(__file__).with_suffix(".yaml")
-LEARNING_RATE_OF_WEIGHTS = 1e-2  # of `uncertainty` and `imtl-l`, as in the library's README
-QUICK_STEPS = 10
+LEARNING_RATE_OF_WEIGHTS = 1e-2  # where they are learned, as in the library's README
 TIMED_STEPS = 40
 
 
@@ -102,45 +99,9 @@ def time_steps(options: argparse.Namespace) -> list[dict[str, float]]:
     ]
 
 
-def read_options() -> argparse.Namespace:
-    """The options on the command line, checked."""
-    sections = yaml.safe_load(CONFIGS.read_text("utf-8"))
-    names = [name for name in sections if name not in SINGLE.values()]
-    parser = experiment_parser(__doc__ or "", "multi_task", names, seeds=5)
-    steps = partial(whole_number, EVERY, 1_000_000)
-    parser.add_argument("--steps", type=steps, help=f"of each run (2000; {QUICK_STEPS} if quick)")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="of Adam (2e-3)")
-    parser.add_argument(
-        "--split",
-        choices=["validation", "test"],
-        default="test",
-        help="what is measured on (test); the learning rate was chosen on validation",
-    )
-    options = parser.parse_args()
-    options.seeds = options.seeds or (1 if options.quick else 5)
-    options.steps = options.steps or (QUICK_STEPS if options.quick else 2000)
-    try:
-        for name in sections:
-            try_out(name, options.steps)
-        options.out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    return options
-
-
-def try_out(config: str, steps: int) -> None:
-    """Weight made-up losses, so that a config of other terms is not found out in mid-run."""
-    criterion = WeightedLoss.from_config(CONFIGS, at=config)
-    criterion.bind(total_steps=steps, steps_per_epoch=STEPS_PER_EPOCH)
-    try:
-        criterion.breakdown(dict.fromkeys(TASKS, torch.ones(())))
-    except ValueError as error:
-        raise ValueError(f"{config}: {error}") from error
-
-
 def main() -> None:
     """Train each task alone and all together under each config, then compare."""
-    options = read_options()
+    options = read_options(__doc__ or "", CONFIGS)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
     jobs = {
         f"{run.config}, seed {seed}": run
@@ -148,9 +109,9 @@ def main() -> None:
         for run in every_run(options, seed)
     }
     console = Console()
+    torch.set_num_threads(1)  # as in the workers
     try:
         results = run_in_parallel(train, jobs, options.workers)
-        torch.set_num_threads(1)
         with console.status("timing steps"):
             rounds = time_steps(options)
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -36,7 +37,9 @@ def save_delta_m(rows: Rows, path: Path) -> Path:
         )
         axes.axvline(0, color="black", linewidth=0.8)
         if "equal" in values:
-            axes.axvline(fmean(values["equal"]), color=COLOURS[5], linestyle="--", linewidth=0.8)
+            line: Any = {"color": COLOURS[5], "linestyle": "--", "linewidth": 0.8}
+            axes.axvline(fmean(values["equal"]), label="equal weights", **line)
+            axes.legend(loc="center right")
         axes.set_ylim(-0.7, len(names) - 0.3)
         axes.set_xlabel("Δm, percent worse than single tasks")
         figure.savefig(path)

@@ -53,16 +53,27 @@ def test_every_config_is_trained_compared_and_drawn(tmp_path: Path) -> None:
     [
         (["--configs", "adam"], "invalid choice: 'adam'"),
         (["--steps", "9"], "a whole number from 10"),
+        (["--learning-rate", "nan"], "a number above 0 is needed, found 'nan'"),
         (["--split", "training"], "invalid choice: 'training'"),
         (["--out", "file/below"], "Not a directory"),
     ],
 )
-def test_a_wrong_option_gives_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_a_wrong_option_gives_one_line(
+    arguments: list[str],
+    words: str,
+    multi_task: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "file").touch()
-    done = run_program("multi_task.py", *arguments, folder=tmp_path)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["multi_task.py", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        multi_task.main()
+    line = capsys.readouterr().err
+    assert words in line
+    assert len(line.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -81,10 +92,9 @@ def test_a_wrong_config_gives_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "wrong.yaml").write_text(f"equal: {section}\n")
-    monkeypatch.setattr(multi_task, "CONFIGS", tmp_path / "wrong.yaml")
     monkeypatch.setattr("sys.argv", ["multi_task.py", "--out", str(tmp_path)])
     with pytest.raises(SystemExit):
-        multi_task.read_options()
+        multi_task.read_options("", tmp_path / "wrong.yaml")
     line = capsys.readouterr().err
     assert len(line.splitlines()) == 1
     assert re.search(words, line), line
@@ -290,3 +300,17 @@ def test_the_loop_gives_each_balancer_what_it_needs(multi_task: ModuleType, conf
     for criterion in multi_task.training(Run(config, 0, 10, 2e-3, "test"), multi_task.network(0)):
         last = criterion
     assert last.audit() == []
+
+
+def test_all_configs_begin_alike_and_each_seed_has_batches_of_its_own(
+    multi_task: ModuleType,
+) -> None:
+    from digit_tasks.run import Run
+
+    def first_losses(config: str, seed: int) -> dict[str, float]:
+        run = Run(config, seed, 10, 2e-3, "test")
+        criterion: WeightedLoss = next(multi_task.training(run, multi_task.network(0)))
+        return criterion.metrics(include=["raw"])
+
+    assert first_losses("equal", 0) == first_losses("imtl-g", 0) == first_losses("random", 0)
+    assert first_losses("equal", 0) != first_losses("equal", 1)

@@ -1,0 +1,78 @@
+"""What to run: the options on the command line."""
+
+import argparse
+from functools import partial
+from math import inf
+from pathlib import Path
+
+import torch
+import yaml
+
+from digit_tasks.data import STEPS_PER_EPOCH
+from digit_tasks.report import SINGLE
+from digit_tasks.run import EVERY
+from digit_tasks.tasks import TASKS
+from harness.options import experiment_parser, whole_number
+from lossweights import WeightedLoss
+
+STEPS, QUICK_STEPS = 2000, 10
+SEEDS = 5
+LEARNING_RATE = 4e-3
+
+
+def read_options(description: str, configs: Path) -> argparse.Namespace:
+    """The options, checked; where one cannot be used, the program ends with a line on it.
+
+    Args:
+        description: The docstring of the program.
+        configs: A file whose sections are the configs.
+    """
+    sections = yaml.safe_load(configs.read_text("utf-8"))
+    names = [name for name in sections if name not in SINGLE.values()]
+    parser = experiment_parser(description, "multi_task", names, SEEDS)
+    steps = partial(whole_number, EVERY, 1_000_000)
+    parser.add_argument(
+        "--steps", type=steps, help=f"of each run ({STEPS}; {QUICK_STEPS} with --quick)"
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=_rate,
+        default=LEARNING_RATE,
+        help=f"of Adam ({LEARNING_RATE:g}: the best of four on validation)",
+    )
+    parser.add_argument(
+        "--split",
+        choices=["validation", "test"],
+        default="test",
+        help="what is measured on (test)",
+    )
+    options = parser.parse_args()
+    options.seeds = options.seeds or (1 if options.quick else SEEDS)
+    options.steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
+    try:
+        for name in sections:
+            _try_out(configs, name, options.steps)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    return options
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < inf:
+        raise argparse.ArgumentTypeError(f"a number above 0 is needed, found {text!r}")
+    return rate
+
+
+def _try_out(configs: Path, name: str, steps: int) -> None:
+    """Weight made-up losses, so that a config of other terms is not found out in mid-run."""
+    criterion = WeightedLoss.from_config(configs, at=name)
+    criterion.bind(total_steps=steps, steps_per_epoch=STEPS_PER_EPOCH)
+    try:
+        criterion.breakdown(dict.fromkeys(TASKS, torch.ones(())))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
