@@ -30,7 +30,6 @@ from harness.options import experiment_parser, whole_number
 from harness.tables import save_markdown
 from harness.workers import Show, run_in_parallel
 from klein_gordon import measure, pictures, report
-from klein_gordon.annealing import AnnealingOfTheCode  # noqa: F401 - a section names its kind
 from klein_gordon.network import TERMS, Network, losses
 from klein_gordon.problem import draw
 from klein_gordon.run import History, Result, Run

@@ -223,8 +223,8 @@ def weights_after(pinn: ModuleType, config: str, steps: int) -> dict[str, list[f
         "relobralo",
         "softadapt",
         "lr-annealing",
+        "lr-annealing-plain",
         "lr-annealing-mean",
-        "lr-annealing-code",
         "config",
     ],
 )
@@ -240,18 +240,18 @@ def test_what_adapts_leaves_equal_weights(pinn: ModuleType, config: str) -> None
 
 
 def test_the_conditions_count_more_under_the_largest_entry(pinn: ModuleType) -> None:
-    largest = weights_after(pinn, "lr-annealing", 1)
+    largest = weights_after(pinn, "lr-annealing-plain", 1)
     mean = weights_after(pinn, "lr-annealing-mean", 1)
     for term in TERMS[1:]:
         assert largest[term][0] > 5 * mean[term][0]
 
 
-def test_the_annealing_of_the_code_settles_at_the_square_root(pinn: ModuleType) -> None:
+def test_annealing_settles_where_the_comments_say(pinn: ModuleType) -> None:
     """Of gradients that do not change: entries of 3 and 4, and of 0.1."""
     from lossweights import WeightedLoss
 
     found = {}
-    for config in ("lr-annealing", "lr-annealing-mean", "lr-annealing-code"):
+    for config in ("lr-annealing", "lr-annealing-plain", "lr-annealing-mean"):
         criterion = WeightedLoss.from_config(pinn.CONFIGS, at=config)
         shared = torch.tensor([3.0, 4.0], requires_grad=True)
         for _ in range(1000):
@@ -259,9 +259,9 @@ def test_the_annealing_of_the_code_settles_at_the_square_root(pinn: ModuleType) 
             criterion(terms | {"residual": shared.square().sum() / 2}, shared=shared)
             criterion.step()
         found[config] = criterion.metrics(include=["weight"])["weight/boundary"]
-    assert found["lr-annealing"] == pytest.approx(4 / 0.1, rel=1e-3)
+    assert found["lr-annealing-plain"] == pytest.approx(4 / 0.1, rel=1e-3)
     assert found["lr-annealing-mean"] == pytest.approx(3.5 / 0.1, rel=1e-3)
-    assert found["lr-annealing-code"] == pytest.approx(math.sqrt(4 / 0.1), rel=1e-3)
+    assert found["lr-annealing"] == pytest.approx(math.sqrt(4 / 0.1), rel=1e-3)
 
 
 def test_training_brings_every_term_down(pinn: ModuleType) -> None:
