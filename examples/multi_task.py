@@ -2,8 +2,8 @@
 
 Digits lie on patches of photographs. One network is to tell the digit, where it is, how much ink
 it has, what lies beneath, and which photograph that is, a task whose labels are mostly random. The
-losses are in the units of their tasks, so they differ by orders of magnitude, and the trunk is
-narrow. Each way to weigh them is a section of `multi_task.yaml`, beside this program.
+losses are in the units of their tasks, up to 65 times apart, and the trunk is narrow. Each way to
+weigh them is a section of `multi_task.yaml`, beside this program.
 
     python examples/multi_task.py                     # all, five seeds: a quarter of an hour
     python examples/multi_task.py --quick             # a few steps of each, in seconds
