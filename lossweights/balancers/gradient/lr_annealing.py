@@ -1,11 +1,11 @@
-"""Learning-rate annealing: terms held to the size of one term's gradient."""
+"""Learning-rate annealing: terms held near the size of one term's gradient."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from lossweights.balancers.gradient.base import GradientBalancer
@@ -16,14 +16,15 @@ from lossweights.moment import Moment, State
 
 
 class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
-    r"""Brings the gradients of all terms to the size of the reference's, by moving averages.
+    r"""Brings the gradients of all terms towards the size of the reference's, by moving averages.
 
     $$\hat b_i = \frac{\max |g_r|}{\overline{|b_i g_i|}},
     \qquad b_i \leftarrow \beta\, b_i + (1 - \beta)\, \hat b_i.$$
 
     The reference $r$ has weight 1, and so have all at first. The weights have no fixed sum; those
     of a step are computed from its own gradients. As $b_i$ is in the denominator too, it settles
-    at the square root of $\max |g_r| / \overline{|g_i|}$.
+    at the square root of $\max |g_r| / \overline{|g_i|}$; without any smoothing it would swing for
+    ever, which is refused.
 
     Args:
         reference: The term $r$; for a physics-informed network the residual of the equation.
@@ -63,6 +64,15 @@ class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
     highest: Annotated[float, Field(gt=0, le=1e30)] = 1e6
 
     needs: ClassVar[tuple[Statistic, ...]] = ("max_abs", "mean_abs")
+
+    @model_validator(mode="after")
+    def _settles(self) -> Self:
+        if self.compared == "weighted" and self.smoothing == 0:
+            raise ValueError(
+                "smoothing: 0 lets weights that are in their own denominator swing for ever: "
+                "write smoothing: 0.9, or compared: plain"
+            )
+        return self
 
     def check_terms(self, names: tuple[str, ...]) -> None:
         """Refuses a reference that is none of the balanced terms.

@@ -131,7 +131,7 @@ def test_without_the_reference_all_keep_their_weights() -> None:
 
 
 def test_terms_that_were_not_seen() -> None:
-    balancer = LearningRateAnnealing(reference="t01", smoothing=0)
+    balancer = LearningRateAnnealing(reference="t01", smoothing=0, compared="plain")
     state = initial(balancer, 3)
     norms = torch.tensor([2.0, 8.0, 1.0], dtype=torch.float64)
     some_seen(balancer, state, torch.ones(3), norms, [True, True, False])
@@ -190,5 +190,8 @@ def test_refused() -> None:
         table = {"kind": "lr-annealing", "reference": "a", field: value}
         with pytest.raises(ConfigError, match=rf"balancer\.{field}: input should be"):
             WeightedLoss(terms=["a"], balancer=table)
+    swings = {"kind": "lr-annealing", "reference": "a", "smoothing": 0}
+    with pytest.raises(ConfigError, match=r"swing for ever: write smoothing: 0\.9, or compared: p"):
+        WeightedLoss(terms=["a"], balancer=swings)
     with pytest.raises(ConfigError, match=r"balancer\.reference: this field is needed"):
         WeightedLoss(terms=["a"], balancer="lr-annealing")
