@@ -7,7 +7,7 @@ sharpen, and costs time in every step. So VQGAN starts it late (P. Esser, R. Rom
 `disc_start`). When and how is a section of `late_adversary.yaml`, beside this program; all share
 the images, the models, the optimizers, the number of steps and, seed by seed, the initialisation.
 
-    python examples/late_adversary.py               # five configs, five seeds: about two minutes
+    python examples/late_adversary.py               # five configs, five seeds: about three minutes
     python examples/late_adversary.py --quick       # a few steps of each, in seconds
     torchrun --standalone --nproc-per-node 2 examples/late_adversary.py --configs late-ramp
 
@@ -85,7 +85,7 @@ def train(run: Run, show: Show) -> Result:
     ranks.check_that_ranks_agree(autoencoder, discriminator)
     reconstructions = measures.reconstruct(autoencoder, images.held_out)
     figures = {
-        **measures.all_three(images.held_out, reconstructions),
+        **measures.figures(images.held_out, reconstructions),
         "calls": discriminator.calls,
         **times(seconds),
     }
@@ -125,7 +125,7 @@ def main() -> None:
     options = parser.parse_args()
     seeds = options.seeds or (1 if options.quick else SEEDS)
     steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
-    runs = [Run(config, seed, steps) for config in options.configs for seed in range(seeds)]
+    runs = [Run(config, seed, steps) for seed in range(seeds) for config in options.configs]
     try:
         for run in runs:
             try_out(run)

@@ -5,9 +5,12 @@ it has, what lies beneath, and which photograph that is, a task whose labels are
 losses are in the units of their tasks, up to 65 times apart, and the trunk is narrow. Each way to
 weigh them is a section of `multi_task.yaml`, beside this program.
 
-    python examples/multi_task.py                     # all, five seeds: a quarter of an hour
+    python examples/multi_task.py                     # all, five seeds: twenty minutes
     python examples/multi_task.py --quick             # a few steps of each, in seconds
     python examples/multi_task.py --configs equal relative imtl-g --seeds 2
+
+The five single tasks and `equal` are trained whatever `--configs` says: the others are measured
+against them.
 
 `training` is the part to read: a plain training loop that uses the library.
 """

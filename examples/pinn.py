@@ -7,7 +7,7 @@ weighed decides what comes out. Each way is a section of `pinn.yaml`, beside thi
 the network, the optimizer, the number of steps and, seed by seed, the initialisation and the
 points.
 
-    python examples/pinn.py                                  # all, five seeds
+    python examples/pinn.py                                  # all, five seeds: twenty minutes
     python examples/pinn.py --quick                          # a few steps of each, in seconds
     python examples/pinn.py --configs equal by-hand --seeds 1
 
@@ -112,7 +112,6 @@ def main() -> None:
         results = run_in_parallel(train, {run.name: run for run in runs}, options.workers)
     except KeyboardInterrupt:
         sys.exit("Interrupted.")
-    results.sort(key=lambda result: options.configs.index(result.run.config))
 
     console = Console()
     console.print(report.table(results))

@@ -11,7 +11,6 @@ one the next forward fails. Which ways work is shown by trying them.
     torchrun --standalone --nproc-per-node 2 examples/zero_weight.py    # in two
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from harness.options import Parser
 from lossweights import Term, WeightedLoss
 
 STEPS = 10
@@ -164,7 +164,7 @@ def show(*lines: str) -> None:
 
 def main() -> None:
     """Try all ways."""
-    argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0]).parse_args()
+    Parser(__doc__ or "").parse_args()
     start()
     try:
         show(

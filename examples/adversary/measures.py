@@ -33,7 +33,7 @@ def reconstruct(autoencoder: nn.Module, images: Tensor) -> Tensor:
     return reconstructions
 
 
-def all_three(images: Tensor, reconstructions: Tensor) -> dict[str, float]:
+def figures(images: Tensor, reconstructions: Tensor) -> dict[str, float]:
     """What the table shows."""
     return {
         "error": error(images, reconstructions),

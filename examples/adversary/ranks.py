@@ -13,10 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that `torchrun` has started; without it there is nothing to join."""
-    if not distributed.is_torchelastic_launched():
-        yield
-        return
+    """Join the processes that `torchrun` has started."""
     # A false alarm, about the stride of a dimension of length 1.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     distributed.init_process_group("gloo")

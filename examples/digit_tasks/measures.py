@@ -1,7 +1,8 @@
 """How all tasks together came out, in one number.
 
-Both are as in Navon et al., *Multi-task learning as a bargaining game*, ICML 2022, arXiv
-2202.01017, section 6, where the first is from Maninis et al., CVPR 2019, arXiv 1904.08918.
+The first is as in Navon et al., *Multi-task learning as a bargaining game*, ICML 2022, arXiv
+2202.01017, section 6, who have it from Maninis et al., CVPR 2019, arXiv 1904.08918; the second as
+there, but single tasks are ranked too, and seed by seed.
 """
 
 from collections.abc import Mapping

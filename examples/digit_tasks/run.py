@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 EVERY = 10  # steps from one look at the shares of the loss to the next
 
@@ -15,14 +16,14 @@ class Run:
         seed: Of the initialisation and of the batches.
         steps: Of the optimizer.
         learning_rate: Of the network.
-        split: What is measured on, validation or test.
+        split: What is measured on.
     """
 
     config: str
     seed: int
     steps: int
     learning_rate: float
-    split: str
+    split: Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Result:
     Args:
         run: What it depends on.
         figures: The metric of each task, of the last weights.
-        shares: For each task its share of the weighted loss, at every tenth step.
+        shares: For each task its share of the weighted loss, every `EVERY` steps.
     """
 
     run: Run

@@ -14,10 +14,10 @@ from klein_gordon.run import Result, Run, by_config
 
 COLUMNS = {
     "error": Column("relative\nL2 error", 3, min),
-    "residual": Column("residual", ".2g"),
-    "boundary": Column("boundary", ".2g"),
-    "initial": Column("initial", ".2g"),
-    "velocity": Column("velocity", ".2g"),
+    "residual": Column("residual", ".1e"),
+    "boundary": Column("boundary", ".1e"),
+    "initial": Column("initial", ".1e"),
+    "velocity": Column("velocity", ".1e"),
     "time": Column("time of\na step"),
 }
 

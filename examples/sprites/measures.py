@@ -43,7 +43,6 @@ def measure(model: SpriteVAE, sprites: Sprites, seed: int) -> tuple[dict[str, fl
         "mig_of_means": float(gaps(normalised_information(mean, sprites.factors)).mean()),
         "reconstruction": reconstruction,
         "kl": kl.sum().item(),
-        "negative_elbo": reconstruction + kl.sum().item(),
         "active": float((mean.var(dim=0) > ACTIVE).sum()),
     }
     order = kl.argsort(descending=True)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from harness.pictures import COLUMN, LINES, STYLE, means
 from sprites.data import FACTORS, SIZE
-from sprites.run import COLUMNS, EVERY, SPREAD, Result, by_config
+from sprites.run import EVERY, PLACES, SPREAD, Result, by_config
 
 SHOWN = ("beta-1", "beta-4", "capacity", "pid")  # traversals; the first four where none was run
 CURVES = {
@@ -45,7 +45,7 @@ def save_traversals(results: Sequence[Result], path: Path) -> Path:
 
 def draw_traversals(panel: Axes, result: Result) -> None:
     """Rows of pictures, those of the largest KL first."""
-    rows = result.traversals.swapaxes(1, 2).reshape(-1, COLUMNS * SIZE)
+    rows = result.traversals.swapaxes(1, 2).reshape(-1, PLACES * SIZE)
     panel.imshow(rows, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
     panel.set_title(f"{result.run.config}: MIG {result.figures['mig']:.2f}")
     panel.set_xticks([])

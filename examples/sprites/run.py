@@ -16,7 +16,7 @@ from sprites.model import SpriteVAE
 
 EVERY = 10  # steps from one entry of the history to the next
 SPREAD = 2.0  # how far a traversal goes to either side, in standard deviations of the prior
-COLUMNS = 7
+PLACES = 7  # pictures in a row of a traversal
 TRAVERSED = 16  # the held-out sprite from which it goes: a rectangle near the middle
 
 
@@ -59,12 +59,12 @@ class Result:
 def traverse(model: SpriteVAE, image: Tensor, dimensions: Sequence[int]) -> NDArray[np.uint8]:
     """What is decoded while one dimension of an image's code moves and the others stand still.
 
-    They stand at their posterior mean. The pictures have the shape (dimensions, columns, 32, 32).
+    They stand at their posterior mean. The pictures have the shape (dimensions, PLACES, 32, 32).
     """
     mean, _ = model.encode(image[None])
-    codes = mean.repeat(len(dimensions), COLUMNS, 1)
+    codes = mean.repeat(len(dimensions), PLACES, 1)
     for row, dimension in enumerate(dimensions):
-        codes[row, :, dimension] = torch.linspace(-SPREAD, SPREAD, COLUMNS)
+        codes[row, :, dimension] = torch.linspace(-SPREAD, SPREAD, PLACES)
     images = model.decode(codes).reshape(*codes.shape[:2], SIZE, SIZE)
     pictures: NDArray[np.uint8] = (255 * images).round().to(torch.uint8).numpy()
     return pictures

@@ -35,9 +35,6 @@ def test_the_program_runs_and_leaves_table_figures_and_pictures(tmp_path: Path) 
     assert [run["config"] for run in runs] == list(configs)
     table = (out / "table.md").read_text()
     for run in runs:
-        assert run["figures"]["negative_elbo"] == pytest.approx(
-            run["figures"]["reconstruction"] + run["figures"]["kl"]
-        )
         assert f"| {run['config']} |" in table
         assert run["code"]["kl"] == sorted(run["code"]["kl"], reverse=True)
     for picture in ("traversals.png", "curves.png"):

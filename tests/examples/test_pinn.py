@@ -103,6 +103,31 @@ def test_the_points_lie_where_their_terms_are_looked_at(pinn: ModuleType) -> Non
     assert points.start[:, 1].mean().item() == pytest.approx(0.5, abs=0.05)
 
 
+def test_no_network_is_trained_on_the_test_points(
+    pinn: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from klein_gordon import measure
+    from klein_gordon.network import Network, losses
+    from klein_gordon.problem import Points, draw
+    from klein_gordon.run import Run
+
+    drawn: list[Points] = []
+
+    def record(network: torch.nn.Module, points: Points) -> dict[str, Tensor]:
+        drawn.append(points)
+        return losses(network, points)
+
+    monkeypatch.setattr(measure, "losses", record)
+    measure.terms(Network())
+    test = set(map(tuple, drawn[0].inside.tolist()))
+    assert len(test) > 0.99 * measure.TEST_POINTS
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(100):
+            points = draw(Run("equal", seed, 100).points, generator)
+            assert test.isdisjoint(map(tuple, points.inside.tolist()))
+
+
 def test_the_losses_say_what_is_wrong(pinn: ModuleType) -> None:
     """0 for the solution; for one that is off by something simple, what follows on paper."""
     from klein_gordon.network import losses
