@@ -86,19 +86,31 @@ def test_a_section_that_cannot_be_used_is_refused_at_the_start(
 def test_runs_share_initialisation_and_batches_and_are_repeatable(beta_vae: ModuleType) -> None:
     from sprites.run import Run
 
-    names = ("beta-1", "beta-16", "pid")
-    runs = {name: beta_vae.train(Run(name, 3, 11), lambda *_: None) for name in names}
-    first = runs["beta-1"].history
-    for result in runs.values():
-        for metric in ("raw/reconstruction", "raw/kl"):
-            assert result.history[metric][0] == first[metric][0]
-            assert len(result.history[metric]) == 2
-    again = beta_vae.train(Run("pid", 3, 11), lambda *_: None)
-    assert again.history == runs["pid"].history
-    assert again.figures == runs["pid"].figures
-    assert again.figures != runs["beta-16"].figures
-    other = beta_vae.train(Run("beta-1", 4, 1), lambda *_: None).history
-    assert other["raw/reconstruction"][0] != first["raw/reconstruction"][0]
+    def train(config: str, seed: int, learning_rate: float = 1e-3) -> Any:
+        return beta_vae.train(Run(config, seed, 21, learning_rate=learning_rate), lambda *_: None)
+
+    # Models that stay as they are at the start, so that the terms tell.
+    names = ("beta-1", "beta-16", "cyclical", "capacity", "pid")
+    histories = {name: train(name, 3, 0.0).history for name in names}
+    first = histories["beta-1"]
+    other = train("beta-1", 4, 0.0).history
+    for metric in ("raw/reconstruction", "raw/kl"):
+        assert len(set(first[metric])) == 3
+        assert set(first[metric]).isdisjoint(other[metric])
+        for history in histories.values():
+            assert history[metric] == first[metric]
+
+    once, again = train("pid", 3), train("pid", 3)
+    assert again.history == once.history
+    assert again.figures == once.figures
+    assert again.figures != train("beta-16", 3).figures
+
+
+def test_the_schedules_move_with_the_optimizer(beta_vae: ModuleType) -> None:
+    from sprites.run import Run
+
+    history = beta_vae.train(Run("cyclical", 0, 21), lambda *_: None).history
+    assert len(set(history["weight/kl"])) > 1
 
 
 # The sprites

@@ -7,7 +7,9 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.examples.programs import EXAMPLES
@@ -49,3 +51,45 @@ def test_a_job_that_fails_ends_all_at_once(job: str, error: type[Exception]) -> 
     with pytest.raises(error):
         run_in_parallel(work, {"bad": job, "long": "sleep"}, 2)
     assert time.monotonic() - start < LONG / 2
+
+
+def test_the_best_means_are_bold_in_markdown(tmp_path: Path) -> None:
+    from harness.tables import Column, save_markdown
+
+    columns = {
+        "error": Column("mean\nerror", 1, min),
+        "score": Column("score", best=max),
+        "time": Column("time", ".1e"),
+    }
+    rows = {
+        "first": [
+            {"error": 1.0, "score": 1.0, "time": 100.0},
+            {"error": 3.0, "score": 1.5, "time": 300.0},
+        ],
+        "second": [
+            {"error": 4.0, "score": 2.0, "time": 1.0},
+            {"error": 4.0, "score": 3.0, "time": 1.0},
+        ],
+    }
+    path = save_markdown(columns, rows, tmp_path / "table.md")
+    assert path.read_text("utf-8") == (
+        "| | mean error | score | time |\n"
+        "|---|---|---|---|\n"
+        "| first | **2.0** ± 1.4 | 1.25 ± 0.35 | 2.0e+02 ± 1.4e+02 |\n"
+        "| second | 4.0 ± 0.0 | **2.50** ± 0.71 | 1.0e+00 ± 0.0e+00 |\n"
+    )
+    firsts = {name: seeds[:1] for name, seeds in rows.items()}
+    assert save_markdown(columns, firsts, path).read_text("utf-8") == (
+        "| | mean error | score | time |\n"
+        "|---|---|---|---|\n"
+        "| first | **1.0** | 1.00 | 1.0e+02 |\n"
+        "| second | 4.0 | **2.00** | 1.0e+00 |\n"
+    )
+
+
+def test_the_last_window_of_means_may_be_shorter() -> None:
+    from harness.pictures import means
+
+    middles, values = means(np.array([1.0, 3.0, 5.0]), 2)
+    assert middles.tolist() == [1, 2.5]
+    assert values.tolist() == [2, 5]
