@@ -13,20 +13,15 @@ the optimizer, the number of steps and, seed by seed, the initialisation and the
 `train` is the part to read: a plain training loop that uses the library.
 """
 
-import argparse
-import signal
-import sys
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
 import yaml
 from rich.console import Console
 
-from harness.options import experiment_parser, whole_number
+from harness.options import experiment_parser, read_experiment
 from harness.tables import Column, Rows, save_markdown, screen_table
-from harness.workers import Show, run_in_parallel
+from harness.workers import Show, run_in_parallel, run_program
 from lossweights import WeightedLoss
 from sprites import pictures
 from sprites.data import FACTORS, load_sprites
@@ -89,25 +84,6 @@ def caption(run: Run) -> str:
     )
 
 
-def read_options(names: Sequence[str]) -> argparse.Namespace:
-    """The options; where one cannot be used, the program ends with a line on it."""
-    parser = experiment_parser(__doc__ or "", "beta_vae", names, SEEDS)
-    steps = partial(whole_number, 1, 1_000_000)
-    parser.add_argument(
-        "--steps", type=steps, help=f"of each run ({STEPS}; {QUICK_STEPS} with --quick)"
-    )
-    options = parser.parse_args()
-    options.seeds = options.seeds or (1 if options.quick else SEEDS)
-    options.steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
-    try:
-        for config in options.configs:
-            try_out(config, options.steps)
-        options.out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        parser.error(str(error))
-    return options
-
-
 def try_out(config: str, steps: int) -> None:
     """Weigh made-up terms, so that a section of other terms is not found out in mid-run."""
     criterion = WeightedLoss.from_config(CONFIGS, at=config).bind(total_steps=steps)
@@ -116,17 +92,15 @@ def try_out(config: str, steps: int) -> None:
 
 def main() -> None:
     """Train under every config, then show what the codes came to hold."""
-    options = read_options(list(yaml.safe_load(CONFIGS.read_text("utf-8"))))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
+    names = list(yaml.safe_load(CONFIGS.read_text("utf-8")))
+    parser = experiment_parser(__doc__ or "", "beta_vae", names)
+    options = read_experiment(parser, try_out, seeds=SEEDS, steps=STEPS, quick_steps=QUICK_STEPS)
     runs = [
         Run(config, seed, options.steps)
         for seed in range(options.seeds)
         for config in options.configs
     ]
-    try:
-        results = run_in_parallel(train, {run.name: run for run in runs}, options.workers)
-    except KeyboardInterrupt:
-        sys.exit("Interrupted.")
+    results = run_in_parallel(train, {run.name: run for run in runs}, options.workers)
     rows: Rows = {
         config: [result.figures for result in group] for config, group in by_config(results).items()
     }
@@ -142,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

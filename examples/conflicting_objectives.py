@@ -13,8 +13,6 @@ beside this program.
 """
 
 import argparse
-import signal
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +24,7 @@ from rich.table import Table
 
 from harness.options import Parser
 from harness.tables import empty_table
-from harness.workers import Show, run_in_parallel
+from harness.workers import Show, run_in_parallel, run_program
 from lossweights import WeightedLoss
 from two_objectives import pictures
 from two_objectives.problem import STARTS, Front, objectives, pareto_front
@@ -119,16 +117,12 @@ def read_options(names: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     """Run every method from every start, then show where they came to."""
     options = read_options(list(yaml.safe_load(METHODS.read_text("utf-8"))))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
     steps = QUICK_STEPS if options.quick else options.steps
     jobs = {
         method: [Run(method, start, steps, options.learning_rate) for start in STARTS]
         for method in options.methods
     }
-    try:
-        by_method = run_in_parallel(descend_all, jobs, options.workers)
-    except KeyboardInterrupt:
-        sys.exit("Interrupted.")
+    by_method = run_in_parallel(descend_all, jobs, options.workers)
     results = [result for of_method in by_method for result in of_method]
     front = pareto_front()
     console = Console()
@@ -142,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

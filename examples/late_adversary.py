@@ -14,8 +14,6 @@ the images, the models, the optimizers, the number of steps and, seed by seed, t
 `train` is the part to read: a plain training loop with two optimizers, that uses the library.
 """
 
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -32,9 +30,9 @@ from adversary.images import load_images
 from adversary.model import Autoencoder, Discriminator, discriminator_terms
 from adversary.report import COLUMNS, caption
 from adversary.run import BATCH, SHOWN, Result, Run, by_config, save_figures, times
-from harness.options import experiment_parser, whole_number
+from harness.options import experiment_parser, read_experiment
 from harness.tables import save_markdown, screen_table
-from harness.workers import Show, run_in_parallel
+from harness.workers import Show, run_in_parallel, run_program
 from lossweights import WeightedLoss
 
 CONFIGS = Path(__file__).with_suffix(".yaml")
@@ -100,12 +98,11 @@ def losses(run: Run) -> tuple[WeightedLoss, WeightedLoss]:
     return criterion, judgement
 
 
-@torch.no_grad()
-def try_out(run: Run) -> None:
+def try_out(config: str, steps: int) -> None:
     """Weigh made-up terms, so that a section of other terms is not found out in mid-run."""
-    criterion, judgement = losses(run)
-    criterion(dict.fromkeys(("reconstruction", "adversarial"), torch.ones(())))
-    judgement(dict.fromkeys(("real", "fake", "r1"), torch.ones(())))
+    criterion, judgement = losses(Run(config, 0, steps))
+    criterion.breakdown(dict.fromkeys(("reconstruction", "adversarial"), torch.ones(())))
+    judgement.breakdown(dict.fromkeys(("real", "fake", "r1"), torch.ones(())))
 
 
 def train_all(runs: Sequence[Run], workers: int) -> list[Result]:
@@ -119,24 +116,16 @@ def train_all(runs: Sequence[Run], workers: int) -> list[Result]:
 def main() -> None:
     """Train with every config and seed, then show what came out."""
     names = list(yaml.safe_load(CONFIGS.read_text("utf-8")))
-    parser = experiment_parser(__doc__ or "", "late_adversary", names, SEEDS)
-    least_steps = partial(whole_number, 20, 100_000)
-    parser.add_argument("--steps", type=least_steps, help=f"of training ({STEPS})")
-    options = parser.parse_args()
-    seeds = options.seeds or (1 if options.quick else SEEDS)
-    steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
-    runs = [Run(config, seed, steps) for seed in range(seeds) for config in options.configs]
-    try:
-        for run in runs:
-            try_out(run)
-        options.out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        parser.error(str(error))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
-    try:
-        results = train_all(runs, options.workers)
-    except KeyboardInterrupt:
-        sys.exit("Interrupted.")
+    parser = experiment_parser(__doc__ or "", "late_adversary", names)
+    options = read_experiment(
+        parser, try_out, seeds=SEEDS, steps=STEPS, quick_steps=QUICK_STEPS, least_steps=20
+    )
+    runs = [
+        Run(config, seed, options.steps)
+        for seed in range(options.seeds)
+        for config in options.configs
+    ]
+    results = train_all(runs, options.workers)
     if ranks.rank() > 0:
         return
 
@@ -153,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

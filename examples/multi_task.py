@@ -16,8 +16,6 @@ against them.
 """
 
 import argparse
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +30,7 @@ from digit_tasks.report import SINGLE
 from digit_tasks.run import EVERY, Result, Run, shares
 from digit_tasks.tasks import TASKS, losses
 from digit_tasks.timing import step_times
-from harness.workers import Show, run_in_parallel
+from harness.workers import Show, run_in_parallel, run_program
 from lossweights import WeightedLoss
 
 CONFIGS = Path(__file__).with_suffix(".yaml")
@@ -105,7 +103,6 @@ def time_steps(options: argparse.Namespace) -> list[dict[str, float]]:
 def main() -> None:
     """Train each task alone and all together under each config, then compare."""
     options = read_options(__doc__ or "", CONFIGS)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
     jobs = {
         f"{run.config}, seed {seed}": run
         for seed in range(options.seeds)
@@ -113,12 +110,9 @@ def main() -> None:
     }
     console = Console()
     torch.set_num_threads(1)  # as in the workers
-    try:
-        results = run_in_parallel(train, jobs, options.workers)
-        with console.status("timing steps"):
-            rounds = time_steps(options)
-    except KeyboardInterrupt:
-        sys.exit("Interrupted.")
+    results = run_in_parallel(train, jobs, options.workers)
+    with console.status("timing steps"):
+        rounds = time_steps(options)
 
     rows = report.rows(results, rounds)
     console.print(report.table(rows, results[0].run))
@@ -133,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -14,11 +14,6 @@ points.
 `train` is the part to read: a plain training loop that uses the library.
 """
 
-import argparse
-import signal
-import sys
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from time import process_time
 
@@ -26,9 +21,9 @@ import torch
 import yaml
 from rich.console import Console
 
-from harness.options import experiment_parser, whole_number
+from harness.options import experiment_parser, read_experiment
 from harness.tables import save_markdown
-from harness.workers import Show, run_in_parallel
+from harness.workers import Show, run_in_parallel, run_program
 from klein_gordon import measure, pictures, report
 from klein_gordon.network import TERMS, Network, losses
 from klein_gordon.problem import draw
@@ -36,9 +31,8 @@ from klein_gordon.run import History, Result, Run
 from lossweights import WeightedLoss
 
 CONFIGS = Path(__file__).with_suffix(".yaml")
-STEPS = 4000
-QUICK_STEPS = 20
-count_steps = partial(whole_number, 1, 10**6)
+SEEDS = 5
+STEPS, QUICK_STEPS = 4000, 20
 
 
 def train(run: Run, show: Show) -> Result:
@@ -76,42 +70,23 @@ def train(run: Run, show: Show) -> Result:
     return Result(run, figures, history, measure.solution(network))
 
 
-def read_options(configs: Sequence[str]) -> argparse.Namespace:
-    """The options; where one cannot be used, the program ends with a line on it."""
-    parser = experiment_parser(__doc__ or "", "pinn", configs, seeds=5)
-    parser.add_argument("--steps", type=count_steps, help=f"of each run ({STEPS})")
-    options = parser.parse_args()
-    options.steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
-    options.seeds = options.seeds or (1 if options.quick else 5)
-    try:
-        for config in options.configs:
-            try_out(config, options.steps)
-        options.out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        parser.error(str(error))
-    return options
-
-
 def try_out(config: str, steps: int) -> None:
     """Weigh made-up terms, so that a section of other terms is not found out in mid-run."""
     criterion = WeightedLoss.from_config(CONFIGS, at=config).bind(total_steps=steps)
-    with torch.no_grad():
-        criterion(dict.fromkeys(TERMS, torch.ones(())))
+    criterion.breakdown(dict.fromkeys(TERMS, torch.ones(())))
 
 
 def main() -> None:
     """Train under every config, then show how all the runs came out."""
-    options = read_options(list(yaml.safe_load(CONFIGS.read_text("utf-8"))))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
+    names = list(yaml.safe_load(CONFIGS.read_text("utf-8")))
+    parser = experiment_parser(__doc__ or "", "pinn", names)
+    options = read_experiment(parser, try_out, seeds=SEEDS, steps=STEPS, quick_steps=QUICK_STEPS)
     runs = [
         Run(config, seed, options.steps)
         for seed in range(options.seeds)
         for config in options.configs
     ]
-    try:
-        results = run_in_parallel(train, {run.name: run for run in runs}, options.workers)
-    except KeyboardInterrupt:
-        sys.exit("Interrupted.")
+    results = run_in_parallel(train, {run.name: run for run in runs}, options.workers)
 
     console = Console()
     console.print(report.table(results))
@@ -127,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

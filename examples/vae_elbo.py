@@ -14,8 +14,6 @@ initialisation.
 goes on from its last whole epoch, to the same figures bit for bit, when it is started again.
 """
 
-import signal
-import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from harness.workers import Show, run_in_parallel
+from harness.workers import Show, run_in_parallel, run_program
 from lossweights import WeightedLoss
 from pronunciation_vae import pictures, report
 from pronunciation_vae.data import Words, load_words
@@ -127,13 +125,9 @@ class Training:
 def main() -> None:
     """Train what is not trained yet, then show how all the runs came out."""
     options = read_options(__doc__ or "")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
-    try:
-        results = run_in_parallel(
-            partial(train, options.out), {run.name: run for run in options.runs}, options.workers
-        )
-    except KeyboardInterrupt:
-        sys.exit("Interrupted. The same command goes on from the last whole epochs.")
+    results = run_in_parallel(
+        partial(train, options.out), {run.name: run for run in options.runs}, options.workers
+    )
 
     console = Console()
     console.print(report.table(results, options.runs[0]))
@@ -149,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, "Interrupted. The same command goes on from the last whole epochs.")

@@ -12,7 +12,7 @@ from digit_tasks.data import STEPS_PER_EPOCH
 from digit_tasks.report import SINGLE
 from digit_tasks.run import EVERY
 from digit_tasks.tasks import TASKS
-from harness.options import experiment_parser, whole_number
+from harness.options import experiment_parser, read_experiment
 from lossweights import WeightedLoss
 
 STEPS, QUICK_STEPS = 2000, 10
@@ -29,11 +29,7 @@ def read_options(description: str, configs: Path) -> argparse.Namespace:
     """
     sections = yaml.safe_load(configs.read_text("utf-8"))
     names = [name for name in sections if name not in SINGLE.values()]
-    parser = experiment_parser(description, "multi_task", names, SEEDS)
-    steps = partial(whole_number, EVERY, 1_000_000)
-    parser.add_argument(
-        "--steps", type=steps, help=f"of each run ({STEPS}; {QUICK_STEPS} with --quick)"
-    )
+    parser = experiment_parser(description, "multi_task", names)
     parser.add_argument(
         "--learning-rate",
         type=_rate,
@@ -46,16 +42,15 @@ def read_options(description: str, configs: Path) -> argparse.Namespace:
         default="test",
         help="what is measured on (test)",
     )
-    options = parser.parse_args()
-    options.seeds = options.seeds or (1 if options.quick else SEEDS)
-    options.steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
-    try:
-        for name in sections:
-            _try_out(configs, name, options.steps)
-        options.out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    return options
+    return read_experiment(
+        parser,
+        partial(_try_out, configs),
+        seeds=SEEDS,
+        steps=STEPS,
+        quick_steps=QUICK_STEPS,
+        least_steps=EVERY,
+        always=("equal", *SINGLE.values()),
+    )
 
 
 def _rate(text: str) -> float:
@@ -72,7 +67,4 @@ def _try_out(configs: Path, name: str, steps: int) -> None:
     """Weight made-up losses, so that a config of other terms is not found out in mid-run."""
     criterion = WeightedLoss.from_config(configs, at=name)
     criterion.bind(total_steps=steps, steps_per_epoch=STEPS_PER_EPOCH)
-    try:
-        criterion.breakdown(dict.fromkeys(TASKS, torch.ones(())))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+    criterion.breakdown(dict.fromkeys(TASKS, torch.ones(())))

@@ -1,7 +1,7 @@
 """Options on the command line that several examples have."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -21,15 +21,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def experiment_parser(
-    description: str, name: str, configs: Sequence[str], seeds: int
+    description: str, name: str, configs: Sequence[str]
 ) -> argparse.ArgumentParser:
-    """A parser with the options that every experiment has.
+    """A parser with options that every experiment has; `read_experiment` adds the others.
 
     Args:
         description: The docstring of the program.
         name: Name of the program, and of the folder in `runs` where its files go.
         configs: Names of all configs, which are run where none is asked for.
-        seeds: How many seeds are run where nothing is said.
     """
     parser = Parser(description)
     parser.add_argument("--quick", action="store_true", help="a few steps of each, in seconds")
@@ -41,13 +40,56 @@ def experiment_parser(
         metavar="CONFIG",
         help=f"some of them only ({' '.join(configs)})",
     )
-    parser.add_argument(
-        "--seeds", type=count, help=f"how many runs of each ({seeds}; 1 with --quick)"
-    )
     parser.add_argument("--workers", type=count, default=2, help="processes at a time (2)")
     out = Path("runs") / name
     parser.add_argument("--out", type=Path, default=out, help=f"folder of the files ({out})")
     return parser
+
+
+def read_experiment(
+    parser: argparse.ArgumentParser,
+    try_out: Callable[[str, int], None],
+    *,
+    seeds: int,
+    steps: int,
+    quick_steps: int,
+    least_steps: int = 1,
+    always: Sequence[str] = (),
+) -> argparse.Namespace:
+    """The options, checked; where one cannot be used, the program ends with a line on it.
+
+    The folder of the files is made.
+
+    Args:
+        parser: As `experiment_parser` makes it; it may have options of its own.
+        try_out: Called with each config and the steps; raises if that cannot be used.
+        seeds: How many seeds are run where nothing is said; one with `--quick`.
+        steps: Of each run where nothing is said.
+        quick_steps: The same with `--quick`.
+        least_steps: Fewer cannot be asked for.
+        always: Configs that are run whatever is asked for.
+    """
+    parser.add_argument(
+        "--seeds", type=count, help=f"how many runs of each ({seeds}; 1 with --quick)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=partial(whole_number, least_steps, 1_000_000),
+        help=f"of each run ({steps}; {quick_steps} with --quick)",
+    )
+    options = parser.parse_args()
+    options.seeds = options.seeds or (1 if options.quick else seeds)
+    options.steps = options.steps or (quick_steps if options.quick else steps)
+    try:
+        for config in (*options.configs, *always):
+            try:
+                try_out(config, options.steps)
+            except (ValueError, RuntimeError) as error:
+                parser.error(f"{config}: {error}")
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(str(error))
+    return options
 
 
 def whole_number(least: int, most: int, text: str) -> int:

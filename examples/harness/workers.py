@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -82,6 +83,15 @@ class Bars:
         self.progress.advance(self.all)
         if name in self.running:
             self.progress.update(self.running[name], visible=False)
+
+
+def run_program(main: Callable[[], None], when_interrupted: str = "Interrupted.") -> None:
+    """Call `main`; Ctrl-C or a timeout ends the program with a line in place of a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(when_interrupted)
 
 
 def run_in_parallel(

@@ -77,7 +77,7 @@ def test_a_section_that_cannot_be_used_is_refused_at_the_start(
     monkeypatch.setattr(beta_vae, "CONFIGS", configs)
     monkeypatch.setattr("sys.argv", ["beta_vae.py", "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match="2"):
-        beta_vae.read_options(["wrong"])
+        beta_vae.main()
     error = capsys.readouterr().err
     assert words in error
     assert len(error.splitlines()) == 1

@@ -69,7 +69,7 @@ def test_the_program_runs_and_leaves_table_figures_and_pictures(tmp_path: Path) 
     ("arguments", "words"),
     [
         (["--configs", "lat"], "invalid choice: 'lat'"),
-        (["--steps", "5"], "a whole number from 20 to 100000 is needed, found '5'"),
+        (["--steps", "5"], "a whole number from 20 to 1000000 is needed, found '5'"),
     ],
 )
 def test_a_wrong_option_gives_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
