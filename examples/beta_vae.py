@@ -20,25 +20,19 @@ import yaml
 from rich.console import Console
 
 from harness.options import experiment_parser, read_experiment
-from harness.tables import Column, Rows, save_markdown, screen_table
+from harness.tables import Rows, save_markdown, screen_table
 from harness.workers import Show, run_in_parallel, run_program
 from lossweights import WeightedLoss
 from sprites import pictures
-from sprites.data import FACTORS, load_sprites
-from sprites.measures import ACTIVE, least_error, measure
+from sprites.data import load_sprites
+from sprites.measures import measure
 from sprites.model import SpriteVAE
+from sprites.report import COLUMNS, caption
 from sprites.run import EVERY, TRAVERSED, Result, Run, by_config, save, traverse
 
 CONFIGS = Path(__file__).with_suffix(".yaml")
 SEEDS = 5
 STEPS, QUICK_STEPS = 8_000, 40
-COLUMNS = {
-    "mig": Column("MIG", best=max),
-    **{factor: Column(factor) for factor in FACTORS},
-    "reconstruction": Column("recon.\nerror", 1, best=min),
-    "kl": Column("KL", 1),
-    "active": Column("active", 1),
-}
 
 
 def train(run: Run, show: Show) -> Result:
@@ -69,19 +63,6 @@ def train(run: Run, show: Show) -> Result:
     figures, code = measure(model, held_out, run.seed)
     traversals = traverse(model, held_out.images[TRAVERSED], code.dimensions)
     return Result(run, figures, code, history, traversals)
-
-
-def caption(run: Run) -> str:
-    """How the figures came about and how to read them."""
-    _, held_out = load_sprites()
-    return (
-        f"On {len(held_out.images):,} sprites not trained on, after {run.steps:,} steps; ± is the "
-        "standard deviation over seeds. Shape to y: by how much the dimension of the code that "
-        "knows most of that factor knows more than the second, as a part of the factor's entropy; "
-        "MIG is their mean. Reconstruction error and KL in nats an image, from a sample of its "
-        f"code; a perfect reconstruction has {least_error(held_out.images):.1f}. Active: "
-        f"dimensions whose posterior mean has a variance over {ACTIVE}."
-    )
 
 
 def try_out(config: str, steps: int) -> None:
