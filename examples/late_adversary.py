@@ -7,7 +7,7 @@ sharpen, and costs time in every step. So VQGAN starts it late (P. Esser, R. Rom
 `disc_start`). When and how is a section of `late_adversary.yaml`, beside this program; all share
 the images, the models, the optimizers, the number of steps and, seed by seed, the initialisation.
 
-    python examples/late_adversary.py               # five configs, five seeds: about three minutes
+    python examples/late_adversary.py               # five configs, five seeds: about two minutes
     python examples/late_adversary.py --quick       # a few steps of each, in seconds
     torchrun --standalone --nproc-per-node 2 examples/late_adversary.py --configs late-ramp
 
