@@ -42,9 +42,11 @@ from lossweights.controllers import (
     Plateau,
     ProportionalIntegral,
 )
+from lossweights.curves import Curves
 from lossweights.durations import Duration, Horizon, epochs, percent, steps
 from lossweights.errors import ConfigError, HorizonError
 from lossweights.gradients import Gradients
+from lossweights.history import History
 from lossweights.moment import Moment, State
 from lossweights.report import Breakdown, Report
 from lossweights.schedules import (
@@ -91,6 +93,7 @@ __all__ = [
     "Constraint",
     "Controller",
     "CosineShape",
+    "Curves",
     "Cyclical",
     "DelayedSchedule",
     "DualBalancing",
@@ -108,6 +111,7 @@ __all__ = [
     "GradientVaccine",
     "Gradients",
     "GramianBalancer",
+    "History",
     "HoldShape",
     "Horizon",
     "HorizonError",
