@@ -250,10 +250,11 @@ class Account(Timekeeper):
         """Calls `call(step)` after each optimizer step that had a training forward.
 
         `metrics` then shows that step, whose number (optimizer steps done before it) is handed
-        over. Copies and pickles of the criterion do not take the call along.
+        over; where `step(n)` counts several at once, that of the first. Copies and pickles of the
+        criterion do not take the call along.
 
         Args:
-            call: A function of the step.
+            call: A function of the step. What it raises comes out of the step.
 
         Returns:
             A handle: `remove()` ends it.
@@ -274,14 +275,15 @@ class Account(Timekeeper):
     def clock_stepped(self, before: int) -> None:
         """Called by the clock: optimizer steps were done since it stood at `before`."""
         super().clock_stepped(before)
-        self._is_news = self._seen.step is None and bool(self._seen.names)
+        has_moved = self._clock.step != before
+        self._is_news = has_moved and self._seen.step is None and bool(self._seen.names)
 
     def clock_moved(self, before: int) -> None:
         """Called by the clock: it stood at `before` and stands elsewhere now."""
+        is_news, self._is_news = self._is_news, False
         self._seen.step_done(before)
         super().clock_moved(before)
-        if self._is_news:
-            self._is_news = False
+        if is_news:
             for call in tuple(self._on_step.values()):
                 call(before)
 

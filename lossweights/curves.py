@@ -11,7 +11,9 @@ from lossweights.config import LossConfig
 from lossweights.durations import Horizon
 from lossweights.schedules import Steps, Values
 
-_UNBOUNDED_STEPS = 1000  # shown of a config that never changes, in a training without end
+# In a training without end, how many steps are shown: of weights that do not change, and of one
+# that never ceases to.
+_STILL_STEPS, _ENDLESS_STEPS = 1000, 10_000
 
 
 @dataclass(frozen=True)
@@ -40,37 +42,41 @@ class Curves:
 
         Args:
             config: The declaration.
-            horizon: The length of training; the config's own where it is left out. In a training
+            horizon: The length of training; what it leaves open is the config's own. In a training
                 without end, as far as its schedules move.
-            points: How many steps at most, evenly spaced.
+            points: How many steps at most, at least 2, evenly spaced.
 
         Raises:
             HorizonError: Where a schedule needs more of the horizon than is known.
         """
-        known = Horizon(config.total_steps, config.steps_per_epoch) if horizon is None else horizon
+        horizon = Horizon() if horizon is None else horizon
+        known = Horizon(
+            config.total_steps if horizon.total_steps is None else horizon.total_steps,
+            config.steps_per_epoch if horizon.steps_per_epoch is None else horizon.steps_per_epoch,
+        )
         last = known.span - 1 if known.is_bounded else _end(config, known)
-        steps = np.unique(np.linspace(0, max(last, 0), points).round().astype(np.int64))
+        steps = np.unique(np.linspace(0, max(last, 0), max(points, 2)).round().astype(np.int64))
         weights = {}
         for name, term in config.terms.items():
             start = known.steps(term.after)
-            found = np.full(len(steps), term.weight)
+            is_awake = steps >= start
+            found = np.where(is_awake, term.weight, 0.0)
             if term.schedule is not None:
-                local = steps[steps >= start] - start
-                found[steps >= start] *= term.schedule(local, known.local(start))
-            found[steps < start] = 0.0
-            weights[name] = found
+                found[is_awake] *= term.schedule(steps[is_awake] - start, known.local(start))
+            weights[name] = found + 0.0  # no -0
         steered = {name for name, term in config.terms.items() if term.controller is not None}
-        balanced = set(config.balanced_names) if config.balancer is not None else set()
-        return cls(steps, weights, frozenset(steered | balanced))
+        balanced = () if config.balancer is None else config.balanced_names
+        return cls(steps, weights, frozenset(steered.union(balanced)))
 
 
 def _end(config: LossConfig, horizon: Horizon) -> int:
     """Where the last schedule has stopped moving, and a little more."""
-    ends = [float(_UNBOUNDED_STEPS)]
+    ends = [float(_STILL_STEPS)]
     for term in config.terms.values():
         start = horizon.steps(term.after)
-        if start:
-            ends.append(1.2 * start)
+        length: float | None = 0.0
         if term.schedule is not None:
-            ends.append(1.2 * (start + (term.schedule.ends(horizon.local(start)) or 0)))
+            length = term.schedule.ends(horizon.local(start))
+        moves = start + (_ENDLESS_STEPS if length is None else length)
+        ends.append(1.2 * moves)
     return math.ceil(max(ends))
