@@ -31,6 +31,7 @@ from lossweights.balancers import (
     UncertaintyWeighting,
     UnconflictingProjection,
 )
+from lossweights.calibration import Calibration, calibrate
 from lossweights.components import Component
 from lossweights.config import LossConfig
 from lossweights.controllers import (
@@ -48,6 +49,7 @@ from lossweights.errors import ConfigError, HorizonError
 from lossweights.gradients import Gradients
 from lossweights.history import History
 from lossweights.moment import Moment, State
+from lossweights.monitor import Monitor
 from lossweights.report import Breakdown, Report
 from lossweights.schedules import (
     Constant,
@@ -74,6 +76,7 @@ from lossweights.schedules import (
 )
 from lossweights.term import Term
 from lossweights.transforms import Capacity, FreeBits, Log, Relative, Transform
+from lossweights.troubles import Finding
 from lossweights.weighted_loss import WeightedLoss, WrappedLoss
 
 __version__ = "0.1.0"
@@ -83,6 +86,7 @@ __all__ = [
     "AugmentedLagrangian",
     "Balancer",
     "Breakdown",
+    "Calibration",
     "Capacity",
     "CoefficientOfVariation",
     "Component",
@@ -104,6 +108,7 @@ __all__ = [
     "ExponentialShape",
     "FairResourceAllocation",
     "FastAdaptiveMultitask",
+    "Finding",
     "FreeBits",
     "GeometricMean",
     "GradNorm",
@@ -124,6 +129,7 @@ __all__ = [
     "Log",
     "LossConfig",
     "Moment",
+    "Monitor",
     "MovingAverage",
     "MultipleGradientDescent",
     "NashBargaining",
@@ -157,6 +163,7 @@ __all__ = [
     "Warmup",
     "WeightedLoss",
     "WrappedLoss",
+    "calibrate",
     "epochs",
     "percent",
     "steps",
