@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from torch import nn
 from torch.optim import Optimizer
 
-from lossweights.clock import Follower
 from lossweights.durations import check_count
 from lossweights.integrations import common
 from lossweights.report import on_host
@@ -73,8 +72,7 @@ class LossWeights:
         self._accumulated, self._every = gradient_accumulation_steps, every
         self._prefix = prefix
         self._include = common.quantities(include)
-        self._followers: list[Follower] = []
-        self._notes = common.Notes()
+        self._training = common.Training()
 
     def attach(self, engine: Engine) -> None:
         """Takes part in the runs of an engine, the one that trains.
@@ -83,30 +81,21 @@ class LossWeights:
         """
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self._every), self._log)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: self._notes.take(self._criteria))
-        engine.add_event_handler(Events.COMPLETED, self._let_go)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._training.audit)
+        engine.add_event_handler(Events.COMPLETED, self._training.end)
 
     def _start(self, engine: Engine) -> None:
-        self._let_go()  # of a run that was broken off
-        state = engine.state
-        for criterion in common.timed(self._criteria).values():
-            self._followers.append(criterion.follow(self._optimizer))
+        state, accumulated = engine.state, self._accumulated
+        self._training.begin(self._criteria, dict.fromkeys(self._criteria, self._optimizer))
         total, each = state.max_iters, state.epoch_length
         if total is None and each is not None and state.max_epochs is not None:
             total = state.max_epochs * each
-        common.bind(
-            self._criteria,
-            None if total is None else total // self._accumulated,
-            None if each is None else max(1, round(each / self._accumulated)),
+        self._training.bind(
+            None if total is None else total // accumulated,
+            None if each is None else max(1, round(each / accumulated)),
         )
-        common.check_start(self._criteria, [self._optimizer], state.iteration)
+        self._training.check([self._optimizer], state.iteration)
 
     def _log(self, engine: Engine) -> None:
-        found = common.metrics(self._criteria, self._prefix, self._include)
+        found = self._training.metrics(self._prefix, self._include)
         engine.state.metrics.update(on_host(found))
-
-    def _let_go(self) -> None:
-        """Gives the clocks up, so that another training can take them."""
-        for follower in self._followers:
-            follower.remove()
-        self._followers = []

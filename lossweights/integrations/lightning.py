@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lossweights.clock import Follower
 from lossweights.errors import quoted
 from lossweights.integrations import common
 
@@ -74,23 +73,28 @@ class LossWeights(Callback):
         self._prefix = prefix
         self._include = common.quantities(include)
         self._optimizer = optimizer
-        self._criteria: common.Criteria = {}
-        self._followers: list[Follower] = []
-        self._notes = common.Notes()
+        self._training = common.Training()
+        self._has_length = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._let_go()
-        self._criteria = common.criteria_of(pl_module)
-        clocks = common.timed(self._criteria)
-        chosen = _chosen(self._optimizer, list(clocks), len(trainer.optimizers))
-        for name, criterion in clocks.items():
-            self._followers.append(criterion.follow(trainer.optimizers[chosen[name]]))
-        if pl_module.automatic_optimization:
-            common.bind(self._criteria, *_length(trainer))
+        criteria, count = common.criteria_of(pl_module), len(trainer.optimizers)
+        chosen = _chosen(self._optimizer, list(common.timed(criteria)), count)
+        self._training.begin(criteria, {name: trainer.optimizers[chosen[name]] for name in chosen})
+        self._has_length = not pl_module.automatic_optimization
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bind(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Some strategies load a checkpoint only after `on_fit_start`.
-        common.check_start(self._criteria, trainer.optimizers, trainer.global_step)
+        self._bind(trainer)
+        self._training.check(trainer.optimizers, trainer.global_step)
+
+    def _bind(self, trainer: Trainer) -> None:
+        # Not in `on_fit_start`: to know their length the trainer sets up the loaders, and those
+        # that go on in the middle of an epoch would miss their state, which is loaded after it.
+        if not self._has_length:
+            self._has_length = True
+            self._training.bind(*_length(trainer))
 
     def on_train_batch_end(
         self,
@@ -102,25 +106,19 @@ class LossWeights(Callback):
     ) -> None:
         # What Lightning's own monitors ask. In between nothing is computed.
         if trainer._logger_connector.should_update_logs:  # noqa: SLF001  # see above
-            found = common.metrics(self._criteria, self._prefix, self._include)
+            found = self._training.metrics(self._prefix, self._include)
             pl_module.log_dict(found, on_step=True, on_epoch=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._notes.take(self._criteria)
+        self._training.audit()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._let_go()
+        self._training.end()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._let_go()
-
-    def _let_go(self) -> None:
-        """Gives the clocks up, so that another training can take them."""
-        for follower in self._followers:
-            follower.remove()
-        self._followers, self._criteria = [], {}
+        self._training.end()
 
 
 def _length(trainer: Trainer) -> tuple[int | None, int | None]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from lossweights.clock import Follower
 from lossweights.integrations import common
 from lossweights.report import on_host
 
@@ -97,7 +96,7 @@ class WeightedTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         # Not in `on_log`: callbacks that report come before those of users, and would miss it.
         if "loss" in logs:
-            logs = {**logs, **on_host(common.metrics(self._in_step.criteria))}
+            logs = {**logs, **on_host(self._in_step.training.metrics())}
         super().log(logs, *args, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -113,34 +112,24 @@ class _InStep(TrainerCallback):
     """Does what is to be done as a training begins, goes on and ends."""
 
     def __init__(self) -> None:
-        self.criteria: common.Criteria = {}
-        self._followers: list[Follower] = []
-        self._notes = common.Notes()
+        self.training = common.Training()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._let_go()  # of a training that was broken off
-        optimizer, loader = kwargs["optimizer"], kwargs["train_dataloader"]
-        self.criteria = common.criteria_of(kwargs["model"])
-        for criterion in common.timed(self.criteria).values():
-            self._followers.append(criterion.follow(optimizer))
+        criteria, optimizer = common.criteria_of(kwargs["model"]), kwargs["optimizer"]
+        self.training.begin(criteria, dict.fromkeys(criteria, optimizer))
+        loader = kwargs["train_dataloader"]
         each = ceil(len(loader) / args.gradient_accumulation_steps) if has_length(loader) else None
-        common.bind(self.criteria, state.max_steps, each)
-        common.check_start(self.criteria, [optimizer], state.global_step)
+        self.training.bind(state.max_steps, each)
+        self.training.check([optimizer], state.global_step)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._notes.take(self.criteria)
+        self.training.audit()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._let_go()
-
-    def _let_go(self) -> None:
-        """Gives the clocks up, so that another training can take them."""
-        for follower in self._followers:
-            follower.remove()
-        self._followers = []
+        self.training.end()
