@@ -28,10 +28,10 @@ def picture(configs: Mapping[str, LossConfig], file_format: str) -> bytes:
         ImportError: Without matplotlib (extra `plot`).
         HorizonError: Where a schedule needs more of the horizon than is known.
     """
-    from lossweights import plot  # noqa: PLC0415  # an extra
+    from lossweights.plot import config as drawn  # noqa: PLC0415  # an extra
 
     written = io.BytesIO()
-    plot.config(configs).savefig(written, format=file_format, dpi=150, bbox_inches="tight")
+    drawn(configs).savefig(written, format=file_format, dpi=150, bbox_inches="tight")
     return written.getvalue()
 
 

@@ -42,7 +42,7 @@ def test_a_kind_is_told_in_full(cls: type[Component], call: Call) -> None:
 def test_the_example_is_a_config_that_has_the_kind(cls: type[Component], call: Call) -> None:
     out = call("kinds", cls.kind, "--family", cls.family.__name__.lower()).out
     config = LossConfig.read(yaml.safe_load(out.split("\nexample\n")[1]))
-    parts = [config.balancer]
+    parts: list[object] = [config.balancer]
     for term in config.terms.values():
         parts += [term.schedule, term.controller, term.transform]
         parts.append(getattr(term.schedule, "shape", None))
