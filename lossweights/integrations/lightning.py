@@ -11,7 +11,6 @@ from lossweights.integrations import common
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
-    from lightning.pytorch.callbacks import GradientAccumulationScheduler
 except ImportError as error:
     raise ImportError(
         "lossweights.integrations.lightning needs Lightning: pip install 'lossweights[lightning]'"
@@ -123,8 +122,11 @@ class LossWeights(Callback):
 
 def _length(trainer: Trainer) -> tuple[int | None, int | None]:
     """Optimizer steps of the training and of an epoch, so far as the trainer knows them."""
-    if any(isinstance(part, GradientAccumulationScheduler) for part in trainer.callbacks):  # type: ignore[attr-defined]
-        return None, None  # the trainer takes the factor of now for all epochs
+    # Of a `GradientAccumulationScheduler` the trainer takes the factor of now for all epochs. It is
+    # known by what it does, since in `pytorch_lightning` it is another class.
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if any(hasattr(part, "going_to_accumulate_grad_batches") for part in callbacks):
+        return None, None
     if trainer.train_dataloader is None:
         trainer.fit_loop.setup_data()
     total, batches = trainer.estimated_stepping_batches, trainer.num_training_batches

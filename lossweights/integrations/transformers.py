@@ -38,6 +38,9 @@ class WeightedTrainer(Trainer):
     signature of the model says, since a sum of weighted means is what is returned. It may be
     computed in the model's `forward` or in `compute_loss`, of a subclass.
 
+    A `PreTrainedModel` is given its criterion when it is there, not in its `__init__`, which
+    `from_pretrained` takes to make nothing but parameters.
+
     With another subclass of Trainer it goes first: `class Mine(WeightedTrainer, Seq2SeqTrainer)`.
 
     Args:

@@ -9,7 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback
+from transformers import (
+    BertForSequenceClassification,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+)
 
 from lossweights import HorizonError
 from lossweights.clock import unwrapped
@@ -19,6 +25,7 @@ from tests.integrations.models import (
     CONFIGS,
     LEARNED,
     SCHEDULED,
+    STEERED,
     Model,
     Terms,
     assert_same,
@@ -177,6 +184,15 @@ def test_resume_is_exact(
     assert resumed.criterion.current_step == second.state.global_step == 20 // accumulate
     assert_same(resumed, whole)
     assert resumed.criterion.weights == whole.criterion.weights
+
+
+def test_a_checkpoint_can_be_loaded_without_the_criterion(tmp_path: Path) -> None:
+    model = Bert(STEERED)
+    trainer(model, tmp_path, max_steps=3, save_strategy="steps", save_steps=3).train()
+    alone = BertForSequenceClassification.from_pretrained(tmp_path / "checkpoint-3")
+    ours = {key: part for key, part in model.state_dict().items() if "criterion" not in key}
+    assert ours.keys() == alone.state_dict().keys()
+    assert all(torch.equal(part.cpu(), alone.state_dict()[key]) for key, part in ours.items())
 
 
 def test_evaluation_uses_its_weights_and_moves_nothing(tmp_path: Path) -> None:
