@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -113,8 +115,9 @@ def test_braille_is_drawn_dot_by_dot() -> None:
     rising = dots(drawn(curve(0.0, 1.0), last=1, unicode=True))
     right = max(x for x, _ in rising)
     assert {(0, 0), (right, 4 * ROWS - 1)} <= rising
-    for x, y in rising:  # a straight line: within the stroke from one column to the next
-        assert abs(y / (4 * ROWS - 1) - x / right) <= 1 / (4 * ROWS - 1) + 1 / right
+    columns = [[y for x, y in sorted(rising) if x == column] for column in range(right + 1)]
+    for before, here in pairwise(columns):  # each stroke goes on from where the last one ended
+        assert here == [*range(before[-1], here[-1] + 1)]
 
 
 @given(
