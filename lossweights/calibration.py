@@ -227,7 +227,7 @@ def _why_it_stays(config: LossConfig, name: str, typical: float, final: float) -
     if final == 0:
         return "keeps its weight: it is 0 at the end of training"
     if math.isnan(typical):
-        return "keeps its weight: it was finite in no batch"
+        return "keeps its weight: it was not seen, or never finite"
     return "" if typical > 0 else "keeps its weight: it was 0 in most batches"
 
 
@@ -271,7 +271,7 @@ def _note(sizes: Any, why: str, count: int) -> str:
     """What is worth knowing of a term."""
     broken = int((~np.isfinite(sizes)).sum())
     notes = [why] if why else []
-    if len(sizes) < count:
+    if 0 < len(sizes) < count:
         notes.append(f"in {len(sizes)} of {count} batches")
     if broken:
         notes.append(f"nan or inf in {broken} of them, which are left out")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lossweights.durations import Duration, steps
-from lossweights.errors import HorizonError, warn
+from lossweights.durations import Duration, Horizon, steps
+from lossweights.errors import HorizonError, did_you_mean, warn
 from lossweights.troubles import Bounds, Finding, Look
 from lossweights.weighted_loss import WeightedLoss
 from lossweights.windows import Plan, Window
@@ -29,13 +30,16 @@ class Monitor:
         every: From one row to the next, such as `"50 steps"` or `"1%"`. While it cannot be counted
             in steps, 50 steps.
         window: How many rows a median is taken of.
-        patience: For how many windows a trouble must stay; twice as many for a conflict. A value
-            that is nan or inf is told of after one.
-        collapse: The share of the loss, weighted and as given, under which a term has collapsed,
-            if it fell there alone; 0 for never.
+        patience: For how many windows a trouble must stay; dominance and a conflict three times
+            as long. A value that is nan or inf is told of after one window.
+        floors: For terms whose unit is known, the value under which they have collapsed, such as
+            0.1 nats for a KL.
+        collapse: The share of the loss, weighted and as given, under which any other term has
+            collapsed, if it fell there alone; 0 for never.
         dominance: The share from which a term dominates; above 1 for never.
         explosion: How many times its earlier median a term explodes at; inf for never.
-        conflict: To how many times its value a term must rise while another falls; inf for never.
+        conflict: To how many times its value a term that had fallen must rise, while another
+            falls; inf for never.
 
     Attributes:
         findings: What was found, in order.
@@ -48,11 +52,11 @@ class Monitor:
     >>> monitor = Monitor(criterion, every="1 steps")
     >>> terms = {"depth": torch.tensor(500.0), "normals": torch.tensor(2.0)}
     >>> with warnings.catch_warnings(record=True, action="always") as caught:
-    ...     for _ in range(25):
+    ...     for _ in range(100):
     ...         _ = criterion(terms)
     ...         criterion.step()
     >>> [(found.step, found.term, found.trouble) for found in monitor.findings]
-    [(19, 'depth', 'dominance')]
+    [(59, 'depth', 'dominance')]
     >>> len(caught)
     1
     """
@@ -64,6 +68,7 @@ class Monitor:
         *,
         window: int = 5,
         patience: int = 4,
+        floors: Mapping[str, float] | None = None,
         collapse: float = 0.02,
         dominance: float = 0.98,
         explosion: float = 100.0,
@@ -81,12 +86,17 @@ class Monitor:
         for name, times in (("explosion", explosion), ("conflict", conflict)):
             if not times > 1:
                 raise ValueError(f"{name} is a factor above 1, found {times!r}")
-        self._bounds = Bounds(patience, collapse, dominance, explosion, conflict)
+        for name in floors or {}:
+            if name not in criterion.config.terms:
+                near = did_you_mean(str(name), criterion.config.terms)
+                raise ValueError(f"floors: no term is called {name!r}{near}")
+        self._bounds = Bounds(patience, floors or {}, collapse, dominance, explosion, conflict)
         self._window = window
         self.findings: list[Finding] = []
         self._windows: list[Window] = []
         self._waiting: list[tuple[int, list[str], Tensor]] = []
         self._latest = -1
+        self._interval: tuple[Horizon, int] | None = None
         self._plan: Plan | None = None
         self._criterion = criterion
         self._handle = criterion.on_step(self._step_done)
@@ -127,7 +137,7 @@ class Monitor:
             self._waiting = [row for row in self._waiting if row[0] < step]
             self._windows = [window for window in self._windows if window.last < step]
             self._latest = step - 1
-        interval = self._interval()
+        interval = self._steps_between_rows()
         if step // interval == self._latest // interval:
             return
         self._latest = step
@@ -137,19 +147,25 @@ class Monitor:
         self._waiting.append((step, list(found), torch.stack([*found.values()])))
         if len(self._waiting) >= self._window:
             waiting, self._waiting = self._waiting, []
+            numbers = iter(torch.cat([values for *_, values in waiting]).tolist())
             self._look(
                 [
-                    {"step": step, **dict(zip(names, values.tolist(), strict=True))}
-                    for step, names, values in waiting
+                    {"step": step, **{name: next(numbers) for name in names}}
+                    for step, names, _ in waiting
                 ]
             )
 
-    def _interval(self) -> int:
-        try:
-            return max(1, self._criterion.horizon.steps(self._every))
-        except HorizonError:
-            return int(_EVERY.value)
+    def _steps_between_rows(self) -> int:
+        horizon = self._criterion.horizon
+        if self._interval is None or self._interval[0] is not horizon:
+            try:
+                interval = max(1, horizon.steps(self._every))
+            except HorizonError:
+                interval = int(_EVERY.value)
+            self._interval = horizon, interval
+        return self._interval[1]
 
+    @np.errstate(all="ignore")  # of values near the largest float
     def _look(self, rows: Sequence[Mapping[str, float]]) -> None:
         if not self._windows:
             self._windows.append(Window.of(rows[:1]))  # as it all began

@@ -53,8 +53,9 @@ class Window:
             for what in ("raw", "weighted")
         )
         given = np.array([[f"raw/{name}" in row for name in names] for row in rows])
-        bad = given & ~(np.isfinite(raw) & np.isfinite(weighted))
-        raw, weighted = (np.where(given & ~bad, table, math.nan) for table in (raw, weighted))
+        bad = given & ~np.isfinite(weighted)
+        known = given & ~bad & np.isfinite(raw)
+        raw, weighted = (np.where(known, table, math.nan) for table in (raw, weighted))
         half = len(rows) / 2
 
         def medians(table: NDArray[np.float64]) -> dict[str, float]:
@@ -63,10 +64,12 @@ class Window:
             }
             return {name: float(np.median(c)) for name, c in columns.items() if len(c) > half}
 
-        total, whole = np.nansum(abs(weighted), axis=1), np.nansum(abs(raw), axis=1)
+        def parts(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            whole = np.nansum(abs(table), axis=1)
+            return whole, abs(table) / np.where(whole > 0, whole, 1.0)[:, None]
+
+        (total, share), (_, portion) = parts(weighted), parts(raw)
         sound = total[~bad.any(axis=1)]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share, portion = abs(weighted) / total[:, None], abs(raw) / whole[:, None]
         return cls(
             first=int(rows[0]["step"]),
             last=int(rows[-1]["step"]),
