@@ -90,7 +90,12 @@ def test_both_criteria_of_a_clock_are_told() -> None:
 def test_a_handle_ends_it_also_from_within() -> None:
     criterion = WeightedLoss(terms=["a"])
     seen: list[str] = []
-    handle = criterion.on_step(lambda step: (seen.append("once"), handle.remove()))
+
+    def once(step: int) -> None:
+        seen.append("once")
+        handle.remove()
+
+    handle = criterion.on_step(once)
     criterion.on_step(lambda step: seen.append("each"))
     for _ in range(2):
         criterion(losses(a=1.0))
