@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -120,13 +121,15 @@ def test_a_picture_looks_the_same_under_any_style_and_changes_none(theirs: str) 
         assert dict(mpl.rcParams) == before
 
 
-def test_pyplot_is_not_even_loaded() -> None:
+def test_pyplot_is_not_even_loaded(tmp_path: Path) -> None:
     code = (
         "import sys; from lossweights import LossConfig, plot; "
         "plot.config(LossConfig.read({'terms': ['a']})).savefig('a.png'); "
         "print('matplotlib.pyplot' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "False"
 
 
