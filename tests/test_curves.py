@@ -16,6 +16,7 @@ TERMS: dict[str, Any] = {
     "late": {"weight": 3.0, "after": "7 steps"},
     "late and warm": {"after": "30%", "schedule": {"kind": "warmup", "over": "5 steps"}},
     "cyclical": {"kind": "cyclical", "cycles": 3},
+    "late and cyclical": {"after": "10 steps", "schedule": {"kind": "cyclical", "cycles": 3}},
     "steered": {"weight": 4.0, "controller": {"kind": "pid", "target": 1.0, "response": "5%"}},
 }
 

@@ -83,6 +83,7 @@ def test_terms_of_other_sizes_have_each_a_panel_and_a_scale() -> None:
 def test_no_panel_has_two_scales() -> None:
     for picture in OF_HISTORIES:
         figure = picture(history({"a": [300.0, 200.0], "b": [0.1, 0.2]}))
+        figure.draw_without_rendering()  # which lays it out
         places = [panel.get_position().bounds for panel in figure.axes]
         assert len(set(places)) == len(places)
 
@@ -173,6 +174,7 @@ def test_the_smallest_of_many_shares_are_one() -> None:
 
 def test_the_overview_is_the_three_on_one_time_axis() -> None:
     figure = plot.overview(history({"a": [3.0, 2.0], "b": [1.0, -1.0]}, {"a": 2.0}))
+    figure.draw_without_rendering()  # which lays it out
     value, weight, share = figure.axes
     assert curves(value) == [[3, 2], [1, -1]]
     assert curves(weight) == [[2, 2], [1, 1]]

@@ -87,6 +87,7 @@ def test_names_stand_as_they_are_in_one_line(name: str, spread: float) -> None:
 def test_nothing_covers_anything(picture: Callable[..., Figure], count: int, width: float) -> None:
     named = history({f"{i} {LONG}": [1.0, 10.0 ** (i % 4)] for i in range(count)})
     figure = picture(named, width=width)
+    figure.draw_without_rendering()  # which lays it out
     whole = figure.bbox.padded(1.0)
     boxes = [panel.get_tightbbox() for panel in figure.axes]
     boxes += [each.get_window_extent() for each in figure.legends]
@@ -111,11 +112,13 @@ def test_looks_differ_in_colour_and_in_dashes() -> None:
 @pytest.mark.parametrize("theirs", ["dark_background", "Solarize_Light2"])
 def test_a_picture_looks_the_same_under_any_style_and_changes_none(theirs: str) -> None:
     def draw() -> list[bytes]:
-        return [pixels(plot.overview(many(8))), pixels(plot.config({"a": ONE, "b": ONE}))]
+        spread = plot.values(history({"a": [1.0, 1e3]}))
+        return [*map(pixels, (plot.overview(many(8)), plot.config({"a": ONE, "b": ONE}), spread))]
 
     expected = draw()
     with style.context(theirs):
         mpl.rcParams["font.family"] = ["DejaVu Sans"]
+        mpl.rcParams["savefig.facecolor"] = "black"
         before = dict(mpl.rcParams)
         assert draw() == expected
         assert dict(mpl.rcParams) == before

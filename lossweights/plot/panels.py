@@ -17,6 +17,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
     from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 except ImportError:
     raise ImportError(
@@ -150,6 +151,10 @@ class Page:
         beside = max(1, min(len(entries), int(width / widest)))
         below = math.ceil(len(entries) / beside) * _LINE
         self.figure = Figure(figsize=(width, height + below + 0.3), layout="constrained")
+        # Dark styles have a say in what `savefig` puts behind a figure: it must bear the dark ink.
+        ground = Rectangle((-1, -1), 3, 3, transform=self.figure.transFigure, color="w", zorder=-1)
+        ground.set_in_layout(False)
+        self.figure.add_artist(ground)
         grid = self.figure.subplots(rows, columns, sharex=True, squeeze=False)
         self.panels: list[Axes] = list(grid.flat)
         for unused in self.panels[panels:]:
@@ -173,18 +178,17 @@ class Page:
         )
         for text, (name, _) in zip(legend.get_texts(), entries, strict=True):
             text.set_parse_math(False)  # a name may hold dollars
-            text.set_text(shown(name, width - 0.55))  # or begin with _, which hides a label
+            text.set_text(shown(name, width - 0.55))  # or begin with _, which hid it up to 3.9
 
     def title(self, panel: Axes, name: str) -> None:
         """The name of a panel, above it."""
         panel.set_title(shown(name, self._inches - 0.45), loc="left", parse_math=False)
 
     def done(self) -> Figure:
-        """The figure, with all that it takes from the looks that stand now."""
+        """The figure, when all is drawn."""
         left, right = self.panels[0].get_xlim()
         if right - left < 1:  # a single step
             self.panels[0].set_xlim(left - 1, right + 1)
-        self.figure.draw_without_rendering()
         return self.figure
 
 
