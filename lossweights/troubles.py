@@ -16,13 +16,13 @@ from lossweights.windows import Plan, Window
 
 Trouble = Literal["explosion", "collapse", "dominance", "conflict"]
 
-_FELL, _KEPT = 0.25, 0.5  # of its peak a term has left, and the others meanwhile of theirs,
-_FLAT = 0.5  # and of that it still has in the end; or
+_FELL, _KEPT = 0.25, 0.6  # of its peak a term has left, and the others meanwhile of theirs,
+_FLAT, _STILL = 0.5, 0.9  # and of that it has in the end, and of what it was of late; or
 _WORSE = 1.05  # times what they were then the others are
 _NEVER = 0.1  # of the loss: a term that was once more has counted
 _FELT = 10.0  # times the loss as it was: what is smaller has not exploded
 _GAINED = 2.0  # times what it rises from a term has been that loses what was gained,
-_COUNTED = 0.05  # and what part of the loss that is
+_COUNTED = 0.05  # and what part of the loss it rises to, weighted or as given
 _SUNK = 1.1  # how many times what it falls to a term has been that falls
 _STEADY = 0.8  # the rank correlation with time of what goes one way
 
@@ -176,7 +176,8 @@ class Look:
         then, now = self._kept(name, peak, low), self._kept(name, peak, last)
         if now >= _WORSE:
             return f"{top}, and the others came to {now:.0%} of what they were"
-        if then >= _KEPT and last.size[name] >= _FLAT * low.size[name]:
+        least = max(_FLAT * low.size[name], _STILL * recent[0].size[name])
+        if then >= _KEPT and last.size[name] >= least:
             return (
                 f"{top} to {low.size[name] / peak.size[name]:.0%} by step {low.last}, the others "
                 f"only to {then:.0%}, and stayed there"
@@ -204,6 +205,7 @@ class Look:
             other
             for other in windows[-1].share
             if other != name
+            and not {name, other} <= plan.balanced
             and windows[-1].weighted[other] > 0
             and (other, "collapse") not in self.known
             and max(w.share.get(other, 0.0) for w in self.windows) < _NEVER  # else it is done
@@ -229,7 +231,7 @@ class Look:
         if not windows or not plan.counts(name, windows):
             return ""
         first, last, begin = windows[0], windows[-1], windows[: self.bounds.patience]
-        if min(window.share[name] for window in begin) < _COUNTED:
+        if max(last.share[name], last.portion[name]) < _COUNTED:
             return ""
         if not self._goes(name, windows, self.bounds.conflict):
             return ""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lossweights.config import LossConfig
 from lossweights.curves import Curves
 from lossweights.durations import Horizon
+from lossweights.schedules import Schedule
 
 _MEANT = 0.1  # of another's weight: with less a term is meant to count for little
 _MOVED = 0.1  # of its last weight: by so much a schedule may still be off where it has settled
@@ -92,6 +93,7 @@ class Plan:
 
     Attributes:
         steered: Terms whose weights a controller finds.
+        balanced: Terms whose weights a balancer finds.
         found: Terms whose weights follow from the losses, in whatever way.
     """
 
@@ -99,19 +101,25 @@ class Plan:
         self.config, self.horizon = config, horizon
         self._curves = Curves.of(config, horizon)
         self.steered = {name for name, term in config.terms.items() if term.controller is not None}
-        self.found = self._curves.adaptive
+        self.balanced = set(config.balanced_names) if config.balancer is not None else set()
+        self.found = self.steered | self.balanced
         self._settled = {name: self._settles(name) for name in config.terms}
 
     def _settles(self, name: str) -> float:
-        """The step from which the weight is about what it ends as."""
+        """The step from which the weight is about what it ends as, and its transform stands."""
         steps, weights = self._curves.steps, self._curves.weights[name]
-        schedule = self.config.terms[name].schedule
-        if schedule is not None and not self.horizon.is_bounded:
-            start = self.horizon.steps(self.config.terms[name].after)
-            if schedule.ends(self.horizon.local(start)) is None:
-                return math.inf
+        term = self.config.terms[name]
+        start = self.horizon.steps(term.after)
+        fields = () if term.transform is None else (value for _, value in term.transform)
+        schedules = [value for value in fields if isinstance(value, Schedule)]
+        if term.schedule is not None and not self.horizon.is_bounded:
+            schedules.append(term.schedule)
+        ends = [schedule.ends(self.horizon.local(start)) for schedule in schedules]
+        if None in ends:
+            return math.inf
         (moving,) = np.nonzero(abs(weights - weights[-1]) > _MOVED * abs(weights[-1]))
-        return float(steps[moving[-1] + 1]) if len(moving) else 0.0
+        settled = float(steps[moving[-1] + 1]) if len(moving) else 0.0
+        return max([settled, *(start + end for end in ends if end)])
 
     def meant(self, name: str) -> float:
         """The size of its weight at the end of training, but for what is found in training."""

@@ -19,6 +19,8 @@ from tests.components import leaf
 
 STEPS = 400
 PID = {"kind": "pid", "target": 3.0, "response": "5%"}
+RAMP = {"kind": "ramp", "start": 0, "stop": 2, "over": "100%"}
+CAPACITY = {"weight": 100, "transform": {"kind": "capacity", "capacity": RAMP}}
 Values = Callable[[int], Mapping[str, float]]
 
 
@@ -226,6 +228,22 @@ HEALTHY: dict[str, tuple[Any, Callable[[int, Noise], Mapping[str, float]]]] = {
         ["nll", "b"],
         lambda step, noise: {"nll": 5 * 0.98**step - 3 + noise(), "b": noise()},
     ),
+    "an easy task that slows down on its way": (
+        ["a", "b"],
+        lambda step, _: {"a": 2 * 0.9 ** min(step, 15 + step / 8), "b": 12 + 2 * 0.98**step},
+    ),
+    "both fall at once": (
+        ["a", "b"],
+        lambda step, noise: {"a": 1.0 if step < 2 else 0.02, "b": 10 if step < 2 else noise()},
+    ),
+    "a balancer that looks at the largest": (
+        {"a": 1.0, "b": 1.0},
+        lambda _, noise: {"a": 500 * noise(), "b": 2 * noise()},
+    ),
+    "a capacity that rises": (
+        {"nll": 1.0, "kl": CAPACITY},
+        lambda step, noise: {"nll": 20 * noise(), "kl": 0.1 + step / 200 + 5 * 0.5**step},
+    ),
     "a controller at its target": (
         {"nll": 1.0, "kl": PID},
         lambda step, noise: {"nll": 15 * noise(), "kl": (3 + 10 * 0.95**step) * noise()},
@@ -246,7 +264,8 @@ def test_nothing_is_said_where_all_is_well(training: str, seed: int) -> None:
     def noise() -> float:
         return math.exp(0.2 * generator.standard_normal())
 
-    assert follow(terms, lambda step: values(step, noise)) == []
+    config = {"balancer": "stch"} if "balancer" in training else {}
+    assert follow(terms, lambda step: values(step, noise), config=config) == []
 
 
 def test_a_weight_that_still_moves_is_waited_for() -> None:
