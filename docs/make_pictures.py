@@ -1,14 +1,18 @@
-"""Draws the pictures of schedules.md from the YAML that stands beside them.
+"""Draws the pictures of schedules.md and logging.md from what stands beside them.
 
 Each picture in schedules.md shows the terms of the YAML block before it, over a training of 1,000
-steps of which 100 make an epoch. Run it after changing one, with matplotlib and PyYAML installed:
+steps of which 100 make an epoch; those in logging.md are what its Python saves. Run it after
+changing one, with matplotlib and PyYAML installed:
 
     python docs/make_pictures.py
 """
 
+import contextlib
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib as mpl
 import numpy as np
@@ -74,6 +78,15 @@ def draw(config: LossConfig, path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
+def run(page: Path, folder: Path) -> None:
+    """The Python of a page in a folder, up to what logs for others."""
+    namespace: dict[str, object] = {}
+    text = page.read_text(encoding="utf-8").split("\n## Loggers\n")[0]
+    with contextlib.chdir(folder):
+        for block in re.findall(r"^```python\n(?!>>>)(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            exec(block, namespace)  # noqa: S102  # our own
+
+
 def main() -> None:
     """Draw every picture."""
     (DOCS / "pictures").mkdir(exist_ok=True)
@@ -81,6 +94,11 @@ def main() -> None:
         with mpl.rc_context({"font.size": 11}):
             draw(config, DOCS / path)
         print(path)
+    with TemporaryDirectory() as folder:
+        run(DOCS / "logging.md", Path(folder))
+        for picture in sorted(Path(folder).glob("*.png")):
+            shutil.copy(picture, DOCS / "pictures")
+            print(f"pictures/{picture.name}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from lossweights.balancers import (
     UncertaintyWeighting,
     UnconflictingProjection,
 )
+from lossweights.calibration import Calibration, calibrate
 from lossweights.components import Component
 from lossweights.config import LossConfig
 from lossweights.controllers import (
@@ -42,10 +43,13 @@ from lossweights.controllers import (
     Plateau,
     ProportionalIntegral,
 )
+from lossweights.curves import Curves
 from lossweights.durations import Duration, Horizon, epochs, percent, steps
 from lossweights.errors import ConfigError, HorizonError
 from lossweights.gradients import Gradients
+from lossweights.history import History
 from lossweights.moment import Moment, State
+from lossweights.monitor import Monitor
 from lossweights.report import Breakdown, Report
 from lossweights.schedules import (
     Constant,
@@ -72,6 +76,7 @@ from lossweights.schedules import (
 )
 from lossweights.term import Term
 from lossweights.transforms import Capacity, FreeBits, Log, Relative, Transform
+from lossweights.troubles import Finding
 from lossweights.weighted_loss import WeightedLoss, WrappedLoss
 
 __version__ = "0.1.0"
@@ -81,6 +86,7 @@ __all__ = [
     "AugmentedLagrangian",
     "Balancer",
     "Breakdown",
+    "Calibration",
     "Capacity",
     "CoefficientOfVariation",
     "Component",
@@ -91,6 +97,7 @@ __all__ = [
     "Constraint",
     "Controller",
     "CosineShape",
+    "Curves",
     "Cyclical",
     "DelayedSchedule",
     "DualBalancing",
@@ -101,6 +108,7 @@ __all__ = [
     "ExponentialShape",
     "FairResourceAllocation",
     "FastAdaptiveMultitask",
+    "Finding",
     "FreeBits",
     "GeometricMean",
     "GradNorm",
@@ -108,6 +116,7 @@ __all__ = [
     "GradientVaccine",
     "Gradients",
     "GramianBalancer",
+    "History",
     "HoldShape",
     "Horizon",
     "HorizonError",
@@ -120,6 +129,7 @@ __all__ = [
     "Log",
     "LossConfig",
     "Moment",
+    "Monitor",
     "MovingAverage",
     "MultipleGradientDescent",
     "NashBargaining",
@@ -153,6 +163,7 @@ __all__ = [
     "Warmup",
     "WeightedLoss",
     "WrappedLoss",
+    "calibrate",
     "epochs",
     "percent",
     "steps",

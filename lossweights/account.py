@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from lossweights.combine import Combined, combine, values_of
 from lossweights.config import LossConfig
@@ -41,6 +43,8 @@ class Account(Timekeeper):
         by_gradients = self._adaptation is not None and self._adaptation.by_gradients is not None
         self._seen = Seen(weights_move=late or scheduled or adapts or by_gradients)
         self._told: set[str] = set()
+        self._on_step: OrderedDict[int, Callable[[int], object]] = OrderedDict()
+        self._is_news = False  # whether a step was done with a forward, and nobody told of it yet
 
     def observe(
         self,
@@ -242,10 +246,49 @@ class Account(Timekeeper):
         findings = audit(self.config, self._seen, self._horizon, self.current_step)
         return findings + ([] if self._adaptation is None else self._adaptation.findings())
 
+    def on_step(self, call: Callable[[int], object]) -> RemovableHandle:
+        """Calls `call(step)` after each optimizer step that had a training forward.
+
+        `metrics` then shows that step, whose number (optimizer steps done before it) is handed
+        over; where `step(n)` counts several at once, that of the first. Copies and pickles of the
+        criterion do not take the call along.
+
+        Args:
+            call: A function of the step. What it raises comes out of the step.
+
+        Returns:
+            A handle: `remove()` ends it.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
+        >>> handle = criterion.on_step(
+        ...     lambda step: print(step, criterion.metrics(include=["total"]))
+        ... )
+        >>> _ = criterion({"nll": torch.tensor(3.0), "kl": torch.tensor(2.0)})
+        >>> criterion.step()
+        0 {'total': 4.0}
+        """
+        handle = RemovableHandle(self._on_step)
+        self._on_step[handle.id] = call
+        return handle
+
+    def clock_stepped(self, before: int) -> None:
+        """Called by the clock: optimizer steps were done since it stood at `before`."""
+        super().clock_stepped(before)
+        has_moved = self._clock.step != before
+        self._is_news = has_moved and self._seen.step is None and bool(self._seen.names)
+
     def clock_moved(self, before: int) -> None:
         """Called by the clock: it stood at `before` and stands elsewhere now."""
+        is_news, self._is_news = self._is_news, False
         self._seen.step_done(before)
         super().clock_moved(before)
+        if is_news:
+            for call in tuple(self._on_step.values()):
+                call(before)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_on_step": OrderedDict()}
 
     def _combined(
         self,

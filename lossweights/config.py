@@ -180,6 +180,7 @@ class LossConfig(Declaration):
         names = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
         properties["terms"] = {"anyOf": [{**properties["terms"], "minProperties": 1}, names]}
         properties["ignore"] = {"anyOf": [properties["ignore"], {"type": "string"}]}
+        properties["$schema"] = {"type": "string", "description": "Where this schema lies."}
         return described
 
     @classmethod
@@ -187,6 +188,8 @@ class LossConfig(Declaration):
         cls, source: LossConfig | Mapping[str, Any] | str | PathLike[str], at: str | None = None
     ) -> LossConfig:
         """A config from a mapping (OmegaConf's too) or a JSON, TOML or YAML file.
+
+        Beside the fields it may have a `$schema`, which is for editors.
 
         Args:
             source: The mapping, or the file's path; a config comes back as it is.
@@ -200,6 +203,11 @@ class LossConfig(Declaration):
             return source
         found = Source.of(source)
         data, path = found.part(at)
+        if not isinstance(schema := data.pop("$schema", ""), str):
+            raise ConfigError(
+                f"{found.place((*path, '$schema'))}: the address of a JSON schema is a string, "
+                f"found {schema!r}"
+            )
         for key, part in data.items():
             if "terms" not in data and isinstance(part, dict) and "terms" in part:
                 inner = f"{at}.{key}" if at else str(key)

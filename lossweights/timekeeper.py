@@ -71,6 +71,11 @@ class Timekeeper(nn.Module):
         """Optimizer steps done so far; 0 before the first update."""
         return self._clock.step
 
+    @property
+    def horizon(self) -> Horizon:
+        """The length of training, so far as it is known."""
+        return self._horizon
+
     def step(self, n: int = 1) -> None:
         """Moves the clock by `n` steps: call it after each `optimizer.step()`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,25 @@ def test_names_are_read_in_any_script(tmp_path: Path) -> None:
 def test_yaml_runs_nothing(tmp_path: Path) -> None:
     text = "terms: {a: !!python/object/apply:os.getcwd []}"
     assert "not well-formed" in problem_of(write(tmp_path, "a.yaml", text))
+
+
+@pytest.mark.parametrize("at", [None, "loss"])
+def test_a_schema_for_editors_stands_at_the_top_and_changes_nothing(
+    at: str | None, tmp_path: Path
+) -> None:
+    declaration: Any = {"$schema": "./loss.schema.json", "terms": ["nll"]}
+    written = declaration if at is None else {at: declaration}
+    for source in (written, write(tmp_path, "a.json", json.dumps(written))):
+        assert LossConfig.read(source, at=at) == LossConfig(terms={"nll": Term()})
+    assert declaration == {"$schema": "./loss.schema.json", "terms": ["nll"]}, "the caller's own"
+
+
+def test_a_schema_for_editors_stands_nowhere_else(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "terms: {nll: {$schema: a.json}}")
+    assert "line 1, terms.nll.$schema: unknown field '$schema'" in problem_of(path)
+    path = write(tmp_path, "a.yaml", "terms: [nll]\n$schema: 3")
+    expected = "a.yaml, line 2, $schema: the address of a JSON schema is a string, found 3"
+    assert problem_of(path) == expected
 
 
 # What cannot be read

@@ -1,0 +1,59 @@
+"""The command `lossweights` and what its subcommands share in calling."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import lossweights
+from lossweights.cli.check import check
+from lossweights.cli.init import init
+from lossweights.cli.kinds import kinds
+from lossweights.cli.options import Imports
+from lossweights.cli.preview import preview
+from lossweights.cli.schema import schema
+
+app = typer.Typer(
+    name="lossweights",
+    rich_markup_mode=None,  # plain help reads the same piped, at 40 columns, and without unicode
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    _imports: Imports = None,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """How much each term of a loss counts, and when.
+
+    From nothing to a training:
+
+    \b
+      lossweights init elbo         write elbo.yaml, a config with comments
+      lossweights check elbo.yaml   is it right, and what will it do?
+      lossweights preview elbo.yaml see its weights over the training
+      lossweights kinds             what else may stand in it
+      lossweights kinds cyclical    its fields, its paper, an example
+
+    \b
+    And then, in your training:
+      criterion = WeightedLoss.from_config("elbo.yaml")
+      criterion.follow(optimizer)
+      loss = criterion({"reconstruction": ..., "kl": ...})
+    """
+    if version:
+        typer.echo(f"lossweights {lossweights.__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+app.command()(init)
+app.command()(check)
+app.command()(preview)
+app.command()(kinds)
+app.command()(schema)

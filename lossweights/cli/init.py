@@ -1,0 +1,75 @@
+"""`lossweights init`: a config to start from."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lossweights.cli.options import refuse, save
+from lossweights.errors import did_you_mean, quoted
+
+
+def starters() -> dict[str, str]:
+    """The text of every starter, by name."""
+    found = files("lossweights.cli").joinpath("starters").iterdir()
+    return {
+        path.name.removesuffix(".yaml"): path.read_text(encoding="utf-8")
+        for path in sorted(found, key=lambda path: path.name)
+        if path.name.endswith(".yaml")
+    }
+
+
+def purpose(text: str) -> str:
+    """What a starter is for: the first line of its comment that is not for editors."""
+    lines = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
+    return next(line for line in lines if not line.startswith("yaml-language-server"))
+
+
+def init(
+    starter: Annotated[
+        str | None, typer.Argument(metavar="STARTER", help="Which; listed without it.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write; else STARTER.yaml.")
+    ] = None,
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over a file that is there.")
+    ] = False,
+) -> None:
+    """Write a config to start from.
+
+    It has comments, and is right as it stands. Without a name, those that there are are listed.
+
+    \b
+    Examples:
+      lossweights init
+      lossweights init elbo
+      lossweights init multi-task --out configs/loss.yaml
+    """
+    known = starters()
+    if starter is None:
+        width = max(map(len, known))
+        for name, text in known.items():
+            typer.echo(f"{name:<{width}}  {purpose(text)}")
+        typer.echo("\nlossweights init NAME writes one.")
+        return
+    if starter not in known:
+        raise typer.BadParameter(
+            f"there is no starter {starter!r}{did_you_mean(starter, known)} "
+            f"(there are {quoted(known)})"
+        )
+    path = Path(f"{starter}.yaml") if out is None else out
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise typer.BadParameter(f"{str(path)!r}: a starter is YAML: write a name in .yaml")
+    if path.exists() and not force:
+        refuse(f"{path} is there already; --force writes over it")
+    save(path, known[starter])
+    typer.echo(
+        f"Next: lossweights check {path}\n"
+        f"      lossweights preview {path}\n"
+        f'In Python: criterion = WeightedLoss.from_config("{path.as_posix()}")'
+    )

@@ -1,0 +1,138 @@
+"""`lossweights kinds`: what can stand in a config, and how."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from lossweights.cli.docstrings import fields, short_summary, sources, summary
+from lossweights.cli.examples import example
+from lossweights.cli.options import Imports
+from lossweights.components import Component, load_plugins
+from lossweights.errors import did_you_mean, quoted
+
+_ORDER = ("Schedule", "Shape", "Controller", "Balancer", "Transform")
+_WIDEST = 110
+_NARROWEST = 20  # a column of text, however narrow the terminal
+
+
+def kinds(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="KIND", help="One of them, to be told all about it.")
+    ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(metavar="FAMILY", help="Only schedules, shapes, controllers, ..."),
+    ] = None,
+    _imports: Imports = None,
+) -> None:
+    """What may stand in a config, plug-ins included.
+
+    With KIND its fields, where it is from, and an example.
+
+    \b
+    Examples:
+      lossweights kinds
+      lossweights kinds --family balancer
+      lossweights kinds cyclical
+      lossweights kinds spike --import my_schedules
+    """
+    if broken := load_plugins():
+        typer.echo(f"warning: {broken.removeprefix('; ')}", err=True)
+    chosen = _families(family)
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.width = min(console.width, _WIDEST)
+    if kind is None:
+        for each in chosen:
+            _list(each, console)
+        console.print(
+            "lossweights kinds KIND tells the fields of one, with an example.", soft_wrap=True
+        )
+        return
+    found = [each.kinds()[kind] for each in chosen if kind in each.kinds()]
+    if not found:
+        known = {name for each in chosen for name in each.kinds()}
+        raise typer.BadParameter(
+            f"{kind!r} is no kind{did_you_mean(kind, known)} (`lossweights kinds` lists them)"
+        )
+    for cls in found:
+        _tell(cls, console)
+
+
+def _families(name: str | None) -> list[type[Component]]:
+    families = {each.__name__: each for each in Component.__subclasses__() if each.kinds()}
+    families = {key: families[key] for key in sorted(families, key=_place)}
+    if name is None:
+        return list(families.values())
+    wanted = name.lower().removesuffix("s")
+    for key, each in families.items():
+        if key.lower() == wanted:
+            return [each]
+    known = [key.lower() for key in families]
+    raise typer.BadParameter(
+        f"{name!r} is no family{did_you_mean(name, known)} (there are {quoted(known)})"
+    )
+
+
+def _place(family: str) -> tuple[int, str]:
+    return (_ORDER.index(family) if family in _ORDER else len(_ORDER), family)
+
+
+def _list(family: type[Component], console: Console) -> None:
+    console.print(Text(f"{family.__name__.lower()}s", "bold"))
+    members = family.kinds()
+    left = max(map(len, members)) + 4
+    for kind, cls in members.items():
+        first, *others = _wrapped(short_summary(cls), left, console) or [""]
+        name = Text(f"  {kind:<{left - 2}}", "cyan")
+        console.print(name + first.lstrip(), soft_wrap=True)
+        for line in others:
+            console.print(line, soft_wrap=True)
+    console.print()
+
+
+def _tell(cls: type[Component], console: Console) -> None:
+    family = cls.family.__name__.lower()
+    console.print(Text.assemble((cls.kind, "bold cyan"), f"  a {family}, in Python {name_of(cls)}"))
+    _indented(summary(cls), 2, console)
+    if found := fields(cls):
+        console.print(Text("\nfields", "bold"))
+    for field in found:
+        end = f", default {field.default}" if field.default else ", needed"
+        console.print(
+            Text.assemble("  ", (field.name, "cyan"), f": {field.type}{end}"), soft_wrap=True
+        )
+        _indented(field.meaning, 6, console)
+    if papers := sources(cls):
+        console.print(Text("\nsource", "bold"))
+        for paper in papers:
+            _indented(paper, 2, console)
+    if config := example(cls):
+        console.print(Text("\nexample", "bold"))
+        text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=sys.maxsize)
+        for line in text.splitlines():
+            console.print(Text(f"  {line}"), soft_wrap=True)
+    console.print()
+
+
+def _indented(text: str, by: int, console: Console) -> None:
+    for line in _wrapped(text, by, console):
+        console.print(line, soft_wrap=True)
+
+
+def _wrapped(text: str, indent: int, console: Console) -> list[str]:
+    lines = textwrap.wrap(text, max(_NARROWEST, console.width - indent), break_on_hyphens=False)
+    return [f"{'':{indent}}{line}" for line in lines]
+
+
+def name_of(cls: type[Component]) -> str:
+    """Where a class is imported from: the package that offers it, or its module."""
+    top = cls.__module__.partition(".")[0]
+    offered = getattr(sys.modules.get(top), cls.__name__, None)
+    return f"{top if offered is cls else cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,80 @@
+"""Configs as they are named on the command line: files, and sections of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lossweights.config import LossConfig
+from lossweights.errors import ConfigError, quoted
+from lossweights.files import Source
+
+
+class Place(NamedTuple):
+    """Where a declaration is looked for.
+
+    Args:
+        path: The file.
+        at: The section, or None.
+    """
+
+    path: Path
+    at: str | None
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.at}" if self.at else str(self.path)
+
+
+def place_of(argument: str, at: str | None) -> Place:
+    """The place that an argument names: a file, or `FILE:AT`."""
+    path, colon, own = argument.rpartition(":")
+    if colon and not Path(argument).exists() and Path(path).exists():
+        return Place(Path(path), own)
+    return Place(Path(argument), at)
+
+
+def read(place: Place, changes: Mapping[str, Any]) -> tuple[Place, LossConfig]:
+    """The config at a place, or in its only section, with changes made to it.
+
+    Returns:
+        Where it was found, and the config.
+
+    Raises:
+        ConfigError: For a file without a declaration or with several, and for what is wrong in it.
+    """
+    source = Source.of(place.path)
+    data, location = source.part(place.at)
+    if "terms" not in data and (found := list(_sections(data))):
+        sections = [".".join(map(str, (*location, *section))) for section in found]
+        if len(sections) > 1:
+            raise ConfigError(
+                f"{source.place(location)}: which declaration? there are {quoted(sections)}: "
+                f"write --at {sections[0]}, or {place.path}:{sections[0]}"
+            )
+        place = Place(place.path, sections[0])
+    config = LossConfig.read(place.path, at=place.at)
+    try:
+        return place, config.override(changes) if changes else config
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        raise ConfigError("\n".join(f"{place}, changed: {line}" for line in lines)) from None
+
+
+def _sections(data: Mapping[Any, Any]) -> Iterator[tuple[Any, ...]]:
+    """The paths of all tables that have terms."""
+    if isinstance(data.get("terms"), Mapping | list):
+        yield ()
+        return
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            for path in _sections(value):
+                yield (key, *path)
+
+
+def labels(places: Sequence[Place]) -> list[str]:
+    """A short and distinct name for each: the file's, with its section where it has one."""
+    names = {place.path.name for place in places}
+    if len(names) == len({place.path for place in places}):
+        places = [Place(Path(place.path.name), place.at) for place in places]
+    return [str(place) for place in places]

@@ -1,0 +1,61 @@
+"""`lossweights schema`: the JSON schema by which editors complete and check configs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lossweights.cli.options import Imports, save, told
+from lossweights.config import LossConfig
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+@told()
+def schema(
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write; else it is printed.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Where in your files the declaration lies: loss."),
+    ] = None,
+    _imports: Imports = None,
+) -> None:
+    """The JSON schema for your editor.
+
+    By it an editor completes and checks configs. It knows every kind that is registered, those of
+    plug-ins and --import too.
+
+    \b
+    Examples:
+      lossweights schema --out loss.schema.json
+      lossweights schema --at training.loss --out experiment.schema.json
+      lossweights schema --import my_schedules --out loss.schema.json
+
+    \b
+    Name it in the first line of a YAML file:
+      # yaml-language-server: $schema=loss.schema.json
+    or as a key at the top of a JSON file:
+      "$schema": "./loss.schema.json"
+    """
+    text = json.dumps(schema_at(at), indent=2)
+    if out is None:
+        typer.echo(text)
+    else:
+        save(out, f"{text}\n")
+
+
+def schema_at(at: str | None) -> dict[str, Any]:
+    """The schema of files whose declaration lies at a dotted path; all else in them is free."""
+    described = {"$schema": _DIALECT, **LossConfig.model_json_schema()}
+    if not at:
+        return described
+    definitions = described.pop("$defs")
+    part: dict[str, Any] = {key: described[key] for key in described if key != "$schema"}
+    for key in reversed(at.split(".")):
+        part = {"type": "object", "properties": {key: part}}
+    return {"$schema": _DIALECT, **part, "$defs": definitions}

@@ -1,0 +1,101 @@
+"""A handler for the engines of PyTorch-Ignite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import Optimizer
+
+from lossweights.durations import check_count
+from lossweights.integrations import common
+from lossweights.report import on_host
+
+try:
+    from ignite.engine import Engine, Events
+except ImportError as error:
+    raise ImportError(
+        "lossweights.integrations.ignite needs PyTorch-Ignite: pip install 'lossweights[ignite]'"
+    ) from error
+
+
+class LossWeights:
+    """Keeps a criterion in step with the training of an engine.
+
+    The criterion follows the optimizer, so that accumulation and steps that AMP skips are counted
+    right; is told the length of training, where its config does not say it; has its metrics among
+    `engine.state.metrics`; and is audited at the end of each epoch. Its state is its own: give the
+    criterion to `Checkpoint`, unless it is part of a model that is there.
+
+    Args:
+        criterion: A `WeightedLoss`, or a model that holds one or several.
+        optimizer: Whose steps count.
+        gradient_accumulation_steps: Iterations for each step of the optimizer.
+        every: Metrics are taken after each so many iterations.
+        prefix: Put before each metric; with several criteria followed by the criterion's name.
+        include: Which quantities, as in `WeightedLoss.metrics`; all where it is left out.
+
+    Raises:
+        ValueError: For a model without a criterion, a quantity that there is not, and counts of
+            less than 1.
+
+    >>> import torch
+    >>> from ignite.engine import create_supervised_trainer
+    >>> from lossweights import WeightedLoss
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = torch.optim.Adam(model.parameters())
+    >>> criterion = WeightedLoss({"mse": 1.0, "l1": {"kind": "warmup", "over": "50%"}})
+    >>> loss_fn = criterion.wrap(
+    ...     lambda y, target: {"mse": (y - target).square().mean(), "l1": y.abs().mean()}
+    ... )
+    >>> trainer = create_supervised_trainer(model, optimizer, loss_fn)
+    >>> LossWeights(criterion, optimizer).attach(trainer)
+    >>> data = [(torch.ones(2, 4), torch.ones(2, 1))] * 10
+    >>> _ = trainer.run(data, max_epochs=2)
+    >>> criterion.current_step, criterion.horizon.total_steps
+    (20, 20)
+    """
+
+    def __init__(
+        self,
+        criterion: nn.Module,
+        optimizer: Optimizer,
+        gradient_accumulation_steps: int = 1,
+        every: int = 100,
+        prefix: str = "",
+        include: Iterable[str] | None = None,
+    ) -> None:
+        self._criteria = common.criteria_of(criterion)
+        self._optimizer = optimizer
+        check_count("gradient_accumulation_steps", gradient_accumulation_steps, least=1)
+        check_count("every", every, least=1)
+        self._accumulated, self._every = gradient_accumulation_steps, every
+        self._prefix = prefix
+        self._include = common.quantities(include)
+        self._training = common.Training()
+
+    def attach(self, engine: Engine) -> None:
+        """Takes part in the runs of an engine, the one that trains.
+
+        Loggers that are to see the metrics are attached later.
+        """
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self._every), self._log)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._training.audit)
+        engine.add_event_handler(Events.COMPLETED, self._training.end)
+
+    def _start(self, engine: Engine) -> None:
+        state, accumulated = engine.state, self._accumulated
+        self._training.begin(self._criteria, dict.fromkeys(self._criteria, self._optimizer))
+        total, each = state.max_iters, state.epoch_length
+        if total is None and each is not None and state.max_epochs is not None:
+            total = state.max_epochs * each
+        self._training.bind(
+            None if total is None else total // accumulated,
+            None if each is None else max(1, round(each / accumulated)),
+        )
+        self._training.check([self._optimizer], state.iteration)
+
+    def _log(self, engine: Engine) -> None:
+        found = self._training.metrics(self._prefix, self._include)
+        engine.state.metrics.update(on_host(found))

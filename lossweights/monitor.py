@@ -1,0 +1,192 @@
+"""Says once when a term of a training loss goes wrong, and what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossweights.durations import Duration, Horizon, steps
+from lossweights.errors import HorizonError, did_you_mean, warn
+from lossweights.troubles import Bounds, Finding, Look
+from lossweights.weighted_loss import WeightedLoss
+from lossweights.windows import Plan, Window
+
+_EVERY = steps(50)
+_MOST_WINDOWS = 200  # that are remembered: what is older no longer tells anything
+
+
+class Monitor:
+    """Follows a criterion, and says once for each term when it is in trouble.
+
+    It takes a row of values every so many optimizer steps, and looks at medians of several rows.
+    Nothing waits for the device until a window of rows is full. What it finds it says as a
+    warning, with the figures and what to try, and keeps in `findings`. It never stops a training.
+
+    Args:
+        criterion: What is followed.
+        every: From one row to the next, such as `"50 steps"` or `"1%"`. While it cannot be counted
+            in steps, 50 steps.
+        window: How many rows a median is taken of.
+        patience: For how many windows a trouble must stay; dominance and a conflict three times
+            as long. A value that is nan or inf is told of after one window.
+        floors: For terms whose unit is known, the value under which they have collapsed, such as
+            0.1 nats for a KL.
+        collapse: The share of the loss, weighted and as given, under which any other term has
+            collapsed, if it fell there alone; 0 for never.
+        dominance: The share from which a term dominates; above 1 for never.
+        explosion: How many times its earlier median a term explodes at; inf for never.
+        conflict: To how many times its value a term that had fallen must rise, while another
+            falls; inf for never.
+
+    Attributes:
+        findings: What was found, in order.
+
+    Raises:
+        ValueError: For a number that is out of its range.
+
+    >>> import warnings
+    >>> criterion = WeightedLoss(terms={"depth": 1.0, "normals": 1.0})
+    >>> monitor = Monitor(criterion, every="1 steps")
+    >>> terms = {"depth": torch.tensor(500.0), "normals": torch.tensor(2.0)}
+    >>> with warnings.catch_warnings(record=True, action="always") as caught:
+    ...     for _ in range(100):
+    ...         _ = criterion(terms)
+    ...         criterion.step()
+    >>> [(found.step, found.term, found.trouble) for found in monitor.findings]
+    [(59, 'depth', 'dominance')]
+    >>> len(caught)
+    1
+    """
+
+    def __init__(
+        self,
+        criterion: WeightedLoss,
+        every: Duration | str = _EVERY,
+        *,
+        window: int = 5,
+        patience: int = 4,
+        floors: Mapping[str, float] | None = None,
+        collapse: float = 0.02,
+        dominance: float = 0.98,
+        explosion: float = 100.0,
+        conflict: float = 1.5,
+    ) -> None:
+        self._every = Duration.parse(every)
+        if self._every.value == 0:
+            raise ValueError(f'every is at least "1 steps", found {str(every)!r}')
+        for name, count in (("window", window), ("patience", patience)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name} is a whole number of at least 1, found {count!r}")
+        for name, part in (("collapse", collapse), ("dominance", dominance)):
+            if not part >= 0:
+                raise ValueError(f"{name} is a part of the loss, such as 0.02, found {part!r}")
+        for name, times in (("explosion", explosion), ("conflict", conflict)):
+            if not times > 1:
+                raise ValueError(f"{name} is a factor above 1, found {times!r}")
+        for name in floors or {}:
+            if name not in criterion.config.terms:
+                near = did_you_mean(str(name), criterion.config.terms)
+                raise ValueError(f"floors: no term is called {name!r}{near}")
+        self._bounds = Bounds(patience, floors or {}, collapse, dominance, explosion, conflict)
+        self._window = window
+        self.findings: list[Finding] = []
+        self._windows: list[Window] = []
+        self._waiting: list[tuple[int, list[str], Tensor]] = []
+        self._latest = -1
+        self._interval: tuple[Horizon, int] | None = None
+        self._plan: Plan | None = None
+        self._criterion = criterion
+        self._handle = criterion.on_step(self._step_done)
+
+    def read(self, rows: Sequence[Mapping[str, float]]) -> list[Finding]:
+        """Looks at rows that a `History` kept of this criterion, as if they came now.
+
+        Args:
+            rows: Such as `history.rows`, with `raw` and `weighted`; a window of them at a time.
+
+        Returns:
+            What it found in them.
+
+        Raises:
+            ValueError: For rows without these quantities.
+            HorizonError: Where the config needs the length of training, and it is not known.
+        """
+        before = len(self.findings)
+        for row in rows:
+            if not any(key.startswith("raw/") for key in row):
+                raise ValueError(
+                    f"a row has raw/<term> and weighted/<term>, found {list(row)}: let the "
+                    "history include raw and weighted"
+                )
+        self._plan = Plan(self._criterion.config, self._criterion.horizon)
+        for first in range(0, len(rows) - self._window + 1, self._window):
+            self._look(rows[first : first + self._window])
+        self._latest = max(self._latest, *(int(row["step"]) for row in rows)) if rows else -1
+        return self.findings[before:]
+
+    def close(self) -> None:
+        """Follows the criterion no longer; `findings` stay."""
+        self._handle.remove()
+
+    def _step_done(self, step: int) -> None:
+        """Called after each step of the criterion."""
+        if step <= self._latest:  # done again, as after a checkpoint was loaded
+            self._waiting = [row for row in self._waiting if row[0] < step]
+            self._windows = [window for window in self._windows if window.last < step]
+            self._latest = step - 1
+        interval = self._steps_between_rows()
+        if step // interval == self._latest // interval:
+            return
+        self._latest = step
+        found = self._criterion.metrics(include=("raw", "weighted"), tensors=True)
+        if not found:
+            return
+        self._waiting.append((step, list(found), torch.stack([*found.values()])))
+        if len(self._waiting) >= self._window:
+            waiting, self._waiting = self._waiting, []
+            numbers = iter(torch.cat([values for *_, values in waiting]).tolist())
+            self._look(
+                [
+                    {"step": step, **{name: next(numbers) for name in names}}
+                    for step, names, _ in waiting
+                ]
+            )
+
+    def _steps_between_rows(self) -> int:
+        horizon = self._criterion.horizon
+        if self._interval is None or self._interval[0] is not horizon:
+            try:
+                interval = max(1, horizon.steps(self._every))
+            except HorizonError:
+                interval = int(_EVERY.value)
+            self._interval = horizon, interval
+        return self._interval[1]
+
+    @np.errstate(all="ignore")  # of values near the largest float
+    def _look(self, rows: Sequence[Mapping[str, float]]) -> None:
+        if not self._windows:
+            self._windows.append(Window.of(rows[:1]))  # as it all began
+        self._windows.append(Window.of(rows))
+        del self._windows[:-_MOST_WINDOWS]
+        plan = self._plan_of_now()
+        if plan is None:
+            return
+        known = {(found.term, found.trouble) for found in self.findings}
+        new = list(Look(self._windows, plan, self._bounds, known).findings())
+        self.findings += new
+        for finding in new:
+            warn(f"step {finding.step}: {finding.message}")
+
+    def _plan_of_now(self) -> Plan | None:
+        horizon = self._criterion.horizon
+        if self._plan is None or self._plan.horizon != horizon:
+            try:
+                self._plan = Plan(self._criterion.config, horizon)
+            except (ValueError, RuntimeError) as error:  # a schedule that fails later in training
+                self.close()
+                self._plan = None
+                warn(f"the monitor follows no longer, since it cannot look ahead: {error}")
+        return self._plan

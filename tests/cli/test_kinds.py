@@ -1,0 +1,192 @@
+"""`kinds` tells of every kind what one needs to write it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lossweights import Component, LossConfig
+from lossweights.cli.docstrings import fields, sources, summary
+from tests.cli.conftest import SPIKE, Call, write
+
+OURS = [
+    cls
+    for family in Component.__subclasses__()
+    for cls in family.kinds().values()
+    if cls.__module__.startswith("lossweights.")
+]
+
+
+def name(cls: type[Component]) -> str:
+    return f"{cls.family.__name__}.{cls.kind}"
+
+
+@pytest.mark.parametrize("cls", OURS, ids=name)
+def test_a_kind_is_told_in_full(cls: type[Component], call: Call) -> None:
+    family = cls.family.__name__.lower()
+    done = call("kinds", cls.kind, "--family", family, columns=200)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith(f"{cls.kind}  a {family}, in Python lossweights.{cls.__name__}\n")
+    assert summary(cls)[:60] in done.out
+    for field, info in cls.model_fields.items():
+        end = ", needed\n" if info.is_required() else ", default "
+        assert any(
+            line.startswith(f"  {field}: ") and end in f"{line}\n" for line in done.out.splitlines()
+        )
+
+
+@pytest.mark.parametrize("cls", OURS, ids=name)
+def test_the_example_is_a_config_that_has_the_kind(cls: type[Component], call: Call) -> None:
+    out = call("kinds", cls.kind, "--family", cls.family.__name__.lower()).out
+    config = LossConfig.read(yaml.safe_load(out.split("\nexample\n")[1]))
+    parts: list[object] = [config.balancer]
+    for term in config.terms.values():
+        parts += [term.schedule, term.controller, term.transform]
+        parts.append(getattr(term.schedule, "shape", None))
+    assert any(type(part) is cls for part in parts)
+
+
+@pytest.mark.parametrize("cls", OURS, ids=name)
+def test_every_field_has_a_meaning_and_a_type(cls: type[Component]) -> None:
+    for field in fields(cls):
+        assert len(field.meaning) > 3, field.name
+        assert "lossweights" not in field.type
+        assert not field.type[0].isupper()
+
+
+def test_the_meaning_of_a_field_may_go_over_lines_and_come_from_a_base() -> None:
+    found = {field.name: field for field in fields(_of("Controller", "pid"))}
+    assert found["response"].meaning.endswith("such as `5%` or `500 steps`.")
+    assert found["source"].meaning == "What to watch: the term itself, or a metric."
+    found = {field.name: field for field in fields(_of("Controller", "lagrangian"))}
+    assert found["at_most"].meaning.startswith("The bound $c$"), "its own, not that of the base"
+    found = {field.name: field for field in fields(_of("Balancer", "gradvac"))}
+    assert found["every"].meaning.startswith("How often gradients are taken"), "that of the base"
+
+
+def _of(family: str, kind: str) -> type[Component]:
+    return next(c for c in OURS if (c.family.__name__, c.kind) == (family, kind))
+
+
+def test_papers_are_told() -> None:
+    assert "Fu et al., NAACL 2019" in sources(_of("Schedule", "cyclical"))[0]
+    assert "arXiv 2202.01017" in sources(_of("Balancer", "nash-mtl"))[0]
+    assert sources(_of("Shape", "linear")) == []
+
+
+def test_all_kinds_are_listed_by_family(call: Call) -> None:
+    lines = call("kinds", columns=200).out.splitlines()
+    for cls in OURS:
+        start = lines.index(f"{cls.family.__name__.lower()}s")
+        block = lines[start + 1 : lines.index("", start)]
+        assert sum(line.startswith(f"  {cls.kind} ") for line in block) == 1
+
+
+def test_one_family_is_listed_alone(call: Call) -> None:
+    for family in ("transform", "Transforms"):
+        lines = call("kinds", "--family", family).out.splitlines()
+        assert lines[0] == "transforms"
+        assert "balancers" not in lines
+
+
+def test_a_kind_of_two_families_is_told_twice(call: Call) -> None:
+    lines = call("kinds", "exponential").out.splitlines()
+    assert [line for line in lines if line.startswith("exponential")] == [
+        "exponential  a schedule, in Python lossweights.Exponential",
+        "exponential  a shape, in Python lossweights.ExponentialShape",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["cylical"], "did you mean 'cyclical'?"),
+        (["Cyclical"], "did you mean 'cyclical'?"),
+        (["linear", "--family", "schedule"], "'linear' is no kind"),
+        (["--family", "balencer"], "did you mean 'balancer'?"),
+    ],
+)
+def test_an_unknown_name_is_told_the_nearest(
+    arguments: list[str], problem: str, call: Call
+) -> None:
+    done = call("kinds", *arguments)
+    assert done.status == 2
+    assert problem in done.err
+
+
+@pytest.mark.parametrize("columns", [40, 120])
+def test_it_fits_the_terminal(columns: int, call: Call) -> None:
+    out = call("kinds", columns=columns).out
+    assert max(map(len, out.splitlines()[:-1])) <= max(columns, 24 + 20)
+    assert not any(line != line.rstrip() for line in out.splitlines())
+
+
+# Of one's own
+
+
+def test_a_kind_of_ones_own_is_listed_and_told(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "spike.py", SPIKE)
+    assert "  test-spike " in call("kinds", "--import", "spike").out
+    assert call("kinds", "test-spike").out == (
+        "test-spike  a schedule, in Python spike.Spike\n"
+        "  One spike.\n\n"
+        "fields\n"
+        "  height: number, needed\n"
+        "      How high it is.\n\n"
+        "example\n"
+        "  terms:\n"
+        "    nll: 1.0\n"
+        "    kl: {kind: test-spike, height: 0.5}\n\n"
+    )
+
+
+BARE = '''
+from typing import Annotated, Literal
+from pydantic import Field
+from lossweights import Component, Schedule, Shape, Transform
+
+class Odd(Transform, kind="test-odd"):
+    when: Annotated[str, Field(pattern="[0-9]{9}", description="Nine digits.")]
+    def apply(self, value, state, now):
+        return value
+
+class Wave(Schedule, kind="test-wave"):
+    form: Shape | str
+    mode: Literal["a", "b"]
+    parts: tuple[Schedule, ...]
+    much: int | None
+    def values(self, steps, horizon):
+        return 0.0 * steps
+
+class Reader(Component):
+    """Reads."""
+
+class File(Reader, kind="test-file"):
+    path: str
+'''
+
+
+def test_what_cannot_be_guessed_is_left_out(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "bare.py", BARE)
+    out = call("kinds", "test-odd", "--import", "bare").out
+    assert "  when: text, needed\n      Nine digits.\n" in out
+    assert "example" not in out
+    out = call("kinds", "test-wave").out
+    assert "  mode: a | b, needed\n" in out
+    assert "  parts: list of (schedule or number), needed\n" in out
+    example = LossConfig.read(yaml.safe_load(out.split("\nexample\n")[1]))
+    assert type(example.terms["kl"].schedule).__name__ == "Wave"
+    out = call("kinds", "test-file", "--family", "readers").out
+    assert out.startswith("test-file  a reader, in Python bare.File\n")
+    assert "example" not in out
+
+
+def test_a_plug_in_that_is_broken_is_a_warning(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = importlib.metadata.EntryPoint("mine", "no_such_module", "lossweights.plugins")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [point])
+    done = call("kinds")
+    assert done.status == 0
+    assert "warning: the plug-in 'mine' failed to load: ModuleNotFoundError" in done.err

@@ -1,0 +1,188 @@
+"""`preview` draws what a training will do, in the terminal and as a picture."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from lossweights import LossConfig
+from lossweights.curves import Curves
+from tests.cli.conftest import SPIKE, Call, write
+
+RAMP = (
+    "total_steps: 100\nterms:\n  nll: 1.0\n  kl: {weight: 2, schedule: {kind: warmup, over: 50%}}\n"
+)
+FLAT = "total_steps: 50\nterms: {nll: 1.0, kl: 1.0, l2: -0.5}\n"
+
+
+def panels(text: str) -> dict[str, list[str]]:
+    """What stands under the name of each term."""
+    blocks = [block.splitlines() for block in text.split("\n\n")[1:]]
+    return {block[0].split()[0]: block for block in blocks}
+
+
+def test_each_term_has_its_panel(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", RAMP)
+    done = call("preview", "a.yaml")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("a.yaml\n")
+    found = panels(done.out)
+    assert found["nll"] == ["nll  1 throughout"], "there is nothing to draw"
+    assert found["kl"][1].startswith("2 ")
+    assert found["kl"][-1].split() == ["0", "step", "99"]
+
+
+def test_configs_lie_on_top_of_each_other_with_a_legend(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", RAMP)
+    write(tmp_path, "b.yaml", FLAT)
+    done = call("preview", "a.yaml", "b.yaml")
+    assert done.out.startswith("o a.yaml\nx b.yaml\n")
+    found = panels(done.out)
+    assert found["nll"] == ["nll  1 throughout"]
+    assert "o" in "".join(found["kl"][1:9])
+    row = next(row for row in found["kl"] if "x" in row)
+    assert row.rindex("x") < 0.6 * 80, "its training is half as long"
+    assert found["l2"] == ["l2  -0.5 throughout", "  a.yaml: has no such term"]
+
+
+def test_files_of_one_name_are_told_apart(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "x/a.yaml", RAMP)
+    write(tmp_path, "y/a.yaml", FLAT)
+    out = call("preview", "x/a.yaml", "y/a.yaml").out
+    assert out.startswith("o x/a.yaml\nx y/a.yaml\n")
+
+
+def test_sections_of_one_file_are_told_apart(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "two.yaml", "a: {terms: [x]}\nb: {terms: {x: 2}}")
+    out = call("preview", "two.yaml:a", "two.yaml:b").out
+    assert out.startswith("o two.yaml:a\nx two.yaml:b\n")
+
+
+def test_a_change_is_what_the_file_could_say(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", FLAT)
+    changed = call(
+        *("preview", "a.yaml", "--set", "kl.weight=2", "--set", "total_steps=100"),
+        *("--set", "kl.schedule={kind: warmup, over: 50%}"),
+    )
+    write(tmp_path, "a.yaml", RAMP)
+    assert panels(changed.out)["kl"] == panels(call("preview", "a.yaml").out)["kl"]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem", "status"),
+    [
+        ("kl.wieght=1", "did you mean 'weight'", 1),
+        ("kl.weight=often", "a.yaml, changed: terms.kl.weight", 1),
+        ("kl.weight", "write PATH=VALUE", 2),
+        ("=3", "write PATH=VALUE", 2),
+        ("kl={", "not well-formed YAML", 2),
+    ],
+)
+def test_a_change_that_cannot_be(
+    change: str, problem: str, status: int, call: Call, tmp_path: Path
+) -> None:
+    write(tmp_path, "a.yaml", FLAT)
+    done = call("preview", "a.yaml", "--set", change)
+    assert done.status == status
+    assert problem in done.err
+
+
+def test_what_a_training_multiplies_says_so(call: Call, tmp_path: Path) -> None:
+    text = "balancer: {kind: dwa, every: 1 steps}\nterms: {a: 1, b: {kind: pid, target: 3}}"
+    write(tmp_path, "a.yaml", text)
+    found = panels(call("preview", "a.yaml", "--total-steps", 9).out)
+    assert found["a"][1] == "  times what the balancer dwa finds in training"
+    assert found["b"][1] == "  times what the controller pid finds in training"
+    write(tmp_path, "b.yaml", "terms: {a: 1, b: 1}")
+    found = panels(call("preview", "a.yaml", "b.yaml", "--total-steps", 9).out)
+    assert found["a"][1] == "  a.yaml: times what the balancer dwa finds in training"
+
+
+def test_a_length_that_is_needed_is_asked_for(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", "terms: {kl: {kind: warmup, over: 10%}}")
+    done = call("preview", "a.yaml")
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("error: a.yaml: 10% of training")
+    assert done.err.endswith("--total-steps\n")
+    write(tmp_path, "a.yaml", "total_steps: 3 epochs\nterms: {kl: {kind: warmup, over: 1 epochs}}")
+    done = call("preview", "a.yaml")
+    assert done.err.endswith("--steps-per-epoch\n")
+    assert "step 29" in call("preview", "a.yaml", "--steps-per-epoch", 10).out
+
+
+def test_a_training_without_end_says_so(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", "terms: {kl: {kind: warmup, over: 3000 steps}}")
+    assert "a.yaml: how long training takes is not known" in call("preview", "a.yaml").out
+    assert "not known" not in call("preview", "a.yaml", "--total-steps", 9).out
+
+
+def test_as_many_as_can_be_told_apart(call: Call, tmp_path: Path) -> None:
+    names = [write(tmp_path, f"{index}.yaml", FLAT).name for index in range(9)]
+    assert call("preview", *names[:8]).status == 0
+    assert "at most 8" in call("preview", *names).err
+    assert "named twice" in call("preview", "1.yaml", "1.yaml").err
+
+
+@pytest.mark.parametrize("columns", [40, 60, 200])
+def test_it_fits_the_terminal(columns: int, call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", RAMP)
+    out = call("preview", "a.yaml", columns=columns).out
+    assert max(map(len, out.splitlines())) == min(columns, 120)
+
+
+def test_kinds_of_ones_own(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "spike.py", SPIKE)
+    write(tmp_path, "a.yaml", "terms: {kl: {kind: test-spike, height: 2}}")
+    assert "2 throughout" in call("preview", "a.yaml", "--import", "spike").out
+
+
+# Pictures
+
+
+@pytest.mark.parametrize(("suffix", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_a_picture_is_written_in_its_format(
+    suffix: str, begins: bytes, call: Call, tmp_path: Path
+) -> None:
+    write(tmp_path, "a.yaml", RAMP)
+    done = call("preview", "a.yaml", "--out", f"a.{suffix}")
+    assert (done.status, done.out, done.err) == (0, "", f"wrote a.{suffix}\n")
+    assert (tmp_path / f"a.{suffix}").read_bytes().startswith(begins)
+
+
+def test_a_page_needs_no_other_file_and_tells_the_weights(call: Call, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", RAMP.replace("nll", '"<nll> & co"'))
+    write(tmp_path, "b.yaml", "terms: {a: {kind: pid, target: 3}, b: 1}\ntotal_steps: 5")
+    assert call("preview", "a.yaml", "b.yaml", "--out", "a.html").status == 0
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert not re.findall(r"(?:src|href)=\"(?!#)[^\"]*", page.replace("xlink:href", "href"))
+    body = page[page.index("<html") :].replace("&nbsp;", "")
+    tree = ET.fromstring(re.sub(r"<meta [^>]*>", "", body))  # noqa: S314  # our own
+    assert tree.find(".//{http://www.w3.org/2000/svg}svg") is not None
+    first, second = ([[c.text for c in row] for row in table] for table in tree.iter("table"))
+    curves = Curves.of(LossConfig.read(path), points=5)
+    assert first[0] == ["term", *(f"step {step}" for step in curves.steps)]
+    assert first[0][1:] == ["step 0", "step 25", "step 50", "step 74", "step 99"]
+    assert [row[0] for row in first[1:]] == ["<nll> & co", "kl"]
+    assert first[2][1:] == ["0", "1", "2", "2", "2"]
+    assert [row[0] for row in second[1:]] == ["a *", "b"]
+
+
+@pytest.mark.parametrize("out", ["a.jpg", "a", "a.yaml"])
+def test_another_format_is_refused_before_anything_is_written(
+    out: str, call: Call, tmp_path: Path
+) -> None:
+    write(tmp_path, "a.yaml", RAMP)
+    done = call("preview", "a.yaml", "--out", out)
+    assert done.status == 2
+    assert ".png, .svg or .html" in done.err
+    assert (tmp_path / "a.yaml").read_text() == RAMP
+
+
+def test_a_folder_that_is_not_there_is_one_line(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", RAMP)
+    done = call("preview", "a.yaml", "--out", "none/a.svg")
+    assert done.status == 1
+    assert done.err == "error: none/a.svg cannot be written: No such file or directory\n"

@@ -1,0 +1,127 @@
+"""The command as a process: what a terminal may lack, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lossweights
+from tests.cli.conftest import Call, write
+
+CONFIG = "total_steps: 100\nterms: {nll: 1.0, größe: {kind: warmup, over: 50%}}\n"
+SAID = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONIOENCODING", "TERM")
+
+
+def run(
+    *arguments: str, folder: Path, code: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`python -m lossweights`, or `python -c CODE`, in a folder."""
+    rest = {key: value for key, value in os.environ.items() if key not in SAID}
+    command = ["-c", code] if code else ["-m", "lossweights"]
+    return subprocess.run(  # noqa: S603  # our own
+        [sys.executable, *command, *arguments],
+        cwd=folder,
+        env=rest | {"PYTHONPATH": str(Path(lossweights.__file__).parents[1])} | environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii", "COLUMNS": "40"},
+        {"PYTHONIOENCODING": "latin-1", "TERM": "dumb", "COLUMNS": "200"},
+    ],
+)
+def test_a_terminal_without_unicode_is_no_error(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    write(tmp_path, "a.yaml", CONFIG)
+    code = (
+        "import sys; from lossweights.cli import main\n"
+        "for words in (['preview', 'a.yaml'], ['check', 'a.yaml'], ['kinds', 'cyclical']):\n"
+        "    sys.argv[1:] = words\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert not end.code, words\n"
+    )
+    found = run(folder=tmp_path, code=code, **environment)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "+--------" in found.stdout
+    assert "\x1b" not in found.stdout
+
+
+def test_piped_output_has_no_colour(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", CONFIG)
+    found = run("preview", "a.yaml", folder=tmp_path)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "└────" in found.stdout
+    assert "größe" in found.stdout
+    assert "\x1b" not in found.stdout
+    forced = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    assert "\x1b[36m" in run("preview", "a.yaml", folder=tmp_path, **forced).stdout, "else no proof"
+    assert (
+        "\x1b[36m" not in run("preview", "a.yaml", folder=tmp_path, NO_COLOR="1", **forced).stdout
+    )
+
+
+@pytest.mark.parametrize("lacking", ["typer", "rich", "yaml"])
+def test_without_the_extra_it_says_what_to_install(lacking: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.modules[{lacking!r}] = None; from lossweights.cli import main; main()"
+    found = run("kinds", folder=tmp_path, code=code)
+    assert found.returncode == 1
+    expected = f"the command line needs {lacking}: pip install 'lossweights[cli]'\n"
+    assert (found.stdout, found.stderr) == ("", expected)
+
+
+def test_an_interruption_ends_it_quietly(tmp_path: Path) -> None:
+    interrupted = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    write(tmp_path, "slow.py", interrupted)
+    found = run("kinds", "--import", "slow", folder=tmp_path)
+    assert found.returncode == 130
+    assert "Traceback" not in found.stderr
+    assert found.stdout == ""
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from lossweights.cli import main\n"
+        "read, write = os.pipe(); os.close(read); os.dup2(write, 1); sys.argv[1:] = ['kinds']\n"
+        "main()\n"
+    )
+    found = run(folder=tmp_path, code=code)
+    assert found.stderr == ""
+
+
+# The way in
+
+
+def test_alone_it_shows_the_way(call: Call) -> None:
+    alone, asked = call(), call("--help")
+    assert (alone.status, alone.out) == (0, asked.out)
+    places = [alone.out.index(f"lossweights {word}") for word in ("init", "check", "preview")]
+    assert places == sorted(places)
+    assert "WeightedLoss.from_config" in alone.out
+
+
+@pytest.mark.parametrize("command", ["init", "check", "preview", "kinds", "schema"])
+@pytest.mark.parametrize("columns", [40, 200])
+def test_every_help_has_examples(command: str, columns: int, call: Call) -> None:
+    out = call(command, "--help", columns=columns).out
+    assert out.count(f"lossweights {command}") >= 3
+    assert "\b" not in out
+    assert "\\b" not in out
+
+
+def test_the_version(call: Call) -> None:
+    assert call("--version").out == f"lossweights {lossweights.__version__}\n"

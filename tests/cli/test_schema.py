@@ -1,0 +1,78 @@
+"""`schema` gives editors what the reader reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from lossweights.cli.schema import schema_at
+from tests.cli.conftest import SPIKE, Call, write
+from tests.test_docs import PAGES, SYBIL, declarations
+
+ROOT = Path(__file__).parents[2]
+DECLARATION: dict[str, Any] = {"terms": {"nll": 1.0, "kl": {"kind": "cyclical", "cycles": 4}}}
+
+
+def validator(at: str | None = None) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(schema_at(at))
+
+
+def test_it_is_a_schema_printed_or_written(call: Call, tmp_path: Path) -> None:
+    printed = call("schema")
+    assert (printed.status, printed.err) == (0, "")
+    found = json.loads(printed.out)
+    assert found == schema_at(None)
+    jsonschema.Draft202012Validator.check_schema(found)
+    assert jsonschema.validators.validator_for(found) is jsonschema.Draft202012Validator
+    written = call("schema", "--out", "s.json")
+    assert (written.status, written.out, written.err) == (0, "", "wrote s.json\n")
+    assert json.loads((tmp_path / "s.json").read_text()) == found
+
+
+def test_a_config_may_name_its_schema_and_nothing_else(call: Call) -> None:
+    assert validator().is_valid({"$schema": "./loss.schema.json", **DECLARATION})
+    assert not validator().is_valid({"$schema": 3, **DECLARATION})
+    assert not validator().is_valid({"$shema": "./loss.schema.json", **DECLARATION})
+
+
+def test_the_declaration_may_lie_deeper() -> None:
+    found = validator("training.loss")
+    found.check_schema(found.schema)
+    assert found.is_valid({"model": 3, "training": {"epochs": 2, "loss": DECLARATION}})
+    assert not found.is_valid({"training": {"loss": {"terms": {"nll": "heavy"}}}})
+    assert not validator("loss").is_valid({"loss": {"terms": ["a"], "balancer": "nope"}})
+    assert found.is_valid({"loss": 3}), "all else is free"
+
+
+def test_it_knows_kinds_of_ones_own(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "spike.py", SPIKE)
+    declaration = {"terms": {"kl": {"kind": "test-spike", "height": 1.0}}}
+    assert not jsonschema.Draft202012Validator(json.loads(call("schema").out)).is_valid(declaration)
+    found = json.loads(call("schema", "--import", "spike").out)
+    jsonschema.validate(declaration, found)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/**/*.yaml")), ids=lambda p: p.name)
+def test_the_examples_conform(path: Path) -> None:
+    for declaration in declarations(yaml.safe_load(path.read_text(encoding="utf-8"))):
+        validator().validate(declaration)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_configs_of_the_docs_conform(page: Path) -> None:
+    """But those that are there to be refused, and those with kinds that the page defines."""
+    found, schema = 0, validator()
+    for example in SYBIL.parse(page).examples():
+        text = example.parsed if isinstance(example.parsed, str) else ""
+        if "terms:" not in text or "plugins" in page.name:
+            continue
+        # To an editor, which reads YAML 1.2, `off` is text.
+        for declaration in declarations(yaml.safe_load(text.replace(": off", ": 'off'"))):
+            schema.validate(declaration)
+            found += 1
+    assert found or "plugins" in page.name or "```yaml" not in page.read_text(encoding="utf-8")

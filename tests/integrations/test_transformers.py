@@ -1,0 +1,283 @@
+"""A Hugging Face Trainer: which steps count, how the loss is scaled, what is logged and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    BertForSequenceClassification,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+)
+
+from lossweights import HorizonError
+from lossweights.clock import unwrapped
+from lossweights.integrations.transformers import WeightedTrainer
+from tests.integrations.hugging_face_models import ROWS, Bert, Plain, TakesAnything, trainer
+from tests.integrations.models import (
+    CONFIGS,
+    LEARNED,
+    SCHEDULED,
+    STEERED,
+    Model,
+    Terms,
+    assert_same,
+    steps_of,
+)
+
+
+@pytest.mark.parametrize(("accumulate", "each"), [(1, 10), (3, 4)])
+def test_accumulation_and_epochs_are_counted_in_steps(
+    accumulate: int, each: int, tmp_path: Path
+) -> None:
+    model = Plain()
+    runner = trainer(model, tmp_path, gradient_accumulation_steps=accumulate)
+    runner.train()
+    horizon = model.criterion.horizon
+    assert model.criterion.current_step == steps_of(unwrapped(runner.optimizer)) == 3 * each
+    assert (horizon.total_steps, horizon.steps_per_epoch) == (3 * each, each)
+
+
+def test_steps_that_the_scaler_skips_are_not_counted(tmp_path: Path) -> None:
+    model = Plain()
+    runner = trainer(model, tmp_path)
+    # As with fp16, which Trainer has for GPUs only; far too large, to see it skip.
+    runner.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    runner.train()
+    assert runner.state.global_step == 30  # what `on_optimizer_step` and `on_step_end` count
+    assert 0 < model.criterion.current_step == steps_of(unwrapped(runner.optimizer)) < 30
+
+
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        ({"max_steps": 7}, (7, 10)),
+        ({"num_train_epochs": 1.5, "gradient_accumulation_steps": 4}, (5, 3)),
+    ],
+)
+def test_the_length_is_that_of_the_trainer(
+    options: dict[str, Any], length: tuple[int, int], tmp_path: Path
+) -> None:
+    model = Plain()
+    trainer(model, tmp_path, **options).train()
+    horizon = model.criterion.horizon
+    assert (horizon.total_steps, horizon.steps_per_epoch) == length
+
+
+def test_what_the_config_says_of_the_length_holds(tmp_path: Path) -> None:
+    model = Plain({**SCHEDULED, "total_steps": "4 epochs"})
+    trainer(model, tmp_path).train()
+    assert model.criterion.horizon.total_steps == 40
+
+
+class Endless(torch.utils.data.IterableDataset[dict[str, Tensor]]):
+    def __iter__(self) -> Any:
+        while True:
+            yield {"x": ROWS[0], "labels": ROWS[0, :1]}
+
+
+def test_a_length_is_not_guessed(tmp_path: Path) -> None:
+    per_epoch = Plain(
+        {"terms": {"mse": 1.0, "l1": {"kind": "warmup", "over": "1 epochs"}, "size": 1}}
+    )
+    runner = trainer(per_epoch, tmp_path, max_steps=6)
+    runner.train_dataset = Endless()
+    with pytest.raises(HorizonError, match="before steps_per_epoch is known"):
+        runner.train()
+    of_whole = Plain()
+    runner = trainer(of_whole, tmp_path, max_steps=6)
+    runner.train_dataset = Endless()
+    runner.train()
+    assert of_whole.criterion.weights["l1"] == 0.5
+
+
+class Computes(WeightedTrainer):
+    """The terms come from the model, the total from here."""
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any
+    ) -> Any:
+        terms = Terms.forward(model, inputs["x"])  # type: ignore[arg-type]
+        loss = model.criterion(terms)  # type: ignore[operator]
+        return (loss, {"logits": inputs["labels"]}) if return_outputs else loss
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [(Plain, WeightedTrainer), (TakesAnything, WeightedTrainer), (Model, Computes)],
+)
+@pytest.mark.parametrize(("batch", "accumulate"), [(2, 5), (4, 3)])
+def test_accumulated_batches_weigh_as_one_large_batch(
+    model: type[Model], kind: type[WeightedTrainer], batch: int, accumulate: int, tmp_path: Path
+) -> None:
+    """Where the epoch does not divide evenly, the last step has fewer batches: also a mean."""
+    small, large = model(), model()
+    options: dict[str, Any] = {
+        "optim": "sgd",
+        "num_train_epochs": 1,
+        "max_grad_norm": 0.0,  # or a loss of another scale would look the same
+    }
+    for trained, size, count in ((small, batch, accumulate), (large, batch * accumulate, 1)):
+        trainer(
+            trained,
+            tmp_path,
+            kind,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=count,
+            remove_unused_columns=False,
+            **options,
+        ).train()
+    torch.testing.assert_close(small.layer.weight, large.layer.weight, rtol=1e-6, atol=1e-7)
+    assert small.criterion.current_step == large.criterion.current_step == 2
+
+
+def test_what_cannot_work_is_refused_as_the_trainer_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no WeightedLoss among the modules of Linear: make it"):
+        trainer(nn.Linear(1, 1), tmp_path)
+    with pytest.raises(ValueError, match="compute_loss_func is expected to divide by the number"):
+        trainer(Plain(), tmp_path, compute_loss_func=lambda *_, **__: None)
+
+
+class Reports(TrainerCallback):
+    def __init__(self) -> None:
+        self.logs: list[dict[str, float]] = []
+
+    def on_log(self, *_: Any, **kwargs: Any) -> None:
+        self.logs.append(dict(kwargs["logs"]))
+
+
+def test_metrics_are_in_the_logs_that_reporters_see(tmp_path: Path) -> None:
+    model, reports = Plain(), Reports()
+    runner = trainer(model, tmp_path, gradient_accumulation_steps=2)
+    runner.callback_handler.callbacks.insert(0, reports)  # where Trainer puts its own
+    runner.train()
+    steps = [log for log in reports.logs if "loss" in log]
+    # A warm-up to 0.5 over 7.5 of 15 steps; the log after step 5 shows the one of number 4.
+    assert [log["weight/l1"] for log in steps] == pytest.approx([0.5 * 4 / 7.5, 0.5, 0.5], abs=0.02)
+    history = [log for log in runner.state.log_history if "loss" in log]
+    assert [log["weight/l1"] for log in history] == [log["weight/l1"] for log in steps]
+    assert all(isinstance(log["total"], float) for log in steps)
+    assert not any("total" in log for log in reports.logs if "loss" not in log)
+
+
+@pytest.mark.parametrize("model", [Plain, Bert])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_resume_is_exact(
+    model: Any, config: dict[str, Any], accumulate: int, tmp_path: Path
+) -> None:
+    """In the middle of an epoch, of the training and of a warm-up; with dropout in Bert."""
+    options: dict[str, Any] = {
+        "save_strategy": "steps",
+        "save_steps": 8 // accumulate - 1,
+        "gradient_accumulation_steps": accumulate,
+        "num_train_epochs": 2,
+    }
+    whole, resumed = model(config), model(config)
+    trainer(whole, tmp_path, **options).train()
+    checkpoint = tmp_path / f"checkpoint-{options['save_steps']}"
+    second = trainer(resumed, tmp_path / "second", **options)
+    second.train(resume_from_checkpoint=str(checkpoint))
+    assert resumed.criterion.current_step == second.state.global_step == 20 // accumulate
+    assert_same(resumed, whole)
+    assert resumed.criterion.weights == whole.criterion.weights
+
+
+def test_a_checkpoint_can_be_loaded_without_the_criterion(tmp_path: Path) -> None:
+    model = Bert(STEERED)
+    trainer(model, tmp_path, max_steps=3, save_strategy="steps", save_steps=3).train()
+    alone = BertForSequenceClassification.from_pretrained(tmp_path / "checkpoint-3")
+    ours = {key: part for key, part in model.state_dict().items() if "criterion" not in key}
+    assert ours.keys() == alone.state_dict().keys()
+    assert all(torch.equal(part.cpu(), alone.state_dict()[key]) for key, part in ours.items())
+
+
+def test_evaluation_uses_its_weights_and_moves_nothing(tmp_path: Path) -> None:
+    model = Plain()
+    runner = trainer(model, tmp_path, eval_strategy="steps", eval_steps=2, max_steps=4)
+    runner.train()
+    final = {"mse": 1.0, "l1": 0.5, "size": 0.1}
+    with torch.no_grad():
+        terms = Terms.forward(model, ROWS[:4])
+    loss = runner.state.log_history[-2]["eval_loss"]
+    assert loss == pytest.approx(float(sum(final[n] * terms[n] for n in final)))
+    assert model.criterion.current_step == 4
+
+
+def test_learned_weights_are_trained_without_decay(tmp_path: Path) -> None:
+    model = Plain(LEARNED)
+    runner = trainer(model, tmp_path, weight_decay=0.3)
+    runner.train()
+    decay = {
+        id(parameter): group["weight_decay"]
+        for group in unwrapped(runner.optimizer).param_groups
+        for parameter in group["params"]
+    }
+    assert [decay[id(parameter)] for parameter in model.criterion.parameters()] == [0.0]
+    assert decay[id(model.layer.weight)] == 0.3
+    (learned,) = model.criterion.parameters()
+    assert torch.count_nonzero(learned) == learned.numel()
+
+
+def test_learned_weights_that_the_optimizer_lacks_are_told_of(tmp_path: Path) -> None:
+    model = Plain(LEARNED)
+    optimizer = torch.optim.Adam(model.layer.parameters())
+    with pytest.warns(UserWarning, match="the learned weights of"):
+        trainer(model, tmp_path, optimizers=(optimizer, None)).train()
+
+
+def test_a_clock_that_is_not_where_the_training_is_is_told_of(tmp_path: Path) -> None:
+    model = Plain()
+    runner = trainer(model, tmp_path)
+    runner.train()
+    with pytest.warns(UserWarning, match="the clock of 'criterion' is at step 30: if its schedul"):
+        runner.train()
+    assert model.criterion.current_step == 60
+
+
+def test_a_checkpoint_without_the_criterion_is_told_of(tmp_path: Path) -> None:
+    trainer(Bert(), tmp_path, save_strategy="steps", save_steps=20).train()
+    weights = tmp_path / "checkpoint-20" / "model.safetensors"
+    kept = {key: part for key, part in load_file(weights).items() if "criterion" not in key}
+    save_file(kept, weights, {"format": "pt"})
+    with pytest.warns(UserWarning, match=r"the clock of 'criterion' is at step 0.*set_step\(20\)"):
+        trainer(Bert(), tmp_path).train(resume_from_checkpoint=str(weights.parent))
+
+
+def test_after_a_training_the_clock_is_free_and_the_next_may_take_it(tmp_path: Path) -> None:
+    class Fails(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            raise ZeroDivisionError
+
+    model = Plain()
+    runner = trainer(model, tmp_path)
+    runner.train()
+    model.criterion.step()
+    model.criterion.set_step(0)
+    runner.add_callback(Fails)
+    with pytest.raises(ZeroDivisionError):
+        runner.train()
+    model.criterion.set_step(0)
+    trainer(model, tmp_path).train()
+    assert model.criterion.current_step == 30
+
+
+def test_it_mixes_with_other_trainers(tmp_path: Path) -> None:
+    class Mine(WeightedTrainer, Seq2SeqTrainer):
+        pass
+
+    assert Mine.__mro__[1:4] == (WeightedTrainer, Seq2SeqTrainer, Trainer)
+    model = Plain()
+    arguments = Seq2SeqTrainingArguments(
+        str(tmp_path), max_steps=4, use_cpu=True, report_to="none", save_strategy="no"
+    )
+    data = [{"x": row, "labels": row[:1]} for row in ROWS]
+    Mine(model, arguments, train_dataset=data).train()
+    assert model.criterion.current_step == 4

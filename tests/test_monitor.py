@@ -1,0 +1,174 @@
+"""The monitor follows a training: what it costs, what it goes by, and real trainings."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lossweights import History, Monitor, WeightedLoss
+from tests.test_troubles import follow, kinds, train, vanishing
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+# Real trainings
+
+
+def test_the_vae_of_the_examples_has_collapsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    words, _ = importlib.import_module("pronunciation_vae.data").load_words(1000)
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    model = importlib.import_module("pronunciation_vae.model").PronunciationVAE(32, 64)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    criterion = WeightedLoss.from_config(EXAMPLES / "vae_elbo" / "constant.yaml", at="loss")
+    criterion.follow(optimizer)
+    monitor = Monitor(criterion, every="5 steps")
+    with warnings.catch_warnings(record=True, action="always"):
+        while criterion.current_step < 200:
+            for batch in words.batches(64, generator):
+                nll, kl = model(batch, generator)
+                criterion({"reconstruction": nll, "kl": kl}).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+    assert kinds(monitor.findings) == [("kl", "collapse")]
+
+
+RAMP = {"kind": "warmup", "over": "87.5%"}
+
+
+@pytest.mark.parametrize(("factors", "weight"), [(0, 1.0), (3, 1.0), (3, RAMP)])
+def test_a_linear_vae_collapses_where_its_data_have_no_factors(factors: int, weight: Any) -> None:
+    """As its optimum does then (Lucas et al., NeurIPS 2019, arXiv 1911.02469), and else not."""
+    torch.manual_seed(0)
+    mixing = 2 * torch.randn(factors, 16)
+    encoder, decoder = nn.Linear(16, 8), nn.Linear(4, 16)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=0.02)
+    criterion = WeightedLoss({"nll": 1.0, "kl": weight}, total_steps=400)
+    criterion.follow(optimizer)
+    monitor = Monitor(criterion, every="5 steps", floors={"kl": 0.3})
+    with warnings.catch_warnings(record=True, action="always"):
+        for _ in range(400):
+            x = torch.randn(64, factors) @ mixing + torch.randn(64, 16)
+            mean, log_variance = encoder(x).chunk(2, dim=1)
+            code = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
+            nll = 0.5 * (decoder(code) - x).square().sum(dim=1)
+            criterion({"nll": nll.mean(), "kl": kl.mean()}).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert kinds(monitor.findings) == ([] if factors else [("kl", "collapse")])
+
+
+# How it follows
+
+
+def test_nothing_waits_for_the_device_but_once_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    criterion, waits = WeightedLoss(["a", "b"]), []
+    monitor = Monitor(criterion, every="2 steps")
+    for method in ("item", "tolist", "__bool__", "__float__", "cpu", "numpy"):
+        found = getattr(Tensor, method)
+
+        def noted(tensor: Tensor, *args: Any, found: Any = found) -> Any:
+            waits.append(criterion.current_step)
+            return found(tensor, *args)
+
+        monkeypatch.setattr(Tensor, method, noted)
+    train(criterion, lambda _: {"a": 1.0, "b": 1.0}, 50)
+    assert waits == [9, 19, 29, 39, 49]
+    assert monitor.findings == []
+
+
+def test_rows_of_a_history_tell_what_following_does() -> None:
+    terms = ["a", "b"]
+    criterion = WeightedLoss(terms)
+    history = History(criterion, every="1 steps")
+    train(criterion, vanishing, 100)
+    late = Monitor(WeightedLoss(terms))
+    with pytest.warns(UserWarning, match="step 19: term 'b' has collapsed"):
+        found = late.read(history.rows)
+    assert found == late.findings == follow(terms, vanishing, 100)
+    assert late.read([]) == []
+    with pytest.raises(ValueError, match=r"has raw/<term> and weighted/<term>, found \['step'\]"):
+        late.read([{"step": 1}])
+
+
+def test_steps_that_are_done_again_take_the_place_of_the_old_ones() -> None:
+    criterion = WeightedLoss(["a", "b"])
+    monitor = Monitor(criterion, every="1 steps")
+    train(criterion, lambda step: {"a": 1.0, "b": 1.0 if step < 8 else math.nan}, 12)
+    criterion.set_step(8)  # to the last checkpoint, from which all goes well
+    train(criterion, lambda _: {"a": 1.0, "b": 1.0}, 40)
+    assert monitor.findings == []
+
+
+def test_what_was_said_is_not_said_again_after_a_step_back() -> None:
+    criterion = WeightedLoss(["a", "b"])
+    monitor = Monitor(criterion, every="1 steps")
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        for _ in range(3):
+            train(criterion, lambda _: {"a": 1.0, "b": math.nan}, 20)
+            criterion.set_step(0)
+    assert len(caught) == len(monitor.findings) == 1
+
+
+def test_closed_it_follows_no_longer() -> None:
+    criterion = WeightedLoss(["a", "b"])
+    monitor = Monitor(criterion, every="1 steps")
+    monitor.close()
+    train(criterion, vanishing, 50)
+    assert monitor.findings == []
+
+
+def test_an_interval_that_cannot_be_counted_is_50_steps() -> None:
+    criterion = WeightedLoss(["a", "b"])
+    monitor = Monitor(criterion, every="1%", window=1, patience=1)
+    with pytest.warns(UserWarning, match="step 50: term 'a' is nan"):
+        train(criterion, lambda step: {"a": math.nan if step else 1.0, "b": 1.0}, 60)
+    assert len(monitor.findings) == 1
+
+
+def test_a_schedule_that_fails_later_costs_the_monitor_and_not_the_training() -> None:
+    table = [1.0] * 2000
+    terms: Any = {"a": 1.0, "b": lambda step: table[step]}
+    criterion = WeightedLoss(terms, total_steps=5000, eval_weights="current")
+    monitor = Monitor(criterion, every="1 steps")
+    with pytest.warns(
+        UserWarning, match="follows no longer, since it cannot look ahead.*failed at"
+    ):
+        train(criterion, vanishing, 20)
+    assert criterion.current_step == 20
+    assert monitor.findings == []
+
+
+def test_what_it_remembers_is_bounded() -> None:
+    criterion = WeightedLoss(["a", "b"])
+    monitor = Monitor(criterion, every="1 steps", window=1)
+    train(criterion, lambda _: {"a": 1.0, "b": 1.0}, 300)
+    assert len(monitor._windows) == 200
+    assert not monitor._waiting
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"every": "0 steps"}, "every is at least \"1 steps\", found '0 steps'"),
+        ({"window": 0}, "window is a whole number of at least 1, found 0"),
+        ({"patience": 1.5}, "patience is a whole number of at least 1, found 1.5"),
+        ({"collapse": math.nan}, "collapse is a part of the loss"),
+        ({"dominance": -1}, "dominance is a part of the loss"),
+        ({"explosion": 1.0}, "explosion is a factor above 1"),
+        ({"conflict": 0.5}, "conflict is a factor above 1"),
+        ({"floors": {"bb": 0.1}}, "floors: no term is called 'bb'; did you mean 'b'?"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Monitor(WeightedLoss(["a", "b"]), **options)
