@@ -39,5 +39,5 @@ clean:  ## remove the virtual environment and what was made
 $(VENV)/%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[yaml,gradients]' --group $*
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[yaml,gradients,cli,plot]' --group $*
 	touch $@

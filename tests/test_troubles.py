@@ -196,6 +196,10 @@ HEALTHY: dict[str, tuple[Any, Callable[[int, Noise], Mapping[str, float]]]] = {
         {"a": 1.0, "l2": 1e-4, "aux": 1e-2},
         lambda step, noise: {"a": 1 + noise(), "l2": 9.0 + step / 50, "aux": 0.95**step},
     ),
+    "a smaller weight that a term of its size has": (
+        {"a": 1.0, "b": 0.1},
+        lambda step, _: {"a": 8.0, "b": 9.0 if step < 2 else 1.5},
+    ),
     "a term that is dormant": (
         {"a": 1.0, "b": {"after": "40%"}},
         lambda step, noise: {"a": 1 + noise(), "b": 20.0 if step < 160 else 0.3 * noise()},
@@ -238,7 +242,7 @@ HEALTHY: dict[str, tuple[Any, Callable[[int, Noise], Mapping[str, float]]]] = {
     ),
     "a balancer that looks at the largest": (
         {"a": 1.0, "b": 1.0},
-        lambda _, noise: {"a": 500 * noise(), "b": 2 * noise()},
+        lambda _, noise: {"a": 5 + noise(), "b": 2.0},
     ),
     "a capacity that rises": (
         {"nll": 1.0, "kl": CAPACITY},
