@@ -33,7 +33,7 @@ from lossweights import (
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted(DOCS.rglob("*.md"))]
 PRINTED = "what the last block printed"
 OF_OTHERS = {"_target_"}  # what stands beside `terms` for the sake of Hydra
 
