@@ -1,6 +1,11 @@
 """How Sphinx builds the pages of this folder: `make docs`."""
 
+import sys
+from pathlib import Path
+
 import lossweights
+
+sys.path.insert(0, str(Path(__file__).parent))  # where `docstrings`, an extension of ours, lies
 
 project = "lossweights"
 author = "the lossweights developers"
@@ -10,9 +15,11 @@ version = release = lossweights.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "docstrings",
 ]
 exclude_patterns = ["_build"]
 nitpicky = False
@@ -21,8 +28,17 @@ nitpicky = False
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
 
+# The reference: single backticks in docstrings are code; types stand with the arguments.
+default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_typehints_format = "short"
+autosummary_generate = False  # the pages are ours
+add_module_names = False
+python_maximum_signature_line_length = 80
+python_display_short_literal_types = True
+toc_object_entries_show_parents = "hide"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 

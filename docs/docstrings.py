@@ -30,7 +30,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
     return {"parallel_read_safe": True}
 
 
-def rewrite(_app: Sphinx, what: str, _name: str, thing: Any, _options: Any, lines: list[str]) -> None:
+def rewrite(
+    _app: Sphinx, what: str, _name: str, thing: Any, _options: Any, lines: list[str]
+) -> None:
     """What a docstring says, as reStructuredText."""
     if what == "class" and isinstance(thing, type) and issubclass(thing, Declaration):
         lines[:] = with_fields(thing, lines)
@@ -77,7 +79,12 @@ def with_fields(declaration: type[Declaration], lines: list[str]) -> list[str]:
 
 
 def skip(
-    _app: Sphinx, _what: str, name: str, thing: Any, is_skipped: bool, _options: Any  # noqa: FBT001
+    _app: Sphinx,
+    _what: str,
+    name: str,
+    thing: Any,
+    is_skipped: bool,
+    _options: Any,  # noqa: FBT001
 ) -> bool | None:
     """Leaves out what pydantic and torch put into a class, and fields, which are arguments."""
     del is_skipped
