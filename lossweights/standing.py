@@ -148,18 +148,18 @@ def yardstick(
     """The weights of evaluation, where they are not those of training.
 
     Raises:
-        HorizonError: Where a schedule never settles, and the end of training is not known.
+        HorizonError: Where a schedule that counts never settles, and the end of training is not
+            known.
     """
-    rule, final = config.eval_weights, timeline.final()
-    if rule == "ones":
-        weights = dict.fromkeys(timeline.names, 1.0)
-    else:
-        weights = dict(zip(timeline.names, final.tolist(), strict=False))
-        for name, term in config.terms.items():
-            if term.controller is not None:
-                weights[name] *= term.controller.sign
-    if isinstance(rule, dict):
-        weights |= rule
+    rule = config.eval_weights
+    ones = dict.fromkeys(timeline.names, 1.0)
+    told = rule if isinstance(rule, dict) else ones if rule == "ones" else {}
+    final = timeline.final(but=told)
+    weights = dict(zip(timeline.names, final.tolist(), strict=False))
+    for name, term in config.terms.items():
+        if term.controller is not None:
+            weights[name] *= term.controller.sign
+    weights |= told
     left_out = frozenset(
         name
         for name, weight in weights.items()

@@ -130,17 +130,21 @@ class Timeline:
         row = self.row(step)
         return frozenset(name for name, column in self._skippable.items() if row[column] == 0)
 
-    def final(self) -> NDArray[np.float32]:
+    def final(self, but: Collection[str] = ()) -> NDArray[np.float32]:
         """The values at the end of training: base weight times `schedule.final`.
+
+        Args:
+            but: Terms whose schedules are not asked; their base weights are here.
 
         Raises:
             HorizonError: For a schedule that never settles, while the end is not known.
             ConfigError: For a weight that is too large for float32; names the term.
         """
         finals = self._bases.copy()
+        quiet = {index for index, name in enumerate(self.names) if name in but}
         for indexes in self._groups:
             column = self._columns[indexes[0]]
-            if column.schedule is not None and column.is_final:
+            if column.schedule is not None and column.is_final and not quiet.issuperset(indexes):
                 horizon = self._horizons[column.start]
                 finals[indexes] *= _named(column.label, partial(column.schedule.final, horizon))
         too_large = ~(np.abs(finals) <= np.finfo(np.float32).max)  # nan too

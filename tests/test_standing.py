@@ -175,6 +175,26 @@ def test_a_capacity_that_never_settles_does() -> None:
     assert criterion.bind(total_steps=9)({"a": leaf(1.0)}).item() == 8.0
 
 
+@pytest.mark.parametrize("rule", ["ones", {"a": 0.5}])
+def test_a_weight_that_never_settles_keeps_no_evaluation_waiting_with_its_own(
+    rule: Any,
+) -> None:
+    terms: Any = {"a": lambda step: 1.0 + step, "b": 2.0}
+    criterion = WeightedLoss(terms, eval_weights=rule)
+    criterion.step()  # without a word
+    expected = 3.0 + 5.0 if rule == "ones" else 0.5 * 3.0 + 2.0 * 5.0
+    assert criterion.eval()(losses(a=3.0, b=5.0)).item() == expected
+
+
+def test_of_two_that_share_a_schedule_one_may_ask_for_its_end() -> None:
+    def shared(step: int) -> float:
+        return 1.0 + step
+
+    criterion = WeightedLoss({"a": shared, "b": shared}, eval_weights={"a": 0.5})
+    with pytest.warns(UserWarning, match="evaluation cannot"):
+        criterion.step()
+
+
 def warned(terms: Any, **fields: Any) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
