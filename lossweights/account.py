@@ -99,8 +99,7 @@ class Account(Timekeeper):
         if (
             not adaptation.awaits_after
             and self._clock.follower is not None
-            and self._seen.names
-            and self._seen.step is None
+            and self._seen.awaits_step
         ):
             return  # a forward pass without a step after it: the gradient scaler skipped that
         with torch.no_grad():
@@ -275,8 +274,7 @@ class Account(Timekeeper):
     def clock_stepped(self, before: int) -> None:
         """Called by the clock: optimizer steps were done since it stood at `before`."""
         super().clock_stepped(before)
-        has_moved = self._clock.step != before
-        self._is_news = has_moved and self._seen.step is None and bool(self._seen.names)
+        self._is_news = self._clock.step != before and self._seen.awaits_step
 
     def clock_moved(self, before: int) -> None:
         """Called by the clock: it stood at `before` and stands elsewhere now."""

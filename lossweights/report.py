@@ -240,6 +240,11 @@ class Seen:
         """The terms of the last forward; none before the first."""
         return self._last[0] if self._last else ()
 
+    @property
+    def awaits_step(self) -> bool:
+        """Whether there was a forward, and no step since."""
+        return self._last is not None and self.step is None
+
     def record(
         self,
         names: tuple[str, ...],

@@ -49,6 +49,16 @@ def test_only_steps_with_a_training_forward_are_told() -> None:
     assert seen == [(2, 1.0)]
 
 
+def test_a_step_whose_forward_was_given_no_term_is_told_too() -> None:
+    criterion = WeightedLoss(terms={"a": {"optional": True}})
+    told: list[tuple[int, dict[str, float]]] = []
+    criterion.on_step(lambda step: told.append((step, criterion.metrics(include=["raw", "total"]))))
+    for given in ({}, losses(a=2.0), {}):
+        criterion(given)
+        criterion.step()
+    assert told == [(0, {"total": 0.0}), (1, {"raw/a": 2.0, "total": 2.0}), (2, {"total": 0.0})]
+
+
 def test_what_was_seen_before_the_clock_was_set_or_a_checkpoint_loaded_is_not_told() -> None:
     criterion = WeightedLoss(terms=["a"])
     checkpoint = criterion.state_dict()
