@@ -28,12 +28,11 @@ nitpicky = False
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
 
-# The reference: single backticks in docstrings are code; types stand with the arguments.
+# The reference: single backticks in docstrings are code.
 default_role = "code"
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {name: name for name in ("Array", "ArrayLike", "State", "Steps", "Values")}
 autosummary_generate = False  # the pages are ours
 add_module_names = False
 python_maximum_signature_line_length = 80

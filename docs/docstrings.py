@@ -1,7 +1,7 @@
 """Our docstrings as Sphinx reads them: a local extension for the pages of `docs/reference`.
 
 Docstrings write math as Markdown does, `$x$` and `$$x$$`. The fields of a declaration are shown
-once each, inherited ones too, with what they take and their default, from the declaration itself.
+once each, inherited ones last, with what they take and their default, from the declaration itself.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _BEFORE_NAPOLEON = 400
 def setup(app: Sphinx) -> dict[str, bool]:
     """Hooks into autodoc."""
     app.connect("autodoc-process-docstring", rewrite, priority=_BEFORE_NAPOLEON)
+    app.connect("autodoc-process-signature", without_signature)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True}
 
@@ -59,7 +60,8 @@ def _indented(text: str, margin: str) -> str:
 
 def with_fields(declaration: type[Declaration], lines: list[str]) -> list[str]:
     """The docstring with all fields of a declaration in place of its `Args`."""
-    kept, inside, where = [], False, len(lines)
+    kept: list[str] = []
+    inside, where = False, len(lines)
     for line in lines:
         if line == "Args:":
             inside, where = True, len(kept)
@@ -67,15 +69,24 @@ def with_fields(declaration: type[Declaration], lines: list[str]) -> list[str]:
             inside = False
         if not inside:
             kept.append(line)
-    described = []
-    for field in fields(declaration):  # type: ignore[arg-type]  # reads fields and docstring alone
+    kind = getattr(declaration, "kind", "")
+    described = [f"In a config `kind: {kind}`.", ""] if kind else []
+    known = fields(declaration)  # type: ignore[arg-type]  # which reads fields and docstring alone
+    for field in sorted(known, key=lambda field: field.name not in declaration.__annotations__):
         takes = re.sub(r"[a-z]+", lambda word: _LINKED.get(word[0], word[0]), field.type)
         default = f"default {field.default}" if field.default else "needed"
         described += [
             f":param {field.name}: {field.meaning}",
-            f":type {field.name}: {takes}; {default}",
+            f":type {field.name}: {takes}, {default}",
         ]
     return [*kept[:where], "", *described, "", *kept[where:]]
+
+
+def without_signature(
+    _app: Sphinx, what: str, _name: str, thing: Any, *_others: object
+) -> tuple[str, str] | None:
+    """Of a declaration none, since the fields are told one by one."""
+    return ("", "") if what == "class" and issubclass(thing, Declaration) else None
 
 
 def skip(
@@ -84,7 +95,7 @@ def skip(
     name: str,
     thing: Any,
     is_skipped: bool,
-    _options: Any,  # noqa: FBT001
+    _options: Any,
 ) -> bool | None:
     """Leaves out what pydantic and torch put into a class, and fields, which are arguments."""
     del is_skipped

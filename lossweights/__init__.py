@@ -46,7 +46,7 @@ from lossweights.controllers import (
 from lossweights.curves import Curves
 from lossweights.durations import Duration, Horizon, epochs, percent, steps
 from lossweights.errors import ConfigError, HorizonError
-from lossweights.gradients import Gradients
+from lossweights.gradients import Gradients, Statistic
 from lossweights.history import History
 from lossweights.moment import Moment, State
 from lossweights.monitor import Monitor
@@ -154,6 +154,7 @@ __all__ = [
     "SoftAdapt",
     "Stage",
     "State",
+    "Statistic",
     "Steps",
     "Term",
     "Transform",
