@@ -1,7 +1,7 @@
 """Our docstrings as Sphinx reads them: a local extension for the pages of `docs/reference`.
 
 Docstrings write math as Markdown does, `$x$` and `$$x$$`. The fields of a declaration are shown
-once each, inherited ones last, with what they take and their default, from the declaration itself.
+once each, with what they take and their default, from the declaration itself.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+import lossweights
 from lossweights import Balancer, Controller, Schedule, Shape, Transform
 from lossweights.cli.docstrings import fields
 from lossweights.components import Declaration
 
-_LINKED = {"duration": "Duration"} | {
+_LINKED = {"duration": "Duration", "dict": "table"} | {
     family.__name__.lower(): family.__name__
     for family in (Balancer, Controller, Schedule, Shape, Transform)
 }
@@ -26,7 +27,7 @@ _BEFORE_NAPOLEON = 400
 def setup(app: Sphinx) -> dict[str, bool]:
     """Hooks into autodoc."""
     app.connect("autodoc-process-docstring", rewrite, priority=_BEFORE_NAPOLEON)
-    app.connect("autodoc-process-signature", without_signature)
+    app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True}
 
@@ -37,7 +38,10 @@ def rewrite(
     """What a docstring says, as reStructuredText."""
     if what == "class" and isinstance(thing, type) and issubclass(thing, Declaration):
         lines[:] = with_fields(thing, lines)
-    lines[:] = with_math("\n".join(lines)).splitlines()
+    text = re.sub(
+        r"(?m)^([A-Z]\. )", r"\\\1", "\n".join(lines)
+    )  # an author, not point L. of a list
+    lines[:] = with_math(text).splitlines()
 
 
 def with_math(text: str) -> str:
@@ -59,34 +63,54 @@ def _indented(text: str, margin: str) -> str:
 
 
 def with_fields(declaration: type[Declaration], lines: list[str]) -> list[str]:
-    """The docstring with all fields of a declaration in place of its `Args`."""
-    kept: list[str] = []
-    inside, where = False, len(lines)
-    for line in lines:
-        if line == "Args:":
-            inside, where = True, len(kept)
-        elif inside and line and not line.startswith(" "):
-            inside = False
-        if not inside:
-            kept.append(line)
+    """The docstring with the fields of a declaration in place of its `Args`."""
+    examples = next((i for i, line in enumerate(lines) if line.startswith(">>>")), len(lines))
+    begin = lines.index("Args:") if "Args:" in lines else examples
+    end = next((i for i in range(begin + 1, len(lines)) if lines[i][:1].strip()), len(lines))
+    if begin == examples:
+        end = begin
+    told = re.findall(r"(?m)^    (\w+):", "\n".join(lines[begin:end]))
     kind = getattr(declaration, "kind", "")
     described = [f"In a config `kind: {kind}`.", ""] if kind else []
-    known = fields(declaration)  # type: ignore[arg-type]  # which reads fields and docstring alone
-    for field in sorted(known, key=lambda field: field.name not in declaration.__annotations__):
-        takes = re.sub(r"[a-z]+", lambda word: _LINKED.get(word[0], word[0]), field.type)
-        default = f"default {field.default}" if field.default else "needed"
-        described += [
-            f":param {field.name}: {field.meaning}",
-            f":type {field.name}: {takes}, {default}",
-        ]
-    return [*kept[:where], "", *described, "", *kept[where:]]
+    others: dict[str, list[str]] = {}
+    known = {field.name: field for field in fields(declaration)}  # type: ignore[arg-type]  # reads fields and docstring alone
+    for name in [*told, *(name for name in known if name not in told)]:
+        field, home = known[name], home_of(declaration, name)
+        if name in told or not home:
+            takes = re.sub(r"[a-z]+", lambda word: _LINKED.get(word[0], word[0]), field.type)
+            default = f"default {field.default}" if field.default else "needed"
+            described += [f":param {name}: {field.meaning}", f":type {name}: {takes}, {default}"]
+        else:
+            others.setdefault(home, []).append(f"`{name}`")
+    for home, names in others.items():
+        described += ["", f"Also {', '.join(names)}, as of any :class:`{home}`."]
+    return [*lines[:begin], "", *described, "", *lines[end:]]
 
 
-def without_signature(
-    _app: Sphinx, what: str, _name: str, thing: Any, *_others: object
+def home_of(declaration: type[Declaration], field: str) -> str:
+    """The public base that a field is from; empty where it is the declaration's own."""
+    for base in declaration.__mro__[1:]:
+        if field in vars(base).get("__annotations__", {}) and base.__name__ in lossweights.__all__:
+            return base.__name__
+    return ""
+
+
+def signature(
+    _app: Sphinx,
+    what: str,
+    _name: str,
+    thing: Any,
+    _options: Any,
+    arguments: str | None,
+    gives: str,
 ) -> tuple[str, str] | None:
-    """Of a declaration none, since the fields are told one by one."""
-    return ("", "") if what == "class" and issubclass(thing, Declaration) else None
+    """Of a declaration none, since its fields are told one by one; aliases by their names."""
+    if what == "class" and issubclass(thing, Declaration):
+        return "", ""
+    if arguments is None:
+        return None
+    arguments = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", arguments)
+    return arguments.replace("<factory>", "..."), gives
 
 
 def skip(

@@ -57,7 +57,7 @@ def public_names() -> set[str]:
 def directives(page: Path) -> list[tuple[str, str, str]]:
     """Kind, full name and what follows (options, content), of each directive of a page."""
     found, module = [], "lossweights"
-    pattern = r"(?m)^\.\. (?:py:)?(auto\w+|type|currentmodule):: (\S+)\n((?:(?:   .*)?\n)*)"
+    pattern = r"(?m)^\.\. (?:py:)?(auto\w+|type|data|currentmodule):: (\S+)\n((?:(?:   .*)?\n)*)"
     for kind, name, rest in re.findall(pattern, page.read_text(encoding="utf-8")):
         if kind == "currentmodule":
             module = name
@@ -151,7 +151,8 @@ def test_the_table_of_contents_has_all_names() -> None:
     listed = Counter(re.findall(r"(?m)^   ~?(lossweights\.\S+)$", text))
     stated = Counter(re.findall(r"(?m)^\* `(\w+)`", text))
     assert set(listed.values()) == {1}
-    assert public_names() <= listed.keys() | {f"lossweights.{name}" for name in stated}
+    last = {name.rpartition(".")[2] for name in public_names() - listed.keys()}
+    assert last == stated.keys()
     assert {page.stem for page in PAGES} <= set(text.split())
 
 
@@ -179,5 +180,5 @@ def test_building_the_reference_needs_no_network(monkeypatch: pytest.MonkeyPatch
         assert written.count(f":param {name}:") == 1
     assert ":type ratio: number > 0 and <= 1, default 0.5" in lines
     assert "In a config `kind: cyclical`." in lines
-    assert docstrings.without_signature(None, "class", "", cyclical) == ("", "")
-    assert docstrings.without_signature(None, "class", "", WeightedLoss) is None
+    assert docstrings.signature(None, "class", "", cyclical, None, "(x)", "") == ("", "")
+    assert docstrings.signature(None, "class", "", WeightedLoss, None, "(x)", "") == ("(x)", "")
