@@ -256,7 +256,7 @@ class Account(Timekeeper):
             call: A function of the step. What it raises comes out of the step.
 
         Returns:
-            A handle: `remove()` ends it.
+            A handle, of which `remove()` ends it.
 
         >>> from lossweights import WeightedLoss
         >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})

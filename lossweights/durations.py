@@ -213,7 +213,7 @@ class Horizon:
 
     @property
     def span(self) -> int:
-        """Steps from 0 until local time ends: the whole training, or the stage one is in.
+        """Steps from 0 until local time ends, that of the whole training or of a stage.
 
         Raises:
             HorizonError: Where that is not known.

@@ -35,6 +35,13 @@ class Term(Declaration):
         optional: Whether the term may be missing from a batch (or None).
         when_zero: With a weight of 0 the term stays in the graph and gives zero gradients
             (`keep`, what DistributedDataParallel needs), or is left out of the sum (`skip`).
+
+    >>> from lossweights import Term, Warmup, WeightedLoss
+    >>> kl = Term(weight=0.5, schedule=Warmup(over="4 steps"), after="2 steps")
+    >>> criterion = WeightedLoss({"nll": 1.0, "kl": kl})
+    >>> criterion.set_step(4)
+    >>> criterion.weights
+    {'nll': 1.0, 'kl': 0.25}
     """
 
     weight: float = 1.0

@@ -81,6 +81,7 @@ class Timekeeper(nn.Module):
 
         Raises:
             RuntimeError: While the criterion follows an optimizer, or shares another's clock.
+            ValueError: For what is no whole number of at least 0.
         """
         clock = self._clock
         if not self._owns_clock or n.__class__ is not int or n < 0:
@@ -98,6 +99,7 @@ class Timekeeper(nn.Module):
 
         Raises:
             RuntimeError: Where the criterion shares another's clock.
+            ValueError: For what is no whole number of at least 0.
         """
         self._clock.set(self._check_move("set_step", step))
 
@@ -111,7 +113,7 @@ class Timekeeper(nn.Module):
             optimizer: A torch optimizer, or the wrapper of Lightning or Accelerate around one.
 
         Returns:
-            A handle: `remove()` gives the clock up, and so does leaving its `with` block.
+            A handle, of which `remove()` gives the clock up; so does leaving its `with` block.
 
         Raises:
             RuntimeError: Where it follows an optimizer already, or shares another's clock.
@@ -139,6 +141,9 @@ class Timekeeper(nn.Module):
 
         Returns:
             The criterion itself.
+
+        Raises:
+            ValueError: For what is no length of training, such as a percentage.
         """
         self._lay_out(
             self._bound[0] if total_steps is None else total_steps,

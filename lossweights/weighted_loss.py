@@ -116,6 +116,10 @@ class WeightedLoss(Account):
 
         Raises:
             ConfigError: Naming, for every problem, its place and what to write.
+
+        >>> config = {"loss": {"terms": {"nll": 1.0, "kl": 0.5}}}
+        >>> WeightedLoss.from_config(config, at="loss").weights
+        {'nll': 1.0, 'kl': 0.5}
         """
         config = LossConfig.read(source, at)
         declared = {name: getattr(config, name) for name in LossConfig.model_fields}
@@ -181,7 +185,8 @@ class WeightedLoss(Account):
         forward pass those of that.
 
         Raises:
-            ValueError, HorizonError: As a call does.
+            ValueError: As a call does.
+            HorizonError: As a call does.
         """
         training = self.training and torch.is_grad_enabled()
         combined = self._combined(terms, self._standing(training), training)
@@ -299,7 +304,11 @@ class WrappedLoss(nn.Module):
         self.criterion = criterion
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The total of the terms that the function returns for these arguments."""
+        """The total of the terms that the function returns for these arguments.
+
+        Raises:
+            TypeError: Where it returns no named terms.
+        """
         found: Any = self.function(*args, **kwargs)
         terms, shared = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
         if not hasattr(terms, "items"):

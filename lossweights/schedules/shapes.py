@@ -38,7 +38,11 @@ class Shape(Component):
 
 
 class LinearShape(Shape, kind="linear"):
-    """Straight: $f(x) = x$."""
+    """Straight: $f(x) = x$.
+
+    >>> LinearShape()(np.array([0.0, 0.25, 1.0]))
+    array([0.  , 0.25, 1.  ])
+    """
 
     def values(self, progress: Values) -> Values:
         return progress
@@ -49,7 +53,11 @@ class LinearShape(Shape, kind="linear"):
 
 
 class CosineShape(Shape, kind="cosine"):
-    r"""Flat at both ends: $f(x) = (1 - \cos \pi x) / 2$."""
+    r"""Flat at both ends: $f(x) = (1 - \cos \pi x) / 2$.
+
+    >>> CosineShape()(np.array([0.0, 0.25, 0.5, 1.0])).round(4)
+    array([0.    , 0.1464, 0.5   , 1.    ])
+    """
 
     def values(self, progress: Values) -> Values:
         return 0.5 - 0.5 * np.cos(np.pi * progress)
@@ -119,7 +127,11 @@ class PowerShape(Shape, kind="power"):
 
 
 class HoldShape(Shape, kind="hold"):
-    """Stays at the start and jumps at the end: $f(x) = 0$ before 1; for steps and milestones."""
+    """Stays at the start and jumps at the end: $f(x) = 0$ before 1; for steps and milestones.
+
+    >>> HoldShape()(np.array([0.0, 0.99, 1.0]))
+    array([0., 0., 1.])
+    """
 
     def values(self, progress: Values) -> Values:
         return np.zeros_like(progress)
