@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossweights.durations import Duration, Horizon, steps
+from lossweights.durations import Duration, Horizon, percent
 from lossweights.errors import HorizonError, did_you_mean, warn
 from lossweights.troubles import Bounds, Finding, Look
 from lossweights.weighted_loss import WeightedLoss
 from lossweights.windows import Plan, Window
 
-_EVERY = steps(50)
+_EVERY = percent(0.5)  # so that a collapse is told after a tenth of the training
+_UNCOUNTED = 50  # steps, while the length of training is not known
 _MOST_WINDOWS = 200  # that are remembered: what is older no longer tells anything
 
 
@@ -27,19 +28,19 @@ class Monitor:
 
     Args:
         criterion: What is followed.
-        every: From one row to the next, such as `"50 steps"` or `"1%"`. While it cannot be counted
-            in steps, 50 steps.
+        every: From one row to the next, such as `"50 steps"` or `"0.5%"`. While it cannot be
+            counted in steps, 50 steps.
         window: How many rows a median is taken of.
         patience: For how many windows a trouble must stay; dominance and a conflict three times
             as long. A value that is nan or inf is told of after one window.
         floors: For terms whose unit is known, the value under which they have collapsed, such as
-            0.1 nats for a KL.
-        collapse: The share of the loss, weighted and as given, under which any other term has
-            collapsed, if it fell there alone; 0 for never.
+            0.1 nats for a KL; nothing else is a collapse then.
+        collapse: The share of the loss, weighted and as given, below which any other term that
+            fell has collapsed; 0 for never.
         dominance: The share from which a term dominates; above 1 for never.
-        explosion: How many times its earlier median a term explodes at; inf for never.
-        conflict: To how many times its value a term that had fallen must rise, while another
-            falls; inf for never.
+        explosion: How many times its earlier median a term is that explodes; inf for never.
+        conflict: To how many times its value a term that had fallen rises, while another falls;
+            inf for never.
 
     Attributes:
         findings: What was found, in order.
@@ -70,7 +71,7 @@ class Monitor:
         patience: int = 4,
         floors: Mapping[str, float] | None = None,
         collapse: float = 0.02,
-        dominance: float = 0.98,
+        dominance: float = 0.99,
         explosion: float = 100.0,
         conflict: float = 1.5,
     ) -> None:
@@ -161,7 +162,7 @@ class Monitor:
             try:
                 interval = max(1, horizon.steps(self._every))
             except HorizonError:
-                interval = int(_EVERY.value)
+                interval = _UNCOUNTED
             self._interval = horizon, interval
         return self._interval[1]
 
@@ -170,7 +171,7 @@ class Monitor:
         if not self._windows:
             self._windows.append(Window.of(rows[:1]))  # as it all began
         self._windows.append(Window.of(rows))
-        del self._windows[:-_MOST_WINDOWS]
+        del self._windows[1 : 1 - _MOST_WINDOWS]
         plan = self._plan_of_now()
         if plan is None:
             return

@@ -5,26 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lossweights.balancers import GradientBalancer
 from lossweights.errors import quoted
 from lossweights.windows import Plan, Window
 
 Trouble = Literal["explosion", "collapse", "dominance", "conflict"]
 
-_FELL, _KEPT = 0.25, 0.6  # of its peak a term has left, and the others meanwhile of theirs,
-_FLAT, _STILL = 0.5, 0.9  # and of that it has in the end, and of what it was of late; or
-_WORSE = 1.05  # times what they were then the others are
-_NEVER = 0.1  # of the loss: a term that was once more has counted
-_FELT = 10.0  # times the loss as it was: what is smaller has not exploded
-_GAINED = 2.0  # times what it rises from a term has been that loses what was gained,
-_COUNTED = 0.05  # and what part of the loss it rises to, weighted or as given
-_SUNK = 1.1  # how many times what it falls to a term has been that falls
-_STEADY = 0.8  # the rank correlation with time of what goes one way
+_FELL = 0.5  # of its value a term has left that has fallen: batches differ by less
+_KEPT = 0.25  # of theirs the others have left beside it; with less, all are learned alike
+_WORSE = 1.05  # times theirs the others have at whose cost it fell: medians of rows differ by less
+_SUNK = 0.9  # of its value a term has left that wins a conflict, be it ever so little
+_COUNTED = 0.05  # of the loss: a term of more has a part in it
+_LOUD = 10.0  # times the loss as it was: by less it grows with a weight that was just let in
 
 
 @dataclass(frozen=True)
@@ -55,79 +50,78 @@ class Bounds(NamedTuple):
     conflict: float
 
 
-@dataclass
 class Look:
     """A look for what is wrong as the last window ends.
 
     Args:
-        windows: All so far; the first may be of a single row.
+        windows: All so far; the first is of a single row, as training began.
         plan: What the terms are meant to weigh.
         bounds: What is too much.
         known: Terms with their troubles that were told; what is found is added.
     """
 
-    windows: Sequence[Window]
-    plan: Plan
-    bounds: Bounds
-    known: set[tuple[str, Trouble]]
+    def __init__(
+        self,
+        windows: Sequence[Window],
+        plan: Plan,
+        bounds: Bounds,
+        known: set[tuple[str, Trouble]],
+    ) -> None:
+        self._begin, self._windows = windows[0], windows[1:]
+        self._plan, self._bounds, self._known = plan, bounds, known
+        self._last = windows[-1]
+        patience = bounds.patience
+        self._earlier, self._recent = windows[:-patience], windows[-patience:]
+        # A dominance and a conflict may pass: what is larger is learned first.
+        self._long = self._windows[-3 * patience :]
 
     def findings(self) -> Iterator[Finding]:
         """What is wrong, but for what is known."""
-        looks = {
-            "explosion": self.explosion,
-            "collapse": self.collapse,
-            "dominance": self.dominance,
-            "conflict": self.conflict,
-        }
+        if len(self._windows) < self._bounds.patience:
+            looks = {"explosion": self._broken}
+        else:
+            looks = {
+                "explosion": lambda name: self._broken(name) or self._explosion(name),
+                "collapse": self._collapse,
+            }
+        if len(self._windows) >= 3 * self._bounds.patience:
+            looks |= {"dominance": self._dominance, "conflict": self._conflict}
         trouble: Trouble
         for trouble, look in looks.items():  # type: ignore[assignment]
-            for name in self.plan.config.terms:
-                if (name, trouble) not in self.known and (message := look(name)):
-                    self.known.add((name, trouble))
-                    yield Finding(self.windows[-1].last, name, trouble, message)
+            for name in self._plan.config.terms:
+                if (name, trouble) not in self._known and (message := look(name)):
+                    self._known.add((name, trouble))
+                    yield Finding(self._last.last, name, trouble, message)
 
-    @cached_property
-    def _recent(self) -> Sequence[Window]:
-        return self.windows[-self.bounds.patience :]
-
-    @cached_property
-    def _earlier(self) -> Sequence[Window]:
-        return self.windows[: -self.bounds.patience]
-
-    @cached_property
-    def _earlier_total(self) -> float:
-        totals = [window.total for window in self._earlier if window.total > 0]
-        return float(np.median(totals)) if totals else 0.0
-
-    @cached_property
-    def _long(self) -> Sequence[Window]:
-        """Three times as many as those, where there are more; else none."""
-        count = 3 * self.bounds.patience
-        return self.windows[-count:] if len(self.windows) > count else ()
-
-    def explosion(self, name: str) -> str:
-        """Whether it is not finite, or has grown by orders and takes the loss along."""
-        last, plan = self.windows[-1], self.plan
-        if name in last.broken:
-            return (
-                f"term {name!r} is nan or inf in {last.broken[name]} of the rows from step "
-                f"{last.first} to {last.last}. To see where it begins, write on_nonfinite: raise "
-                "beside terms; to go on without it, on_nonfinite: skip_term"
-            )
-        # A weight that is found in training may run away; one that is scheduled does as told.
-        total = self._earlier_total
-        felt = min(window.weighted.get(name, 0.0) for window in self._recent)
-        if not total or felt < _FELT * total:
+    def _broken(self, name: str) -> str:
+        """Whether it is not finite."""
+        last = self._last
+        if name not in last.broken:
             return ""
+        return (
+            f"term {name!r} is nan or inf in {last.broken[name]} of the rows from step "
+            f"{last.first} to {last.last}. To see where it begins, write on_nonfinite: raise "
+            "beside terms; to go on without it, on_nonfinite: skip_term"
+        )
+
+    def _explosion(self, name: str) -> str:
+        """Whether it is so many times what it was, and alone ten times what the loss was."""
+        last, plan = self._last, self._plan
+        totals = [window.total for window in self._earlier if window.total > 0]
+        # A weight that is found in training may run away; one that is scheduled does as told.
         is_found = name in plan.found
-        sizes = [window.weighted if is_found else window.size for window in self.windows]
-        values = [size[name] for size in sizes if name in size]
-        before, now = values[: -self.bounds.patience], values[-self.bounds.patience :]
-        level = float(np.median(before)) if before else math.inf
-        if min(now) < self.bounds.explosion * level:
+        before, now = (
+            [w.weighted[name] if is_found else abs(w.raw[name]) for w in windows if name in w.raw]
+            for windows in (self._earlier, self._recent)
+        )
+        if not totals or not before or len(now) < len(self._recent):
+            return ""
+        total, level = float(np.median(totals)), float(np.median(before))
+        felt = min(window.weighted[name] for window in self._recent)
+        if felt < _LOUD * total or min(now) < self._bounds.explosion * level:
             return ""
         if name in plan.steered:
-            highest = _short(2 * total / last.size[name])
+            highest = _short(2 * total / abs(last.raw[name]))
             line = f"bound its weight, with highest: {highest} at terms.{name}.controller"
         else:
             weight = plan.config.terms[name].weight * total / last.weighted[name]
@@ -139,81 +133,91 @@ class Look:
             f"gradients, or {line}"
         )
 
-    def collapse(self, name: str) -> str:
-        """Whether it stays under its floor, or has become negligible, meant to count, alone."""
-        last = self._recent[-1]
-        if not self._earlier or not (how := self._below_floor(name) or self._fell_alone(name)):
+    def _collapse(self, name: str) -> str:
+        """Whether it is below its floor, or has fallen to where it hardly counts."""
+        last, recent = self._last, self._recent
+        if name in self._bounds.floors:
+            how = self._below_floor(name)
+        elif self._plan.counts(name, recent) and self._is_small(name, recent):
+            how = self._fell_at_once(name) or self._fell_at_a_price(name)
+        else:
+            how = ""
+        if not how:
             return ""
         return (
-            f"term {name!r} has collapsed to {last.size[name]:.3g}, {last.share[name]:.2%} of the "
-            f"loss: {how}. If it should carry something, as the KL of a VAE, write "
+            f"term {name!r} has collapsed to {abs(last.raw[name]):.3g}, {last.share[name]:.2%} of "
+            f"the loss: {how}. If it should carry something, as the KL of a VAE, write "
             "schedule: {kind: cyclical, cycles: 4} or controller: {kind: pid, target: 3.0} at "
-            f"terms.{name}, the target being the value to hold; if it belongs near 0, all is well"
+            f"terms.{name}, the target being the value to hold. If its unit is small, give it a "
+            "larger weight, as lossweights.calibrate proposes. If it belongs near 0, all is well"
         )
 
     def _below_floor(self, name: str) -> str:
-        recent, floor = self._recent, self.bounds.floors.get(name, 0.0)
-        is_below = all(window.size.get(name, math.inf) < floor for window in recent)
-        if not is_below or not self.plan.has_settled(name, recent[0].first):
+        recent, floor = self._recent, self._bounds.floors[name]
+        is_below = all(abs(window.raw.get(name, math.inf)) < floor for window in recent)
+        if not is_below or not self._plan.has_settled(name, recent[0].first):
             return ""
         return (
             f"it is below its floor of {floor:g} from step {recent[0].first} to {recent[-1].last}"
         )
 
-    def _fell_alone(self, name: str) -> str:
-        recent, plan = self._recent, self.plan
-        if name in self.bounds.floors or not plan.counts(name, recent):
-            return ""
-        if any(max(w.share[name], w.portion[name]) >= self.bounds.collapse for w in recent):
-            return ""
-        past = [w for w in self.windows if name in w.size and plan.is_comparable(name, w.last)]
-        peak = max(past, key=lambda window: window.size[name])
-        fallen = [w for w in past if w.last > peak.last and w.size[name] <= _FELL * peak.size[name]]
-        if not fallen:
-            return ""
-        low, last = fallen[0], recent[-1]
-        top = f"from {peak.size[name]:.3g} at step {peak.last} it fell"
-        then, now = self._kept(name, peak, low), self._kept(name, peak, last)
-        if now >= _WORSE:
-            return f"{top}, and the others came to {now:.0%} of what they were"
-        least = max(_FLAT * low.size[name], _STILL * recent[0].size[name])
-        if then >= _KEPT and last.size[name] >= least:
-            return (
-                f"{top} to {low.size[name] / peak.size[name]:.0%} by step {low.last}, the others "
-                f"only to {then:.0%}, and stayed there"
-            )
-        return ""  # it converges, as an easy task does
+    def _is_small(self, name: str, windows: Sequence[Window]) -> bool:
+        """Whether it hardly counts in all of them, neither as weighted nor as given."""
+        largest = (max(w.share.get(name, 0.0), w.portion.get(name, 0.0)) for w in windows)
+        return max(largest) < self._bounds.collapse
 
-    @staticmethod
-    def _kept(name: str, before: Window, after: Window) -> float:
-        """What part of their size the other terms have kept; 0 where there are none."""
-        kept = [
-            after.size[other] / size
-            for other, size in before.size.items()
-            if other != name and size > 0 and other in after.size
+    def _fell_at_once(self, name: str) -> str:
+        """As the KL of a decoder that never takes up its code."""
+        begin = abs(self._begin.raw.get(name, 0.0))
+        lowest = min(abs(window.raw.get(name, math.inf)) for window in self._windows)
+        is_alone = self._others(name, self._begin) > _KEPT
+        if lowest > _FELL * begin or not is_alone or not self._is_small(name, self._windows):
+            return ""
+        return (
+            f"from {begin:.3g} at step {self._begin.last} it fell at once, to {lowest:.3g} at the "
+            "least, and has never counted for more"
+        )
+
+    def _fell_at_a_price(self, name: str) -> str:
+        """As the KL of a decoder that gives its code up; an easy task makes no other worse."""
+        past = [w for w in self._windows if name in w.raw and self._plan.has_settled(name, w.first)]
+        peak = max(past, key=lambda window: abs(window.raw[name]))
+        grown = self._others(name, peak)
+        if grown < _WORSE or abs(self._last.raw[name]) > _FELL * abs(peak.raw[name]):
+            return ""
+        return (
+            f"from {abs(peak.raw[name]):.3g} at step {peak.last} it fell, and the others came to "
+            f"{grown:.0%} of what they were"
+        )
+
+    def _others(self, name: str, before: Window) -> float:
+        """How many times what they were the other terms are now; 0 where there are none."""
+        times = [
+            abs(self._last.raw[other] / value)
+            for other, value in before.raw.items()
+            if other != name and value and other in self._last.raw
         ]
-        return float(np.median(kept)) if kept else 0.0
+        return float(np.median(times)) if times else 0.0
 
-    def dominance(self, name: str) -> str:
+    def _dominance(self, name: str) -> str:
         """Whether it leaves nothing of the loss to terms that are meant to count."""
-        windows, plan = self._long, self.plan
-        if not windows or (name, "explosion") in self.known:
+        windows, plan, last = self._long, self._plan, self._last
+        if (name, "explosion") in self._known or not plan.has_settled(name, windows[0].first):
             return ""
-        if any(window.share.get(name, 0.0) < self.bounds.dominance for window in windows):
+        if any(window.share.get(name, 0.0) < self._bounds.dominance for window in windows):
             return ""
         small = [
             other
-            for other in windows[-1].share
+            for other in last.share
             if other != name
-            and not {name, other} <= plan.balanced
-            and windows[-1].weighted[other] > 0
-            and (other, "collapse") not in self.known
-            and max(w.share.get(other, 0.0) for w in self.windows) < _NEVER  # else it is done
-            and plan.counts(other, windows, beside=name)
+            and last.weighted[other] > 0
+            and plan.counts(other, windows)
+            and (other, "collapse") not in self._known
+            # One that once had a part in it is learned.
+            and max(window.share.get(other, 0.0) for window in self._windows) < _COUNTED
         ]
-        if not small or not plan.has_settled(name, windows[0].first):
+        if not small:
             return ""
-        last = windows[-1]
         most = max(last.weighted[other] for other in small)
         weight = _short(plan.config.terms[name].weight * most / last.weighted[name])
         balanced = "" if plan.config.balancer else ", or balancer: moving-average beside terms"
@@ -222,31 +226,25 @@ class Look:
             f"{windows[0].first} to {last.last}, so that {quoted(small)} hardly "
             f"{'counts' if len(small) == 1 else 'count'}. For equal shares write weight: {weight} "
             f"at terms.{name}{balanced}; lossweights.calibrate proposes the weights of all terms "
-            "from a few batches"
+            "from a few batches. If it is to be so, all is well"
         )
 
-    def conflict(self, name: str) -> str:
-        """Whether it loses what was gained, steadily, while another falls."""
-        windows, plan = self._long, self.plan
-        if not windows or not plan.counts(name, windows):
+    def _conflict(self, name: str) -> str:
+        """Whether it loses what was gained, while another falls."""
+        windows, plan, first, last = self._long, self._plan, self._long[0], self._last
+        if not plan.counts(name, windows) or not self._rises(name, windows, self._bounds.conflict):
             return ""
-        first, last, begin = windows[0], windows[-1], windows[: self.bounds.patience]
-        if max(last.share[name], last.portion[name]) < _COUNTED:
-            return ""
-        if not self._goes(name, windows, self.bounds.conflict):
-            return ""
-        gained = max(window.size.get(name, 0.0) for window in self.windows[: -len(windows)])
-        if gained < _GAINED * max(window.size[name] for window in begin):
-            return ""  # it has never been worse, as the KL of a VAE that takes up its code
-        recent = windows[-self.bounds.patience :]
+        if any(max(w.share[name], w.portion[name]) < _COUNTED for w in windows):
+            return ""  # it takes its part only now, as the KL of a VAE does late
+        before = [w.raw.get(name, 0.0) for w in (self._begin, *self._windows[: -len(windows)])]
+        if first.raw[name] > _FELL * max(before):
+            return ""  # nothing was gained
         falling = [
             other
             for other in first.raw
             if other != name
-            and plan.counts(other, windows, beside=name)
-            and self._goes(other, windows[::-1], _SUNK)
-            and min(w.raw[other] for w in recent)
-            <= min(w.raw.get(other, math.inf) for w in self.windows)
+            and plan.counts(other, windows)
+            and self._rises(other, windows[::-1], 1 / _SUNK)
         ]
         if not falling:
             return ""
@@ -254,27 +252,20 @@ class Look:
             f"{other!r} fell from {first.raw[other]:.3g} to {last.raw[other]:.3g}"
             for other in falling
         )
-        if isinstance(plan.config.balancer, GradientBalancer):
-            line = f"write weight: {_short(2 * plan.config.terms[name].weight)} at terms.{name}"
-        else:
-            line = (
-                "weigh them by their gradients, with balancer: pcgrad beside terms and "
-                "criterion(terms, shared=features)"
-            )
         return (
             f"term {name!r} loses what was gained: it rose from {first.raw[name]:.3g} to "
             f"{last.raw[name]:.3g} between step {first.first} and {last.last}, while {fell}. If "
-            f"they pull what they share in different directions, {line}"
+            "they pull what they share in different directions, weigh them by their gradients, "
+            "with balancer: pcgrad beside terms and criterion(terms, shared=features)"
         )
 
-    def _goes(self, name: str, windows: Sequence[Window], times: float) -> bool:
-        """Whether a value goes up steadily, its last third to so many times its first one."""
+    def _rises(self, name: str, windows: Sequence[Window], times: float) -> bool:
+        """Whether its last third lies wholly above its first one, by so many times its median."""
         values = [window.raw[name] for window in windows]
-        first, last = values[: self.bounds.patience], values[-self.bounds.patience :]
-        if min(values) <= 0 or float(np.median(last)) < times * float(np.median(first)):
-            return False
-        ranks = np.argsort(np.argsort(values))
-        return bool(np.corrcoef(ranks, np.arange(len(values)))[0, 1] >= _STEADY)
+        first, last = values[: self._bounds.patience], values[-self._bounds.patience :]
+        return min(values) > 0 and (
+            min(last) > max(first) and float(np.median(last)) >= times * float(np.median(first))
+        )
 
 
 def _short(number: float) -> str:

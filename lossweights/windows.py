@@ -14,9 +14,8 @@ from lossweights.curves import Curves
 from lossweights.durations import Horizon
 from lossweights.schedules import Schedule
 
-_MEANT = 0.1  # of another's weight: with less a term is meant to count for little
+_MEANT = 0.1  # of the largest weight: with less a term is meant to count for little
 _MOVED = 0.1  # of its last weight: by so much a schedule may still be off where it has settled
-_COMPARABLE = 0.5  # of its last weight: under less, a term may well have been larger
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,7 @@ class Window:
         first: Step of the first row.
         last: Step of the last row.
         raw: Values as given.
-        size: Their absolute values.
-        portion: What part of all sizes this one is.
+        portion: What part of all absolute values as given this one is.
         weighted: Absolute weighted values.
         share: What part of all weighted ones this one is.
         total: The sum of absolute weighted values; nan where no row is finite.
@@ -38,7 +36,6 @@ class Window:
     first: int
     last: int
     raw: dict[str, float]
-    size: dict[str, float]
     portion: dict[str, float]
     weighted: dict[str, float]
     share: dict[str, float]
@@ -75,7 +72,6 @@ class Window:
             first=int(rows[0]["step"]),
             last=int(rows[-1]["step"]),
             raw=medians(raw),
-            size=medians(abs(raw)),
             portion=medians(portion),
             weighted=medians(abs(weighted)),
             share=medians(share),
@@ -93,16 +89,15 @@ class Plan:
 
     Attributes:
         steered: Terms whose weights a controller finds.
-        balanced: Terms whose weights a balancer finds.
-        found: Terms whose weights follow from the losses, in whatever way.
+        found: These, and those whose weights a balancer finds.
     """
 
     def __init__(self, config: LossConfig, horizon: Horizon) -> None:
         self.config, self.horizon = config, horizon
         self._curves = Curves.of(config, horizon)
         self.steered = {name for name, term in config.terms.items() if term.controller is not None}
-        self.balanced = set(config.balanced_names) if config.balancer is not None else set()
-        self.found = self.steered | self.balanced
+        balanced = () if config.balancer is None else config.balanced_names
+        self.found = self.steered.union(balanced)
         self._settled = {name: self._settles(name) for name in config.terms}
 
     def _settles(self, name: str) -> float:
@@ -129,24 +124,15 @@ class Plan:
         """Whether its schedule lets the weight be from that step on."""
         return step >= self._settled[name]
 
-    def is_comparable(self, name: str, step: int) -> bool:
-        """Whether its weight at a step is at least half of its last one."""
-        then = np.interp(step, self._curves.steps, abs(self._curves.weights[name]))
-        return bool(then >= _COMPARABLE * self.meant(name))
-
-    def counts(self, name: str, windows: Sequence[Window], beside: str | None = None) -> bool:
+    def counts(self, name: str, windows: Sequence[Window]) -> bool:
         """Whether it is there in all windows, has settled, and is meant to count for something.
 
-        Args:
-            name: The term.
-            windows: Where to look.
-            beside: A term to compare it with; the one of the largest weight where it is not said.
+        One whose weight is found counts for what is found.
         """
-        others = [beside] if beside else list(windows[-1].size)
+        largest = max(self.meant(other) for other in windows[-1].raw) if windows[-1].raw else 0.0
         return (
-            name not in self.steered
-            and all(window.size.get(name, 0.0) > 0 for window in windows)
+            name not in self.found
+            and all(window.raw.get(name, 0.0) != 0 for window in windows)
             and self.has_settled(name, windows[0].first)
-            and self.meant(name) > 0
-            and self.meant(name) >= _MEANT * max(map(self.meant, others))
+            and 0 < self.meant(name) >= _MEANT * largest
         )

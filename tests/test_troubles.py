@@ -71,12 +71,31 @@ def vanishing(step: int) -> dict[str, float]:
     return {"a": 20.0 + 8.0 * 0.99**step, "b": 0.1 if step < 2 else 0.01}
 
 
-def test_a_term_that_falls_alone_and_at_once_has_collapsed() -> None:
+def test_a_term_that_falls_at_once_and_never_counts_has_collapsed() -> None:
     (found,) = follow(["a", "b"], vanishing)
     assert (found.term, found.trouble, found.step) == ("b", "collapse", 19)
-    assert "collapsed to 0.01, 0.04% of the loss: from 0.1 at step 0" in found.message
-    assert "fell to 10% by step 4, the others only to 9" in found.message
+    assert "collapsed to 0.01, 0.04% of the loss: from 0.1 at step 0 it fell at" in found.message
     assert pasted(found.message).keys() == {"schedule", "controller"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda step: {"a": 20.0, "b": 0.1},  # it never fell: its unit is small
+        lambda step: {"a": 20.0, "b": 0.1 if step < 2 else 0.06},
+        lambda step: {"a": 20.0, "b": 0.1 if step < 2 else 0.01 + (step > 10)},  # it came back
+        lambda step: {"a": 20.0 if step < 2 else 4.0, "b": 0.1 if step < 2 else 0.01},  # as all
+        lambda step: {"a": 20.0, "b": 5.0 * 0.9**step},  # it is learned, at nobody's cost
+    ],
+)
+def test_a_small_term_has_not_collapsed_that_did_not_fall_at_once_and_alone(values: Any) -> None:
+    assert not follow(["a", "b"], values, dominance=2.0)
+
+
+def test_how_a_training_began_is_remembered() -> None:
+    terms: Any = {"a": 1.0, "b": {"kind": "ramp", "start": 0.5, "stop": 1, "over": "350 steps"}}
+    (found,) = follow(terms, vanishing, window=1)  # it settles after more windows than are kept
+    assert (found.trouble, found.step > 250) == ("collapse", True)
 
 
 def test_a_term_has_collapsed_that_the_others_pay_for() -> None:
@@ -104,6 +123,7 @@ def test_a_term_has_collapsed_that_stays_below_its_floor() -> None:
 def test_a_term_dominates_and_the_weight_that_is_proposed_ends_that() -> None:
     values = {"a": 500.0, "b": 2.0}
     (found,) = follow({"a": 2.0, "b": 1.0}, lambda _: values)
+    assert not follow({"a": 0.3, "b": 1.0}, lambda _: values)  # 98.7% of the loss
     assert (found.term, found.trouble, found.step) == ("a", "dominance", 59)
     assert "99.8% of the loss from step 0 to 59, so that 'b' hardly counts" in found.message
     weight = float(pasted(found.message)["weight"])
@@ -151,6 +171,7 @@ def conflict(step: int) -> dict[str, float]:
 def test_a_term_that_rises_again_as_another_falls_fights_it() -> None:
     (found,) = follow(["a", "b"], conflict)
     assert (found.term, found.trouble) == ("b", "conflict")
+    assert 150 < found.step < 210  # it rises from step 150 on, and 60 steps are looked at
     assert "while 'a' fell from" in found.message
     assert pasted(found.message) == {"balancer": "pcgrad"}
 
@@ -232,13 +253,20 @@ HEALTHY: dict[str, tuple[Any, Callable[[int, Noise], Mapping[str, float]]]] = {
         ["nll", "b"],
         lambda step, noise: {"nll": 5 * 0.98**step - 3 + noise(), "b": noise()},
     ),
+    "a KL that comes and goes before it is taken up": (
+        ["nll", "kl"],
+        lambda step, noise: {
+            "nll": (80 + 600 * 0.98**step) * noise() ** 0.2,
+            "kl": 14 / (1 + math.exp((60 - step) / 10)) + 10 * (step in range(2, 9)) + 0.02,
+        },
+    ),
     "an easy task that slows down on its way": (
         ["a", "b"],
         lambda step, _: {"a": 2 * 0.9 ** min(step, 15 + step / 8), "b": 12 + 2 * 0.98**step},
     ),
     "both fall at once": (
         ["a", "b"],
-        lambda step, noise: {"a": 1.0 if step < 2 else 0.02, "b": 10 if step < 2 else noise()},
+        lambda step, noise: {"a": 0.1 if step < 2 else 0.01, "b": 10 if step < 2 else noise()},
     ),
     "a balancer that looks at the largest": (
         {"a": 1.0, "b": 1.0},
@@ -270,6 +298,19 @@ def test_nothing_is_said_where_all_is_well(training: str, seed: int) -> None:
 
     config = {"balancer": "stch"} if "balancer" in training else {}
     assert follow(terms, lambda step: values(step, noise), config=config) == []
+
+
+@pytest.mark.parametrize("balancer", ["uncertainty", "moving-average", "mgda"])
+def test_terms_that_a_balancer_weighs_count_as_it_sees_fit(balancer: str) -> None:
+    for values in (vanishing, conflict, lambda _: {"a": 500.0, "b": 2.0}):
+        criterion = WeightedLoss(["a", "b"], balancer=balancer)
+        monitor = Monitor(criterion, every="1 steps")
+        for _ in range(STEPS):
+            found = values(criterion.current_step)
+            x = leaf(1.0)
+            criterion({name: x * value for name, value in found.items()}, shared=x)
+            criterion.step()
+        assert monitor.findings == []
 
 
 def test_a_weight_that_still_moves_is_waited_for() -> None:
