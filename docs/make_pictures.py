@@ -1,7 +1,7 @@
-"""Draws the pictures of schedules.md and logging.md from what stands beside them.
+"""Draws the pictures of schedules.md, logging.md and start.md from what stands beside them.
 
 Each picture in schedules.md shows the terms of the YAML block before it, over a training of 1,000
-steps of which 100 make an epoch; those in logging.md are what its Python saves. Run it after
+steps of which 100 make an epoch; those of the others are what their Python saves. Run it after
 changing one, with matplotlib and PyYAML installed:
 
     python docs/make_pictures.py
@@ -79,10 +79,14 @@ def draw(config: LossConfig, path: Path) -> None:
 
 
 def run(page: Path, folder: Path) -> None:
-    """The Python of a page in a folder, up to what logs for others."""
+    """The Python of a page in a folder with its YAML files, up to what logs for others."""
     namespace: dict[str, object] = {}
     text = page.read_text(encoding="utf-8").split("\n## Loggers\n")[0]
     with contextlib.chdir(folder):
+        for block, name in re.findall(
+            r"^```yaml\n(# ([\w-]+\.yaml)\n.*?)^```", text, re.DOTALL | re.MULTILINE
+        ):
+            Path(name).write_text(block, encoding="utf-8")
         for block in re.findall(r"^```python\n(?!>>>)(.*?)^```", text, re.DOTALL | re.MULTILINE):
             exec(block, namespace)  # noqa: S102  # our own
 
@@ -94,11 +98,12 @@ def main() -> None:
         with mpl.rc_context({"font.size": 11}):
             draw(config, DOCS / path)
         print(path)
-    with TemporaryDirectory() as folder:
-        run(DOCS / "logging.md", Path(folder))
-        for picture in sorted(Path(folder).glob("*.png")):
-            shutil.copy(picture, DOCS / "pictures")
-            print(f"pictures/{picture.name}")
+    for page in ("logging.md", "start.md"):
+        with TemporaryDirectory() as folder:
+            run(DOCS / page, Path(folder))
+            for picture in sorted(Path(folder).glob("*.png")):
+                shutil.copy(picture, DOCS / "pictures")
+                print(f"pictures/{picture.name}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from lossweights.curves import Curves
 
 _STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em }
-svg { height: auto; max-width: 100% }
+svg { height: auto; width: 100% }
+div { overflow-x: auto }
 table { border-collapse: collapse; margin: 1em 0 }
 th, td { border-bottom: 1px solid #ddd; padding: .3em .8em; text-align: right }
 th:first-child, td:first-child { text-align: left }"""
@@ -50,7 +51,7 @@ def page(configs: Mapping[str, LossConfig]) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
 {_STYLE}
@@ -75,6 +76,7 @@ def _table(name: str, config: LossConfig) -> str:
         for term, values in curves.weights.items()
     )
     note = "<p>* times what a controller or a balancer finds in training</p>"
-    return f"<h2>{escape(name)}</h2>\n<table>\n<tr><th>term</th>{head}</tr>\n{rows}\n</table>" + (
+    table = f"<table>\n<tr><th>term</th>{head}</tr>\n{rows}\n</table>"
+    return f"<h2>{escape(name)}</h2>\n<div>\n{table}\n</div>" + (
         f"\n{note}" if curves.adaptive else ""
     )
