@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lossweights.combine import values_of
 from lossweights.config import LossConfig
 from lossweights.errors import HorizonError, did_you_mean, quoted
-from lossweights.standing import yardstick
 from lossweights.term import Term
 from lossweights.weighted_loss import WeightedLoss
 
@@ -96,9 +95,9 @@ def calibrate(
     through its transform, times its weight as its schedule ends. The term of the largest share
     keeps its weight; all others are fitted to it, in two digits.
 
-    Terms under a controller or a balancer keep their weights and take no part: those find by
-    themselves what these would be. So do terms that are 0, never finite, or not seen in any
-    batch, and those whose weight is 0 or ends there.
+    Terms under a controller, a balancer or a transform that adapts keep their weights and take no
+    part: those find by themselves what these would be. So do terms that are 0, never finite, or
+    not seen in any batch, and those whose weight is 0 or ends there.
 
     Args:
         criterion: What is weighed. Nothing of it changes.
@@ -125,8 +124,9 @@ def calibrate(
       nll: 1.0
       kl: {weight: 2.8, schedule: {kind: warmup, over: 10 steps}}
     """
+    config = criterion.config
+    finals = {name: _final(criterion, name) for name in config.terms}
     seen, count = _seen(criterion, batches)
-    config, finals = criterion.config, _finals(criterion)
     sizes = {name: np.array(values) for name, values in seen.items()}
     typical = {
         name: float(np.median(found)) if len(found := size[np.isfinite(size)]) else math.nan
@@ -170,19 +170,9 @@ def calibrate(
 
 
 def _seen(criterion: WeightedLoss, batches: Batches) -> tuple[dict[str, list[float]], int]:
-    """The absolute values of each term, transformed, and how many batches there were.
-
-    Transforms stand as at the end of their schedules, and with what they have learned so far.
-    """
-    config = criterion.config
-    adaptation, device = criterion._adaptation, criterion._device  # noqa: SLF001  # its transforms
-    final = config.model_copy(update={"eval_weights": "final"})
-    standing = replace(
-        yardstick(final, _timeline(criterion), adaptation, device),
-        dormant=frozenset(config.terms),  # which may be missing
-        is_yardstick=False,  # a transform that adapts counts too
-    )
-    seen: dict[str, list[float]] = {name: [] for name in config.terms}
+    """The absolute values of each term, transformed, and how many batches there were."""
+    bare = _bare(criterion)
+    seen: dict[str, list[float]] = {name: [] for name in criterion.config.terms}
     count = 0
     given: Any = batches() if callable(batches) else batches
     if isinstance(given, Mapping) or not isinstance(given, Iterable):
@@ -192,8 +182,8 @@ def _seen(criterion: WeightedLoss, batches: Batches) -> tuple[dict[str, list[flo
         )
     for count, batch in enumerate(given, start=1):  # noqa: B007  # counts
         with torch.no_grad():
-            found = values_of(config, batch, standing)
-        sizes = torch.stack([value.abs() for _, value in found.values()]).tolist() if found else []
+            found = bare.breakdown(batch).value
+        sizes = torch.stack([value.abs() for value in found.values()]).tolist() if found else []
         for name, size in zip(found, sizes, strict=True):
             seen[name].append(size)
     if not count:
@@ -201,17 +191,39 @@ def _seen(criterion: WeightedLoss, batches: Batches) -> tuple[dict[str, list[flo
     return seen, count
 
 
-def _timeline(criterion: WeightedLoss) -> Any:
-    timeline = criterion._timeline  # noqa: SLF001  # to know how schedules end
-    if timeline is None:
-        raise HorizonError(criterion._lacking)  # noqa: SLF001
-    return timeline
+def _bare(criterion: WeightedLoss) -> WeightedLoss:
+    """The same terms without weights, any of which may be missing; as evaluation sees them.
+
+    Its transforms stand as at the end of their schedules, but for those that adapt.
+    """
+    config, horizon = criterion.config, criterion.horizon
+    terms = {
+        name: Term(
+            after=term.after, reduction=term.reduction, transform=term.transform, optional=True
+        )
+        for name, term in config.terms.items()
+    }
+    bare = LossConfig(terms=terms, ignore=config.ignore)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what ends after training the criterion itself told
+        return (
+            WeightedLoss.from_config(bare)
+            .bind(total_steps=horizon.total_steps, steps_per_epoch=horizon.steps_per_epoch)
+            .eval()
+        )
 
 
-def _finals(criterion: WeightedLoss) -> dict[str, float]:
-    """The weights at the end of training; controllers and the balancer count 1."""
-    timeline = _timeline(criterion)
-    return dict(zip(timeline.names, map(float, timeline.final()), strict=False))
+def _final(criterion: WeightedLoss, name: str) -> float:
+    """The weight of a term at the end of training; what is found in training counts 1."""
+    term, horizon = criterion.config.terms[name], criterion.horizon
+    if term.schedule is None:
+        return term.weight
+    try:
+        return term.weight * term.schedule.final(horizon.local(horizon.steps(term.after)))
+    except HorizonError as error:
+        raise HorizonError(
+            f"term {name!r}: {error}, with criterion.bind(total_steps=..., steps_per_epoch=...)"
+        ) from None
 
 
 def _why_it_stays(config: LossConfig, name: str, typical: float, final: float) -> str:
@@ -219,6 +231,8 @@ def _why_it_stays(config: LossConfig, name: str, typical: float, final: float) -
     term = config.terms[name]
     if term.controller is not None:
         return f"keeps its weight: the controller {term.controller.kind!r} finds what it counts"
+    if term.transform is not None and term.transform.init():
+        return f"keeps its weight: the transform {term.transform.kind!r} makes up for its size"
     if config.balancer is not None and term.is_balanced:
         return (
             f"keeps its weight: the balancer {config.balancer.kind!r} makes up for its size, and "

@@ -90,14 +90,6 @@ def test_a_transform_counts_as_its_schedule_ends(eval_weights: Any) -> None:
     assert found.terms["kl"].weight == 6.0
 
 
-def test_a_transform_that_adapts_counts_with_what_it_has_learned() -> None:
-    criterion = WeightedLoss({"a": 1.0, "b": {"transform": "relative"}})
-    assert calibrate(criterion, [{"a": 4.0, "b": 500.0}]).terms["b"].typical == 1.0
-    criterion({"a": torch.tensor(1.0), "b": torch.tensor(100.0)})
-    criterion.step()
-    assert calibrate(criterion, [{"a": 4.0, "b": 500.0}]).terms["b"].typical == 5.0
-
-
 def test_terms_of_each_example_are_reduced_as_declared() -> None:
     kl = {"reduction": "batch_mean", "transform": {"kind": "free-bits", "threshold": 0.5}}
     values = torch.tensor([[0.1, 2.0], [0.3, 4.0]])
@@ -138,6 +130,7 @@ def test_batches_may_lack_terms_optional_or_dormant_or_not() -> None:
         (0.0, 1.0, "it is 0 at the end of training"),
         ({"kind": "ramp", "start": 1, "stop": 0, "over": "5 steps"}, 1.0, "it is 0 at the end"),
         ({"kind": "pid", "target": 1.0, "response": "5 steps"}, 1.0, "the controller 'pid' finds"),
+        ({"transform": "relative"}, 500.0, "the transform 'relative' makes up for its size"),
         (1.0, math.nan, "it was not seen, or never finite"),
         (1.0, 1e-30, "it is practically 0 beside 'b'"),
     ],
@@ -199,10 +192,30 @@ def test_batches_that_cannot_be(batches: Any, words: str) -> None:
         calibrate(WeightedLoss(["a", "b"]), batches)
 
 
-def test_the_length_of_training_is_asked_for() -> None:
-    criterion = WeightedLoss({"a": 1.0, "b": {"kind": "warmup", "over": "10%"}})
-    with pytest.raises(HorizonError, match="total_steps is known"):
+@pytest.mark.parametrize(
+    "term",
+    [
+        {"kind": "warmup", "over": "10%"},
+        {"after": "10%"},
+        {"schedule": lambda step: 1.0 + step},
+        {"transform": {"kind": "capacity", "capacity": {"kind": "warmup", "over": "10%"}}},
+    ],
+)
+@pytest.mark.parametrize("eval_weights", ["final", "current"])
+def test_the_length_of_training_is_asked_for(term: Any, eval_weights: Any) -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": term}, eval_weights=eval_weights)
+    with pytest.raises(HorizonError, match=r"'?b\b.* total_steps is known.*bind\("):
         calibrate(criterion, [{"a": 1.0, "b": 1.0}])
+    criterion.bind(total_steps=100)
+    assert calibrate(criterion, [{"a": 1.0, "b": 1.0}]).batches == 1
+
+
+def test_what_ends_after_training_is_not_told_again() -> None:
+    capacity = {"kind": "ramp", "start": 0, "stop": 4, "over": "200 steps"}
+    terms: Any = {"a": 1.0, "b": {"transform": {"kind": "capacity", "capacity": capacity}}}
+    with pytest.warns(UserWarning, match="does not arrive"):
+        criterion = WeightedLoss(terms, total_steps=100)
+    calibrate(criterion, [{"a": 1.0, "b": 1.0}])  # without a word
 
 
 # What is not touched
