@@ -116,16 +116,17 @@ class Monitor:
             HorizonError: Where the config needs the length of training, and it is not known.
         """
         before = len(self.findings)
-        for row in rows:
-            if not any(key.startswith("raw/") for key in row):
+        for what in ("raw", "weighted"):
+            if rows and not any(key.startswith(f"{what}/") for row in rows for key in row):
                 raise ValueError(
-                    f"a row has raw/<term> and weighted/<term>, found {list(row)}: let the "
+                    f"rows have raw/<term> and weighted/<term>, found {list(rows[0])}: let the "
                     "history include raw and weighted"
                 )
+        rows = [row for row in rows if any(key.startswith("raw/") for key in row)]
         self._plan = Plan(self._criterion.config, self._criterion.horizon)
         for first in range(0, len(rows) - self._window + 1, self._window):
             self._look(rows[first : first + self._window])
-        self._latest = max(self._latest, *(int(row["step"]) for row in rows)) if rows else -1
+        self._latest = max([self._latest, *(int(row["step"]) for row in rows)])
         return self.findings[before:]
 
     def close(self) -> None:

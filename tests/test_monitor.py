@@ -99,8 +99,20 @@ def test_rows_of_a_history_tell_what_following_does() -> None:
         found = late.read(history.rows)
     assert found == late.findings == follow(terms, vanishing, 100)
     assert late.read([]) == []
-    with pytest.raises(ValueError, match=r"has raw/<term> and weighted/<term>, found \['step'\]"):
-        late.read([{"step": 1}])
+    for row in ({"step": 1}, {"step": 1, "raw/a": 1.0}, {"step": 1, "weighted/a": 1.0}):
+        with pytest.raises(ValueError, match=r"rows have raw/<term> and weighted/<term>, found"):
+            late.read([row])
+
+
+def test_rows_of_steps_without_a_term_are_passed_over() -> None:
+    criterion = WeightedLoss({"a": {"optional": True}})
+    history, monitor = History(criterion, every="1 steps"), Monitor(criterion, every="1 steps")
+    with pytest.warns(UserWarning, match="term 'a' is nan"):
+        train(criterion, lambda step: {"a": math.nan} if step % 2 else {}, 20)
+    with pytest.warns(UserWarning, match="term 'a' is nan"):
+        (found,) = Monitor(criterion).read(history.rows)
+    assert [found] == monitor.findings
+    assert (found.step, found.trouble) == (9, "explosion")
 
 
 def test_steps_that_are_done_again_take_the_place_of_the_old_ones() -> None:
