@@ -50,7 +50,20 @@ def test_version_is_the_one_of_the_package() -> None:
 
 def test_import_needs_the_core_alone() -> None:
     """Extras are imported where they are used: `import lossweights` loads none of them."""
-    extras = ("yaml", "matplotlib", "rich", "scipy", "sklearn", "omegaconf", "hydra", "pandas")
+    extras = (
+        *(
+            "yaml",
+            "matplotlib",
+            "rich",
+            "typer",
+            "scipy",
+            "sklearn",
+            "omegaconf",
+            "hydra",
+            "pandas",
+        ),
+        *("lightning", "transformers", "accelerate", "ignite"),
+    )
     code = f"import sys, lossweights; print([m for m in {extras!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout.strip() == "[]"
