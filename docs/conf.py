@@ -25,7 +25,7 @@ exclude_patterns = ["_build"]
 nitpicky = False
 
 # Pages read on GitHub as they do here: its math, its anchors.
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 4
 
 # The reference: single backticks in docstrings are code.
@@ -45,3 +45,4 @@ copybutton_exclude = ".linenos, .gp, .go"  # prompts and what was printed
 
 html_theme = "furo"
 html_title = "lossweights"
+html_copy_source = False
