@@ -2,7 +2,8 @@
 
 A step combines K leaf losses, goes backward to them, and moves time. All variants run interleaved
 in one process on one thread; a figure is the median over the rounds of a variant's time less that
-of the bare step in the same round. A round is long enough for rows to be taken and looked at.
+of the bare step in the same round, and their ratio. A round is long enough for rows to be taken and
+looked at. There is no model: the ratio is that to combining alone.
 
     python benchmarks/following.py [--rounds 15] [--terms 2 16] [--every 50]
 """
@@ -70,11 +71,13 @@ def main() -> None:
         "bare", *(f"{statistics.median(found['bare']):.1f}" for found in results.values())
     )
     for name in list(FOLLOWERS)[1:]:
-        more = [
-            statistics.median(a - b for a, b in zip(found[name], found["bare"], strict=True))
-            for found in results.values()
-        ]
-        table.add_row(f"{name} adds", *(f"{time:.2f}" for time in more))
+        cells = []
+        for found in results.values():
+            pairs = [*zip(found[name], found["bare"], strict=True)]
+            more = statistics.median(followed - bare for followed, bare in pairs)
+            ratio = statistics.median(followed / bare for followed, bare in pairs)
+            cells.append(f"{more:.2f} ({ratio:.3f})")
+        table.add_row(f"{name} adds", *cells)
     Console().print(table)
 
 

@@ -35,8 +35,8 @@ class Monitor:
             as long. A value that is nan or inf is told of after one window.
         floors: For terms whose unit is known, the value under which they have collapsed, such as
             0.1 nats for a KL; nothing else is a collapse then.
-        collapse: The share of the loss, weighted and as given, below which any other term that
-            fell has collapsed; 0 for never.
+        collapse: The part of an equal share of the loss, weighted and as given, below which any
+            other term that fell has collapsed; 0 for never.
         dominance: The share from which a term dominates; above 1 for never.
         explosion: How many times its earlier median a term is that explodes; inf for never.
         conflict: To how many times its value a term that had fallen rises, while another falls;
@@ -70,7 +70,7 @@ class Monitor:
         window: int = 5,
         patience: int = 4,
         floors: Mapping[str, float] | None = None,
-        collapse: float = 0.02,
+        collapse: float = 0.04,
         dominance: float = 0.99,
         explosion: float = 100.0,
         conflict: float = 1.5,
@@ -83,7 +83,7 @@ class Monitor:
                 raise ValueError(f"{name} is a whole number of at least 1, found {count!r}")
         for name, part in (("collapse", collapse), ("dominance", dominance)):
             if not part >= 0:
-                raise ValueError(f"{name} is a part of the loss, such as 0.02, found {part!r}")
+                raise ValueError(f"{name} is a part of the loss, such as 0.04, found {part!r}")
         for name, times in (("explosion", explosion), ("conflict", conflict)):
             if not times > 1:
                 raise ValueError(f"{name} is a factor above 1, found {times!r}")

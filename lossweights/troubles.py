@@ -162,16 +162,20 @@ class Look:
         )
 
     def _is_small(self, name: str, windows: Sequence[Window]) -> bool:
-        """Whether it hardly counts in all of them, neither as weighted nor as given."""
-        largest = (max(w.share.get(name, 0.0), w.portion.get(name, 0.0)) for w in windows)
-        return max(largest) < self._bounds.collapse
+        """Whether it hardly counts in all of them, beside an equal share for each term."""
+        return all(
+            max(w.share.get(name, 0.0), w.portion.get(name, 0.0)) * len(w.raw)
+            < self._bounds.collapse
+            for w in windows
+        )
 
     def _fell_at_once(self, name: str) -> str:
         """As the KL of a decoder that never takes up its code."""
         begin = abs(self._begin.raw.get(name, 0.0))
         lowest = min(abs(window.raw.get(name, math.inf)) for window in self._windows)
-        is_alone = self._others(name, self._begin) > _KEPT
-        if lowest > _FELL * begin or not is_alone or not self._is_small(name, self._windows):
+        if lowest > _FELL * begin or not self._is_small(name, self._windows):
+            return ""
+        if self._others(name, self._begin) < _KEPT:
             return ""
         return (
             f"from {begin:.3g} at step {self._begin.last} it fell at once, to {lowest:.3g} at the "
@@ -202,7 +206,7 @@ class Look:
     def _dominance(self, name: str) -> str:
         """Whether it leaves nothing of the loss to terms that are meant to count."""
         windows, plan, last = self._long, self._plan, self._last
-        if (name, "explosion") in self._known or not plan.has_settled(name, windows[0].first):
+        if not plan.has_settled(name, windows[0].first):
             return ""
         if any(window.share.get(name, 0.0) < self._bounds.dominance for window in windows):
             return ""

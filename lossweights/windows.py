@@ -98,6 +98,7 @@ class Plan:
         self.steered = {name for name, term in config.terms.items() if term.controller is not None}
         balanced = () if config.balancer is None else config.balanced_names
         self.found = self.steered.union(balanced)
+        self._largest = max(map(self.meant, config.terms))
         self._settled = {name: self._settles(name) for name in config.terms}
 
     def _settles(self, name: str) -> float:
@@ -129,10 +130,9 @@ class Plan:
 
         One whose weight is found counts for what is found.
         """
-        largest = max(self.meant(other) for other in windows[-1].raw) if windows[-1].raw else 0.0
         return (
             name not in self.found
             and all(window.raw.get(name, 0.0) != 0 for window in windows)
             and self.has_settled(name, windows[0].first)
-            and 0 < self.meant(name) >= _MEANT * largest
+            and 0 < self.meant(name) >= _MEANT * self._largest
         )
