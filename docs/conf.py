@@ -5,7 +5,7 @@ from pathlib import Path
 
 import lossweights
 
-sys.path.insert(0, str(Path(__file__).parent))  # where `docstrings`, an extension of ours, lies
+sys.path.insert(0, str(Path(__file__).parent))  # where two extensions of ours lie
 
 project = "lossweights"
 author = "the lossweights developers"
@@ -20,6 +20,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "docstrings",
+    "mathml",
 ]
 exclude_patterns = ["_build"]
 nitpicky = False
@@ -43,6 +44,7 @@ napoleon_numpy_docstring = False
 
 copybutton_exclude = ".linenos, .gp, .go"  # prompts and what was printed
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "lossweights"
 html_copy_source = False

@@ -64,7 +64,9 @@ class CosineShape(Shape, kind="cosine"):
 
 
 class SigmoidShape(Shape, kind="sigmoid"):
-    r"""Logistic: $f(x) = (\sigma(k x - k/2) - \sigma(-k/2)) / (\sigma(k/2) - \sigma(-k/2))$.
+    r"""Logistic, from exactly 0 to exactly 1.
+
+    $$f(x) = \frac{\sigma(k x - k/2) - \sigma(-k/2)}{\sigma(k/2) - \sigma(-k/2)}$$
 
     At the default this is the logistic of $12 x - 6$ of the cyclical-annealing paper (Fu et al.,
     NAACL 2019, N19-1021), stretched so that it runs from 0 to 1 and not from 0.0025 to 0.9975.
