@@ -240,8 +240,13 @@ class Look:
             return ""
         if any(max(w.share[name], w.portion[name]) < _COUNTED for w in windows):
             return ""  # it takes its part only now, as the KL of a VAE does late
-        before = [w.raw.get(name, 0.0) for w in (self._begin, *self._windows[: -len(windows)])]
-        if first.raw[name] > _FELL * max(before):
+        before = [
+            window.raw.get(name, 0.0)
+            for window in self._windows[: -len(windows)]
+            if plan.has_settled(name, window.first)
+        ]
+        highest = sorted(before)[-self._bounds.patience :]  # no spike, as of a KL at the start
+        if len(highest) < self._bounds.patience or first.raw[name] > _FELL * highest[0]:
             return ""  # nothing was gained
         falling = [
             other

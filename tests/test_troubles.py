@@ -176,6 +176,14 @@ def test_a_term_that_rises_again_as_another_falls_fights_it() -> None:
     assert pasted(found.message) == {"balancer": "pcgrad"}
 
 
+def test_what_rises_after_a_mere_spike_loses_nothing() -> None:
+    def spike(step: int) -> dict[str, float]:
+        values = conflict(step + 40)  # when `b` has fallen
+        return {"a": values["a"], "b": 2.0 if step in range(2, 12) else values["b"]}
+
+    assert follow(["a", "b"], spike) == []
+
+
 def test_it_is_said_once_and_each_trouble_of_a_term_by_itself() -> None:
     def values(step: int) -> dict[str, float]:
         return vanishing(step) if step < 200 else {"a": 20.0, "b": math.nan}
