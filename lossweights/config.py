@@ -107,6 +107,8 @@ class LossConfig(Declaration):
             raise ValueError("a loss has at least one term: write `terms: {reconstruction: 1.0}`")
         if "" in terms:
             raise ValueError("a term has a name, found ''")
+        if pattern := next((name for name in terms if "*" in name), ""):
+            raise ValueError(f"{pattern!r} is a pattern, a term has one name: write each of them")
         return terms
 
     @field_validator("eval_weights", mode="before")

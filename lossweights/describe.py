@@ -81,7 +81,7 @@ def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
         return f"{dormant}constant"
     steps, weights = _sampled(config, name, horizon)
     lowest, highest = int(weights.argmin()), int(weights.argmax())
-    final = term.weight * term.schedule.final(horizon.local(start))
+    final = term.weight * term.schedule.final(horizon.local(start)) + 0.0  # no -0
     if weights[lowest] == weights[highest] == final:
         return f"{dormant}{final:g} throughout"
     moments = f"{dormant}starts at {weights[0]:g}"
@@ -121,7 +121,8 @@ def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[s
         except HorizonError as error:
             findings.append(f"term {name!r} has no weight yet: {error}, with criterion.bind(...)")
             continue
-        if seen.names and step >= steps[0] and name not in seen.given.union(seen.names):
+        never = name not in seen.given.union(seen.names) and _is_awaited(config, name)
+        if never and seen.names and step >= steps[0]:
             findings.append(
                 f"term {name!r} was never given{_or_finite(config)}; if it is not needed, drop it "
                 f"at terms.{name}"
@@ -132,6 +133,14 @@ def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[s
                 f"terms.{name} is {config.terms[name]!r}; drop it, or give it a weight"
             )
     return findings
+
+
+def _is_awaited(config: LossConfig, name: str) -> bool:
+    """Whether it should be given some time, and is not there for its controller alone."""
+    term = config.terms[name]
+    if not term.optional or term.controller is None or term.controller.source is None:
+        return True
+    return term.controller.source in config.terms  # no metric, which `observe` gives
 
 
 def _or_finite(config: LossConfig) -> str:

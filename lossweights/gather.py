@@ -66,8 +66,9 @@ def _check_names(
         for name, term in known.items()
         if name not in given and not term.optional and name not in dispensable
     ]
+    not_given = [name for name in known if name not in given]
     problems = [
-        f"{name!r} is no term of this loss{did_you_mean(str(name), missing or known)} "
+        f"{name!r} is no term of this loss{did_you_mean(str(name), not_given or known)} "
         f"(the terms are {quoted(known)}); if it is only for logging, write ignore: [{name}]"
         for name in unknown
     ]
@@ -84,7 +85,10 @@ def _tensor(name: str, value: object, device: torch.device | None) -> Tensor:
     if isinstance(value, Real) and not isinstance(value, bool):
         return torch.tensor(float(value), device=device)  # the 0.0 of a branch that is off
     if not isinstance(value, Tensor):
-        raise ValueError(f"term {name!r} is a tensor, found {type(value).__name__}: {value!r}")
+        found = f"{type(value).__name__}: {value!r}"
+        if isinstance(value, list | tuple):
+            found = f"{type(value).__name__} of {len(value)}: give one value, such as its sum(...)"
+        raise ValueError(f"term {name!r} is a tensor, found {found}")
     if value.is_complex():
         raise ValueError(f"term {name!r} is real, found {value.dtype}: give its absolute value")
     # Before the terms are put together: among them all, the lowest precision would rule.

@@ -30,7 +30,7 @@ class Breakdown:
         weight: The product of all factors.
         penalty: The price of learned weights; empty where none are.
         weighted: `weight * value + penalty`.
-        share: $|weighted_i| / \sum_j |weighted_j|$: who drives the loss; 0 where all are 0.
+        share: $|w_i l_i| / \sum_j |w_j l_j|$: who drives the loss; 0 where all are 0.
     """
 
     total: Tensor
@@ -71,18 +71,16 @@ class Breakdown:
 
         value, weight = by_name(values), by_name(weights.unbind())
         penalties = {} if penalty is None else by_name(penalty.unbind())
-        weighted = {}
+        driving, weighted = [], {}
         for name in shown:
-            weighted[name] = value[name] * weight[name]
-            if name in penalties:
-                weighted[name] = weighted[name] + penalties[name]
-            if name in left_out:
-                weighted[name] = value[name].new_zeros(())
-        parts = torch.stack(list(weighted.values())) if shown else weights
-        size = parts.detach().abs()
+            part = value[name].new_zeros(()) if name in left_out else value[name] * weight[name]
+            driving.append(part.detach().abs())  # a penalty moves a weight, not the model
+            counts = name in penalties and name not in left_out
+            weighted[name] = part + penalties[name] if counts else part
+        size = torch.stack(driving) if shown else weights
         share = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)
         return cls(
-            total=parts.sum(),
+            total=torch.stack(list(weighted.values())).sum() if shown else weights.sum(),
             raw=by_name(raws),
             value=value,
             weight=weight,

@@ -68,8 +68,8 @@ def test_a_report_shows_penalties_where_there_are_any() -> None:
     lines = str(criterion.report()).splitlines()
     columns = ["term", "raw", "value", "weight", "penalty", "weighted", "share"]
     assert lines[1].split() == columns
-    assert lines[2].split() == ["a", "1", "1", "1", "1", "2", "40.0%"]
-    assert lines[3].split() == ["b", "3", "3", "1", "0", "3", "60.0%"]
+    assert lines[2].split() == ["a", "1", "1", "1", "1", "2", "25.0%"]
+    assert lines[3].split() == ["b", "3", "3", "1", "0", "3", "75.0%"]
     assert lines[4].split() == ["total", "5"]
     criterion = WeightedLoss(terms=["a"], balancer=Recording())
     criterion({"a": leaf(1.0)})

@@ -225,6 +225,7 @@ def test_a_wrong_term_is_named_by_its_place(written: Any, problem: str) -> None:
         ),
         ({"terms": []}, "terms: a loss has at least one term"),
         ({"terms": {"": 1}}, "terms: a term has a name, found ''"),
+        ({"terms": {"loss_ce_*": 1}}, r"terms: 'loss_ce_\*' is a pattern, a term has one name"),
         ({"terms": ["a", "b", "a"]}, "terms: named more than once: 'a'"),
         ({"terms": "a"}, "terms: input should be a valid dictionary, found 'a'"),
         ({"terms": None}, "terms: input should be a valid dictionary, found None"),

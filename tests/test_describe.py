@@ -69,6 +69,10 @@ def test_names_both_factors_of_a_term() -> None:
             "starts at 0, first peaks at 3 in step 25, ends at 3",
         ),
         (
+            {"weight": -1, "schedule": {"kind": "ramp", "start": 1, "stop": 0, "over": "40 steps"}},
+            "starts at -1, first peaks at 0 in step 40, ends at 0",
+        ),
+        (
             {"kind": "ramp", "start": 2, "stop": 0.5, "over": "40 steps"},
             "starts at 2, ends at 0.5",
         ),

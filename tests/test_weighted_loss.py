@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lossweights import (
+    AdaptiveKL,
     ConfigError,
     Constant,
     Cyclical,
@@ -240,6 +241,17 @@ def test_batch_mean_of_a_scalar_is_refused() -> None:
 def test_what_is_no_tensor_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="term 'kl' is a tensor, found"):
         WeightedLoss(terms=["kl"])({"kl": value})
+
+
+def test_a_list_of_values_is_told_how_to_become_one() -> None:
+    with pytest.raises(ValueError, match=r"found list of 2: give one value, such as its sum"):
+        WeightedLoss(terms=["kl"])({"kl": [leaf(1.0), leaf(2.0)]})
+
+
+def test_a_misspelt_name_is_told_the_nearest_that_was_not_given() -> None:
+    criterion = WeightedLoss(terms={"loss_ce": 1.0, "loss_giou": Term(optional=True)})
+    with pytest.raises(ValueError, match="did you mean 'loss_giou'"):
+        criterion({"loss_gious": leaf(1.0)})
 
 
 @pytest.mark.parametrize("others", [{}, {"a": torch.tensor(1.0)}])
@@ -581,6 +593,31 @@ def test_audit_names_a_term_that_was_never_given() -> None:
     criterion({"a": leaf(1.0)})
     (finding,) = criterion.audit()
     assert finding.startswith("term 'b' was never given")
+
+
+@pytest.mark.parametrize("source", ["rollout_kl", "a"])
+def test_audit_awaits_no_optional_term_whose_controller_watches_a_metric(source: str) -> None:
+    kl = AdaptiveKL(target=1.0, source=source)  # the price of a KL within a reward
+    criterion = WeightedLoss(terms={"a": 1.0, "kl": Term(controller=kl, optional=True)})
+    if source != "a":
+        criterion.observe(rollout_kl=1.0)
+    criterion({"a": leaf(1.0)})
+    criterion.step()
+    told = [finding for finding in criterion.audit() if "'kl' was never given" in finding]
+    assert bool(told) is (source == "a")
+
+
+def test_a_penalty_has_no_part_in_the_shares() -> None:
+    criterion = WeightedLoss(terms=["a", "b"], balancer="uncertainty")
+    breakdown = criterion.breakdown({"a": leaf(3.0), "b": leaf(1.0)})
+    sizes = {name: abs(breakdown.weight[name] * breakdown.value[name]) for name in ("a", "b")}
+    assert breakdown.share["a"].item() == pytest.approx((sizes["a"] / sum(sizes.values())).item())
+    criterion.load_state_dict(
+        {**criterion.state_dict(), "memory.log_variance": torch.tensor([-1.0, -1.0])}
+    )
+    breakdown = criterion.breakdown({"a": leaf(3.0), "b": leaf(1.0)})
+    assert breakdown.penalty["a"].item() != 0
+    assert breakdown.share["a"].item() == pytest.approx(0.75)
 
 
 def test_audit_names_a_term_without_gradient() -> None:

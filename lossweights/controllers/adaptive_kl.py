@@ -31,7 +31,8 @@ class AdaptiveKL(Controller, kind="adaptive-kl"):
         initial: $w$ at the start, above 0.
         gain: $K$, the paper's $K_\beta$; above 0, and below 1 / `clip`.
         clip: $c$, above 0.
-        lowest: Lower bound of $w$; above 0, which it could never leave.
+        lowest: Lower bound of $w$; above 0, which it could never leave. Policy and reference begin
+            as one, with a KL of 0: until they part, every step lowers $w$ by the most.
         highest: Upper bound of $w$.
         source: What to watch: the term itself, or a metric such as the KL of whole rollouts,
             where it is given once in many steps: the others change nothing.
