@@ -134,5 +134,6 @@ class Plan:
             name not in self.found
             and all(window.raw.get(name, 0.0) != 0 for window in windows)
             and self.has_settled(name, windows[0].first)
-            and 0 < self.meant(name) >= _MEANT * self._largest
+            and self.meant(name) > 0
+            and self.meant(name) >= _MEANT * self._largest
         )
