@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ _MOST_ROWS = 100  # that wait on the device, to be moved together,
 _MOST_SECONDS = 30.0  # and how long the first of them does
 
 _EVERY = steps(50)
+
+_of_finite = json.JSONEncoder(allow_nan=False).encode
 
 Row = dict[str, float]  # what `WeightedLoss.metrics` gives, and the `step` that it was in
 
@@ -85,16 +87,17 @@ class History:
         self._waiting_since = 0.0
         self._is_told = False  # that `every` cannot be counted yet
         self._path = None if path is None else Path(path).resolve()
-        self._file_is_current = True
+        self._bytes = 0  # of the file, as this one left it; -1 where it is to be written anew
         if self._path is not None:
             if self._path.exists():
                 self._rows = _read(self._path)
-            _write(self._path, self._rows)  # without a line that was cut off
+            self._bytes = _write(self._path, self._rows)  # without a line that was cut off
         self._latest = self._last_step()
-        self._handle = None
+        self._ends: tuple[Callable[[], object], ...] = ()
         if criterion is not None:
-            self._handle = criterion.on_step(partial(self._step_done, criterion))
-            weakref.finalize(criterion, self.close)  # when the process ends, too
+            handle = criterion.on_step(partial(self._step_done, weakref.ref(criterion)))
+            finalizer = weakref.finalize(criterion, self.flush)  # when the process ends, too
+            self._ends = handle.remove, finalizer.detach
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -122,24 +125,31 @@ class History:
             for step, names, values in waiting
         ]
         self._rows += new
-        if self._path is None or (self._file_is_current and not new):
+        if self._path is None or (self._bytes >= 0 and not new):
             return
+        before, self._bytes = self._bytes, -1  # a line may be cut off
         try:
-            if self._file_is_current:
-                self._file_is_current = False  # a line may be cut off
+            if before == _bytes_of(self._path):
                 with self._path.open("a", encoding="utf-8") as file:
                     file.writelines(map(_line, new))
+                    end = file.tell()
+                self._bytes = end
             else:
-                _write(self._path, self._rows)
-            self._file_is_current = True
+                self._bytes = _write(self._path, self._rows)
+                if before >= 0:
+                    warn(
+                        f"{self._path.name} was changed by another, and holds the rows of this "
+                        "history alone now: where two write to it, or several ranks, give each a "
+                        "path of its own"
+                    )
         except OSError as error:
             warn(f"{self._path.name} cannot be written, its rows are kept in memory: {error}")
 
     def close(self) -> None:
         """Follows the criterion no longer; what is kept stays, and is written."""
-        if self._handle is not None:
-            self._handle.remove()
         self.flush()
+        for end in self._ends:
+            end()
 
     @property
     def rows(self) -> list[Row]:
@@ -162,7 +172,8 @@ class History:
     def __iter__(self) -> Iterator[str]:
         """The names of the metrics that any row has."""
         self.flush()
-        return iter(dict.fromkeys(name for row in self._rows for name in row if name != "step"))
+        together = dict.fromkeys(map(tuple, self._rows))  # few, while there may be many rows
+        return iter(dict.fromkeys(name for names in together for name in names if name != "step"))
 
     def __getitem__(self, metric: str) -> NDArray[np.float64]:
         """A metric such as `raw/kl` over the rows, shape (rows,); nan where a row lacks it.
@@ -189,13 +200,16 @@ class History:
         self.__init__()  # type: ignore[misc]
         self._rows = state["rows"]
 
-    def _step_done(self, criterion: WeightedLoss, step: int) -> None:
+    def _step_done(self, reference: weakref.ref[WeightedLoss], step: int) -> None:
         """Called after each step of the criterion."""
+        criterion = reference()  # weak: it holds this call, and would hold itself
+        if criterion is None:
+            return
         if step <= self._latest:  # done again, as after a checkpoint was loaded
             self.flush()
             self._rows = [row for row in self._rows if row["step"] < step]
             self._latest = self._last_step()
-            self._file_is_current = False
+            self._bytes = -1
         interval = self._interval(criterion.horizon)
         if step // interval != self._latest // interval:
             self._latest = step
@@ -225,18 +239,27 @@ class History:
         return int(self._rows[-1]["step"]) if self._rows else -1
 
 
-def _write(path: Path, rows: Iterable[Row]) -> None:
-    """All of a file, or nothing: a process may be killed at any moment."""
+def _write(path: Path, rows: Iterable[Row]) -> int:
+    """All of a file, or nothing: a process may be killed at any moment. How many bytes it has."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     with unfinished.open("w", encoding="utf-8") as file:
         file.writelines(map(_line, rows))
+    written = _bytes_of(unfinished)
     unfinished.replace(path)
+    return written
+
+
+def _bytes_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _line(row: Row) -> str:
-    cells = (f"{json.dumps(key)}: {_number(value)}" for key, value in row.items())
-    return f"{{{', '.join(cells)}}}\n"
+    try:
+        return f"{_of_finite(row)}\n"
+    except ValueError:  # ten times as slow
+        cells = (f"{json.dumps(key)}: {_number(value)}" for key, value in row.items())
+        return f"{{{', '.join(cells)}}}\n"
 
 
 def _number(value: float) -> str:
@@ -276,7 +299,7 @@ def _row(line: str, place: str) -> Row:
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         raise ValueError(f"{place}: a row is a table with a whole `step`, found {line[:80]!r}")
     return {"step": step} | {
-        sys.intern(key): _read_number(value, key, place)
+        sys.intern(key): value if value.__class__ is float else _read_number(value, key, place)
         for key, value in row.items()
         if key != "step"
     }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,30 @@ def test_a_file_is_written_whole_or_not_at_all(path: Path, monkeypatch: pytest.M
     assert History.load(path).steps.tolist() == [0, 1, 2, 3]
 
 
+def test_of_two_histories_in_one_file_the_last_to_write_has_it_and_says_so(path: Path) -> None:
+    criteria = WeightedLoss(terms=["a"]), WeightedLoss(terms=["a"])
+    first, second = (History(criterion, every="1 steps", path=path) for criterion in criteria)
+    for criterion, value in zip(criteria, (1.0, 2.0), strict=True):
+        train(criterion, 2, value)
+    first.flush()
+    assert History.load(path)["raw/a"].tolist() == [1, 1]
+    with pytest.warns(UserWarning, match=r"rows.jsonl was changed by another, and holds the rows"):
+        second.flush()
+    assert History.load(path)["raw/a"].tolist() == [2, 2]
+
+
+def test_a_file_that_is_taken_away_is_written_whole_again(path: Path) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, every="1 steps", path=path)
+    train(criterion, 2)
+    history.flush()
+    path.unlink()
+    train(criterion, 1)
+    with pytest.warns(UserWarning, match="was changed by another"):
+        history.flush()
+    assert History.load(path).steps.tolist() == [0, 1, 2]
+
+
 def test_the_file_is_where_it_was_said_when_the_folder_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,10 +220,19 @@ def test_a_criterion_that_is_gone_leaves_its_history(path: Path) -> None:
     history = History(criterion, path=path)
     train(criterion, 1)
     assert lines(path) == []
-    del criterion
-    gc.collect()
+    del criterion  # at once: no cycle keeps it, and what it has on a device
     assert len(lines(path)) == 1
     assert len(history) == 1
+
+
+def test_a_history_that_is_closed_is_not_kept() -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion)
+    train(criterion, 1)
+    history.close()
+    kept = weakref.ref(history)
+    del history
+    assert kept() is None
 
 
 @pytest.mark.parametrize("ending", ["", "raise SystemExit(0)", "raise ValueError"])
