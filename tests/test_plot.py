@@ -115,6 +115,9 @@ def test_weights_are_read_from_zero() -> None:
     low, high = plot.weights(history({"a": [1.0, 1.0]}, {"a": 5.0})).axes[0].get_ylim()
     assert low == 0
     assert high > 5
+    low, high = plot.weights(history({"a": [1.0, 1.0]}, {"a": -5.0})).axes[0].get_ylim()
+    assert low < -5
+    assert high == 0
 
 
 def test_a_gap_stays_a_gap_and_a_point_between_gaps_is_seen() -> None:
@@ -148,6 +151,8 @@ def test_shares_lie_on_top_of_each_other_with_a_gap_where_there_are_none() -> No
     assert list(stairs(panel)[0].edges) == [0, 10, 20, 30, 40, 50]
     assert legend(figure) == ["a", "b"]
     assert panel.get_ylim() == (0, 1)
+    white = {mpl.colors.to_hex(patch.get_edgecolor()) for patch in panel.patches}
+    assert white == {"#ffffff"}  # between areas whose colours a reader, or a printer, has as one
 
 
 def test_many_rows_are_averaged_to_what_can_be_seen() -> None:

@@ -217,7 +217,8 @@ def stack(
     last = np.median(np.diff(steps)) if len(steps) > 1 else 1
     edges = np.append(steps[firsts], steps[-1] + last)
     for top, share, colour in zip(tops, shares, colours, strict=True):
-        panel.stairs(top, edges, baseline=top - share, fill=True, color=colour, linewidth=0)
+        area: Looks = {"facecolor": colour, "edgecolor": "w", "linewidth": 0.5}  # for equal greys
+        panel.stairs(top, edges, baseline=top - share, fill=True, **area)
     panel.set_ylim(0, 1)
     panel.yaxis.set_major_formatter(PercentFormatter(1))
     panel.set_axisbelow(False)
@@ -237,3 +238,5 @@ def fit(panel: Axes, columns: Columns, *, from_zero: bool) -> None:
             panel.set_yscale("log")
     elif from_zero and len(numbers):
         panel.set_ylim(bottom=min(0.0, numbers.min() * 1.05))
+        if numbers.max() < 0:
+            panel.set_ylim(top=0.0)
