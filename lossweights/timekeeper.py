@@ -76,6 +76,11 @@ class Timekeeper(nn.Module):
         """The length of training, so far as it is known."""
         return self._horizon
 
+    @property
+    def owns_clock(self) -> bool:
+        """Whether its time is its own; else another criterion's, which `clock=` named."""
+        return self._owns_clock
+
     def step(self, n: int = 1) -> None:
         """Moves the clock by `n` steps: call it after each `optimizer.step()`.
 
@@ -303,9 +308,7 @@ class Timekeeper(nn.Module):
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
-        self._device = torch.device("cpu")
-        if self._adaptation is not None:
-            self._device = self._adaptation.memory.device
+        self._device = self._adaptation.memory.device if self._adaptation else torch.device("cpu")
         self._clock.listen(self)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the original was built

@@ -275,6 +275,7 @@ def test_a_shared_clock_brings_the_length_of_training() -> None:
 def test_a_shared_clock_is_moved_by_its_owner_alone(model: nn.Linear) -> None:
     owner = ramp()
     other = ramp(clock=owner)
+    assert (owner.owns_clock, other.owns_clock) == (True, False)
     with pytest.raises(RuntimeError, match=r"shares the clock of another: call step\(\) on that"):
         other.step()
     with pytest.raises(RuntimeError, match=r"shares the clock of another: call set_step\(\)"):

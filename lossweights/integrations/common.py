@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -15,7 +15,8 @@ from lossweights.weighted_loss import WeightedLoss
 
 Criteria = Mapping[str, WeightedLoss]  # by where they lie in the model, such as `criterion`
 
-_BY_TRAINERS: WeakSet[Follower] = WeakSet()
+# Who moves which clock for a trainer. Where a training was broken off, nobody gave it up.
+_FOLLOWERS: WeakKeyDictionary[WeightedLoss, Follower] = WeakKeyDictionary()
 
 
 class Training:
@@ -31,12 +32,10 @@ class Training:
         self.end()
         self._criteria = criteria
         for name, criterion in timed(criteria).items():
-            # Of a training that was broken off; nothing but another one can be meant to go on.
-            former = criterion._clock.follower  # noqa: SLF001  # its own library
-            if former is not None and former in _BY_TRAINERS:
-                former.remove()
+            if criterion in _FOLLOWERS:
+                _FOLLOWERS.pop(criterion).remove()
             follower = criterion.follow(optimizers[name])  # type: ignore[arg-type]  # or a wrapper
-            _BY_TRAINERS.add(follower)
+            _FOLLOWERS[criterion] = follower
             self._followers.append(follower)
 
     def bind(self, total_steps: int | None, steps_per_epoch: int | None) -> None:
@@ -73,10 +72,11 @@ class Training:
                 )
         for name, criterion in timed(self._criteria).items():
             now = criterion.current_step
-            if now and not done:
+            if now > done:
                 warn(
-                    f"a new training begins, and the clock of {name!r} is at step {now}: "
-                    "if its schedules are to begin anew too, call criterion.set_step(0) before"
+                    f"training begins at step {done}, and the clock of {name!r} is at step {now}: "
+                    "if its schedules are to begin there too, call "
+                    f"criterion.set_step({done}) before"
                 )
             if done and not now:
                 warn(
@@ -127,11 +127,7 @@ def criteria_of(model: nn.Module) -> dict[str, WeightedLoss]:
 
 def timed(criteria: Criteria) -> dict[str, WeightedLoss]:
     """Those with a clock of their own; the others share one of theirs."""
-    return {
-        name: criterion
-        for name, criterion in criteria.items()
-        if criterion._owns_clock  # noqa: SLF001  # its own library
-    }
+    return {name: criterion for name, criterion in criteria.items() if criterion.owns_clock}
 
 
 def quantities(include: Iterable[str] | None) -> tuple[str, ...] | None:

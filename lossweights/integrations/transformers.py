@@ -48,8 +48,9 @@ class WeightedTrainer(Trainer):
         **kwargs: As for Trainer.
 
     Raises:
-        ValueError: For a model without a criterion, and for `compute_loss_func`, whose result
-            Trainer takes to be divided by the number of items already.
+        ValueError: For a model without a criterion; for `compute_loss_func`, whose result Trainer
+            takes to be divided by the number of items already; and for `label_smoothing_factor`,
+            with which Trainer computes a loss of its own.
 
     >>> import tempfile, torch
     >>> from transformers import PrinterCallback, TrainingArguments
@@ -86,6 +87,12 @@ class WeightedTrainer(Trainer):
                 "compute_loss_func is expected to divide by the number of items of all batches "
                 "and ranks, and terms are means: compute the total in the model's forward, or "
                 "override compute_loss(self, model, inputs, return_outputs=False, **kwargs)"
+            )
+        if self.label_smoother is not None:
+            raise ValueError(
+                "with label_smoothing_factor Trainer takes the labels away from the model and "
+                "computes a loss of its own, without terms: drop it, and smooth where the term is "
+                "computed, as in torch.nn.functional.cross_entropy(..., label_smoothing=0.1)"
             )
         if self.model is not None:
             common.criteria_of(self.model)

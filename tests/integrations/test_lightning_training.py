@@ -119,9 +119,16 @@ def test_the_audit_speaks_at_the_end_of_an_epoch_and_once() -> None:
 
 def test_a_clock_that_is_not_where_the_training_is_is_told_of() -> None:
     module = Module()
-    trainer(LossWeights(), max_epochs=1).fit(module, Loader())
-    with pytest.warns(UserWarning, match="the clock of 'criterion' is at step 10: if its schedul"):
-        trainer(LossWeights(), max_epochs=1).fit(module, Loader())
+    runner = trainer(LossWeights(), max_epochs=1)
+    runner.fit(module, Loader())
+    runner.fit_loop.max_epochs = 2
+    runner.fit(module, Loader())  # on from step 10, and says nothing
+    runner = trainer(LossWeights(), max_epochs=1)
+    with pytest.warns(UserWarning, match="begins at step 0, and the clock of 'criterion' is at s"):
+        runner.fit(module, Loader())
+    runner.fit_loop.max_epochs = 2
+    with pytest.warns(UserWarning, match=r"begins at step 10.*is at step 30: .*set_step\(10\)"):
+        runner.fit(module, Loader())
     module.criterion.set_step(0)
     trainer(LossWeights(), max_epochs=3).fit(module, Loader())  # and says nothing
     assert module.criterion.horizon.total_steps == 30  # not that of the training before

@@ -143,6 +143,8 @@ def test_what_cannot_work_is_refused_as_the_trainer_is_made(tmp_path: Path) -> N
         trainer(nn.Linear(1, 1), tmp_path)
     with pytest.raises(ValueError, match="compute_loss_func is expected to divide by the number"):
         trainer(Plain(), tmp_path, compute_loss_func=lambda *_, **__: None)
+    with pytest.raises(ValueError, match="computes a loss of its own, without terms: drop it"):
+        trainer(Bert(), tmp_path, label_smoothing_factor=0.1)
 
 
 class Reports(TrainerCallback):
@@ -197,6 +199,34 @@ def test_a_checkpoint_can_be_loaded_without_the_criterion(tmp_path: Path) -> Non
     ours = {key: part for key, part in model.state_dict().items() if "criterion" not in key}
     assert ours.keys() == alone.state_dict().keys()
     assert all(torch.equal(part.cpu(), alone.state_dict()[key]) for key, part in ours.items())
+
+
+class WithoutLabels(Model):
+    """Such as an autoencoder."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.criterion(super().forward(x)), "logits": x}
+
+
+class SaysSo(WithoutLabels):
+    def forward(self, x: Tensor, return_loss: bool = True) -> dict[str, Tensor]:
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "has_loss"),
+    [
+        (WithoutLabels, {}, False),
+        (WithoutLabels, {"label_names": ["x"]}, True),
+        (SaysSo, {}, True),
+    ],
+)
+def test_the_loss_of_an_evaluation_without_labels_is_there_where_the_docs_say(
+    model: type[Model], options: dict[str, Any], has_loss: bool, tmp_path: Path
+) -> None:
+    runner = trainer(model(), tmp_path, **options)
+    runner.train()
+    assert ("eval_loss" in runner.evaluate()) is has_loss
 
 
 def test_evaluation_uses_its_weights_and_moves_nothing(tmp_path: Path) -> None:
