@@ -50,6 +50,7 @@ from lossweights.gradients import Gradients, Statistic
 from lossweights.history import History
 from lossweights.moment import Moment, State
 from lossweights.monitor import Monitor
+from lossweights.monitor.troubles import Finding
 from lossweights.report import Breakdown, Report
 from lossweights.schedules import (
     Constant,
@@ -76,7 +77,6 @@ from lossweights.schedules import (
 )
 from lossweights.term import Term
 from lossweights.transforms import Capacity, FreeBits, Log, Relative, Transform
-from lossweights.troubles import Finding
 from lossweights.weighted_loss import WeightedLoss, WrappedLoss
 
 __version__ = "0.1.0"

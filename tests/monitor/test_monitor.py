@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from lossweights import History, Monitor, WeightedLoss
-from tests.test_troubles import follow, kinds, train, vanishing
+from tests.monitor.test_troubles import follow, kinds, train, vanishing
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # Real trainings
 
 
-@pytest.mark.parametrize("config", ["constant", "cyclical-linear", "pid"])
+@pytest.mark.parametrize("config", ["constant", "cyclical-linear"])
 def test_the_kl_of_the_vae_of_the_examples(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It vanishes under a constant weight, and is told of once; the cures are not."""
+    """It vanishes under a constant weight, and is told of once; cycles keep it, and nothing is told."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     words, _ = importlib.import_module("pronunciation_vae.data").load_words(1000)
     torch.manual_seed(0)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lossweights.durations import Duration, Horizon, percent
 from lossweights.errors import HorizonError, did_you_mean, warn
-from lossweights.troubles import Bounds, Finding, Look
+from lossweights.monitor.troubles import Bounds, Finding, Look
+from lossweights.monitor.windows import Plan, Window
 from lossweights.weighted_loss import WeightedLoss
-from lossweights.windows import Plan, Window
 
 _EVERY = percent(0.5)  # so that a collapse is told after a tenth of the training
 _UNCOUNTED = 50  # steps, while the length of training is not known

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lossweights.errors import quoted
-from lossweights.windows import Plan, Window
+from lossweights.monitor.windows import Plan, Window
 
 Trouble = Literal["explosion", "collapse", "dominance", "conflict"]
 
