@@ -16,7 +16,7 @@ from lossweights.config import LossConfig
 from lossweights.describe import audit, describe
 from lossweights.durations import Duration
 from lossweights.errors import HorizonError, did_you_mean, quoted, warn
-from lossweights.report import QUANTITIES, Report, Seen, chosen, on_host
+from lossweights.report import METRICS, Report, Seen, chosen, on_host
 from lossweights.shared import SharedLike
 from lossweights.standing import Standing
 from lossweights.timekeeper import Timekeeper
@@ -206,7 +206,7 @@ class Account(Timekeeper):
             if about not in self._told:
                 self._told.add(about)
                 warn(note)
-        wanted = chosen(include, (*QUANTITIES, "total", "controller"))
+        wanted = chosen(include, METRICS)
         found = breakdown.metrics(prefix, [name for name in wanted if name != "controller"])
         if "controller" in wanted and self._adaptation is not None:
             found |= {f"{prefix}{name}": t for name, t in self._adaptation.reported().items()}

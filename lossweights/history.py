@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lossweights.durations import Duration, Horizon, steps
 from lossweights.errors import HorizonError, did_you_mean, quoted, warn
-from lossweights.report import QUANTITIES, chosen
+from lossweights.report import METRICS, QUANTITIES, chosen
 from lossweights.weighted_loss import WeightedLoss
 
 _MOST_ROWS = 100  # that wait on the device, to be moved together,
@@ -81,7 +81,7 @@ class History:
         self._every = Duration.parse(every)
         if self._every.value == 0:
             raise ValueError(f'every is at least "1 steps", found {str(every)!r}')
-        self._include = chosen(include, (*QUANTITIES, "total", "controller"))
+        self._include = chosen(include, METRICS)
         self._rows: list[Row] = []
         self._waiting: list[tuple[int, list[str], Tensor]] = []
         self._waiting_since = 0.0

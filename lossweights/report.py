@@ -13,10 +13,10 @@ from lossweights.errors import did_you_mean, quoted
 from lossweights.shared import transformed
 
 _MANY_FORWARDS = 200  # after so many without a step somebody forgot the clock
-
 _LOOK_EVERY = 32  # forwards between two looks at which terms carry a gradient
 
-QUANTITIES = ("raw", "value", "weight", "penalty", "weighted", "share")
+QUANTITIES = ("raw", "value", "weight", "penalty", "weighted", "share")  # of a term
+METRICS = (*QUANTITIES, "total", "controller")  # what a logger may include
 
 
 @dataclass(frozen=True)

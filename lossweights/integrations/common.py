@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from lossweights.clock import Follower, unwrapped
 from lossweights.errors import warn
-from lossweights.report import QUANTITIES, chosen
 from lossweights.weighted_loss import WeightedLoss
 
 Criteria = Mapping[str, WeightedLoss]  # by where they lie in the model, such as `criterion`
@@ -128,12 +127,3 @@ def criteria_of(model: nn.Module) -> dict[str, WeightedLoss]:
 def timed(criteria: Criteria) -> dict[str, WeightedLoss]:
     """Those with a clock of their own; the others share one of theirs."""
     return {name: criterion for name, criterion in criteria.items() if criterion.owns_clock}
-
-
-def quantities(include: Iterable[str] | None) -> tuple[str, ...] | None:
-    """What to log, checked.
-
-    Raises:
-        ValueError: For a quantity that there is not.
-    """
-    return None if include is None else chosen(include, (*QUANTITIES, "total", "controller"))

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from lossweights.durations import check_count
 from lossweights.integrations import common
-from lossweights.report import on_host
+from lossweights.report import METRICS, chosen, on_host
 
 try:
     from ignite.engine import Engine, Events
@@ -71,7 +71,7 @@ class LossWeights:
         check_count("every", every, least=1)
         self._accumulated, self._every = gradient_accumulation_steps, every
         self._prefix = prefix
-        self._include = common.quantities(include)
+        self._include = chosen(include, METRICS)
         self._training = common.Training()
 
     def attach(self, engine: Engine) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lossweights.errors import quoted
 from lossweights.integrations import common
+from lossweights.report import METRICS, chosen
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -70,7 +71,7 @@ class LossWeights(Callback):
     ) -> None:
         super().__init__()
         self._prefix = prefix
-        self._include = common.quantities(include)
+        self._include = chosen(include, METRICS)
         self._optimizer = optimizer
         self._training = common.Training()
         self._has_length = False

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from lossweights import WeightedLoss
@@ -132,6 +132,26 @@ def test_a_clock_that_is_not_where_the_training_is_is_told_of() -> None:
     module.criterion.set_step(0)
     trainer(LossWeights(), max_epochs=3).fit(module, Loader())  # and says nothing
     assert module.criterion.horizon.total_steps == 30  # not that of the training before
+
+
+def test_a_trial_of_learning_rates_before_the_training_does_not_count(tmp_path: Path) -> None:
+    class Tried(Module):
+        lr = 1e-3
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+    module = Tried()
+    module.criterion.bind(total_steps=10)
+    runner = trainer(
+        LossWeights(),
+        LearningRateFinder(num_training_steps=5),
+        max_epochs=2,
+        enable_checkpointing=True,
+        default_root_dir=tmp_path,
+    )
+    runner.fit(module, Loader())
+    assert module.criterion.current_step == module.criterion.horizon.total_steps == 20
 
 
 def test_a_checkpoint_without_the_criterion_is_told_of(tmp_path: Path) -> None:
