@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.mark.parametrize("config", ["constant", "cyclical-linear"])
 def test_the_kl_of_the_vae_of_the_examples(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It vanishes under a constant weight, and is told of once; cycles keep it, and nothing is told."""
+    """It vanishes under a constant weight, and is told of once; under cycles it does not."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     words, _ = importlib.import_module("pronunciation_vae.data").load_words(1000)
     torch.manual_seed(0)
