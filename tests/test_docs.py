@@ -74,7 +74,7 @@ def compare_output(example: Example) -> None:
     printed = example.namespace.pop(PRINTED, "").split()
     for got, shown in zip(printed, example.parsed.split(), strict=bool(printed)):
         if got != shown:
-            assert float(got.rstrip("%")) == pytest.approx(float(shown.rstrip("%")), rel=0.01)
+            assert float(got.rstrip("%")) == pytest.approx(float(shown.rstrip("%")), rel=2e-3)
 
 
 SYBIL = Sybil(
