@@ -65,7 +65,10 @@ class LossConfig(Declaration):
             {
                 "anyOf": [
                     {"type": "integer", "minimum": 0},
-                    {"type": "string", "pattern": r"^\s*[0-9._]+\s*([sS]teps?|[eE]p(ochs?)?)?\s*$"},
+                    {
+                        "type": "string",
+                        "pattern": r"^\s*[0-9._]+([eE]\+?[0-9]+)?\s*([sS]teps?|[eE]p(ochs?)?)?\s*$",
+                    },
                     {"type": "null"},
                 ]
             }
@@ -76,7 +79,10 @@ class LossConfig(Declaration):
     on_nonfinite: OnNonfinite = "propagate"
     ignore: tuple[str, ...] = ()
     balancer: Balancer | None = None
-    sync: Literal["auto", "off"] = "auto"
+    # YAML reads `off` as false, some editors as text: the schema has both.
+    sync: Annotated[Literal["auto", "off"], WithJsonSchema({"enum": ["auto", "off", False]})] = (
+        "auto"
+    )
 
     @field_validator("terms", mode="before")
     @classmethod
@@ -179,7 +185,12 @@ class LossConfig(Declaration):
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         described: dict[str, Any] = handler(schema)
         properties = handler.resolve_ref_schema(described)["properties"]
-        names = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+        names = {
+            "type": "array",
+            "items": {"type": "string"},
+            "minItems": 1,
+            "uniqueItems": True,
+        }
         properties["terms"] = {"anyOf": [{**properties["terms"], "minProperties": 1}, names]}
         properties["ignore"] = {"anyOf": [properties["ignore"], {"type": "string"}]}
         properties["$schema"] = {"type": "string", "description": "Where this schema lies."}

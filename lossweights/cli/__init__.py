@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 
 _EXTRA = ("typer", "rich", "yaml")
 
@@ -17,6 +18,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without unicode is no error
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         from lossweights.cli.app import app  # noqa: PLC0415  # an extra
     except ModuleNotFoundError as error:

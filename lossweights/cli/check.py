@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from contextlib import suppress
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 
@@ -17,23 +16,8 @@ from lossweights.cli.options import (
     TotalSteps,
     horizon_changes,
 )
-from lossweights.cli.reading import Place, place_of, read
-from lossweights.errors import HorizonError
-from lossweights.weighted_loss import WeightedLoss
-
-
-class Verdict(NamedTuple):
-    """What is to be said of a config that is accepted.
-
-    Args:
-        place: Where it was found.
-        description: What it will do, a line a term.
-        remarks: What looks wrong all the same.
-    """
-
-    place: Place
-    description: str
-    remarks: list[str]
+from lossweights.cli.reading import place_of, read
+from lossweights.errors import ConfigError, HorizonError
 
 
 def check(
@@ -64,36 +48,19 @@ def check(
     """
     changes, refused = horizon_changes(total_steps, steps_per_epoch), 0
     for argument in configs:
-        place = place_of(argument, at)
         try:
-            verdict = judge(place, changes)
-        except (ValueError, ImportError) as error:
-            typer.echo(f"{place}: refused\n{textwrap.indent(str(error), '  ')}", err=True)
+            place, criterion, remarks = read(place_of(argument, at), changes)
+        except ConfigError as error:
+            typer.echo(str(error), err=True)
             refused += 1
             continue
+        with suppress(HorizonError):  # the description says what is not known yet
+            _ = criterion.weights
+            remarks += criterion.audit()
         if not quiet:
-            indented = textwrap.indent(verdict.description, "  ")
-            typer.echo(f"{verdict.place}: fine\n{indented}")
-        for remark in verdict.remarks:
-            typer.echo(f"{verdict.place}: warning: {remark}", err=True)
+            typer.echo(f"{place}: fine\n{textwrap.indent(criterion.describe(), '  ')}")
+        for remark in remarks:
+            typer.echo(f"{place}: warning: {remark}", err=True)
     if refused and len(configs) > 1 and not quiet:
         typer.echo(f"{refused} of {len(configs)} refused", err=True)
     raise typer.Exit(1 if refused else 0)
-
-
-def judge(place: Place, changes: dict[str, object]) -> Verdict:
-    """Builds the criterion of a config, as a training would, and asks it what it will do.
-
-    Raises:
-        ValueError: For what is refused, a line each.
-        ImportError: For an extra that the config needs.
-    """
-    place, config = read(place, changes)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        criterion = WeightedLoss.from_config(config)
-    remarks = [str(warning.message) for warning in caught]
-    with suppress(HorizonError):  # the description says what is not known yet
-        _ = criterion.weights
-        remarks += criterion.audit()
-    return Verdict(place, criterion.describe(), remarks)

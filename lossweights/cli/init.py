@@ -23,14 +23,14 @@ def starters() -> dict[str, str]:
 
 
 def purpose(text: str) -> str:
-    """What a starter is for: the first line of its comment that is not for editors."""
-    lines = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
-    return next(line for line in lines if not line.startswith("yaml-language-server"))
+    """What a starter is for: its first line, a comment."""
+    return text.partition("\n")[0].removeprefix("# ")
 
 
 def init(
     starter: Annotated[
-        str | None, typer.Argument(metavar="STARTER", help="Which; listed without it.")
+        str | None,
+        typer.Argument(metavar="STARTER", help=f"{', '.join(starters())}; listed without it."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write; else STARTER.yaml.")

@@ -46,14 +46,12 @@ def kinds(
     if broken := load_plugins():
         typer.echo(f"warning: {broken.removeprefix('; ')}", err=True)
     chosen = _families(family)
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.width = min(console.width, _WIDEST)
     if kind is None:
         for each in chosen:
             _list(each, console)
-        console.print(
-            "lossweights kinds KIND tells the fields of one, with an example.", soft_wrap=True
-        )
+        console.print("lossweights kinds KIND tells the fields of one, with an example.")
         return
     found = [each.kinds()[kind] for each in chosen if kind in each.kinds()]
     if not found:
@@ -89,46 +87,40 @@ def _list(family: type[Component], console: Console) -> None:
     members = family.kinds()
     left = max(map(len, members)) + 4
     for kind, cls in members.items():
-        first, *others = _wrapped(short_summary(cls), left, console) or [""]
-        name = Text(f"  {kind:<{left - 2}}", "cyan")
-        console.print(name + first.lstrip(), soft_wrap=True)
-        for line in others:
-            console.print(line, soft_wrap=True)
+        line = Text(f"  {kind:<{left - 2}}", "cyan") + _filled(short_summary(cls), left, console)
+        line.rstrip()
+        console.print(line)
     console.print()
 
 
 def _tell(cls: type[Component], console: Console) -> None:
     family = cls.family.__name__.lower()
     console.print(Text.assemble((cls.kind, "bold cyan"), f"  a {family}, in Python {name_of(cls)}"))
-    _indented(summary(cls), 2, console)
+    if about := summary(cls):
+        console.print("  " + _filled(about, 2, console))
     if found := fields(cls):
         console.print(Text("\nfields", "bold"))
     for field in found:
         end = f", default {field.default}" if field.default else ", needed"
-        console.print(
-            Text.assemble("  ", (field.name, "cyan"), f": {field.type}{end}"), soft_wrap=True
-        )
-        _indented(field.meaning, 6, console)
+        console.print(Text.assemble("  ", (field.name, "cyan"), f": {field.type}{end}"))
+        if field.meaning:
+            console.print("      " + _filled(field.meaning, 6, console))
     if papers := sources(cls):
         console.print(Text("\nsource", "bold"))
         for paper in papers:
-            _indented(paper, 2, console)
+            console.print("  " + _filled(paper, 2, console))
     if config := example(cls):
         console.print(Text("\nexample", "bold"))
         text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=sys.maxsize)
-        for line in text.splitlines():
-            console.print(Text(f"  {line}"), soft_wrap=True)
-    console.print()
+        console.print(textwrap.indent(text, "  "))
+    else:
+        console.print()
 
 
-def _indented(text: str, by: int, console: Console) -> None:
-    for line in _wrapped(text, by, console):
-        console.print(line, soft_wrap=True)
-
-
-def _wrapped(text: str, indent: int, console: Console) -> list[str]:
-    lines = textwrap.wrap(text, max(_NARROWEST, console.width - indent), break_on_hyphens=False)
-    return [f"{'':{indent}}{line}" for line in lines]
+def _filled(text: str, indent: int, console: Console) -> str:
+    """A paragraph of which all lines but the first are indented."""
+    width = max(_NARROWEST, console.width - indent)
+    return f"\n{'':{indent}}".join(textwrap.wrap(text, width, break_on_hyphens=False))
 
 
 def name_of(cls: type[Component]) -> str:

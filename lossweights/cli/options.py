@@ -6,14 +6,14 @@ import importlib
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from lossweights.durations import read_total_steps
-from lossweights.errors import ConfigError, HorizonError
+from lossweights.errors import HorizonError
 
 
 def import_modules(names: list[str] | None) -> list[str] | None:
@@ -26,25 +26,24 @@ def import_modules(names: list[str] | None) -> list[str] | None:
         sys.path.insert(0, str(Path.cwd()))
     for name in names or ():
         try:
-            importlib.import_module(name)
+            with redirect_stdout(sys.stderr):  # standard output is for what was asked for
+                importlib.import_module(name)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a script may do anything
             hint = ""
             if Path(name).suffix == ".py":
                 hint = f"; it wants the module's name: {'.'.join(Path(name).with_suffix('').parts)}"
             raise typer.BadParameter(
-                f"{name!r} cannot be imported: {type(error).__name__}: {error}"
-                f"{_where(error, name)}{hint}"
+                f"{name!r} cannot be imported: {type(error).__name__}: {error}{_where(error)}{hint}"
             ) from None
     return names
 
 
-def _where(error: BaseException, module: str) -> str:
-    """`" (kinds.py, line 3)"`: where in the user's own files an import failed."""
-    if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
-        return ""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
-    own = [frame for frame in frames if frame.filename != __file__]
-    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+def _where(error: BaseException) -> str:
+    """`" (kinds.py, line 3)"`: where in the module that was named its import failed."""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals["__name__"].partition(".")[0] not in ("importlib", "lossweights"):
+            return f" ({Path(frame.f_code.co_filename).name}, line {line})"
+    return ""
 
 
 def _check_total(written: str | None) -> str | None:
@@ -106,11 +105,11 @@ def told() -> Iterator[None]:
     except HorizonError as error:
         option = "--steps-per-epoch" if "before steps_per_epoch" in str(error) else "--total-steps"
         refuse(f"{error}, with {option}")
-    except (ConfigError, ImportError) as error:
+    except (ValueError, ImportError) as error:
         refuse(str(error))
 
 
-def refuse(message: str) -> None:
+def refuse(message: str) -> NoReturn:
     """Says what was refused on standard error and ends with status 1."""
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(1)

@@ -27,6 +27,7 @@ from lossweights.cli.page import page, picture
 from lossweights.cli.reading import labels, place_of, read
 from lossweights.config import LossConfig
 from lossweights.curves import Curves
+from lossweights.durations import Horizon
 from lossweights.errors import HorizonError
 
 _FORMATS = (".png", ".svg", ".html")
@@ -50,20 +51,15 @@ class Shown(NamedTuple):
     style: str
 
 
-def _read_changes(written: list[str] | None) -> list[str] | None:
-    for change in written or ():
-        if not change.partition("=")[0] or "=" not in change:
-            raise typer.BadParameter(f"{change!r}: write PATH=VALUE, as in kl.weight=0.5")
-        _value_of(change)
-    return written
-
-
-def _value_of(change: str) -> tuple[str, Any]:
-    path, _, value = change.partition("=")
-    try:
-        return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise typer.BadParameter(f"{change!r}: the value is not well-formed YAML") from None
+def _change(written: str) -> tuple[str, Any]:
+    path, equals, value = written.partition("=")
+    problem = "write PATH=VALUE, as in kl.weight=0.5"
+    if path.strip() and equals:
+        try:
+            return path.strip(), yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that there is not
+            problem = "the value is not well-formed YAML"
+    raise typer.BadParameter(f"{written!r}: {problem}", param_hint="'--set'")
 
 
 def _check_format(out: Path | None) -> Path | None:
@@ -83,7 +79,6 @@ def preview(
         typer.Option(
             "--set",
             metavar="PATH=VALUE",
-            callback=_read_changes,
             help="A value to change, in YAML: kl.weight=0.5. May be repeated.",
         ),
     ] = None,
@@ -114,16 +109,15 @@ def preview(
     """
     if len(configs) > len(MARKS):
         raise typer.BadParameter(f"{len(configs)} configs: at most {len(MARKS)} can be told apart")
-    changed = dict(map(_value_of, changes or ()))
+    changed = dict(map(_change, changes or ()))
     changed |= horizon_changes(total_steps, steps_per_epoch)
-    places, found = zip(
-        *(read(place_of(argument, at), changed) for argument in configs), strict=True
-    )
-    named = dict(zip(labels(places), found, strict=True))
+    found = [read(place_of(argument, at), changed) for argument in configs]
+    names = labels([each.place for each in found])
+    named = {name: each.criterion.config for name, each in zip(names, found, strict=True)}
     if len(named) < len(configs):
         raise typer.BadParameter("the same config is named twice")
     if out is None:
-        draw(named, Console(highlight=False, markup=False, emoji=False))
+        draw(named, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
     elif out.suffix.lower() == ".html":
         save(out, page(named))
     else:
@@ -141,31 +135,32 @@ def draw(configs: Mapping[str, LossConfig], console: Console) -> None:
     width = min(console.width, _WIDEST)
     for name, each in shown.items():
         if len(shown) > 1:
-            console.print(Text.assemble((each.mark, each.style), f" {name}"), soft_wrap=True)
+            console.print(Text.assemble((each.mark, each.style), f" {name}"))
         else:
-            console.print(Text(name, "bold"), soft_wrap=True)
+            console.print(Text(name, "bold"))
     for term in dict.fromkeys(term for each in shown.values() for term in each.config.terms):
         console.print()
-        drawn = {name: each for name, each in shown.items() if term in each.config.terms}
         lines = [
             Curve(each.curves.steps, each.curves.weights[term], each.mark, each.style)
-            for each in drawn.values()
+            for each in shown.values()
+            if term in each.config.terms
         ]
-        heights = {float(value) for line in lines for value in np.unique(line.values)}
+        heights = np.unique(np.concatenate([line.values for line in lines]))
         is_flat = len(heights) == 1
-        title = f"{heights.pop():.6g} throughout" if is_flat else ""
-        console.print(Text.assemble((term, "bold"), f"  {title}" if title else ""), soft_wrap=True)
+        console.print(
+            Text.assemble((term, "bold"), f"  {heights[0]:.6g} throughout" if is_flat else "")
+        )
         for note in _notes(term, shown):
-            console.print(Text(f"  {note}", "dim"), soft_wrap=True)
+            console.print(Text(f"  {note}", "dim"))
         if not is_flat:
             for row in panel(lines, last, width, unicode=unicode, in_marks=len(shown) > 1):
-                console.print(row, soft_wrap=True)
-    if unbounded := [name for name, config in configs.items() if not _is_bounded(config)]:
+                console.print(row)
+    lengths = {name: Horizon(c.total_steps, c.steps_per_epoch) for name, c in configs.items()}
+    if unbounded := [name for name, length in lengths.items() if not length.is_bounded]:
         console.print()
         console.print(
             f"{', '.join(unbounded)}: how long training takes is not known; drawn as far as the "
-            "schedules move (say it with --total-steps)",
-            soft_wrap=True,
+            "schedules move (say it with --total-steps)"
         )
 
 
@@ -174,12 +169,6 @@ def _curves(name: str, config: LossConfig) -> Curves:
         return Curves.of(config, points=_POINTS)
     except HorizonError as error:
         raise HorizonError(f"{name}: {error}") from None
-
-
-def _is_bounded(config: LossConfig) -> bool:
-    return isinstance(config.total_steps, int) or (
-        config.total_steps is not None and config.steps_per_epoch is not None
-    )
 
 
 def _notes(term: str, shown: Mapping[str, Shown]) -> list[str]:

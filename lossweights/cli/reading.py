@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 from lossweights.config import LossConfig
 from lossweights.errors import ConfigError, quoted
 from lossweights.files import Source
+from lossweights.weighted_loss import WeightedLoss
 
 
 class Place(NamedTuple):
@@ -26,6 +29,20 @@ class Place(NamedTuple):
         return f"{self.path}:{self.at}" if self.at else str(self.path)
 
 
+class Found(NamedTuple):
+    """What stands at a place.
+
+    Args:
+        place: The section too, where it was looked for and found.
+        criterion: As a training would build it.
+        warnings: What building it warned of.
+    """
+
+    place: Place
+    criterion: WeightedLoss
+    warnings: list[str]
+
+
 def place_of(argument: str, at: str | None) -> Place:
     """The place that an argument names: a file, or `FILE:AT`."""
     path, colon, own = argument.rpartition(":")
@@ -34,15 +51,20 @@ def place_of(argument: str, at: str | None) -> Place:
     return Place(Path(argument), at)
 
 
-def read(place: Place, changes: Mapping[str, Any]) -> tuple[Place, LossConfig]:
-    """The config at a place, or in its only section, with changes made to it.
-
-    Returns:
-        Where it was found, and the config.
+def read(place: Place, changes: Mapping[str, Any]) -> Found:
+    """The criterion declared at a place, or in its only section, with changes made to it.
 
     Raises:
-        ConfigError: For a file without a declaration or with several, and for what is wrong in it.
+        ConfigError: For a file without a declaration or with several, and for all that a training
+            would refuse: the place, and under it a line each.
     """
+    try:
+        return _read(place, changes)
+    except (ValueError, ImportError, RecursionError) as error:  # the last: tables without end
+        raise ConfigError(f"{place}: refused\n{textwrap.indent(str(error), '  ')}") from None
+
+
+def _read(place: Place, changes: Mapping[str, Any]) -> Found:
     source = Source.of(place.path)
     data, location = source.part(place.at)
     if "terms" not in data and (found := list(_sections(data))):
@@ -55,10 +77,13 @@ def read(place: Place, changes: Mapping[str, Any]) -> tuple[Place, LossConfig]:
         place = Place(place.path, sections[0])
     config = LossConfig.read(place.path, at=place.at)
     try:
-        return place, config.override(changes) if changes else config
+        config = config.override(changes)
     except ConfigError as error:
-        lines = str(error).splitlines()
-        raise ConfigError("\n".join(f"{place}, changed: {line}" for line in lines)) from None
+        raise ConfigError(textwrap.indent(str(error), "changed: ")) from None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        criterion = WeightedLoss.from_config(config)
+    return Found(place, criterion, [str(warning.message) for warning in caught])
 
 
 def _sections(data: Mapping[Any, Any]) -> Iterator[tuple[Any, ...]]:

@@ -47,6 +47,7 @@ def schema(
         typer.echo(text)
     else:
         save(out, f"{text}\n")
+        typer.echo(f"Begin your YAML files with:\n# yaml-language-server: $schema={out.as_posix()}")
 
 
 def schema_at(at: str | None) -> dict[str, Any]:

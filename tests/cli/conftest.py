@@ -54,7 +54,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 SPIKE = '''
 from lossweights import Horizon, Schedule, Steps, Values
 
-class Spike(Schedule, kind="test-spike"):
+class Spike(Schedule, kind="cli-spike"):
     """One spike.
 
     Args:

@@ -182,7 +182,7 @@ def test_kinds_of_ones_own_are_imported_from_the_folder(
     arguments: list[str], call: Call, tmp_path: Path
 ) -> None:
     write(tmp_path, "spike.py", SPIKE)
-    write(tmp_path, "a.yaml", "terms: {kl: {kind: test-spike, height: 2}}")
+    write(tmp_path, "a.yaml", "terms: {kl: {kind: cli-spike, height: 2}}")
     assert call("check", "a.yaml").status == 1
     done = call(*arguments)
     assert done.status == 0, done.err
@@ -195,7 +195,11 @@ def test_kinds_of_ones_own_are_imported_from_the_folder(
         ("import math\n\n1 / 0\n", "ZeroDivisionError: division by zero (broken.py, line 3)"),
         ("import no_such\n", "No module named 'no_such' (broken.py, line 1)"),
         ("raise SystemExit(3)\n", "SystemExit: 3 (broken.py, line 1)"),
-        ("def f(:\n", "SyntaxError"),
+        ("def f(:\n", "SyntaxError: invalid syntax (broken.py, line 1)"),
+        (
+            SPIKE.replace("cli-spike", "warmup"),
+            "give broken.Spike another kind (broken.py, line 4)",
+        ),
     ],
 )
 def test_an_import_that_fails_is_one_line(
@@ -207,6 +211,12 @@ def test_an_import_that_fails_is_one_line(
     assert "'broken' cannot be imported: " in done.err
     assert problem in done.err
     assert len(done.err.split("Error:", 1)[1].strip().splitlines()) == 1
+
+
+def test_what_a_module_prints_is_not_the_answer(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "loud.py", "print('training begins')\n")
+    done = call("schema", "--import", "loud")
+    assert (done.out[0], done.err) == ("{", "training begins\n")
 
 
 def test_a_file_in_place_of_a_module_is_told_its_name(call: Call) -> None:

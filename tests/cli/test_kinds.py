@@ -124,14 +124,20 @@ def test_it_fits_the_terminal(columns: int, call: Call) -> None:
     assert not any(line != line.rstrip() for line in out.splitlines())
 
 
+@pytest.mark.parametrize("kind", ["pid", "augmented-lagrangian"])
+def test_no_name_is_broken_over_lines(kind: str, call: Call) -> None:
+    first, *_ = call("kinds", kind, columns=20).out.splitlines()
+    assert first.startswith(f"{kind}  a controller, in Python lossweights.")
+
+
 # Of one's own
 
 
 def test_a_kind_of_ones_own_is_listed_and_told(call: Call, tmp_path: Path) -> None:
     write(tmp_path, "spike.py", SPIKE)
-    assert "  test-spike " in call("kinds", "--import", "spike").out
-    assert call("kinds", "test-spike").out == (
-        "test-spike  a schedule, in Python spike.Spike\n"
+    assert "  cli-spike " in call("kinds", "--import", "spike").out
+    assert call("kinds", "cli-spike").out == (
+        "cli-spike  a schedule, in Python spike.Spike\n"
         "  One spike.\n\n"
         "fields\n"
         "  height: number, needed\n"
@@ -139,7 +145,7 @@ def test_a_kind_of_ones_own_is_listed_and_told(call: Call, tmp_path: Path) -> No
         "example\n"
         "  terms:\n"
         "    nll: 1.0\n"
-        "    kl: {kind: test-spike, height: 0.5}\n\n"
+        "    kl: {kind: cli-spike, height: 0.5}\n\n"
     )
 
 

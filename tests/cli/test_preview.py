@@ -75,10 +75,12 @@ def test_a_change_is_what_the_file_could_say(call: Call, tmp_path: Path) -> None
     ("change", "problem", "status"),
     [
         ("kl.wieght=1", "did you mean 'weight'", 1),
-        ("kl.weight=often", "a.yaml, changed: terms.kl.weight", 1),
+        ("kl.weight=often", "a.yaml: refused\n  changed: terms.kl.weight", 1),
         ("kl.weight", "write PATH=VALUE", 2),
         ("=3", "write PATH=VALUE", 2),
+        (" =3", "write PATH=VALUE", 2),
         ("kl={", "not well-formed YAML", 2),
+        ("kl.weight=2020-13-45", "not well-formed YAML", 2),
     ],
 )
 def test_a_change_that_cannot_be(
@@ -99,6 +101,34 @@ def test_what_a_training_multiplies_says_so(call: Call, tmp_path: Path) -> None:
     write(tmp_path, "b.yaml", "terms: {a: 1, b: 1}")
     found = panels(call("preview", "a.yaml", "b.yaml", "--total-steps", 9).out)
     assert found["a"][1] == "  a.yaml: times what the balancer dwa finds in training"
+
+
+BROKEN = """
+from lossweights import Schedule
+
+class Broken(Schedule, kind="test-broken"):
+    def values(self, steps, horizon):
+        raise RuntimeError("boom")
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "terms: {kl: {kind: test-broken}}",
+        "balancer: uncertainty\nterms: {a: -1.0, b: 1.0}",
+        "terms: &again {kl: *again}",
+        "terms: {kl: 1" + 5000 * "0" + "}",  # Python reads no number so long
+    ],
+)
+def test_what_check_refuses_is_not_drawn(text: str, call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "broken.py", BROKEN)
+    write(tmp_path, "a.yaml", text)
+    checked = call("check", "a.yaml", "--import", "broken")
+    done = call("preview", "a.yaml")
+    assert (done.status, done.out) == (1, "")
+    assert checked.err.startswith("a.yaml: refused\n  ")
+    assert done.err == f"error: {checked.err}"
 
 
 def test_a_length_that_is_needed_is_asked_for(call: Call, tmp_path: Path) -> None:
@@ -135,7 +165,7 @@ def test_it_fits_the_terminal(columns: int, call: Call, tmp_path: Path) -> None:
 
 def test_kinds_of_ones_own(call: Call, tmp_path: Path) -> None:
     write(tmp_path, "spike.py", SPIKE)
-    write(tmp_path, "a.yaml", "terms: {kl: {kind: test-spike, height: 2}}")
+    write(tmp_path, "a.yaml", "terms: {kl: {kind: cli-spike, height: 2}}")
     assert "2 throughout" in call("preview", "a.yaml", "--import", "spike").out
 
 

@@ -80,6 +80,15 @@ def test_without_the_extra_it_says_what_to_install(lacking: str, tmp_path: Path)
     assert (found.stdout, found.stderr) == ("", expected)
 
 
+def test_a_warning_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", CONFIG.replace("größe", "日本"))
+    found = run("preview", "a.yaml", "--out", "a.png", folder=tmp_path)
+    *warned, wrote = found.stderr.splitlines()
+    assert (found.returncode, wrote) == (0, "wrote a.png")
+    assert warned, "the fonts of matplotlib have no such letters"
+    assert all(line.startswith("warning: Glyph ") for line in warned)
+
+
 def test_an_interruption_ends_it_quietly(tmp_path: Path) -> None:
     interrupted = (
         "import os, signal\n"
