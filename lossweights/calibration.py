@@ -24,6 +24,7 @@ Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
 
 _WIDEST = 1e12  # times its old weight: a term that would need more is practically 0
 _ROUNDING = 0.01  # by which shares may miss their sum
+_MUCH = 1000  # times its old weight: an equal share may not be what was meant, of a regulariser
 _PLAIN = re.compile(r"[A-Za-z_][\w-]*|\d+(\.\d+)? (steps|epochs)|\d+(\.\d+)?%")
 _NOT_PLAIN = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # YAML's own words
 
@@ -140,12 +141,15 @@ def calibrate(
     wanted = _wanted(config, shares or {}, stays)
     largest = max(parts, key=lambda name: parts[name])
     weights = {name: term.weight for name, term in config.terms.items()}
+    hints: dict[str, str] = {}
     for name, part in parts.items():
         factor = parts[largest] / part * wanted[name] / wanted[largest]
         if not 1 / _WIDEST < factor < _WIDEST:
             stays[name] = f"keeps its weight: it is practically 0 beside {largest!r}"
         elif name != largest:
             weights[name] = float(f"{weights[name] * factor:.1e}")
+            if factor > _MUCH and name not in (shares or {}):
+                hints[name] = f"if it is to count for little: shares={{{name!r}: 0.01}}"
     before = _shares({name: part for name, part in parts.items() if not stays[name]})
     after = _shares(
         {name: share * weights[name] / config.terms[name].weight for name, share in before.items()}
@@ -161,7 +165,7 @@ def calibrate(
                 weights[name],
                 before.get(name, 0.0),
                 after.get(name, 0.0),
-                _note(sizes[name], stays[name], count),
+                _note(sizes[name], stays[name] or hints.get(name, ""), count),
             )
             for name, term in config.terms.items()
         },
@@ -282,7 +286,7 @@ def _quartiles(sizes: Any) -> tuple[float, float]:
 
 
 def _note(sizes: Any, why: str, count: int) -> str:
-    """What is worth knowing of a term."""
+    """What is worth knowing of a term, after why its weight is what it is."""
     broken = int((~np.isfinite(sizes)).sum())
     notes = [why] if why else []
     if 0 < len(sizes) < count:

@@ -84,9 +84,10 @@ class Duration:
             raise ValueError(f'{written!r} is no duration: write "500 steps", "10 epochs" or "25%"')
         number, unit = match[1].replace("_", ""), match[2]
         if not unit:
+            part = f', or "{100 * float(number):g}%"' if 0 < float(number) < 1 else ""
             raise ValueError(
                 f'{number} has no unit: write "{number} steps" or "{number} epochs" '
-                f"(in Python also steps({number}) or epochs({number}))"
+                f"(in Python also steps({number}) or epochs({number})){part}"
             )
         known = _UNITS.get(unit.lower())
         if known is None:

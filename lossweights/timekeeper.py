@@ -324,7 +324,7 @@ def _show_what_was_loaded(timekeeper: Timekeeper, _: object) -> None:
 
 def _ask_to_bind(error: HorizonError) -> str:
     return (
-        f"{error}. Write total_steps and steps_per_epoch into the config, or call "
+        f"{error}. Write it into the config, or call "
         "criterion.bind(total_steps=len(loader) * epochs, steps_per_epoch=len(loader)) "
         "before the first step"
     )

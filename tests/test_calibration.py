@@ -295,3 +295,12 @@ def test_the_table_has_a_line_for_each_term_and_the_notes() -> None:
         "size                     -                     -         1    0.0%          1    0.0%",
     ]
     assert "size: keeps its weight: it was not seen, or never finite" in text
+
+
+def test_a_small_term_is_hardly_meant_to_have_an_equal_share() -> None:
+    criterion = WeightedLoss(terms=["nll", "l2"])
+    batches = [{"nll": 100.0, "l2": 1e-3}]
+    assert "l2: if it is to count for little: shares={'l2': 0.01}" in str(
+        calibrate(criterion, batches)
+    )
+    assert "if it is" not in str(calibrate(criterion, batches, shares={"l2": 0.5}))

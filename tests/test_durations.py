@@ -60,7 +60,7 @@ def test_reads(written: object, read: Duration) -> None:
     [
         (10, r'10 has no unit: write "10 steps" or "10 epochs" \(in Python also steps\(10\)'),
         ("10", r'10 has no unit: write "10 steps" or "10 epochs"'),
-        (0.5, r'0.5 has no unit: write "0.5 steps" or "0.5 epochs"'),
+        (0.5, r'0.5 has no unit: write "0.5 steps" or "0.5 epochs" .*, or "50%"'),
         ("10 stpes", "'stpes' is no unit of training; did you mean 'steps'[?]: write \"10 steps\""),
         ("10 epcohs", "did you mean 'epochs'"),
         ("10 km", "'km' is no unit of training: write"),

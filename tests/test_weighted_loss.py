@@ -620,6 +620,20 @@ def test_a_penalty_has_no_part_in_the_shares() -> None:
     assert breakdown.share["a"].item() == pytest.approx(0.75)
 
 
+def test_audit_tells_of_a_training_past_its_end() -> None:
+    criterion = WeightedLoss(terms={"a": 1.0, "b": Warmup(over="50%")}, total_steps=10)
+    criterion.set_step(10)  # all steps are done
+    assert criterion.audit() == []
+    criterion.set_step(11)
+    (finding,) = criterion.audit()
+    assert finding.startswith(
+        "training goes on at step 11 past its end at 10: the schedules of 'b'"
+    )
+    criterion = WeightedLoss(terms={"a": 1.0}, total_steps=10)  # nothing would move
+    criterion.set_step(11)
+    assert criterion.audit() == []
+
+
 def test_audit_names_a_term_without_gradient() -> None:
     criterion = WeightedLoss(terms=["a", "b"])
     criterion({"a": leaf(1.0), "b": torch.tensor(2.0)})

@@ -167,17 +167,18 @@ class Monitor:
             self._interval = horizon, interval
         return self._interval[1]
 
-    @np.errstate(all="ignore")  # of values near the largest float
     def _look(self, rows: Sequence[Mapping[str, float]]) -> None:
-        if not self._windows:
-            self._windows.append(Window.of(rows[:1]))  # as it all began
-        self._windows.append(Window.of(rows))
+        with np.errstate(all="ignore"):  # of values near the largest float
+            if not self._windows:
+                self._windows.append(Window.of(rows[:1]))  # as it all began
+            self._windows.append(Window.of(rows))
         del self._windows[1 : 1 - _MOST_WINDOWS]
         plan = self._plan_of_now()
         if plan is None:
             return
         known = {(found.term, found.trouble) for found in self.findings}
-        new = list(Look(self._windows, plan, self._bounds, known).findings())
+        with np.errstate(all="ignore"):
+            new = list(Look(self._windows, plan, self._bounds, known).findings())
         self.findings += new
         for finding in new:
             warn(f"step {finding.step}: {finding.message}")

@@ -205,7 +205,7 @@ def _columns(history: History, quantity: str) -> Columns:
     if not found and not len(history):
         raise ValueError(
             "the history has no rows yet: it has one after an optimizer step whose forward pass "
-            "was in training"
+            "was in training, and knows of steps by criterion.follow(optimizer) or criterion.step()"
         )
     if not found:
         raise ValueError(

@@ -134,6 +134,17 @@ def test_what_was_said_is_not_said_again_after_a_step_back() -> None:
     assert len(caught) == len(monitor.findings) == 1
 
 
+def test_a_warning_names_the_line_of_the_loop() -> None:
+    criterion = WeightedLoss(terms={"a": 1.0, "b": 1.0}, total_steps=100)
+    monitor = Monitor(criterion, every="1 steps")
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        for _ in range(100):
+            criterion({"a": torch.tensor(500.0), "b": torch.tensor(1.0)})
+            criterion.step()
+    assert monitor.findings
+    assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
+
+
 def test_closed_it_follows_no_longer() -> None:
     criterion = WeightedLoss(["a", "b"])
     monitor = Monitor(criterion, every="1 steps")
