@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from os import PathLike
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import (
-    BaseModel,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -24,6 +23,7 @@ from lossweights.controllers import Controller
 from lossweights.durations import Duration, read_total_steps
 from lossweights.errors import ConfigError, did_you_mean, explain, quoted
 from lossweights.files import Source, plain
+from lossweights.override import changed
 from lossweights.term import Term
 from lossweights.transforms import Transform
 
@@ -87,9 +87,17 @@ class LossConfig(Declaration):
     @field_validator("terms", mode="before")
     @classmethod
     def _by_name(cls, terms: Any) -> Any:
+        if terms is None:
+            raise ValueError("no term stands here: in YAML they are indented below `terms:`")
         for name in terms if isinstance(terms, dict | list | tuple) else ():
             if not isinstance(name, str):
                 raise ValueError(f"the name of a term is a string, found {name!r}: quote it")
+        if isinstance(terms, dict) and (fields := sorted(terms.keys() & Term.model_fields)):
+            for name in [name for name, said in terms.items() if said is None]:
+                raise ValueError(
+                    f"nothing is said of {name!r}, and {quoted(fields)} stand beside it: in YAML "
+                    f"what belongs to {name!r} is indented below it"
+                )
         if isinstance(terms, list | tuple):
             if repeated := {name for name in terms if terms.count(name) > 1}:
                 raise ValueError(f"named more than once: {quoted(sorted(map(str, repeated)))}")
@@ -245,7 +253,7 @@ class LossConfig(Declaration):
         """
         data: Any = self
         for path, value in changes.items():
-            data = _changed(data, self._steps_of(path), plain(value), path)
+            data = changed(data, self._steps_of(path), plain(value), path)
         try:
             return type(self).model_validate(data)
         except ValidationError as error:
@@ -280,34 +288,6 @@ class Part(NamedTuple):
     place: str
     term: str | None
     component: Controller | Transform | Balancer
-
-
-def _changed(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
-    """`owner` as data, with the value at `path` replaced; it is validated when all is changed."""
-    if not path:
-        return value
-    head, rest = path[0], path[1:]
-    if isinstance(owner, tuple | list) and head.isdecimal() and int(head) < len(owner):
-        index = int(head)
-        return [*owner[:index], _changed(owner[index], rest, value, whole), *owner[index + 1 :]]
-    if isinstance(owner, BaseModel):
-        fields = type(owner).model_fields
-        known: Mapping[str, Any] = {name: getattr(owner, name) for name in fields}
-        owner = {name: known[name] for name in owner.model_fields_set} | _kind_of(owner)
-        if rest and head not in owner and head in known:
-            owner[head] = known[head]  # a default that is changed within
-    if isinstance(owner, dict) and (head in owner or not rest):
-        return {**owner, head: _changed(owner.get(head), rest, value, whole)}
-    if owner is None:
-        problem = "nothing is set there yet: give the whole table"
-    else:
-        problem = f"{owner!r} has no parts by that name"
-    raise ConfigError(f"{whole}: there is nothing at {head!r}, {problem}")
-
-
-def _kind_of(owner: BaseModel) -> dict[str, str]:
-    kind = getattr(owner, "kind", "")
-    return {"kind": kind} if kind else {}
 
 
 def refuse_below_zero(config: LossConfig, *, is_learned: bool) -> None:

@@ -55,7 +55,7 @@ class Source:
         if suffix == ".toml":
             try:
                 return cls(tomllib.loads(text), path.name)
-            except tomllib.TOMLDecodeError as error:
+            except (ValueError, RecursionError) as error:  # TOMLDecodeError, a date, depth
                 raise ConfigError(f"{path.name} is not well-formed TOML: {error}") from None
         if suffix in (".yaml", ".yml"):
             return cls(_read_yaml(text, path.name), path.name, text)
@@ -81,7 +81,10 @@ class Source:
             data = data[key]
         if not isinstance(data, Mapping):
             raise ConfigError(f"{self.place(path)}: a table with `terms` is needed, found {data!r}")
-        return plain(data), path  # only now: what lies elsewhere may not resolve
+        try:
+            return plain(data), path  # only now: what lies elsewhere may not resolve
+        except RecursionError:
+            raise ConfigError(f"{self.place(path)}: a table holds itself") from None
 
     def place(self, location: Location) -> str:
         """`elbo.yaml, line 7, terms.kl.schedule`: where a location is."""
@@ -102,7 +105,9 @@ def plain(data: Any) -> Any:
 def _read_json(text: str, name: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(pairs, name))
-    except json.JSONDecodeError as error:
+    except ConfigError:  # a ValueError too, and told already
+        raise
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, an integer too long, depth
         raise ConfigError(f"{name} is not well-formed JSON: {error}") from None
 
 
@@ -137,13 +142,21 @@ def _read_yaml(text: str, name: str) -> Any:
 
     try:
         return yaml.load(text, Loader)  # noqa: S506  # a SafeLoader
+    except ConfigError:
+        raise
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
+        if "mapping values" in str(problem):
+            problem = (
+                "it is indented further than the line before, or a text with `: ` lacks quotes"
+            )
         raise ConfigError(
             f"{name}{line}: the YAML breaks off or is not well-formed: {problem}"
         ) from None
+    except (ValueError, RecursionError) as error:  # a date that is none, an integer too long, depth
+        raise ConfigError(f"{name} is not well-formed YAML: {error}") from None
 
 
 def _line_of(text: str, location: Location) -> int | None:

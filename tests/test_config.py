@@ -228,7 +228,11 @@ def test_a_wrong_term_is_named_by_its_place(written: Any, problem: str) -> None:
         ({"terms": {"loss_ce_*": 1}}, r"terms: 'loss_ce_\*' is a pattern, a term has one name"),
         ({"terms": ["a", "b", "a"]}, "terms: named more than once: 'a'"),
         ({"terms": "a"}, "terms: input should be a valid dictionary, found 'a'"),
-        ({"terms": None}, "terms: input should be a valid dictionary, found None"),
+        ({"terms": None}, "terms: no term stands here: in YAML they are indented below `terms:`"),
+        (
+            {"terms": {"kl": None, "schedule": "warmup", "weight": 1}},
+            "terms: nothing is said of 'kl', and 'schedule', 'weight' stand beside it: in YAML",
+        ),
         ({"terms": {1: 2.0}}, "terms: the name of a term is a string, found 1: quote it"),
         ({"total_steps": -1}, "total_steps: total_steps is a whole number of at least 0, found -1"),
         ({"total_steps": 1.5}, "total_steps: total_steps is a whole number"),

@@ -199,6 +199,7 @@ def test_total_steps_may_be_written(written: object, read: object) -> None:
         (-1, "total_steps is a whole number of at least 0, found -1"),
         (1.5, "total_steps is a whole number of at least 0, found 1.5"),
         (True, "total_steps is a whole number of at least 0, found True"),
+        (2**53 + 1, r"total_steps is at most 2\*\*53, found"),
         ([5], r"total_steps is a whole number of at least 0, found \[5\]"),
         ("25%", 'cannot be a share of itself, found 25%: write 40000 or "40 epochs"'),
         ("-3", "-3 has no unit"),

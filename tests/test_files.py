@@ -162,6 +162,12 @@ def test_another_format_is_refused(name: str, tmp_path: Path) -> None:
         ),
         ("a.yaml", "terms:\n  a: 1\n  b: 1\n  a: 2", "a.yaml, line 4: 'a' stands twice; keep one"),
         ("a.toml", "[terms]\na = 1\na = 2", "a.toml is not well-formed TOML: "),
+        ("a.json", "[" * 100_000, "a.json is not well-formed JSON: "),
+        ("a.json", '{"terms": ' + "1" * 5000 + "}", "a.json is not well-formed JSON: Exceeds"),
+        ("a.toml", f"total_steps = {'1' * 5000}", "a.toml is not well-formed TOML: Exceeds"),
+        ("a.yaml", "terms: {a: 2020-13-45}", "a.yaml is not well-formed YAML: month"),
+        ("a.yaml", "terms: &a {a: *a}", "a.yaml: a table holds itself"),
+        ("a.yaml", "terms:\n  a: 1\n   b: 2", "line 3: .* it is indented further than the line"),
     ],
 )
 def test_what_is_malformed_is_told_with_its_line(

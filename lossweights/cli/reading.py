@@ -60,7 +60,7 @@ def read(place: Place, changes: Mapping[str, Any]) -> Found:
     """
     try:
         return _read(place, changes)
-    except (ValueError, ImportError, RecursionError) as error:  # the last: tables without end
+    except (ValueError, ImportError) as error:
         raise ConfigError(f"{place}: refused\n{textwrap.indent(str(error), '  ')}") from None
 
 
