@@ -283,6 +283,6 @@ def check_count(name: str, value: object, least: int) -> int | None:
         count = int(count)
     if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
         raise ValueError(f"{name} is a whole number of at least {least}, found {value!r}")
-    if count > _LONGEST:
+    if int(count) > _LONGEST:
         raise ValueError(f"{name} is at most 2**53, found {value!r}")
     return int(count)

@@ -79,14 +79,14 @@ def test_every_factor_at_once(kind: str) -> None:
     parts = criterion.breakdown(GIVEN)
     total = criterion(GIVEN)
     metrics = criterion.metrics()
-    size = math.fsum(map(abs, weighted.values()))
+    size = math.fsum(abs(weight[name] * VALUES[name]) for name in VALUES)  # no penalties
     for name, value in VALUES.items():
         expected = {
             "raw": GIVEN[name].item(),
             "value": value,
             "weight": weight[name],
             "weighted": weighted[name],
-            "share": abs(weighted[name]) / size,
+            "share": abs(weight[name] * value) / size,
         }
         if kind in ("test-priced", "uncertainty"):
             expected["penalty"] = penalty[name]
