@@ -23,7 +23,7 @@ class UncertaintyWeighting(LearnedBalancer, kind="uncertainty"):
     0; a loss that is 0, or below, asks for an ever higher weight: give a `lowest`.
 
     Args:
-        regularizer: `log`, $\tfrac12 s$; or `log1p`, $\log(1 + e^s)$.
+        regularizer: `log`, $s / 2$; or `log1p`, $\log(1 + e^s)$.
         initial: Log-variance of each term at the start. (LibMTL starts at -0.5.)
         lowest: Lower bound of the log-variances, so an upper bound of the weights; None for none.
         highest: Upper bound of the log-variances; None for none.

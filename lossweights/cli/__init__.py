@@ -6,7 +6,7 @@ import io
 import sys
 import warnings
 
-_EXTRA = ("typer", "rich", "yaml")
+_EXTRA = ("typer", "rich", "yaml", "pylatexenc")
 
 
 def main() -> None:

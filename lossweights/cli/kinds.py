@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from typing import Annotated
 
 import typer
 import yaml
+from pylatexenc.latex2text import LatexNodes2Text
 from rich.console import Console
 from rich.text import Text
 
@@ -18,6 +20,7 @@ from lossweights.components import Component, load_plugins
 from lossweights.errors import did_you_mean, quoted
 
 _ORDER = ("Schedule", "Shape", "Controller", "Balancer", "Transform")
+_FORMULAS = LatexNodes2Text(math_mode="text")
 _WIDEST = 110
 _NARROWEST = 20  # a column of text, however narrow the terminal
 
@@ -118,7 +121,8 @@ def _tell(cls: type[Component], console: Console) -> None:
 
 
 def _filled(text: str, indent: int, console: Console) -> str:
-    """A paragraph of which all lines but the first are indented."""
+    """A paragraph of which all lines but the first are indented, its formulas in plain text."""
+    text = re.sub(r"\$[^$]+\$", lambda found: _FORMULAS.latex_to_text(found[0]), text)
     width = max(_NARROWEST, console.width - indent)
     return f"\n{'':{indent}}".join(textwrap.wrap(text, width, break_on_hyphens=False))
 

@@ -30,12 +30,19 @@ def test_a_kind_is_told_in_full(cls: type[Component], call: Call) -> None:
     done = call("kinds", cls.kind, "--family", family, columns=200)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(f"{cls.kind}  a {family}, in Python lossweights.{cls.__name__}\n")
-    assert summary(cls)[:60] in done.out
+    assert summary(cls).partition("$")[0][:60] in done.out
+    assert "$" not in done.out  # formulas are in plain text
+    assert "\\" not in done.out
     for field, info in cls.model_fields.items():
         end = ", needed\n" if info.is_required() else ", default "
         assert any(
             line.startswith(f"  {field}: ") and end in f"{line}\n" for line in done.out.splitlines()
         )
+
+
+def test_formulas_are_told_in_plain_text(call: Call) -> None:
+    assert "w(t) = a + (b - a) f(min(t / T, 1))" in call("kinds", "ramp", columns=200).out
+    assert "`log`, s / 2; or `log1p`, log(1 + e^s)" in call("kinds", "uncertainty").out
 
 
 @pytest.mark.parametrize("cls", OURS, ids=name)

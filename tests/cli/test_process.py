@@ -71,7 +71,7 @@ def test_piped_output_has_no_colour(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("lacking", ["typer", "rich", "yaml"])
+@pytest.mark.parametrize("lacking", ["typer", "rich", "yaml", "pylatexenc"])
 def test_without_the_extra_it_says_what_to_install(lacking: str, tmp_path: Path) -> None:
     code = f"import sys; sys.modules[{lacking!r}] = None; from lossweights.cli import main; main()"
     found = run("kinds", folder=tmp_path, code=code)
