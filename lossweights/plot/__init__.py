@@ -142,7 +142,7 @@ def weights(history: History, *, width: float = _WIDTH) -> Figure:
 
 
 def shares(history: History, *, width: float = _WIDTH) -> Figure:
-    r"""Who drives the loss: $|weighted_i| / \sum_j |weighted_j|$, on top of each other.
+    r"""Who drives the loss: $|w_i l_i| / \sum_j |w_j l_j|$, on top of each other.
 
     Of many terms, those with the largest shares; all others together.
 
