@@ -46,5 +46,7 @@ copybutton_exclude = ".linenos, .gp, .go"  # prompts and what was printed
 
 html_math_renderer = "mathml"
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_title = "lossweights"
 html_copy_source = False

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from itertools import cycle
+
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
+
+_LOGGER = logging.getLogger(__name__)
+_BAR = re.compile(r"<mo(?! [^>]*form)([^>]*)>(\||&#x0007C;)</mo>")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -16,12 +23,26 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 def inline(translator: HTML5Translator, node: nodes.math) -> None:
     """Within a line."""
-    translator.body.append(convert(node.astext()))
+    translator.body.append(drawn(node, "inline"))
     raise nodes.SkipNode
 
 
 def block(translator: HTML5Translator, node: nodes.math_block) -> None:
     """On lines of its own, which scroll where a phone is too narrow."""
-    drawn = convert(node.astext(), display="block")
-    translator.body.append(f'<div class="math" style="overflow-x: auto">{drawn}</div>')
+    translator.body.append(
+        f'<div class="math" style="overflow-x: auto">{drawn(node, "block")}</div>'
+    )
     raise nodes.SkipNode
+
+
+def drawn(node: nodes.math | nodes.math_block, display: str) -> str:
+    """The element; a command that the converter left as it was is a warning."""
+    latex = re.sub(r"\\arg(?![A-Za-z])", r"\\mathrm{arg}", node.astext())
+    element: str = convert(latex, display=display)
+    if unknown := re.findall(r">(\\[A-Za-z|]+)<", element):
+        _LOGGER.warning("latex2mathml does not know %s", ", ".join(unknown), location=node)
+    if len(_BAR.findall(element)) % 2:
+        return element
+    # Bars enclose: without a form they stand apart, as those of relations do.
+    form = cycle(("prefix", "postfix"))
+    return _BAR.sub(lambda bar: f'<mo form="{next(form)}"{bar[1]}>{bar[2]}</mo>', element)

@@ -18,20 +18,20 @@ from lossweights.moment import Moment, State
 class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
     r"""Brings the gradients of all terms towards the size of the reference's, by moving averages.
 
-    $$\hat b_i = \frac{\max |g_r|}{\overline{|b_i g_i|}},
+    $$\hat b_i = \frac{\max |g_r|}{\mathrm{mean}\, |b_i g_i|},
     \qquad b_i \leftarrow \beta\, b_i + (1 - \beta)\, \hat b_i.$$
 
     The reference $r$ has weight 1, and so have all at first. The weights have no fixed sum; those
     of a step are computed from its own gradients. As $b_i$ is in the denominator too, it settles
-    at the square root of $\max |g_r| / \overline{|g_i|}$; without any smoothing it would swing for
-    ever, which is refused.
+    at the square root of $\max |g_r| / \mathrm{mean}\, |g_i|$; without any smoothing it would
+    swing for ever, which is refused.
 
     Args:
         reference: The term $r$; for a physics-informed network the residual of the equation.
         smoothing: $\beta$; the weights move over about $1 / (1 - \beta)$ steps.
         statistic: What of $|g_r|$ the others are compared to: the largest entry, or the mean.
         compared: Whether the gradients of the others are compared `weighted`, as above, or
-            `plain`, $\overline{|g_i|}$: then $b_i$ settles at the quotient itself.
+            `plain`, $\mathrm{mean}\, |g_i|$: then $b_i$ settles at the quotient itself.
         highest: Upper bound of $\hat b$.
 
     A term whose gradient is 0 keeps its weight, and all do where the reference is absent or its
@@ -110,7 +110,7 @@ def annealed_ratios(size: Tensor, means: Tensor, weights: Tensor, highest: float
 
     Args:
         size: Of the reference's gradient, 0-dim.
-        means: $\overline{|g|}$, or $\overline{|b g|}$.
+        means: $\mathrm{mean}\, |g|$, or $\mathrm{mean}\, |b g|$.
         weights: $b$, as they are.
         highest: Upper bound.
     """

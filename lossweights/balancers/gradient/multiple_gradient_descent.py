@@ -20,7 +20,7 @@ _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 class MultipleGradientDescent(GramianBalancer, kind="mgda"):
     r"""Goes along the shortest vector between the gradients, down for every term (MGDA).
 
-    $$b = \arg\min_{b \ge 0,\ \sum_i b_i = 1} \Big\lVert \sum_i b_i g_i \Big\rVert^2.$$
+    $$b = \arg\min_{b \ge 0,\ \sum_i b_i = 1} \left\lVert \sum_i b_i g_i \right\rVert^2.$$
 
     The direction $d = \sum_i b_i g_i$ has $g_i \cdot d \ge \lVert d \rVert^2$ for every term: it
     conflicts with none, and is 0 only where no direction is down for all (Pareto-stationary). The
