@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from lossweights.durations import Duration, Horizon, percent
 from lossweights.errors import HorizonError, did_you_mean, warn
@@ -24,7 +29,9 @@ class Monitor:
 
     It takes a row of values every so many optimizer steps, and looks at medians of several rows.
     Nothing waits for the device until a window of rows is full. What it finds it says as a
-    warning, with the figures and what to try, and keeps in `findings`. It never stops a training.
+    warning, with the figures and what to try, and keeps in `findings`. It never stops a training,
+    not even where warnings are errors: there it is printed all the same. The criterion keeps the
+    monitor alive, and not the other way round; a copy or a pickle follows nothing.
 
     Args:
         criterion: What is followed.
@@ -99,7 +106,9 @@ class Monitor:
         self._latest = -1
         self._interval: tuple[Horizon, int] | None = None
         self._plan: Plan | None = None
-        self._criterion = criterion
+        self._config, self._horizon = criterion.config, criterion.horizon
+        # Weak: the criterion holds this one, and would hold itself.
+        self._criterion: Callable[[], WeightedLoss | None] = weakref.ref(criterion)
         self._handle = criterion.on_step(self._step_done)
 
     def read(self, rows: Sequence[Mapping[str, float]]) -> list[Finding]:
@@ -112,7 +121,7 @@ class Monitor:
             What it found in them.
 
         Raises:
-            ValueError: For rows without these quantities.
+            ValueError: For rows without these quantities, or without their step.
             HorizonError: Where the config needs the length of training, and it is not known.
         """
         before = len(self.findings)
@@ -122,8 +131,11 @@ class Monitor:
                     f"rows have raw/<term> and weighted/<term>, found {list(rows[0])}: let the "
                     "history include raw and weighted"
                 )
+        for row in rows:
+            if "step" not in row:
+                raise ValueError(f"each row has its step, found {list(row)}")
         rows = [row for row in rows if any(key.startswith("raw/") for key in row)]
-        self._plan = Plan(self._criterion.config, self._criterion.horizon)
+        self._plan = Plan(self._config, self._horizon_of_now())
         for first in range(0, len(rows) - self._window + 1, self._window):
             self._look(rows[first : first + self._window])
         self._latest = max([self._latest, *(int(row["step"]) for row in rows)])
@@ -133,8 +145,15 @@ class Monitor:
         """Follows the criterion no longer; `findings` stay."""
         self._handle.remove()
 
+    def __getstate__(self) -> dict[str, Any]:
+        alone = {"_criterion": _nothing, "_handle": RemovableHandle(OrderedDict()), "_waiting": []}
+        return self.__dict__ | alone
+
     def _step_done(self, step: int) -> None:
         """Called after each step of the criterion."""
+        criterion = self._criterion()
+        if criterion is None:
+            return
         if step <= self._latest:  # done again, as after a checkpoint was loaded
             self._waiting = [row for row in self._waiting if row[0] < step]
             self._windows = [window for window in self._windows if window.last < step]
@@ -143,13 +162,14 @@ class Monitor:
         if step // interval == self._latest // interval:
             return
         self._latest = step
-        found = self._criterion.metrics(include=("raw", "weighted"), tensors=True)
+        found = criterion.metrics(include=("raw", "weighted", "penalty"), tensors=True)
         if not found:
             return
         self._waiting.append((step, list(found), torch.stack([*found.values()])))
         if len(self._waiting) >= self._window:
             waiting, self._waiting = self._waiting, []
-            numbers = iter(torch.cat([values for *_, values in waiting]).tolist())
+            device = waiting[-1][2].device  # the model may have moved
+            numbers = iter(torch.cat([values.to(device) for *_, values in waiting]).tolist())
             self._look(
                 [
                     {"step": step, **{name: next(numbers) for name in names}}
@@ -157,8 +177,14 @@ class Monitor:
                 ]
             )
 
+    def _horizon_of_now(self) -> Horizon:
+        criterion = self._criterion()
+        if criterion is not None:
+            self._horizon = criterion.horizon
+        return self._horizon
+
     def _steps_between_rows(self) -> int:
-        horizon = self._criterion.horizon
+        horizon = self._horizon_of_now()
         if self._interval is None or self._interval[0] is not horizon:
             try:
                 interval = max(1, horizon.steps(self._every))
@@ -181,15 +207,29 @@ class Monitor:
             new = list(Look(self._windows, plan, self._bounds, known).findings())
         self.findings += new
         for finding in new:
-            warn(f"step {finding.step}: {finding.message}")
+            _tell(f"step {finding.step}: {finding.message}")
 
     def _plan_of_now(self) -> Plan | None:
-        horizon = self._criterion.horizon
+        horizon = self._horizon_of_now()
         if self._plan is None or self._plan.horizon != horizon:
             try:
-                self._plan = Plan(self._criterion.config, horizon)
-            except (ValueError, RuntimeError) as error:  # a schedule that fails later in training
+                self._plan = Plan(self._config, horizon)
+            except Exception as error:  # noqa: BLE001  # a schedule that fails later in training
                 self.close()
                 self._plan = None
-                warn(f"the monitor follows no longer, since it cannot look ahead: {error}")
+                _tell(f"the monitor follows no longer, since it cannot look ahead: {error}")
         return self._plan
+
+
+def _tell(message: str) -> None:
+    """Warns; where warnings are errors it is printed, since no training is to stop for it."""
+    try:
+        warn(message)
+    except Warning:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warn(message)
+
+
+def _nothing() -> None:
+    """What a copy follows."""

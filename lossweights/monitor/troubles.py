@@ -111,26 +111,31 @@ class Look:
         # A weight that is found in training may run away; one that is scheduled does as told.
         is_found = name in plan.found
         before, now = (
-            [w.weighted[name] if is_found else abs(w.raw[name]) for w in windows if name in w.raw]
+            [w.weighted[name] if is_found else w.raw[name] for w in windows if name in w.raw]
             for windows in (self._earlier, self._recent)
         )
         if not totals or not before or len(now) < len(self._recent):
             return ""
-        total, level = float(np.median(totals)), float(np.median(before))
+        total, level = float(np.median(totals)), float(np.median(np.abs(before)))
+        # Below 0 it lowers the loss, as a reward that is learned.
         felt = min(window.weighted[name] for window in self._recent)
-        if felt < _LOUD * total or min(now) < self._bounds.explosion * level:
+        if felt < _LOUD * total or min(map(abs, now)) < self._bounds.explosion * level:
             return ""
-        if name in plan.steered:
-            highest = _short(2 * total / abs(last.raw[name]))
-            line = f"bound its weight, with highest: {highest} at terms.{name}.controller"
-        else:
-            weight = plan.config.terms[name].weight * total / last.weighted[name]
-            line = f"count it less, with weight: {_short(weight)} at terms.{name}"
+        term = plan.config.terms[name]
+        size = abs(term.weight * last.raw[name])  # at a multiplier of 1, but for a transform
+        is_bounded = name in plan.steered and size and term.transform is None
+        highest = _short(2 * total / size) if is_bounded else ""
+        lines = ["Lower the learning rate", "clip gradients"]
+        if highest and plan.takes(f"terms.{name}.controller.highest", highest):
+            lines += [f"bound its weight, with highest: {highest} at terms.{name}.controller"]
+        elif len(last.raw) > 1:
+            weight = _short(term.weight * total / last.weighted[name])
+            lines += [f"count it less, with weight: {weight} at terms.{name}"]
         what = "weighted value" if is_found else "value"
         return (
-            f"term {name!r} explodes: its {what} went from {level:.3g} to {now[-1]:.3g}, "
-            f"and the loss from {total:.3g} to {last.total:.3g}. Lower the learning rate, clip "
-            f"gradients, or {line}"
+            f"term {name!r} explodes: its {what} went from {float(np.median(before)):.3g} to "
+            f"{now[-1]:.3g}, and the loss from {total:.3g} to {last.total:.3g}. "
+            f"{', '.join(lines[:-1])}, or {lines[-1]}"
         )
 
     def _collapse(self, name: str) -> str:
@@ -144,13 +149,23 @@ class Look:
             how = ""
         if not how:
             return ""
+        # Cycles are parts of a training whose length is known.
+        cycles = "schedule: {kind: cyclical, cycles: 4} or " * self._plan.horizon.is_bounded
         return (
-            f"term {name!r} has collapsed to {abs(last.raw[name]):.3g}, {last.share[name]:.2%} of "
+            f"term {name!r} has collapsed to {last.raw[name]:.3g}, {last.share[name]:.2%} of "
             f"the loss: {how}. If it should carry something, as the KL of a VAE, write "
-            "schedule: {kind: cyclical, cycles: 4} or controller: {kind: pid, target: 3.0} at "
-            f"terms.{name}, the target being the value to hold. If its unit is small, give it a "
-            "larger weight, as lossweights.calibrate proposes. If it belongs near 0, all is well"
+            f"{cycles}controller: {{kind: pid, target: 3.0}} at terms.{name}"
+            f"{self._in_place(name)}, the target being the value to hold. If its unit is small, "
+            "give it a larger weight, as lossweights.calibrate proposes. If it belongs near 0, "
+            "all is well"
         )
+
+    def _in_place(self, name: str) -> str:
+        """What another schedule or controller takes the place of: a term has one of both."""
+        term = self._plan.config.terms[name]
+        if term.controller is not None:
+            return ", in place of its controller"
+        return "" if term.schedule is None else ", in place of its schedule"
 
     def _below_floor(self, name: str) -> str:
         recent, floor = self._recent, self._bounds.floors[name]
@@ -171,9 +186,11 @@ class Look:
 
     def _fell_at_once(self, name: str) -> str:
         """As the KL of a decoder that never takes up its code."""
-        begin = abs(self._begin.raw.get(name, 0.0))
-        lowest = min(abs(window.raw.get(name, math.inf)) for window in self._windows)
-        if lowest > _FELL * begin or not self._is_small(name, self._windows):
+        begin = self._begin.raw.get(name, 0.0)
+        lowest = min((window.raw.get(name, math.inf) for window in self._windows), key=abs)
+        if abs(lowest) > _FELL * abs(begin) or not self._is_small(name, self._windows):
+            return ""
+        if self._is_around_0(name, begin):
             return ""
         if self._others(name, self._begin) < _KEPT:
             return ""
@@ -186,13 +203,24 @@ class Look:
         """As the KL of a decoder that gives its code up; an easy task makes no other worse."""
         past = [w for w in self._windows if name in w.raw and self._plan.has_settled(name, w.first)]
         peak = max(past, key=lambda window: abs(window.raw[name]))
-        grown = self._others(name, peak)
-        if grown < _WORSE or abs(self._last.raw[name]) > _FELL * abs(peak.raw[name]):
+        grown, highest = self._others(name, peak), peak.raw[name]
+        if grown < _WORSE or abs(self._last.raw[name]) > _FELL * abs(highest):
+            return ""
+        if self._is_around_0(name, highest):
             return ""
         return (
-            f"from {abs(peak.raw[name]):.3g} at step {peak.last} it fell, and the others came to "
+            f"from {highest:.3g} at step {peak.last} it fell, and the others came to "
             f"{grown:.0%} of what they were"
         )
+
+    def _is_around_0(self, name: str, value: float) -> bool:
+        """Whether it lies on both sides of 0, as the loss of a policy: `value` was no size then.
+
+        A KL that is estimated from samples does so only by little, once it has vanished.
+        """
+        extents = [w.extent[name] for w in [self._begin, *self._windows] if name in w.extent]
+        beyond = max(-low if value > 0 else high for low, high in extents)
+        return abs(value) < 2 * beyond
 
     def _others(self, name: str, before: Window) -> float:
         """How many times what they were the other terms are now; 0 where there are none."""
@@ -214,16 +242,17 @@ class Look:
             other
             for other in last.share
             if other != name
-            and last.weighted[other] > 0
+            and last.weighted[other] != 0
             and plan.counts(other, windows)
+            and not any(low < 0 < high for low, high in (w.extent[other] for w in windows))
             and (other, "collapse") not in self._known
             # One that once had a part in it is learned.
             and max(window.share.get(other, 0.0) for window in self._windows) < _COUNTED
         ]
         if not small:
             return ""
-        most = max(last.weighted[other] for other in small)
-        weight = _short(plan.config.terms[name].weight * most / last.weighted[name])
+        most = max(abs(last.weighted[other]) for other in small)
+        weight = _short(plan.config.terms[name].weight * most / abs(last.weighted[name]))
         balanced = "" if plan.config.balancer else ", or balancer: moving-average beside terms"
         return (
             f"term {name!r} dominates: {last.share[name]:.1%} of the loss from step "

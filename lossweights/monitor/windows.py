@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lossweights.config import LossConfig
 from lossweights.curves import Curves
 from lossweights.durations import Horizon
+from lossweights.errors import ConfigError
 from lossweights.schedules import Schedule
 
 _MEANT = 0.1  # of the largest weight: with less a term is meant to count for little
@@ -26,9 +27,10 @@ class Window:
         first: Step of the first row.
         last: Step of the last row.
         raw: Values as given.
+        extent: The least and the greatest of these.
         portion: What part of all absolute values as given this one is.
-        weighted: Absolute weighted values.
-        share: What part of all weighted ones this one is.
+        weighted: Weighted values, without the price of learned weights.
+        share: What part of all absolute weighted values this one is.
         total: The sum of absolute weighted values; nan where no row is finite.
         broken: Of terms that are not finite in most rows, the number of those.
     """
@@ -36,6 +38,7 @@ class Window:
     first: int
     last: int
     raw: dict[str, float]
+    extent: dict[str, tuple[float, float]]
     portion: dict[str, float]
     weighted: dict[str, float]
     share: dict[str, float]
@@ -44,23 +47,25 @@ class Window:
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, float]]) -> Window:
-        """From rows with `step`, `raw/<term>` and `weighted/<term>`; at least one."""
+        """From rows with `step`, `raw/<term>`, `weighted/<term>` and perhaps a penalty."""
         names = list(dict.fromkeys(key[4:] for row in rows for key in row if key[:4] == "raw/"))
         raw, weighted = (
             np.array([[row.get(f"{what}/{name}", math.nan) for name in names] for row in rows])
             for what in ("raw", "weighted")
         )
+        weighted -= [[row.get(f"penalty/{name}", 0.0) for name in names] for row in rows]
         given = np.array([[f"raw/{name}" in row for name in names] for row in rows])
         bad = given & ~np.isfinite(weighted)
         known = given & ~bad & np.isfinite(raw)
         raw, weighted = (np.where(known, table, math.nan) for table in (raw, weighted))
         half = len(rows) / 2
 
+        def columns(table: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+            known = ((name, c[~np.isnan(c)]) for name, c in zip(names, table.T, strict=True))
+            return {name: column for name, column in known if len(column) > half}
+
         def medians(table: NDArray[np.float64]) -> dict[str, float]:
-            columns = {
-                name: column[~np.isnan(column)] for name, column in zip(names, table.T, strict=True)
-            }
-            return {name: float(np.median(c)) for name, c in columns.items() if len(c) > half}
+            return {name: float(np.median(column)) for name, column in columns(table).items()}
 
         def parts(table: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             whole = np.nansum(abs(table), axis=1)
@@ -72,8 +77,9 @@ class Window:
             first=int(rows[0]["step"]),
             last=int(rows[-1]["step"]),
             raw=medians(raw),
+            extent={name: (float(c.min()), float(c.max())) for name, c in columns(raw).items()},
             portion=medians(portion),
-            weighted=medians(abs(weighted)),
+            weighted=medians(weighted),
             share=medians(share),
             total=float(np.median(sound)) if len(sound) else math.nan,
             broken={n: int(k) for n, k in zip(names, bad.sum(axis=0), strict=True) if k > half},
@@ -120,6 +126,14 @@ class Plan:
     def meant(self, name: str) -> float:
         """The size of its weight at the end of training, but for what is found in training."""
         return float(abs(self._curves.weights[name][-1]))
+
+    def takes(self, path: str, value: str) -> bool:
+        """Whether the config would be valid with another value there."""
+        try:
+            self.config.override({path: value})
+        except ConfigError:
+            return False
+        return True
 
     def has_settled(self, name: str, step: int) -> bool:
         """Whether its schedule lets the weight be from that step on."""

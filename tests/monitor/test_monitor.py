@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import importlib
 import math
+import pickle
 import re
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lossweights import History, Monitor, WeightedLoss
-from tests.monitor.test_troubles import follow, kinds, train, vanishing
+from lossweights import History, Monitor, Schedule, WeightedLoss
+from tests.monitor.test_troubles import STEPS, follow, kinds, train, vanishing
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -94,7 +99,7 @@ def test_rows_of_a_history_tell_what_following_does() -> None:
     criterion = WeightedLoss(terms)
     history = History(criterion, every="1 steps")
     train(criterion, vanishing, 100)
-    late = Monitor(WeightedLoss(terms))
+    late = Monitor(WeightedLoss(terms, total_steps=STEPS))
     with pytest.warns(UserWarning, match="step 19: term 'b' has collapsed"):
         found = late.read(history.rows)
     assert found == late.findings == follow(terms, vanishing, 100)
@@ -102,6 +107,8 @@ def test_rows_of_a_history_tell_what_following_does() -> None:
     for row in ({"step": 1}, {"step": 1, "raw/a": 1.0}, {"step": 1, "weighted/a": 1.0}):
         with pytest.raises(ValueError, match=r"rows have raw/<term> and weighted/<term>, found"):
             late.read([row])
+    with pytest.raises(ValueError, match=r"each row has its step, found \['raw/a', 'weighted/a'\]"):
+        late.read([{"raw/a": 1.0, "weighted/a": 1.0}])
 
 
 def test_rows_of_steps_without_a_term_are_passed_over() -> None:
@@ -143,6 +150,81 @@ def test_a_warning_names_the_line_of_the_loop() -> None:
             criterion.step()
     assert monitor.findings
     assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
+
+
+def test_where_warnings_are_errors_the_training_goes_on() -> None:
+    criterion = WeightedLoss(["a", "b"])
+    monitor = Monitor(criterion, every="1 steps")
+    with warnings.catch_warnings(record=True, action="error") as caught:
+        train(criterion, vanishing, 50)
+    assert criterion.current_step == 50
+    assert [str(warning.message) for warning in caught] == [
+        f"step {found.step}: {found.message}" for found in monitor.findings
+    ]
+    assert monitor.findings
+
+
+def test_the_criterion_holds_the_monitor_and_not_the_other_way_round() -> None:
+    """Without a cycle, which would hold what is on a device until Python looks for cycles."""
+    criterion = WeightedLoss(["a", "b"])
+    Monitor(criterion, every="1 steps")
+    with pytest.warns(UserWarning, match="'b' has collapsed"):
+        train(criterion, vanishing, 50)
+    monitor, seen = Monitor(criterion), weakref.ref(criterion)
+    gc.disable()
+    try:
+        del criterion
+        assert seen() is None
+    finally:
+        gc.enable()
+    monitor.close()
+    with pytest.warns(UserWarning, match="'b' has collapsed"):
+        monitor.read(rows_of(vanishing, 50))
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda monitor: pickle.loads(pickle.dumps(monitor))]
+)
+def test_a_copy_holds_what_was_found_and_follows_nothing(again: Any) -> None:
+    criterion = WeightedLoss(["a", "b"])
+    monitor = Monitor(criterion, every="1 steps")
+    with pytest.warns(UserWarning, match="'b' has collapsed"):
+        train(criterion, vanishing, 52)
+    both = again({"criterion": criterion, "monitor": monitor})  # as a module that holds both
+    train(both["criterion"], lambda _: {"a": 1.0, "b": math.nan}, 50)
+    copied = both["monitor"]
+    assert copied.findings == monitor.findings
+    assert copied.read(rows_of(vanishing, 50)) == []  # told already
+    copied.close()
+    with pytest.warns(UserWarning, match="'b' is nan"):
+        train(criterion, lambda _: {"a": 1.0, "b": math.nan}, 50)
+
+
+def rows_of(values: Any, count: int) -> list[dict[str, float]]:
+    criterion = WeightedLoss(["a", "b"])
+    history = History(criterion, every="1 steps")
+    train(criterion, values, count)
+    return history.rows
+
+
+def test_the_length_of_training_may_be_told_after_it_was_built() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": {"kind": "warmup", "over": "50%"}})
+    monitor = Monitor(criterion, every="1 steps")
+    criterion.bind(total_steps=100)
+    assert monitor.read([{"step": 0, "raw/a": 1.0, "weighted/a": 1.0}]) == []
+
+
+def test_any_error_of_a_plugin_costs_the_monitor_alone() -> None:
+    class Odd(Schedule):
+        def values(self, steps: Any, horizon: Any) -> Any:
+            if len(steps) == 2000:  # as only who looks ahead asks
+                raise KeyError(steps[0])
+            return np.ones(len(steps))
+
+    criterion = WeightedLoss({"a": 1.0, "b": Odd()}, total_steps=3000, eval_weights="current")
+    Monitor(criterion, every="1 steps")
+    with pytest.warns(UserWarning, match="follows no longer"):
+        train(criterion, vanishing, 20)
 
 
 def test_closed_it_follows_no_longer() -> None:

@@ -21,6 +21,7 @@ STEPS = 400
 PID = {"kind": "pid", "target": 3.0, "response": "5%"}
 RAMP = {"kind": "ramp", "start": 0, "stop": 2, "over": "100%"}
 CAPACITY = {"weight": 100, "transform": {"kind": "capacity", "capacity": RAMP}}
+CAPACITY_OF_3 = {"kind": "capacity", "capacity": 3.0}
 Values = Callable[[int], Mapping[str, float]]
 
 
@@ -120,6 +121,39 @@ def test_a_term_has_collapsed_that_stays_below_its_floor() -> None:
     assert not follow(["a", "b"], lambda _: {"a": 1.0, "b": 0.5}, floors={"b": 0.1})
 
 
+@pytest.mark.parametrize("total_steps", [100, None])
+@pytest.mark.parametrize(
+    "term", [1.0, {"kind": "warmup", "over": "5 steps"}, {"kind": "lagrangian", "at_most": 9.0}]
+)
+def test_what_is_proposed_against_a_collapse_can_be_written(term: Any, total_steps: Any) -> None:
+    written = WeightedLoss({"a": 1.0, "b": term}, total_steps=total_steps)
+    monitor = Monitor(written, every="1 steps", floors={"b": 0.1})
+    with pytest.warns(UserWarning, match="'b' has collapsed"):
+        train(written, lambda _: {"a": 20.0, "b": 0.05}, 60)
+    (found,) = monitor.findings
+    proposed = pasted(found.message)
+    assert proposed.keys() == {"controller"} | ({"schedule"} if total_steps else set())
+    for key, value in proposed.items():
+        WeightedLoss({"a": 1.0, "b": {key: value}}, total_steps=total_steps)(
+            {"a": leaf(1.0), "b": leaf(1.0)}
+        )
+    others = {"schedule", "controller"} & written.config.terms["b"].model_fields_set
+    for key in others:  # a term has one of both
+        assert f"in place of its {key}" in found.message
+    assert ("in place" in found.message) == bool(others)
+
+
+def test_an_estimate_of_a_kl_that_vanishes_may_lie_below_0_a_little() -> None:
+    values: Values = lambda step: {"a": 20.0, "b": 0.2 if step < 2 else 0.02 * (-1) ** step}
+    assert kinds(follow(["a", "b"], values)) == [("b", "collapse")]
+
+
+def test_figures_have_their_sign() -> None:
+    (found,) = follow(["a", "b"], lambda step: {"a": 20.0, "b": -0.1 if step < 2 else -0.01})
+    assert "collapsed to -0.01" in found.message
+    assert "from -0.1 at step 0 it fell at once, to -0.01" in found.message
+
+
 def test_a_term_dominates_and_the_weight_that_is_proposed_ends_that() -> None:
     values = {"a": 500.0, "b": 2.0}
     (found,) = follow({"a": 2.0, "b": 1.0}, lambda _: values)
@@ -161,6 +195,59 @@ def test_a_weight_that_runs_away_is_an_explosion() -> None:
     assert (found.term, found.trouble) == ("b", "explosion")
     assert "its weighted value went from" in found.message
     assert pasted(found.message).keys() == {"highest"}
+
+
+STEERED: dict[str, Any] = {
+    "lagrangian": {"kind": "lagrangian", "at_most": 1.0},
+    "starts above what is proposed": {"kind": "adaptive-kl", "target": 1.0},
+    "has no bound": {"kind": "plateau", "source": "val"},
+    "of 0 as given": {"controller": {"kind": "pid", "target": 3.0}, "transform": CAPACITY_OF_3},
+}
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("steered", STEERED)
+def test_what_is_proposed_against_an_explosion_can_be_written(steered: str, value: float) -> None:
+    """`highest` where the controller takes it, else the weight of the term."""
+    written = STEERED[steered]
+    term = {"weight": 4.0} | (written if "transform" in written else {"controller": written})
+    rows = [
+        {"step": step, "raw/a": 0.01, "weighted/a": 0.01, "raw/b": value}
+        | {"weighted/b": 0.01 if step < 50 else 1e5}
+        for step in range(100)
+    ]
+    criterion = WeightedLoss({"a": 1.0, "b": term}, total_steps=100)
+    with pytest.warns(UserWarning, match="'b' explodes"):
+        (found,) = Monitor(criterion).read(rows)
+    ((key, number),) = re.findall(r"(highest|weight): (\S+) at terms.b", found.message)
+    path = "b.controller.highest" if key == "highest" else "b.weight"
+    WeightedLoss.from_config(criterion.config.override({path: number}))
+    assert key == ("highest" if value and steered == "lagrangian" else "weight")
+    if key == "highest":  # twice the loss as it was
+        assert 4.0 * float(number) * value == pytest.approx(2 * 0.02)
+
+
+def test_a_single_term_that_explodes_is_not_to_count_less() -> None:
+    (found,) = follow(["a"], lambda step: {"a": 1.0 if step < 100 else 1e4})
+    assert found.message.endswith("Lower the learning rate, or clip gradients")
+
+
+def test_a_term_that_lowers_the_loss_does_not_explode() -> None:
+    """A reward that is learned, a log-likelihood."""
+    grown: Values = lambda step: {"a": 0.1, "b": 0.01 if step < 200 else 50.0}
+    assert follow({"a": 1.0, "b": -1.0}, grown, dominance=2.0) == []
+    assert follow(["a"], lambda step: {"a": 0.1 if step < 200 else -50.0}) == []
+    (found,) = follow({"a": 1.0, "b": -1.0}, lambda step: {"a": 0.1, "b": -grown(step)["b"]})
+    assert "its value went from -0.01 to -50" in found.message
+
+
+def test_the_price_of_a_learned_weight_is_no_part_of_a_term() -> None:
+    rows = [
+        {"step": step, "raw/a": 5.0, "raw/b": 5.0, "penalty/a": -4.95, "weighted/a": 0.05}
+        | {"weighted/b": 5.0}
+        for step in range(100)
+    ]
+    assert Monitor(WeightedLoss(["a", "b"])).read(rows) == []
 
 
 def conflict(step: int) -> dict[str, float]:
@@ -283,6 +370,21 @@ HEALTHY: dict[str, tuple[Any, Callable[[int, Noise], Mapping[str, float]]]] = {
     "a capacity that rises": (
         {"nll": 1.0, "kl": CAPACITY},
         lambda step, noise: {"nll": 20 * noise(), "kl": 0.1 + step / 200 + 5 * 0.5**step},
+    ),
+    "a policy, whose loss lies around 0": (
+        {"policy": 1.0, "value": 0.5, "entropy": -0.01},
+        lambda step, noise: {
+            "policy": 0.05 * math.log(noise()),
+            "value": (50 * 0.98**step + 1) * noise(),
+            "entropy": 1.5 * 0.997**step,
+        },
+    ),
+    "a reward that is learned": (
+        {"policy": 1.0, "reward": -1.0},
+        lambda step, noise: {
+            "policy": 0.05 * math.log(noise()),
+            "reward": min(0.01 + max(step - 200, 0) / 20, 5.0) * noise(),
+        },
     ),
     "a controller at its target": (
         {"nll": 1.0, "kl": PID},
