@@ -315,4 +315,4 @@ def _yaml(value: Any) -> str:
         return f"[{', '.join(map(_yaml, value))}]"
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _NOT_PLAIN:
         return value
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)  # YAML reads no pairs of \u, as of an emoji

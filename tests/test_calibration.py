@@ -275,6 +275,15 @@ def test_the_yaml_that_is_shown_is_the_config(term: Any) -> None:
     assert LossConfig.read(whole) == found.config
 
 
+@pytest.mark.parametrize(
+    "name", ["\U0001d6fc", "\U0001f600 x", "é", "a\tb", "1e3", "<<", "null", "- a"]
+)
+def test_any_name_can_be_pasted(name: str) -> None:
+    found = calibrate(WeightedLoss({"a": 1.0, name: 1.0}), [{"a": 1.0, name: 30.0}])
+    _, text = str(found).split("\n\n")
+    assert LossConfig.read(yaml.safe_load(text)) == found.config
+
+
 def test_a_function_of_the_step_cannot_be_shown_and_is_said_so() -> None:
     function: Callable[[int], float] = lambda step: 1.0
     found = calibrate(
