@@ -12,7 +12,8 @@ from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
 _LOGGER = logging.getLogger(__name__)
-_BAR = re.compile(r"<mo(?! [^>]*form)([^>]*)>(\||&#x0007C;)</mo>")
+_BAR = re.compile(r"<mo(?: stretchy=.false.|( minsize=[^>]*))?>(\||&#x0007C;|&#x02016;)</mo>")
+_NAME = r"<mi>(?:log|exp|sin|cos)</mi>"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -41,8 +42,13 @@ def drawn(node: nodes.math | nodes.math_block, display: str) -> str:
     element: str = convert(latex, display=display)
     if unknown := re.findall(r">(\\[A-Za-z|]+)<", element):
         _LOGGER.warning("latex2mathml does not know %s", ", ".join(unknown), location=node)
+    element = element.replace('mathvariant="bold"', 'style="font-weight: bold"')
+    space = '<mspace width="0.167em" />'
+    element = re.sub(rf"(?<=</mi>)(?={_NAME})", space, element)
+    element = re.sub(rf"({_NAME})(?=<m(?!o))", rf"\1{space}", element)
     if len(_BAR.findall(element)) % 2:
         return element
-    # Bars enclose: without a form they stand apart, as those of relations do.
+    # Bars enclose: by themselves they would stand apart, and grow with what is next to them.
     form = cycle(("prefix", "postfix"))
-    return _BAR.sub(lambda bar: f'<mo form="{next(form)}"{bar[1]}>{bar[2]}</mo>', element)
+    still = ' stretchy="false"'
+    return _BAR.sub(lambda bar: f'<mo form="{next(form)}"{bar[1] or still}>{bar[2]}</mo>', element)

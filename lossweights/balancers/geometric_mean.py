@@ -15,7 +15,7 @@ from lossweights.moment import Moment, State
 class GeometricMean(Balancer, kind="geometric"):
     r"""Minimises the geometric mean of the losses in place of their sum (GLS).
 
-    With $f(l) = \big(\prod_i l_i\big)^{1/n}$ the weights are its derivatives,
+    With $f(l) = \left(\prod_i l_i\right)^{1/n}$ the weights are its derivatives,
     $b_i = \partial f / \partial l_i = f(l) / (n\, l_i)$: the gradient is that of $f$, and so is
     the total, $\sum_i b_i l_i = f(l)$. The scale of a loss does not matter.
 
