@@ -164,7 +164,10 @@ def test_what_looks_wrong_is_told_of() -> None:
 
     training = Training()
     training.criterion.set_step(5)
-    with pytest.warns(UserWarning, match="the clock of 'criterion' is at step 5: if its schedules"):
+    with (
+        pytest.warns(UserWarning, match="past its end"),
+        pytest.warns(UserWarning, match="the clock of 'criterion' is at step 5: if its schedules"),
+    ):
         training.engine.run(loader(), max_epochs=1)
 
 

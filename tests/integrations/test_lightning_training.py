@@ -124,7 +124,10 @@ def test_a_clock_that_is_not_where_the_training_is_is_told_of() -> None:
     runner.fit_loop.max_epochs = 2
     runner.fit(module, Loader())  # on from step 10, and says nothing
     runner = trainer(LossWeights(), max_epochs=1)
-    with pytest.warns(UserWarning, match="begins at step 0, and the clock of 'criterion' is at s"):
+    with (
+        pytest.warns(UserWarning, match="past its end"),
+        pytest.warns(UserWarning, match="begins at step 0, and the clock of 'criterion' is at s"),
+    ):
         runner.fit(module, Loader())
     runner.fit_loop.max_epochs = 2
     with pytest.warns(UserWarning, match=r"begins at step 10.*is at step 30: .*set_step\(10\)"):
