@@ -57,6 +57,8 @@ def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
         text += f": {_course(config, name, horizon)}"
     except HorizonError as error:
         text += f": not known yet, {error}"
+    except ValueError as error:  # of a step that is still far off
+        text += f": its schedule fails: {error}"
     if term.transform is not None:
         text += f"; its value through {term.transform!r}"
     if config.balancer is not None and not term.is_balanced:
@@ -126,6 +128,9 @@ def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[s
             steps, weights = _sampled(config, name, horizon)
         except HorizonError as error:
             findings.append(f"term {name!r} has no weight yet: {error}, with criterion.bind(...)")
+            continue
+        except ValueError as error:
+            findings.append(f"term {name!r} has a schedule that fails: {error}")
             continue
         never = name not in seen.given.union(seen.names) and _is_awaited(config, name)
         if never and seen.names and step >= steps[0]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lossweights import Horizon, LossConfig
+from lossweights import Horizon, LossConfig, WeightedLoss
 from lossweights.describe import describe
 from tests import components  # noqa: F401  # whose kinds are named below
 from tests.schedules.examples import ALL_SCHEDULES
@@ -20,6 +20,15 @@ def lines(terms: Any, horizon: Horizon, **fields: Any) -> list[str]:
 def course(term: Any, horizon: Horizon) -> str:
     """What is said of one term, after its factors."""
     return lines({"kl": term}, horizon)[2].split(": ", 1)[1]
+
+
+def test_a_schedule_that_will_fail_is_told_and_not_raised() -> None:
+    table = [1.0] * 2000  # more than is looked at as it is built
+    terms: Any = {"nll": 1.0, "kl": lambda step: table[step]}
+    criterion = WeightedLoss(terms, total_steps=5000, eval_weights="current")
+    assert re.search(r"kl .*: its schedule fails: .* at step 2000", criterion.describe())
+    (found,) = criterion.audit()
+    assert re.search(r"term 'kl' has a schedule that fails: .* failed at step 2000", found)
 
 
 @pytest.mark.parametrize(
