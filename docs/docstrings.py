@@ -42,6 +42,8 @@ def rewrite(
         r"(?m)^([A-Z]\. )", r"\\\1", "\n".join(lines)
     )  # an author, not point L. of a list
     lines[:] = with_math(text).splitlines()
+    if what == "property":
+        lines.insert(0, "\\ ")  # nothing: napoleon takes the first line up to a colon for a type
 
 
 def with_math(text: str) -> str:
