@@ -22,8 +22,6 @@ extensions = [
     "docstrings",
     "mathml",
 ]
-exclude_patterns = ["_build"]
-nitpicky = False
 
 # Pages read on GitHub as they do here: its math, its anchors.
 myst_enable_extensions = ["dollarmath", "html_image"]

@@ -120,8 +120,8 @@ def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[s
     moving = [name for name, term in config.terms.items() if term.schedule is not None]
     if moving and horizon.is_bounded and step > (end := horizon.span):
         findings.append(
-            f"training goes on at step {step} past its end at {end}: the schedules of "
-            f"{quoted(moving)} stand still; say with total_steps how long it is"
+            f"training goes on at step {step} past its end at {end}, for which the schedules of "
+            f"{quoted(moving)} were laid out: say with total_steps how long it is"
         )
     for name in config.terms:
         try:

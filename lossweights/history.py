@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ _EVERY = steps(50)
 _of_finite = json.JSONEncoder(allow_nan=False).encode
 
 Row = dict[str, float]  # what `WeightedLoss.metrics` gives, and the `step` that it was in
+Waiting = tuple[int, list[str], Tensor]  # the same on the device: step, names and values
 
 
 class History:
@@ -83,7 +84,7 @@ class History:
             raise ValueError(f'every is at least "1 steps", found {str(every)!r}')
         self._include = chosen(include, METRICS)
         self._rows: list[Row] = []
-        self._waiting: list[tuple[int, list[str], Tensor]] = []
+        self._waiting: list[Waiting] = []
         self._waiting_since = 0.0
         self._is_told = False  # that `every` cannot be counted yet
         self._path = None if path is None else Path(path).resolve()
@@ -120,10 +121,7 @@ class History:
     def flush(self) -> None:
         """Moves the rows that wait on the device to the host, and writes them."""
         waiting, self._waiting = self._waiting, []
-        new = [
-            {"step": step, **dict(zip(names, values.tolist(), strict=True))}
-            for step, names, values in waiting
-        ]
+        new = moved(waiting)
         self._rows += new
         if self._path is None or (self._bytes >= 0 and not new):
             return
@@ -237,6 +235,15 @@ class History:
 
     def _last_step(self) -> int:
         return int(self._rows[-1]["step"]) if self._rows else -1
+
+
+def moved(waiting: Sequence[Waiting]) -> list[Row]:
+    """Rows that wait on the device, moved to the host together."""
+    if not waiting:
+        return []
+    device = waiting[-1][2].device  # the model may have moved
+    numbers = iter(torch.cat([values.to(device) for *_, values in waiting]).tolist())
+    return [{"step": step} | {name: next(numbers) for name in names} for step, names, _ in waiting]
 
 
 def _write(path: Path, rows: Iterable[Row]) -> int:

@@ -621,14 +621,15 @@ def test_a_penalty_has_no_part_in_the_shares() -> None:
 
 
 def test_audit_tells_of_a_training_past_its_end() -> None:
-    criterion = WeightedLoss(terms={"a": 1.0, "b": Warmup(over="50%")}, total_steps=10)
+    cycles = Cyclical(period="4 steps")  # which go on for ever
+    criterion = WeightedLoss(terms={"a": 1.0, "b": cycles}, total_steps=10)
     criterion.set_step(10)  # all steps are done
     assert criterion.audit() == []
     criterion.set_step(11)
     (finding,) = criterion.audit()
-    assert finding.startswith(
-        "training goes on at step 11 past its end at 10: the schedules of 'b'"
-    )
+    assert finding.startswith("training goes on at step 11 past its end at 10")
+    assert "for which the schedules of 'b' were laid out" in finding
+    assert "stand still" not in finding
     criterion = WeightedLoss(terms={"a": 1.0}, total_steps=10)  # nothing would move
     criterion.set_step(11)
     assert criterion.audit() == []

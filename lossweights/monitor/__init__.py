@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from lossweights.durations import Duration, Horizon, percent
 from lossweights.errors import HorizonError, did_you_mean, warn
+from lossweights.history import Waiting, moved
 from lossweights.monitor.troubles import Bounds, Finding, Look
 from lossweights.monitor.windows import Plan, Window
 from lossweights.weighted_loss import WeightedLoss
@@ -102,7 +102,7 @@ class Monitor:
         self._window = window
         self.findings: list[Finding] = []
         self._windows: list[Window] = []
-        self._waiting: list[tuple[int, list[str], Tensor]] = []
+        self._waiting: list[Waiting] = []
         self._latest = -1
         self._interval: tuple[Horizon, int] | None = None
         self._plan: Plan | None = None
@@ -168,14 +168,7 @@ class Monitor:
         self._waiting.append((step, list(found), torch.stack([*found.values()])))
         if len(self._waiting) >= self._window:
             waiting, self._waiting = self._waiting, []
-            device = waiting[-1][2].device  # the model may have moved
-            numbers = iter(torch.cat([values.to(device) for *_, values in waiting]).tolist())
-            self._look(
-                [
-                    {"step": step, **{name: next(numbers) for name in names}}
-                    for step, names, _ in waiting
-                ]
-            )
+            self._look(moved(waiting))
 
     def _horizon_of_now(self) -> Horizon:
         criterion = self._criterion()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -77,6 +77,7 @@ class Look:
 
     def findings(self) -> Iterator[Finding]:
         """What is wrong, but for what is known."""
+        looks: dict[Trouble, Callable[[str], str]]
         if len(self._windows) < self._bounds.patience:
             looks = {"explosion": self._broken}
         else:
@@ -86,8 +87,7 @@ class Look:
             }
         if len(self._windows) >= 3 * self._bounds.patience:
             looks |= {"dominance": self._dominance, "conflict": self._conflict}
-        trouble: Trouble
-        for trouble, look in looks.items():  # type: ignore[assignment]
+        for trouble, look in looks.items():
             for name in self._plan.config.terms:
                 if (name, trouble) not in self._known and (message := look(name)):
                     self._known.add((name, trouble))
