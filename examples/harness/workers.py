@@ -104,12 +104,16 @@ def run_in_parallel(
     # Spawned processes start clean on every system; forked ones can hang in torch's threads.
     context = get_context("spawn")
     channel = Channel(context.Queue(), context.RawValue(c_bool))
-    executor = ProcessPoolExecutor(processes, context, _start_worker, (channel,))
+    workers = min(processes, len(jobs))
+    executor = ProcessPoolExecutor(workers, context, _start_worker, (channel,))
     with _progress() as progress, executor:
         bars = Bars(progress, len(jobs))
         try:
             with _interrupts_ignored():
                 names = {executor.submit(_do, work, name, job): name for name, job in jobs.items()}
+                # The pool looks out for a worker's death from the next submission on (Python 3.11
+                # to 3.13), so without one more it would miss that of the last worker.
+                executor.submit(int)
             running = set(names)
             while running:
                 done, running = wait(running, REFRESH_SECONDS, FIRST_COMPLETED)

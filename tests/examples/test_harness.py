@@ -43,13 +43,17 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
     assert run_in_parallel(work, {"a": "double", "b": "double"}, 2) == ["doubledouble"] * 2
 
 
+@pytest.mark.parametrize("names", [("bad", "long"), ("long", "bad")])
 @pytest.mark.parametrize(("job", "error"), [("fail", ValueError), ("die", BrokenProcessPool)])
-def test_a_job_that_fails_ends_all_at_once(job: str, error: type[Exception]) -> None:
+def test_a_job_that_fails_ends_all_at_once(
+    job: str, error: type[Exception], names: tuple[str, str]
+) -> None:
     from harness.workers import run_in_parallel
 
+    jobs = {"bad": job, "long": "sleep"}
     start = time.monotonic()
     with pytest.raises(error):
-        run_in_parallel(work, {"bad": job, "long": "sleep"}, 2)
+        run_in_parallel(work, {name: jobs[name] for name in names}, 2)
     assert time.monotonic() - start < LONG / 2
 
 
