@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check docs bench format clean
+.PHONY: help demo test lowest check docs bench format clean
 
 help:  ## show these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -14,6 +14,9 @@ demo: $(VENV)/examples  ## train the VAE of the README under six configs: about 
 
 test: $(VENV)/test  ## run all tests: units, properties, docstrings, README and docs
 	$(BIN)/python -m pytest
+
+lowest: .venv-lowest/test  ## run all tests with the oldest torch, pydantic, ... that are allowed
+	.venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning
 
 check: $(VENV)/check  ## lint, format, types, and the import contract
 	$(BIN)/ruff check .
@@ -37,11 +40,17 @@ format: $(VENV)/check  ## format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the virtual environment and what was made
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The environment with one dependency group of pyproject.toml; the file marks that it is in.
 $(VENV)/%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[yaml,gradients,cli,plot]' --group $*
+	touch $@
+
+.venv-lowest/test: pyproject.toml constraints-lowest.txt
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[yaml,gradients,cli,plot]' --group test
 	touch $@

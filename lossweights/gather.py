@@ -35,7 +35,7 @@ def gather(
     if len(set(places.values())) > 1:
         found = ", ".join(f"{name!r} on {device}" for name, device in places.items())
         raise ValueError(f"the terms lie on different devices ({found}): move them to one")
-    device = next(iter(places.values()), None)
+    device = next(iter(places.values())) if places else None
     return {name: _tensor(name, given[name], device) for name in sorted(given)}
 
 
@@ -45,7 +45,7 @@ def check_named(terms: object) -> None:
     Raises:
         ValueError: For a tensor, a list, None, ...
     """
-    if not isinstance(terms, Mapping) and not hasattr(terms, "items"):
+    if not hasattr(terms, "items"):
         raise ValueError(
             "the terms are given by name, as in criterion({'nll': nll, 'kl': kl}), found "
             f"{type(terms).__name__}"

@@ -143,7 +143,7 @@ class WeightedLoss(Account):
             HorizonError: Where the length of training is needed and not known: call `bind`.
             FloatingPointError: For a nan or inf, with `on_nonfinite="raise"`.
         """
-        if terms.__class__ is not dict:
+        if type(terms) is not dict:
             check_named(terms)
         training = self.training and torch.is_grad_enabled()
         standing = self._in_training if training else self._in_evaluation
@@ -241,7 +241,7 @@ class WeightedLoss(Account):
         training: bool,
         shared: SharedLike | None,
     ) -> Tensor:
-        if training and isinstance(terms, Mapping) and not torch.compiler.is_compiling():
+        if training and not torch.compiler.is_compiling() and isinstance(terms, Mapping):
             devices = {
                 value.device
                 for name, value in terms.items()

@@ -338,9 +338,9 @@ def saved_with_torch(criterion: WeightedLoss, folder: Path) -> dict[str, Any]:
 
 
 def saved_with_dcp(criterion: WeightedLoss, folder: Path) -> dict[str, Any]:
-    save(criterion.state_dict(), checkpoint_id=folder, no_dist=True)
+    save(criterion.state_dict(), checkpoint_id=folder)
     state = WeightedLoss(terms=SCHEDULES, total_steps=60).state_dict()
-    load(state, checkpoint_id=folder, no_dist=True)
+    load(state, checkpoint_id=folder)
     return state
 
 

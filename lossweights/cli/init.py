@@ -42,7 +42,7 @@ def init(
 ) -> None:
     """Write a config to start from.
 
-    It has comments, and is right as it stands. Without a name, those that there are are listed.
+    It has comments, and is right as it stands. Without a name, the starters are listed.
 
     \b
     Examples:
