@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import itertools
 import pkgutil
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any, get_origin
@@ -46,6 +48,18 @@ def test_every_public_name_is_documented(name: str) -> None:
 
 def test_version_is_the_one_of_the_package() -> None:
     assert metadata("lossweights")["version"] == lossweights.__version__
+
+
+def test_the_oldest_that_are_allowed_are_those_that_are_tried() -> None:
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = itertools.chain.from_iterable(project["optional-dependencies"].values())
+    allowed = dict(wanted.split(">=") for wanted in [*project["dependencies"], *extras])
+    lines = (root / "constraints-lowest.txt").read_text("utf-8").splitlines()
+    tried = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert tried.keys() == allowed.keys()
+    for name, version in tried.items():
+        assert f"{version}.".startswith(f"{allowed[name]}.")
 
 
 def test_import_needs_the_core_alone() -> None:

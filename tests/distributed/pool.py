@@ -109,6 +109,7 @@ def _work(connection: Connection) -> None:
             )
             distributed.barrier()  # one that is done early must not leave while another connects
             answer = True, case(*arguments)
+            distributed.barrier()  # nor before the others are done
         except Exception:  # noqa: BLE001  # told where the test can show it
             answer = False, traceback.format_exc()
         finally:
