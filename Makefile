@@ -15,8 +15,9 @@ demo: $(VENV)/examples  ## train the VAE of the README under six configs: about 
 test: $(VENV)/test  ## run all tests: units, properties, docstrings, README and docs
 	$(BIN)/python -m pytest
 
-lowest: .venv-lowest/test  ## run the tests of one process with the oldest torch, pydantic, ... allowed
-	.venv-lowest/bin/python -m pytest --ignore tests/distributed -W ignore::DeprecationWarning -W ignore::FutureWarning
+# Old releases warn of new ones, which ends the examples; and the gloo of old torch hangs at times.
+lowest: .venv-lowest/test  ## run the tests of the package with the oldest torch, pydantic, ... allowed
+	.venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning --ignore tests/examples --ignore tests/distributed
 
 check: $(VENV)/check  ## lint, format, types, and the import contract
 	$(BIN)/ruff check .
