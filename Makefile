@@ -15,7 +15,8 @@ demo: $(VENV)/examples  ## train the VAE of the README under six configs: about 
 test: $(VENV)/test  ## run all tests: units, properties, docstrings, README and docs
 	$(BIN)/python -m pytest
 
-# Old releases warn of new ones, which ends the examples; and the gloo of old torch hangs at times.
+# For Python 3.11, and by hand: it downloads gigabytes. Without the examples, where each warning is
+# an error, and without process groups: those of torch 2.7 hang at times, on CPUs.
 lowest: .venv-lowest/test  ## run the tests of the package with the oldest torch, pydantic, ... allowed
 	.venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning --ignore tests/examples --ignore tests/distributed
 
@@ -50,6 +51,7 @@ $(VENV)/%: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[yaml,gradients,cli,plot]' --group $*
 	touch $@
 
+# The same with the oldest of each.
 .venv-lowest/test: pyproject.toml constraints-lowest.txt
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'

@@ -35,7 +35,7 @@ def gather(
     if len(set(places.values())) > 1:
         found = ", ".join(f"{name!r} on {device}" for name, device in places.items())
         raise ValueError(f"the terms lie on different devices ({found}): move them to one")
-    device = next(iter(places.values())) if places else None
+    device = next(iter(places.values())) if places else None  # torch 2.7 compiles no default
     return {name: _tensor(name, given[name], device) for name in sorted(given)}
 
 

@@ -143,7 +143,7 @@ class WeightedLoss(Account):
             HorizonError: Where the length of training is needed and not known: call `bind`.
             FloatingPointError: For a nan or inf, with `on_nonfinite="raise"`.
         """
-        if type(terms) is not dict:
+        if type(terms) is not dict:  # its `__class__` is what torch 2.15 does not compile
             check_named(terms)
         training = self.training and torch.is_grad_enabled()
         standing = self._in_training if training else self._in_evaluation

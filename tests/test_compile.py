@@ -94,7 +94,7 @@ def test_evaluation_is_a_graph_of_its_own() -> None:
     assert counter.frame_count == 2
 
 
-@pytest.mark.skipif(torch.__version__ < "2.9", reason="torch kept to itself what was raised")
+@pytest.mark.skipif(torch.__version__ < "2.9", reason="torch did not repeat what was raised")
 @pytest.mark.parametrize("rule", ["raise", "skip_term"])
 def test_looking_at_values_is_refused(rule: Any) -> None:
     criterion = WeightedLoss(terms=["a"], on_nonfinite=rule)

@@ -104,15 +104,15 @@ def run_in_parallel(
     # Spawned processes start clean on every system; forked ones can hang in torch's threads.
     context = get_context("spawn")
     channel = Channel(context.Queue(), context.RawValue(c_bool))
-    workers = min(processes, len(jobs))
+    workers = min(processes, max(1, len(jobs)))
     executor = ProcessPoolExecutor(workers, context, _start_worker, (channel,))
     with _progress() as progress, executor:
         bars = Bars(progress, len(jobs))
         try:
             with _interrupts_ignored():
                 names = {executor.submit(_do, work, name, job): name for name, job in jobs.items()}
-                # The pool looks out for a worker's death from the next submission on (Python 3.11
-                # to 3.13), so without one more it would miss that of the last worker.
+                # A submission wakes what watches the workers before it starts one (seen in Python
+                # 3.11 to 3.13): the last one would die unseen without another submission.
                 executor.submit(int)
             running = set(names)
             while running:

@@ -96,7 +96,7 @@ class Inside(nn.Module):
         return self.criterion(terms, shared=self.model.shared(features, self.of))
 
 
-@pytest.mark.skipif(torch.__version__ < "2.9", reason="torch kept to itself what was raised")
+@pytest.mark.skipif(torch.__version__ < "2.9", reason="torch did not repeat what was raised")
 @OF
 def test_inside_a_compiled_graph_it_is_refused(of: Of) -> None:
     compiled = torch.compile(Inside(criterion(), of), backend="aot_eager", fullgraph=True)
