@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CONSTRAINTS := constraints.txt
 
 .PHONY: help demo test lowest check docs bench format clean
 
@@ -17,7 +18,8 @@ test: $(VENV)/test  ## run all tests: units, properties, docstrings, README and 
 
 # For Python 3.11, and by hand: it downloads gigabytes. Without the examples, where each warning is
 # an error, and without process groups: those of torch 2.7 hang at times, on CPUs.
-lowest: .venv-lowest/test  ## run the tests of the package with the oldest torch, pydantic, ... allowed
+lowest:  ## run the tests of the package with the oldest torch, pydantic, ... allowed
+	$(MAKE) .venv-lowest/test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
 	.venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning --ignore tests/examples --ignore tests/distributed
 
 check: $(VENV)/check  ## lint, format, types, and the import contract
@@ -45,15 +47,8 @@ clean:  ## remove the virtual environment and what was made
 	rm -rf $(VENV) .venv-lowest runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The environment with one dependency group of pyproject.toml; the file marks that it is in.
-$(VENV)/%: pyproject.toml constraints.txt
+$(VENV)/%: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[yaml,gradients,cli,plot]' --group $*
-	touch $@
-
-# The same with the oldest of each.
-.venv-lowest/test: pyproject.toml constraints-lowest.txt
-	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[yaml,gradients,cli,plot]' --group test
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[yaml,gradients,cli,plot]' --group $*
 	touch $@

@@ -48,7 +48,7 @@ class Pool:
         for rank, (_, connection) in enumerate(self._workers[:ranks]):
             job = (store, rank, ranks, case, arguments)
             connection.send_bytes(pickle.dumps(job))
-        wait = START_UP if self._groups == 1 else 3 * PATIENCE.total_seconds()
+        wait = START_UP if self._groups == 1 else 2 * PATIENCE.total_seconds()
         until = time.monotonic() + wait
         answers = [self._answer(index, until) for index in range(ranks)]
         failed = [f"rank {rank}: {words}" for rank, (good, words) in enumerate(answers) if not good]
@@ -109,7 +109,6 @@ def _work(connection: Connection) -> None:
             )
             distributed.barrier()  # one that is done early must not leave while another connects
             answer = True, case(*arguments)
-            distributed.barrier()  # leaving would cut off those that are still at it
         except Exception:  # noqa: BLE001  # told where the test can show it
             answer = False, traceback.format_exc()
         finally:
