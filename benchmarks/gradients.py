@@ -39,8 +39,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lossweights import Balancer, Moment, State, WeightedLoss
-from lossweights.balancers.gradient import GradientBalancer, GramianBalancer
-from lossweights.balancers.gradient.base import Array
+from lossweights.components.balancers.gradient import GradientBalancer, GramianBalancer
+from lossweights.components.balancers.gradient.base import Array
 from timing import interleaved, ratio
 
 # A peer, where it is installed.

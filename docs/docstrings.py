@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 import lossweights
 from lossweights import Balancer, Controller, Schedule, Shape, Transform
 from lossweights.cli.docstrings import fields
-from lossweights.components import Declaration
+from lossweights.components.declaration import Declaration
 
 _LINKED = {"duration": "Duration", "dict": "table"} | {
     family.__name__.lower(): family.__name__

@@ -1,6 +1,10 @@
 """How much each term of a loss counts, and when."""
 
-from lossweights.balancers import (
+from lossweights.analysis.calibration import Calibration, calibrate
+from lossweights.analysis.history import History
+from lossweights.analysis.monitor import Monitor
+from lossweights.analysis.monitor.troubles import Finding
+from lossweights.components.balancers import (
     Balancer,
     CoefficientOfVariation,
     ConflictAverse,
@@ -31,10 +35,8 @@ from lossweights.balancers import (
     UncertaintyWeighting,
     UnconflictingProjection,
 )
-from lossweights.calibration import Calibration, calibrate
-from lossweights.components import Component
-from lossweights.config import LossConfig
-from lossweights.controllers import (
+from lossweights.components.context import Moment, State
+from lossweights.components.controllers import (
     AdaptiveKL,
     AugmentedLagrangian,
     Constraint,
@@ -43,16 +45,10 @@ from lossweights.controllers import (
     Plateau,
     ProportionalIntegral,
 )
-from lossweights.curves import Curves
-from lossweights.durations import Duration, Horizon, epochs, percent, steps
-from lossweights.errors import ConfigError, HorizonError
-from lossweights.gradients import Gradients, Statistic
-from lossweights.history import History
-from lossweights.moment import Moment, State
-from lossweights.monitor import Monitor
-from lossweights.monitor.troubles import Finding
-from lossweights.report import Breakdown, Report
-from lossweights.schedules import (
+from lossweights.components.declaration import Component
+from lossweights.components.durations import Duration, Horizon, epochs, percent, steps
+from lossweights.components.gradients import Gradients, Statistic
+from lossweights.components.schedules import (
     Constant,
     CosineShape,
     Cyclical,
@@ -75,9 +71,13 @@ from lossweights.schedules import (
     Values,
     Warmup,
 )
-from lossweights.term import Term
-from lossweights.transforms import Capacity, FreeBits, Log, Relative, Transform
-from lossweights.weighted_loss import WeightedLoss, WrappedLoss
+from lossweights.components.transforms import Capacity, FreeBits, Log, Relative, Transform
+from lossweights.config.curves import Curves
+from lossweights.config.loss_config import LossConfig
+from lossweights.config.term import Term
+from lossweights.criterion.report import Breakdown, Report
+from lossweights.criterion.weighted_loss import WeightedLoss, WrappedLoss
+from lossweights.errors import ConfigError, HorizonError
 
 __version__ = "0.1.0"
 

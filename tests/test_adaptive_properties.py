@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lossweights import Controller, Moment, Schedule, State, Transform
-from lossweights.balancers import Balancer
+from lossweights.components.balancers import Balancer
 from lossweights.testing import (
     ADAPTIVE_PROPERTIES,
     check_compiles_once,

@@ -55,7 +55,7 @@ JACOBIANS = [
     torch.tensor([[1.0, 0.2, -0.3], [-0.4, 1.1, 0.2], [0.3, -0.2, 0.9]], dtype=torch.float64),
     torch.tensor([[2.0, 0.0, 0.5], [-1.0, 1.0, 0.0], [0.5, 0.3, 1.0]], dtype=torch.float64),
 ]
-# CAGrad and Nash-MTL want solvers of their own: what they gave is recorded in tests/balancers.
+# CAGrad and Nash-MTL need solvers of their own: tests/components/balancers has recorded values.
 AGGREGATORS: list[tuple[str, dict[str, Any], dict[str, Any] | str, float]] = [
     ("UPGrad", {}, "upgrad", 1e-3),
     ("DualProj", {}, "dualproj", 1e-3),

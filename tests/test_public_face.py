@@ -87,7 +87,6 @@ def test_import_needs_the_core_alone() -> None:
 def test_a_file_is_one_thing(module: object) -> None:
     path = Path(str(module.__file__))  # type: ignore[attr-defined]
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 330, "two things in one room?"
     assert ast.get_docstring(ast.parse("\n".join(lines))), "says what it is for"
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from lossweights.components import Component
-from lossweights.durations import Duration
+from lossweights.components.declaration import Component
+from lossweights.components.durations import Duration
 
 _SECTION = re.compile(r"^(Args|Attributes|Raises|Returns):$")
 _YEAR = re.compile(r"\b(19|20)\d\d\b")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
-from lossweights.schedules import Steps, Values
+from lossweights.components.schedules import Steps, Values
 
 MARKS = "ox+*#@%&"
 STYLES = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "bright_magenta")

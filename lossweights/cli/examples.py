@@ -8,13 +8,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from lossweights.balancers import Balancer
-from lossweights.components import Component
-from lossweights.config import LossConfig
-from lossweights.controllers import Controller
-from lossweights.durations import Duration
-from lossweights.schedules import Schedule, Shape
-from lossweights.transforms import Transform
+from lossweights.components.balancers import Balancer
+from lossweights.components.controllers import Controller
+from lossweights.components.declaration import Component
+from lossweights.components.durations import Duration
+from lossweights.components.schedules import Schedule, Shape
+from lossweights.components.transforms import Transform
+from lossweights.config.loss_config import LossConfig
 
 # What the types of the fields alone would not tell, or tell dully.
 _TELLING: dict[tuple[str, str], dict[str, Any]] = {

@@ -16,7 +16,7 @@ from rich.text import Text
 from lossweights.cli.docstrings import fields, short_summary, sources, summary
 from lossweights.cli.examples import example
 from lossweights.cli.options import Imports
-from lossweights.components import Component, load_plugins
+from lossweights.components.declaration import Component, load_plugins
 from lossweights.errors import did_you_mean, quoted
 
 _ORDER = ("Schedule", "Shape", "Controller", "Balancer", "Transform")

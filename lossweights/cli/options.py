@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from lossweights.durations import read_total_steps
+from lossweights.components.durations import read_total_steps
 from lossweights.errors import HorizonError
 
 

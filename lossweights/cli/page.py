@@ -6,8 +6,8 @@ import io
 from collections.abc import Mapping
 from html import escape
 
-from lossweights.config import LossConfig
-from lossweights.curves import Curves
+from lossweights.config.curves import Curves
+from lossweights.config.loss_config import LossConfig
 
 _STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em }
@@ -29,7 +29,7 @@ def picture(configs: Mapping[str, LossConfig], file_format: str) -> bytes:
         ImportError: Without matplotlib (extra `plot`).
         HorizonError: Where a schedule needs more of the horizon than is known.
     """
-    from lossweights.plot import config as drawn  # noqa: PLC0415  # an extra
+    from lossweights.analysis.plot import config as drawn  # noqa: PLC0415  # an extra
 
     written = io.BytesIO()
     drawn(configs).savefig(written, format=file_format, dpi=150, bbox_inches="tight")

@@ -25,9 +25,9 @@ from lossweights.cli.options import (
 )
 from lossweights.cli.page import page, picture
 from lossweights.cli.reading import labels, place_of, read
-from lossweights.config import LossConfig
-from lossweights.curves import Curves
-from lossweights.durations import Horizon
+from lossweights.components.durations import Horizon
+from lossweights.config.curves import Curves
+from lossweights.config.loss_config import LossConfig
 from lossweights.errors import HorizonError
 
 _FORMATS = (".png", ".svg", ".html")

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lossweights.config import LossConfig
+from lossweights.config.files import Source
+from lossweights.config.loss_config import LossConfig
+from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import ConfigError, quoted
-from lossweights.files import Source
-from lossweights.weighted_loss import WeightedLoss
 
 
 class Place(NamedTuple):

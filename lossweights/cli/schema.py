@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lossweights.cli.options import Imports, save, told
-from lossweights.config import LossConfig
+from lossweights.config.loss_config import LossConfig
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from lossweights.clock import Follower, unwrapped
+from lossweights.criterion.clock import Follower, unwrapped
+from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import warn
-from lossweights.weighted_loss import WeightedLoss
 
 Criteria = Mapping[str, WeightedLoss]  # by where they lie in the model, such as `criterion`
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from torch import nn
 from torch.optim import Optimizer
 
-from lossweights.durations import check_count
+from lossweights.components.durations import check_count
+from lossweights.criterion.report import METRICS, chosen, on_host
 from lossweights.integrations import common
-from lossweights.report import METRICS, chosen, on_host
 
 try:
     from ignite.engine import Engine, Events

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lossweights.criterion.report import METRICS, chosen
 from lossweights.errors import quoted
 from lossweights.integrations import common
-from lossweights.report import METRICS, chosen
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

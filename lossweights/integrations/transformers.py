@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from lossweights.criterion.report import on_host
 from lossweights.integrations import common
-from lossweights.report import on_host
 
 try:
     from transformers import (

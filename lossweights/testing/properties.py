@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lossweights.balancers import Balancer, GradientBalancer
-from lossweights.components import Component
-from lossweights.controllers import Controller
-from lossweights.durations import Horizon
-from lossweights.schedules import Schedule
+from lossweights.components.balancers import Balancer, GradientBalancer
+from lossweights.components.controllers import Controller
+from lossweights.components.declaration import Component
+from lossweights.components.durations import Horizon
+from lossweights.components.schedules import Schedule
+from lossweights.components.transforms import Transform
 from lossweights.testing.training import NAMES, STEPS, Adaptive, Training
-from lossweights.transforms import Transform
 
 _SYNCS = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "_unique2", "masked_select")
 

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lossweights.balancers import Balancer
-from lossweights.controllers import Controller
-from lossweights.term import Term
-from lossweights.transforms import Transform
-from lossweights.weighted_loss import WeightedLoss
+from lossweights.components.balancers import Balancer
+from lossweights.components.controllers import Controller
+from lossweights.components.transforms import Transform
+from lossweights.config.term import Term
+from lossweights.criterion.weighted_loss import WeightedLoss
 
 Adaptive: TypeAlias = Balancer | Controller | Transform
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from lossweights import LossConfig
-from lossweights.curves import Curves
+from lossweights.config.curves import Curves
 from tests.cli.conftest import SPIKE, Call, write
 
 RAMP = (

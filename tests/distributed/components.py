@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lossweights.balancers import Balancer
-from lossweights.controllers import Controller
-from lossweights.moment import Moment, State
+from lossweights.components.balancers import Balancer
+from lossweights.components.context import Moment, State
+from lossweights.components.controllers import Controller
 
 
 class Integral(Controller, kind="test-integral"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from lossweights.balancers import GradientBalancer
+from lossweights.components.balancers import GradientBalancer
 from lossweights.testing.training import Adaptive, Training
 from tests.distributed.pool import Pool
 from tests.test_adaptive_properties import EXAMPLES

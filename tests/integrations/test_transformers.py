@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from lossweights import HorizonError
-from lossweights.clock import unwrapped
+from lossweights.criterion.clock import unwrapped
 from lossweights.integrations.transformers import WeightedTrainer
 from tests.integrations.hugging_face_models import ROWS, Bert, Plain, TakesAnything, trainer
 from tests.integrations.models import (

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lossweights import Moment, State, WeightedLoss
-from lossweights.balancers import GramianBalancer
-from lossweights.balancers.gradient.base import Array
-from lossweights.shared import SharedLike
+from lossweights.components.balancers import GramianBalancer
+from lossweights.components.balancers.gradient.base import Array
+from lossweights.criterion.gradients.shared import SharedLike
 
 Of: TypeAlias = Literal["features", "parameters"]
 BASE = {"a": 1.0, "b": 2.0}

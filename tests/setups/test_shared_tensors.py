@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lossweights import WeightedLoss
-from lossweights.shared import SharedLike
+from lossweights.criterion.gradients.shared import SharedLike
 from tests.setups.models import Products, criterion, model, norm, rows, weights
 
 BATCHED = pytest.mark.parametrize("batched", [False, True], ids=["one by one", "batched"])

@@ -1,0 +1,1 @@
+"""Looking at a config or a run: histories, plots, findings."""

@@ -1,0 +1,87 @@
+"""Coefficient of variation: terms whose relative value still varies weigh more."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lossweights.components.balancers.base import Balancer
+from lossweights.components.balancers.numerics import relative
+from lossweights.components.context import Moment, State
+
+_EPSILON = 1e-8  # of the authors' code, beside the variance
+_LARGEST_RATIO = 1e15  # whose square is a float32
+
+
+class CoefficientOfVariation(Balancer, kind="cov"):
+    r"""Terms whose relative value varies more weigh more (CoV-weighting).
+
+    With $\mu_{L_i}$ the mean of a term so far, $r_i(t) = L_i(t) / \mu_{L_i}(t - 1)$ its value
+    relative to that, and mean and standard deviation of $r_i$ so far,
+
+    $$b_i = \frac{c_i}{\sum_j c_j}, \qquad c_i = \frac{\sigma_{r_i}}{\mu_{r_i}}.$$
+
+    A term that stands still weighs next to nothing, whatever its value. The weights sum to 1, and
+    are $1 / n$ in the first two steps, as is that of a term before it was seen twice.
+
+    Args:
+        smoothing: $\beta$; 1 for means over all of training, below 1 for moving averages over
+            about $1 / (1 - \beta)$ steps, which are plain means for as long at the start.
+
+    The authors' code with decaying means lets the sum of squares grow on, and begins at once to
+    weigh the first step most; here the variance decays as the means do.
+
+    R. Groenendijk, S. Karaoglu, T. Gevers, T. Mensink, *Multi-loss weighting with coefficient of
+    variations*, WACV 2021, arXiv 2009.01717.
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["still", "moving"], balancer="cov")
+    >>> for step in range(3):
+    ...     _ = criterion({"still": torch.tensor(50.0), "moving": torch.tensor(3.0 - step)})
+    ...     criterion.step()
+    >>> {name: round(weight, 3) for name, weight in criterion.weights.items()}
+    {'still': 0.0, 'moving': 1.0}
+    """
+
+    smoothing: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def init(self, n: int) -> State:
+        return {
+            "count": torch.zeros(n),
+            "mean": torch.zeros(n),
+            "ratio_mean": torch.zeros(n),
+            "ratio_variance": torch.zeros(n),
+        }
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        return cov_weights(state["ratio_mean"], state["ratio_variance"], state["count"] > 1)
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        count, mean, ratio_mean = state["count"], state["mean"], state["ratio_mean"]
+        count += 1
+        ratio = torch.where(count == 1, torch.ones_like(mean), relative(observed, mean))
+        ratio.clamp_(-_LARGEST_RATIO, _LARGEST_RATIO)
+        rate = (1 / count).clamp_(min=1 - self.smoothing)
+        away = ratio - ratio_mean
+        ratio_mean += rate * away
+        # Welford's update, for any rate: with 1 / count it is the variance of all so far.
+        state["ratio_variance"].add_(rate * away * away).mul_(1 - rate)
+        mean += rate * (observed - mean)
+
+
+def cov_weights(mean: Tensor, variance: Tensor, known: Tensor) -> Tensor:
+    r"""$c / \sum c$ with $c = \sigma / |\mu|$, elementwise.
+
+    Args:
+        mean: $\mu$ of each term's relative value.
+        variance: $\sigma^2$.
+        known: Whether they mean anything yet; the other terms get $1 / n$ each.
+    """
+    variation = torch.sqrt(variance + _EPSILON) / mean.abs().clamp(min=_EPSILON)
+    variation = torch.where(known, variation, torch.zeros_like(variation))
+    share = variation / variation.sum().clamp(min=_EPSILON * _EPSILON)
+    return torch.where(known, share * known.float().mean(), 1 / len(mean))

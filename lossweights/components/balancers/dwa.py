@@ -1,0 +1,58 @@
+"""Dynamic weight average: by how fast each loss went down from epoch to epoch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lossweights.components.balancers.base import Balancer
+from lossweights.components.balancers.numerics import relative_weights
+from lossweights.components.context import Moment, State
+from lossweights.components.durations import Duration, epochs
+
+
+class DynamicWeightAverage(Balancer, kind="dwa"):
+    r"""Terms that went down less in the last epoch weigh more (DWA).
+
+    With $L_i$ the mean of a term over an epoch, $w_i = L_i(e - 1) / L_i(e - 2)$ and
+    $b = n\,\mathrm{softmax}(w / T)$. All weights are 1 in the first two epochs; they sum to $n$.
+
+    Args:
+        temperature: $T$; the higher, the more equal the weights.
+        every: How long an epoch is: over which losses are averaged and weights stand still.
+
+    A loss that was 0 counts as unchanged, $w_i = 1$.
+
+    With `temperature: 1` and `every: 1 steps` it is what physicsnemo-sym and neuraloperator call
+    SoftAdapt, one step later.
+
+    S. Liu, E. Johns, A. J. Davison, *End-to-end multi-task learning with attention*, CVPR 2019,
+    arXiv 1803.10704.
+
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(
+    ...     terms=["a", "b"], balancer={"kind": "dwa", "every": "100 steps"}
+    ... )
+    >>> criterion.weights
+    {'a': 1.0, 'b': 1.0}
+    """
+
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    every: Duration | str = epochs(1)
+
+    @property
+    def interval(self) -> Duration:
+        return Duration.parse(self.every)
+
+    def init(self, n: int) -> State:
+        return {"weights": torch.ones(n), "last": torch.zeros(n)}
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        return state["weights"]
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        state["weights"].copy_(relative_weights(observed, state["last"], self.temperature))
+        state["last"].copy_(observed)

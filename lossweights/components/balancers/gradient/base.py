@@ -1,0 +1,120 @@
+"""What a balancer is that weighs by gradients."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lossweights.components.balancers.base import Balancer
+from lossweights.components.balancers.numerics import LARGE
+from lossweights.components.context import Moment, State
+from lossweights.components.durations import Duration, steps
+from lossweights.components.gradients import STATISTICS, Statistic
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+
+class GradientBalancer(Balancer):
+    """Weights for all balanced terms from their gradients with respect to what they share.
+
+    What they share is given at the call, `criterion(terms, shared=features)`: tensors of the graph
+    (cheap, only the heads are gone through once more for each term) or parameters. `now.gradients`
+    has the statistics that the class declares in `needs`, of the terms as they are weighed:
+    transformed, before base weights and schedules.
+
+    `update`, where a class has it, is told the means over the forward passes of a step, and is not
+    called for steps in which no gradients were taken.
+
+    Args:
+        every: How often gradients are taken; between, the weights stand still.
+        heads: What is not shared is weighted as the rest (`weighted`), or keeps the weight that
+            it has without the balancer (`plain`): then only gradients of what is shared are
+            combined.
+        batched: Whether one vectorised backward pass takes the gradients of all terms. Faster
+            where the terms have most of their computation in common, slower where each has a
+            head of its own.
+
+    Attributes:
+        pairs: The tensors of `init` that have an entry for each pair of terms, shape (n, n).
+        needs: The statistics that `weigh` and `update` may read.
+        on_host: Whether the statistics are wanted in the memory of the host: `weigh` then waits
+            for the device, once a forward pass.
+    """
+
+    every: Duration | str = steps(1)
+    heads: Literal["weighted", "plain"] = "weighted"
+    batched: bool = False
+
+    instant: ClassVar[bool] = True
+    needs: ClassVar[tuple[Statistic, ...]] = ()
+    pairs: ClassVar[tuple[str, ...]] = ()
+    on_host: ClassVar[bool] = False
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, kind: str = "", **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(kind=kind, **kwargs)
+        if kind and (not cls.needs or not set(cls.needs) <= set(STATISTICS)):
+            raise TypeError(
+                f"{cls.__name__}: needs names the statistics that weigh() reads, among "
+                f"{', '.join(STATISTICS)}; found {cls.needs!r}"
+            )
+        if cls.penalty is not Balancer.penalty:
+            raise TypeError(f"{cls.__name__}: a penalty is the price of learned weights, drop it")
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Those of `needs` that are computed: all, where the fields do not leave one out."""
+        return self.needs
+
+    @abstractmethod
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        """The weights of the terms.
+
+        Args:
+            losses: The values of the m terms that were given, detached, shape (m,), float32.
+            state: What `init` declared, for these terms; not to be changed.
+            now: `now.gradients`, and all else that is known of the moment.
+
+        Returns:
+            The weights, shape (m,), of any float type. Where one is not finite, all terms keep
+            the weights that they had at the last step.
+        """
+
+
+class GramianBalancer(GradientBalancer):
+    r"""Weights from the Gramian of the terms' gradients, computed on the host.
+
+    The direction in which what is shared moves is $-\sum_i b_i g_i$. Weights that float32 could not
+    hold are scaled down together, which keeps the direction.
+    """
+
+    needs: ClassVar[tuple[Statistic, ...]] = ("gramian",)
+    on_host: ClassVar[bool] = True
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        gramian = now.gradients.gramian
+        array: Array = gramian.numpy()
+        if not np.isfinite(array).all():
+            return torch.full_like(losses, torch.nan)
+        weights = self.solve(array, state, now)
+        highest = np.abs(weights).max()
+        return torch.from_numpy(weights * (LARGE / highest) if highest > LARGE else weights)
+
+    @abstractmethod
+    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+        r"""The weights for a Gramian.
+
+        Args:
+            gramian: $g_i \cdot g_j$, finite, shape (m, m), float64; not to be changed. It may be
+                0, of low rank, and of any scale.
+            state: What `init` declared.
+            now: As in `weigh`.
+
+        Returns:
+            The weights, shape (m,).
+        """

@@ -1,0 +1,106 @@
+"""Conflict-averse gradient descent: near the mean gradient, the best for the term worst off."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from lossweights.components.balancers.gradient.base import Array, GramianBalancer
+from lossweights.components.balancers.gradient.gramian import cosines, inverse_norms
+from lossweights.components.balancers.gradient.mgda import mgda_weights
+from lossweights.components.balancers.gradient.nonnegative import nonnegative_minimum
+from lossweights.components.context import Moment, State
+
+_ROUNDING = 8 * float(np.finfo(np.float64).eps)
+
+
+class ConflictAverse(GramianBalancer, kind="cagrad"):
+    r"""Goes near the mean gradient, where the term that gains least gains most (CAGrad).
+
+    With the mean gradient $g_0$ of the $m$ terms
+
+    $$d = \arg\max_d\, \min_i\, g_i \cdot d \quad \text{with} \quad
+    \lVert d - g_0 \rVert \le c \lVert g_0 \rVert,$$
+
+    which is $\sum_i b_i g_i$ for weights $b_i = 1 / m + \lambda w_i$, with $w \ge 0$ of sum 1 and
+    $\lambda = c \lVert g_0 \rVert / \lVert \sum_i w_i g_i \rVert$. The weights sum to
+    $1 + \lambda$; they are $1 / m$ where $g_0$ is 0, so also where all gradients are.
+
+    With $c = 0$ it is the plain mean, and from $c = 1$ on $d$ conflicts with no term. Below 1 it
+    may, but the mean loss always goes down: what it converges to is a minimum of that, whereas
+    with more than 1 it may be any point where no direction is down for all terms. There, if the
+    ball has directions that conflict with none, $d$ is the one of these that is nearest to $g_0$.
+
+    Args:
+        radius: $c$. The authors' code has 0.5 by default, 0.4 for NYU-v2 and 0.4 or 0.6 for
+            Cityscapes.
+        rescale: What the weights are divided by: 1 as in the paper (0), $1 + c^2$ (1), or
+            $1 + c$ (2). The authors' code for images and LibMTL have 1, torchjd 0.
+
+    B. Liu, X. Liu, X. Jin, P. Stone, Q. Liu, *Conflict-averse gradient descent for multi-task
+    learning*, NeurIPS 2021, arXiv 2110.14048. Solved exactly, at every scale. (The authors' code
+    for images also multiplies by $m$, to go as far as the sum of the losses. torchjd has weights of
+    0 where $\sum_i w_i g_i$ is, or all gradients are small.)
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer={"kind": "cagrad", "radius": 0.6})
+    >>> x = torch.zeros(2, requires_grad=True)
+    >>> criterion({"a": 6 * x[0], "b": 8 * x[1]}, shared=x).backward()
+    >>> x.grad  # 3 away from the mean (3, 4), the radius, with the best of both products
+    tensor([5.9626, 4.4720])
+    """
+
+    radius: Annotated[float, Field(ge=0)] = 0.5
+    rescale: Literal[0, 1, 2] = 0
+
+    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+        divisor = (1.0, 1 + self.radius**2, 1 + self.radius)[self.rescale]
+        return conflict_averse_weights(gramian, self.radius) / divisor
+
+
+def conflict_averse_weights(gramian: Array, radius: float) -> Array:
+    r"""The weights of the direction within `radius` of the mean, with the best worst product.
+
+    For a level $t$ let $x(t) \ge 0$ be the least change of the mean, $\sum_i x_i g_i$, after which
+    all products are at least $t$. Its length is convex in $t$, with the slope
+    $\sum_i x_i / \lVert \sum_i x_i g_i \rVert$: Newton's method goes down from a level that is too
+    high to the one at which the length is the radius of the ball.
+
+    Args:
+        gramian: $g_i \cdot g_j$, shape (m, m).
+        radius: $c$.
+    """
+    terms = len(gramian)
+    mean = np.full(terms, 1 / terms)
+    reach = radius * _length(mean, gramian)
+    if reach == 0:
+        return mean
+    products = gramian @ mean
+    shortest = mgda_weights(gramian)
+    # No level can be above any average of what the products may be at most.
+    level = float(shortest @ products) + reach * _length(shortest, gramian)
+    inverses = inverse_norms(gramian)
+    unit = cosines(gramian, inverses)
+    change = np.zeros(terms)  # else opposed pairs, which are singular by rounding, explode
+    for _ in range(50):
+        change = nonnegative_minimum(unit, (level - products) * inverses, change)
+        length = float(np.sqrt(change @ unit @ change))
+        if length <= reach * (1 + _ROUNDING):
+            break
+        level -= (length - reach) * length / float(change @ inverses)
+    return mean + change * inverses
+
+
+def _length(weights: Array, gramian: Array) -> float:
+    """Of the combination of the gradients with these weights; 0 where it is no more than rounding.
+
+    Args:
+        weights: Not negative.
+        gramian: Of the gradients.
+    """
+    square = float(weights @ gramian @ weights)
+    largest = float(weights @ np.sqrt(gramian.diagonal()))
+    return float(np.sqrt(square)) if square > len(weights) * _ROUNDING * largest**2 else 0.0

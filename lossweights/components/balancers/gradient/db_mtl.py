@@ -1,0 +1,61 @@
+"""Dual balancing: logarithms of the losses, and gradients of one norm."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lossweights.components.balancers.gradient.base import GradientBalancer
+from lossweights.components.balancers.numerics import LARGE, nan_for_inf
+from lossweights.components.context import Moment, State
+from lossweights.components.gradients import Statistic
+
+_EPSILON = 1e-8
+
+
+class DualBalancing(GradientBalancer, kind="db-mtl"):
+    r"""Gives the gradients of all terms one norm: the largest that a logarithm has (DB-MTL).
+
+    The gradient of $\log l_i$ is $u_i = g_i / l_i$. All are brought to the largest of their norms,
+    and $\max_j \lVert u_j \rVert\, u_i / \lVert u_i \rVert$ is $b_i g_i$ with
+
+    $$b_i = \frac{\max_j \lVert g_j \rVert / l_j}{\lVert g_i \rVert}.$$
+
+    The scale of a loss does not matter. The weights have no fixed sum; the norm of all weighted
+    gradients goes to 0 where all terms come to rest.
+
+    Losses are above 0: 1e-8 is added. One that is not does not count for the maximum; where none
+    is, the maximum is that of $\lVert g_j \rVert$. A term whose gradient is 0 has weight 1.
+
+    The paper puts a moving average of the vectors $u_i$ in their place, which it finds somewhat
+    better than none; no gradients are kept from batch to batch here. What is shared are in the
+    paper all shared parameters, and what is not shared follows $\log l_i$: in place of that,
+    `heads` offers $b_i l_i$ or $l_i$.
+
+    B. Lin, W. Jiang, F. Ye and others, *Dual-balancing for multi-task learning*, 2023, arXiv
+    2308.12029.
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="db-mtl")
+    >>> features = torch.tensor([3.0, 4.0], requires_grad=True) + 0.0
+    >>> terms = {"a": features.square().sum() / 2, "b": 10 * features[1]}
+    >>> _ = criterion(terms, shared=features)  # norms of 5 and 10, of the logarithms 0.4 and 0.25
+    >>> {name: round(weight, 2) for name, weight in criterion.metrics(include=["weight"]).items()}
+    {'weight/a': 0.08, 'weight/b': 0.04}
+    """
+
+    needs: ClassVar[tuple[Statistic, ...]] = ("norms",)
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        return dual_balancing_weights(nan_for_inf(losses), now.gradients.norms)
+
+
+def dual_balancing_weights(losses: Tensor, norms: Tensor) -> Tensor:
+    r"""$\max_j (\lVert g_j \rVert / l_j) / \lVert g_i \rVert$; 1 where a gradient is 0."""
+    of_logarithms = torch.where(losses <= 0, 0.0, norms / (losses + _EPSILON))
+    largest = of_logarithms.max()
+    largest = torch.where(largest == 0, norms.max(), largest)
+    return torch.where(norms == 0, 1.0, (largest / norms).clamp(max=LARGE))

@@ -1,0 +1,117 @@
+"""GradNorm: weights that bring the norms of gradients to a target."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lossweights.components.balancers.adam import adam_step
+from lossweights.components.balancers.gradient.base import GradientBalancer
+from lossweights.components.balancers.numerics import relative
+from lossweights.components.context import Moment, State
+from lossweights.components.gradients import Statistic
+
+_LOWEST = 1e-6
+
+
+class GradNorm(GradientBalancer, kind="gradnorm"):
+    r"""Brings the norms of the weighted gradients to one size, larger for terms that lag behind.
+
+    With $G_i = b_i \lVert g_i \rVert$ and $\tilde L_i = l_i / l_i(0)$, what is left of a loss, a
+    step of Adam on $\log b$ goes down
+
+    $$L_\mathrm{grad} = \sum_i \big| G_i - \overline{G}\, r_i^\alpha \big|,
+    \qquad r_i = \tilde L_i / \overline{\tilde L},$$
+
+    in which the targets $\overline{G}\, r_i^\alpha$ are held constant. The weights are then scaled
+    to sum to $n$. They are 1 at first, and those after step $t$ weigh the losses of step $t + 1$.
+
+    Args:
+        asymmetry: $\alpha$: 0 asks for equal norms; the larger, the more those terms are pushed
+            that made less progress than the others.
+        learning_rate: Of Adam; by about so much a weight near 1 changes in a step.
+
+    The paper moves $b$, which Adam may take below 0, and here $\log b$ moves: near 1 by the same
+    step, elsewhere by the same fraction. No weight goes below about 1e-6. $L_\mathrm{grad}$ is
+    divided by $\overline{G}$, so that the scale of all gradients does not matter.
+
+    A term whose gradient is 0, or that was not seen, keeps its weight and counts for no mean.
+    Losses are above 0: one that was 0 at its first step counts as unchanged, and one that changed
+    its sign as 0. What is shared is in the paper the weights of the last shared layer.
+
+    Z. Chen, V. Badrinarayanan, C.-Y. Lee, A. Rabinovich, *GradNorm: gradient normalization for
+    adaptive loss balancing in deep multitask networks*, ICML 2018, arXiv 1711.02257. The defaults
+    are those on NYUv2; on its toy problem $\alpha$ is 0.12. (LibMTL and physicsnemo-sym move the
+    logarithms too, by the model's optimizer; gradnorm-pytorch has the exponent $-\alpha$.)
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="gradnorm")
+    >>> layer = torch.tensor([3.0, 4.0], requires_grad=True)
+    >>> for _ in range(200):
+    ...     terms = {"a": layer.square().sum() / 2, "b": 100 * layer.sum()}
+    ...     _ = criterion(terms, shared=layer)
+    ...     criterion.step()
+    >>> {name: round(weight, 2) for name, weight in criterion.metrics(include=["weight"]).items()}
+    {'weight/a': 1.93, 'weight/b': 0.07}
+    """
+
+    asymmetry: Annotated[float, Field(ge=0)] = 1.5
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.025
+
+    needs: ClassVar[tuple[Statistic, ...]] = ("norms",)
+
+    def init(self, n: int) -> State:
+        return {
+            "weights": torch.ones(n),
+            "first": torch.zeros(n),
+            "seen": torch.zeros(n),
+            "first_moment": torch.zeros(n),
+            "second_moment": torch.zeros(n),
+            "count": torch.zeros(n),
+        }
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        # Gradients that are not finite let the last weights stand, here as in every balancer.
+        return torch.where(now.gradients.norms.isfinite(), state["weights"], torch.nan)
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        first = state["first"]
+        torch.where(state["seen"] > 0, first, observed, out=first)
+        state["seen"].fill_(1)
+        norms, weights = now.gradients.norms, state["weights"].double()
+        progress = relative(observed, first).clamp(min=0).double()
+        gradient = gradnorm_gradient(weights * norms, progress, self.asymmetry)
+        step = self.learning_rate * adam_step(gradient, state)
+        moved = (weights * torch.exp(-step)).clamp(min=_LOWEST)
+        state["weights"].copy_(_rescaled(moved, weights, norms > 0))
+
+
+def gradnorm_gradient(norms: Tensor, progress: Tensor, asymmetry: float) -> Tensor:
+    r"""The gradient of $L_\mathrm{grad} / \overline{G}$ in $\log b$, the targets held constant.
+
+    Args:
+        norms: $G$, of the weighted gradients; terms where it is 0 count for no mean.
+        progress: $\tilde L$, not below 0.
+        asymmetry: $\alpha$.
+    """
+    counts = norms > 0
+    sizes = _relative_to_mean(norms, counts)
+    targets = _relative_to_mean(progress, counts) ** asymmetry
+    return torch.where(counts, sizes * torch.sign(sizes - targets), 0.0)
+
+
+def _relative_to_mean(values: Tensor, counts: Tensor) -> Tensor:
+    """Values over the mean of those that count; 1 where that is 0."""
+    mean = torch.where(counts, values, 0.0).sum() / counts.sum()
+    return torch.where(mean > 0, values / mean, 1.0)
+
+
+def _rescaled(moved: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
+    """The moved weights of terms that count, scaled so that all weights sum to n."""
+    share = torch.where(counts, weights, 0.0).sum() / weights.sum()
+    scale = share * len(weights) / torch.where(counts, moved, 0.0).sum()
+    return torch.where(counts, moved * scale, weights)

@@ -1,0 +1,125 @@
+"""Gradient vaccine: terms are turned towards each other as far as they used to agree."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lossweights.components.balancers.gradient.base import Array, GramianBalancer
+from lossweights.components.balancers.gradient.pairs import Orders, orders
+from lossweights.components.context import Moment, State
+
+_HIGHEST = 1 - 1e-6  # a cosine of 1 would take infinitely much of the other gradient
+_NOTHING = 1e-7  # what rounding leaves of a gradient that was cut away
+
+
+class GradientVaccine(GramianBalancer, kind="gradvac"):
+    r"""Turns each gradient towards others that it agrees with less than it used to (GradVac).
+
+    $g_i' = g_i$ meets the gradients of all other terms, in an order of its own. Where the cosine
+    $\phi$ between $g_i'$ and $g_j$ is below its target $\hat\phi_{ij}$, so much of $g_j$ is added
+    that it comes up to it,
+
+    $$g_i' \leftarrow g_i' + \frac{\lVert g_i' \rVert}{\lVert g_j \rVert}
+    \Big(\hat\phi_{ij} \frac{\sqrt{1 - \phi^2}}{\sqrt{1 - \hat\phi_{ij}^2}} - \phi\Big)\, g_j,
+    \qquad \sum_i b_i g_i = \sum_i g_i',$$
+
+    and the targets are moving averages of the cosines that were met, from 0 on:
+    $\hat\phi_{ij} \leftarrow \beta\, \hat\phi_{ij} + (1 - \beta)\, \phi$. They move once a step,
+    after it, by the mean Gramian of its forward passes. With all targets at 0 it is `pcgrad`.
+
+    The orders are drawn from `seed` and the step, the same on every rank and after a restart.
+
+    It promises the angle to the gradient that was met last, and none to the others; a target below
+    0 lets a conflict be. Weights are at least 1, and that is what they are where no cosine is below
+    its target, where all gradients are 0, and for a term whose gradient is 0: as a sum of the
+    terms, not their mean. A pair of which one gradient is 0, or was cut away by others before,
+    keeps its target.
+
+    Args:
+        smoothing: $\beta$; the targets move over about $1 / (1 - \beta)$ steps.
+        seed: Of the orders.
+
+    Z. Wang, Y. Tsvetkov, O. Firat, Y. Cao, *Gradient vaccine: investigating and improving
+    multi-task optimization in massively multilingual models*, ICLR 2021, arXiv 2010.05874. What the
+    paper calls $\beta$ is $1 - \beta$ here, 0.01; torchjd and LibMTL have 0.5. It works on each
+    layer by itself, here all that is shared is one. (LibMTL, and the code of Aligned-MTL after it,
+    move a target only where a cosine is below it: their targets never go above 0, where the paper
+    wants them.)
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer={"kind": "gradvac", "smoothing": 0})
+    >>> for share in (1.0, 0.0):  # the cosine is 0.707, then 0
+    ...     x = torch.zeros(2, requires_grad=True)
+    ...     criterion({"a": x[0], "b": x[1] + share * x[0]}, shared=x).backward()
+    ...     criterion.step()
+    >>> x.grad  # (1, 0) becomes (1, 1), and so does (0, 1)
+    tensor([2., 2.])
+    """
+
+    smoothing: Annotated[float, Field(ge=0, le=1)] = 0.99
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+
+    pairs: ClassVar[tuple[str, ...]] = ("targets",)
+
+    def init(self, n: int) -> State:
+        return {"targets": torch.zeros(n, n)}
+
+    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+        weights, _ = self._vaccinated(gramian, state["targets"].double().numpy(), now.step)
+        return weights
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        seen = now.gradients.seen.numpy(force=True)
+        pairs = np.ix_(seen, seen)
+        targets = state["targets"].double().numpy(force=True)
+        gramian = now.gradients.gramian.numpy(force=True)[pairs]
+        met = np.isfinite(gramian)  # not so: terms of batches of their own
+        # In the order of the forward pass, when the step that is done now was not.
+        step = max(now.step - 1, 0)
+        _, moved = self._vaccinated(np.where(met, gramian, 0.0), targets[pairs], step)
+        targets[pairs] = np.where(met, moved, targets[pairs])
+        state["targets"].copy_(torch.from_numpy(targets))
+
+    def _vaccinated(self, gramian: Array, targets: Array, step: int) -> tuple[Array, Array]:
+        order = orders(self.seed, step, len(gramian))
+        return gradvac_weights(gramian, targets, order, self.smoothing)
+
+
+def gradvac_weights(
+    gramian: Array, targets: Array, order: Orders, smoothing: float
+) -> tuple[Array, Array]:
+    r"""The weights for a Gramian, shape (m,), and the targets after it, shape (m, m).
+
+    Args:
+        gramian: Shape (m, m).
+        targets: $\hat\phi$; its diagonal plays no part.
+        order: Whom each term meets, one after the other, shape (m, m - 1).
+        smoothing: $\beta$.
+    """
+    terms = len(gramian)
+    norms = np.sqrt(gramian.diagonal())
+    made = np.eye(terms)  # a row a term: what g_i' is made of
+    moved = targets.copy()
+    rows = np.arange(terms)
+    for others in order.T:  # all terms at once: they do not change each other
+        products = made @ gramian
+        own = np.sqrt(np.maximum((products * made).sum(axis=1), 0.0))
+        theirs = norms[others]
+        known = (own > _NOTHING * (np.abs(made) @ norms)) & (theirs > 0)
+        scale = np.where(known, own, 1.0) * np.where(known, theirs, 1.0)
+        target = targets[rows, others]
+        cosine = np.where(known, np.clip(products[rows, others] / scale, -1.0, 1.0), target)
+        wanted = np.clip(target, -_HIGHEST, _HIGHEST)
+        turn = wanted * np.sqrt((1 - cosine**2) / (1 - wanted**2)) - cosine
+        ratio = own / np.where(known, theirs, 1.0)
+        behind = cosine < np.minimum(target, _HIGHEST)
+        made[rows, others] += np.where(behind, ratio * turn, 0.0)
+        moved[rows, others] += (1 - smoothing) * (cosine - target)
+    weights: Array = made.sum(axis=0)
+    return weights, moved

@@ -1,0 +1,38 @@
+"""What balancers that read a Gramian have in common: norms, cosines, eigenvalues."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lossweights.components.balancers.gradient.base import Array
+
+# Gradients come in float32: a singular value below its precision is rounding, and an eigenvalue
+# of the Gramian is the square of one.
+_ROUNDING = float(np.finfo(np.float32).eps) ** 2
+
+
+def inverse_norms(gramian: Array) -> Array:
+    r"""$1 / \lVert g_i \rVert$, shape (m,); 0 for a gradient of 0."""
+    norms = np.sqrt(gramian.diagonal())
+    return np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+
+
+def cosines(gramian: Array, inverses: Array) -> Array:
+    """The Gramian of the gradients divided by their norms, shape (m, m).
+
+    Args:
+        gramian: Of the gradients.
+        inverses: Their `inverse_norms`; where it is 0, so are row and column.
+    """
+    return gramian * inverses[:, None] * inverses
+
+
+def spectrum(gramian: Array) -> tuple[Array, Array]:
+    """The eigenvalues that are no rounding, rising, shape (r,), and their vectors, shape (m, r).
+
+    Args:
+        gramian: Not 0.
+    """
+    eigenvalues, vectors = np.linalg.eigh(gramian)
+    kept = eigenvalues > len(gramian) * _ROUNDING * eigenvalues[-1]
+    return eigenvalues[kept], vectors[:, kept]

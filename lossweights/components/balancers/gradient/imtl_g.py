@@ -1,0 +1,71 @@
+"""Impartial gradients: a direction that serves all terms alike."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lossweights.components.balancers.gradient.base import Array, GramianBalancer
+from lossweights.components.balancers.gradient.gramian import cosines, inverse_norms, spectrum
+from lossweights.components.context import Moment, State
+
+_STATIONARY = 1e-10  # of the length of the sum of unit gradients: below is rounding
+_LARGEST = 1e3
+
+
+class ImpartialGradientBalancing(GramianBalancer, kind="imtl-g"):
+    r"""Gives the direction the same projection on every term's gradient (IMTL-G).
+
+    With unit gradients $u_i = g_i / \lVert g_i \rVert$, their Gramian $C$ and its pseudo-inverse,
+
+    $$b_i = \frac{v_i}{\sum_j v_j}, \qquad v_i = \frac{(C^+ \mathbf{1})_i}{\lVert g_i \rVert},$$
+
+    so that $d = \sum_i b_i g_i$ has one $d \cdot u_i$ for all terms. The scales of terms do not
+    matter for the direction; for two terms $b$ is $\lVert g_2 \rVert, \lVert g_1 \rVert$ over
+    their sum, whatever their angle.
+
+    The direction conflicts with no term as long as gradients are linearly independent; where they
+    are not, projections are as equal as they can be (least squares). Weights sum to 1, and some
+    may be negative.
+
+    Here, otherwise than published: where $\sum_j v_j$ is below 0 the weights sum to -1, since else
+    the direction would climb on every term; where it is so near to 0 that weights explode, they sum
+    to less, and $\sum_i |b_i|$ is 1000. Where unit gradients cancel out ($C \mathbf{1} = 0$) the
+    direction is 0, with $v_i = 1 / \lVert g_i \rVert$. A term whose gradient is 0 has weight 0;
+    where all are 0 the weights are $1 / m$.
+
+    L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao, W. Zhang, *Towards impartial
+    multi-task learning*, ICLR 2021; with the pseudo-inverse in Quinton and Rey (arXiv 2406.16232),
+    there of the Gramian itself. (That, and torchjd, is the same for independent gradients. For
+    collinear ones it gives the larger more weight, against the limit of the formula; in float64 it
+    takes a term for dependent whose gradient is 1e8 times smaller than another.) For the balancing
+    of losses that the paper adds see `imtl-l`.
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="imtl-g")
+    >>> x = torch.zeros(2, requires_grad=True)
+    >>> criterion({"a": 3 * x[0], "b": x[1]}, shared=x).backward()
+    >>> x.grad
+    tensor([0.7500, 0.7500])
+    """
+
+    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+        return impartial_gradient_weights(gramian)
+
+
+def impartial_gradient_weights(gramian: Array) -> Array:
+    """The weights for a Gramian of shape (m, m)."""
+    terms = len(gramian)
+    inverses = inverse_norms(gramian)
+    if not inverses.any():
+        return np.full(terms, 1 / terms)
+    ones = (inverses > 0).astype(np.float64)
+    eigenvalues, vectors = spectrum(cosines(gramian, inverses))
+    equal = vectors @ (ones @ vectors / eigenvalues)
+    if equal.sum() < _STATIONARY:
+        equal = ones
+    # The norms may be 1e30, or 1e-30: only their ratio counts.
+    values = equal * (inverses / inverses.max())
+    total = max(abs(values.sum()), np.abs(values).sum() / _LARGEST)
+    weights: Array = values / total
+    return weights

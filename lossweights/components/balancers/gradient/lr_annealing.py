@@ -1,0 +1,118 @@
+"""Learning-rate annealing: terms held near the size of one term's gradient."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from lossweights.components.balancers.gradient.base import GradientBalancer
+from lossweights.components.balancers.numerics import nan_for_inf
+from lossweights.components.context import Moment, State
+from lossweights.components.gradients import Statistic
+from lossweights.errors import did_you_mean, quoted
+
+
+class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
+    r"""Brings the gradients of all terms towards the size of the reference's, by moving averages.
+
+    $$\hat b_i = \frac{\max |g_r|}{\mathrm{mean}\, |b_i g_i|},
+    \qquad b_i \leftarrow \beta\, b_i + (1 - \beta)\, \hat b_i.$$
+
+    The reference $r$ has weight 1, and so have all at first. The weights have no fixed sum; those
+    of a step are computed from its own gradients. As $b_i$ is in the denominator too, it settles
+    at the square root of $\max |g_r| / \mathrm{mean}\, |g_i|$; without any smoothing it would
+    swing for ever, which is refused.
+
+    Args:
+        reference: The term $r$; for a physics-informed network the residual of the equation.
+        smoothing: $\beta$; the weights move over about $1 / (1 - \beta)$ steps.
+        statistic: What of $|g_r|$ the others are compared to: the largest entry, or the mean.
+        compared: Whether the gradients of the others are compared `weighted`, as above, or
+            `plain`, $\mathrm{mean}\, |g_i|$: then $b_i$ settles at the quotient itself.
+        highest: Upper bound of $\hat b$.
+
+    A term whose gradient is 0 keeps its weight, and all do where the reference is absent or its
+    gradient is 0. What is shared is in the paper all the weights of the network.
+
+    S. Wang, Y. Teng, P. Perdikaris, *Understanding and mitigating gradient flow pathologies in
+    physics-informed neural networks*, SIAM Journal on Scientific Computing 2021, arXiv 2001.04536.
+    The paper has $1 - \beta = 0.1$, the preprint 0.9; its experiments update each 10 steps, here
+    `every`. `weighted` is the algorithm as the journal prints it, and the authors' code; `plain` is
+    what the paper derives. physicsnemo-sym has `plain`, the mean of $|g_r|$, and
+    $1 - \beta = 0.01$.
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(
+    ...     terms=["residual", "boundary"],
+    ...     balancer={"kind": "lr-annealing", "reference": "residual"},
+    ... )
+    >>> weights = torch.tensor([3.0, 4.0], requires_grad=True)
+    >>> terms = {"residual": weights.square().sum() / 2, "boundary": weights.sum() / 10}
+    >>> _ = criterion(terms, shared=weights)  # 0.9 of the first weight, and 0.1 of 4 / 0.1
+    >>> {name: round(weight, 2) for name, weight in criterion.metrics(include=["weight"]).items()}
+    {'weight/residual': 1.0, 'weight/boundary': 4.9}
+    """
+
+    reference: Annotated[str, Field(min_length=1)]
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    statistic: Literal["max", "mean"] = "max"
+    compared: Literal["weighted", "plain"] = "weighted"
+    highest: Annotated[float, Field(gt=0, le=1e30)] = 1e6
+
+    needs: ClassVar[tuple[Statistic, ...]] = ("max_abs", "mean_abs")
+
+    @model_validator(mode="after")
+    def _settles(self) -> Self:
+        if self.compared == "weighted" and self.smoothing == 0:
+            raise ValueError(
+                "smoothing: 0 lets weights that are in their own denominator swing for ever: "
+                "write smoothing: 0.9, or compared: plain"
+            )
+        return self
+
+    def check_terms(self, names: tuple[str, ...]) -> None:
+        """Refuses a reference that is none of the balanced terms.
+
+        Raises:
+            ValueError: Naming the nearest one.
+        """
+        if self.reference not in names:
+            raise ValueError(
+                f"reference {self.reference!r} is no balanced term"
+                f"{did_you_mean(self.reference, names)} (balanced: {quoted(names)})"
+            )
+
+    def init(self, n: int) -> State:
+        return {"weights": torch.ones(n)}
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        weights, gradients = state["weights"].double(), now.gradients
+        if self.reference not in gradients.names:
+            return weights
+        index = gradients.names.index(self.reference)
+        means = nan_for_inf(gradients.mean_abs)
+        sizes = nan_for_inf(gradients.max_abs) if self.statistic == "max" else means
+        others = means * weights if self.compared == "weighted" else means
+        found = annealed_ratios(sizes[index], others, weights, self.highest)
+        found[index] = 1
+        return torch.lerp(found, weights, self.smoothing)
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        state["weights"].copy_(self.weigh(observed, state, now))
+
+
+def annealed_ratios(size: Tensor, means: Tensor, weights: Tensor, highest: float) -> Tensor:
+    r"""$\hat b$, at most `highest`; the weights so far where a gradient is 0.
+
+    Args:
+        size: Of the reference's gradient, 0-dim.
+        means: $\mathrm{mean}\, |g|$, or $\mathrm{mean}\, |b g|$.
+        weights: $b$, as they are.
+        highest: Upper bound.
+    """
+    known = (size != 0) & (means != 0)
+    return torch.where(known, (size / means).clamp(max=highest), weights)

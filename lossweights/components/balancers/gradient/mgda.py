@@ -1,0 +1,104 @@
+"""The multiple-gradient descent algorithm: the shortest combination of the gradients."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossweights.components.balancers.gradient.base import Array, GramianBalancer
+from lossweights.components.balancers.gradient.nonnegative import nonnegative_minimum
+from lossweights.components.context import Moment, State
+from lossweights.components.gradients import Gradients
+
+_SMALL = 1e-30
+_ROUNDING = 8 * float(np.finfo(np.float64).eps)
+
+
+class MultipleGradientDescent(GramianBalancer, kind="mgda"):
+    r"""Goes along the shortest vector between the gradients, down for every term (MGDA).
+
+    $$b = \arg\min_{b \ge 0,\ \sum_i b_i = 1} \left\lVert \sum_i b_i g_i \right\rVert^2.$$
+
+    The direction $d = \sum_i b_i g_i$ has $g_i \cdot d \ge \lVert d \rVert^2$ for every term: it
+    conflicts with none, and is 0 only where no direction is down for all (Pareto-stationary). The
+    weights sum to 1, and many may be 0: long gradients count less than short ones, and a term
+    whose gradient is 0 has all the weight, so that what is shared stands still. Equal gradients
+    have equal weights.
+
+    Args:
+        normalize: What each gradient is divided by first: `none`, as published, its length
+            (`norm`), its loss (`loss`, which makes it the gradient of $\log l_i$), or both
+            (`loss+`).
+
+    With a `normalize` the weights are those of the gradients as they are, scaled to sum to 1, so
+    that $d$ still conflicts with none. (The authors' code gives the weights of the divided
+    gradients to the losses themselves, where that is lost; LibMTL does not scale them to sum to 1.
+    A loss of 0 counts as one that is very small.)
+
+    The problem is solved exactly; the iterations of the authors' code, LibMTL and torchjd stop a
+    few percent away from $d$, sometimes much more.
+
+    J.-A. Désidéri, *Multiple-gradient descent algorithm (MGDA) for multiobjective optimization*,
+    Comptes Rendus Mathématique 350, 2012, doi 10.1016/j.crma.2012.03.014. O. Sener, V. Koltun,
+    *Multi-task learning as multi-objective optimization*, NeurIPS 2018, arXiv 1810.04650: with
+    gradients of shared features in place of parameters it is the paper's MGDA-UB.
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="mgda")
+    >>> x = torch.zeros(2, requires_grad=True)
+    >>> criterion({"a": x[0], "b": 2 * x[1]}, shared=x).backward()
+    >>> x.grad  # the weights are 0.8 and 0.2
+    tensor([0.8000, 0.4000])
+    """
+
+    normalize: Literal["none", "norm", "loss", "loss+"] = "none"
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        if self.normalize == "none":
+            return super().weigh(losses, state, now)
+        found = now.gradients
+        sizes = self._sizes(found.gramian, losses)
+        scaled = found.gramian / torch.outer(sizes, sizes)
+        gradients = Gradients(found.names, {"gramian": scaled}, found.seen)
+        weights = super().weigh(losses, state, now.with_gradients(gradients)) / sizes
+        return weights / weights.sum()
+
+    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+        return mgda_weights(gramian)
+
+    def _sizes(self, gramian: Tensor, losses: Tensor) -> Tensor:
+        """What the gradients are divided by, shape (m,); 1 for a gradient of 0."""
+        sizes = torch.ones_like(gramian[0])
+        if self.normalize != "loss":
+            sizes = gramian.diagonal().sqrt()
+        if self.normalize != "norm":
+            sizes = sizes * losses.to(gramian).abs().clamp(min=_SMALL)
+        return torch.where(sizes == 0, 1.0, sizes)
+
+
+def mgda_weights(gramian: Array) -> Array:
+    r"""The weights of the point nearest to 0 in the convex hull of the gradients; they sum to 1.
+
+    With $b = x / \sum_j x_j$ it is the $x \ge 0$ that minimises
+    $\frac{1}{2} x^\top (G + s 1 1^\top) x - s \sum_i x_i$, for every $s > 0$.
+
+    Args:
+        gramian: $g_i \cdot g_j$, shape (m, m).
+    """
+    squares = gramian.diagonal()
+    zero = squares <= 1e-200 * squares.max()
+    if zero.any():
+        return np.asarray(zero / zero.sum(), np.float64)
+    # In the units of the shortest gradient, with every gradient of length 1.
+    shortest = squares.min()
+    scale = np.sqrt(shortest / squares)
+    matrix = (gramian / shortest + 1) * np.outer(scale, scale)
+    weights = nonnegative_minimum(matrix, scale) * scale
+    apart = squares[:, None] + squares - 2 * gramian
+    equal = apart <= _ROUNDING * (squares[:, None] + squares)
+    weights = equal @ (weights / equal.sum(axis=0))
+    return np.asarray(weights / weights.sum(), np.float64)

@@ -1,0 +1,93 @@
+"""Each term's gradient divided by a moving average of its norm."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lossweights.components.balancers.gradient.base import GradientBalancer
+from lossweights.components.balancers.numerics import LARGE, nan_for_inf
+from lossweights.components.context import Moment, State
+from lossweights.components.gradients import Statistic
+
+_EPSILON = 1e-12
+
+
+class NormBalance(GradientBalancer, kind="norm-balance"):
+    r"""Makes the weights say which fraction of the gradient comes from each term.
+
+    $$b_i = \frac{R}{n\, (\epsilon + \langle \lVert g_i \rVert \rangle_\beta)},$$
+
+    with the moving average of the norm up to this very step, the present one included, and $n$
+    terms in this forward pass. The norms of the balanced gradients sum to about $R$; the weights
+    that the config gives are then the ratio in which terms count.
+
+    Args:
+        total_norm: $R$.
+        smoothing: $\beta$; an average over about $1 / (1 - \beta)$ steps, from the first step on
+            (bias correction, as in Adam).
+        per_item: Whether the norm is the mean over the batch of the norm of each item's gradient,
+            or that of the whole gradient.
+
+    $\epsilon$ is 1e-12. The average begins with the first gradient that is not 0; before, the
+    weight is 1. What is shared is in the paper the output of the model.
+
+    A. Défossez, J. Copet, G. Synnaeve, Y. Adi, *High fidelity neural audio compression*, TMLR 2023,
+    arXiv 2210.13438. (There $1 / n$ is $\lambda_i / \sum_j \lambda_j$, with the weights
+    $\lambda$ of the config: for the same scale give weights with mean 1.)
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="norm-balance")
+    >>> outputs = torch.tensor([[3.0, 4.0], [0.0, 5.0]], requires_grad=True) + 0.0
+    >>> terms = {"a": outputs.square().sum() / 2, "b": outputs[:, 0].sum() / 10}
+    >>> _ = criterion(terms, shared=outputs)  # gradients of norm 5 and 0.1 for each item
+    >>> {name: round(weight, 2) for name, weight in criterion.metrics(include=["weight"]).items()}
+    {'weight/a': 0.1, 'weight/b': 5.0}
+    """
+
+    total_norm: Annotated[float, Field(gt=0, le=1e15)] = 1.0
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    per_item: bool = True
+
+    needs: ClassVar[tuple[Statistic, ...]] = ("norms", "item_norms")
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """The one of `needs` that is read."""
+        return ("item_norms",) if self.per_item else ("norms",)
+
+    def init(self, n: int) -> State:
+        return {"sum": torch.zeros(n), "norm": torch.zeros(n)}
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        total, norm = self._averaged(state, now)
+        return norm_balance_weights(total, norm, self.total_norm)
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        total, norm = self._averaged(state, now)
+        state["sum"].copy_(total)
+        state["norm"].copy_(norm)
+
+    def _averaged(self, state: State, now: Moment) -> tuple[Tensor, Tensor]:
+        """Decaying sums of norms, and of ones since the first norm above 0."""
+        norms = now.gradients.item_norms if self.per_item else now.gradients.norms
+        present = nan_for_inf(norms).clamp(max=LARGE)
+        total = torch.lerp(present, state["sum"].double(), self.smoothing)
+        norm = torch.lerp(torch.ones_like(total), state["norm"].double(), self.smoothing)
+        return total, torch.where(total == 0, 0.0, norm)
+
+
+def norm_balance_weights(total: Tensor, norm: Tensor, total_norm: float) -> Tensor:
+    r"""$R / (n (\epsilon + m))$ with $m$ = `total` / `norm`; 1 where all was 0.
+
+    Args:
+        total: Decaying sum of norms.
+        norm: The same sum of ones.
+        total_norm: $R$.
+    """
+    weights = total_norm / (len(total) * (_EPSILON + total / norm))
+    return torch.where(norm > 0, weights, 1.0)

@@ -1,0 +1,69 @@
+"""Projecting conflicting gradients: what two terms have against each other is cut away."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from lossweights.components.balancers.gradient.base import Array, GramianBalancer
+from lossweights.components.balancers.gradient.pairs import Orders, orders
+from lossweights.components.context import Moment, State
+
+
+class ProjectingConflictingGradients(GramianBalancer, kind="pcgrad"):
+    r"""Cuts from each gradient what conflicts with another, then sums (PCGrad, gradient surgery).
+
+    $g_i' = g_i$ meets the gradients of all other terms, in an order of its own, and where
+    $g_i' \cdot g_j < 0$
+
+    $$g_i' \leftarrow g_i' - \frac{g_i' \cdot g_j}{\lVert g_j \rVert^2}\, g_j,
+    \qquad \sum_i b_i g_i = \sum_i g_i'.$$
+
+    The orders are drawn from `seed` and the step, the same on every rank and after a restart.
+
+    Two terms: the direction conflicts with none of them, and is 0 where they are opposed. More: a
+    later projection may bring back a conflict that an earlier one took away (`upgrad` never does).
+    Weights are at least 1, and that is what they are where no two gradients conflict, where all
+    are 0, and for a term whose gradient is 0: as a sum of the terms, not their mean.
+
+    Args:
+        seed: Of the orders.
+
+    T. Yu, S. Kumar, A. Gupta, S. Levine, K. Hausman, C. Finn, *Gradient surgery for multi-task
+    learning*, NeurIPS 2020, arXiv 2001.06782. (The authors' code shuffles the losses without using
+    the result, and lets each term meet the others in the order given; torchjd and LibMTL draw the
+    orders from a generator of the whole process.)
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="pcgrad")
+    >>> x = torch.zeros(2, requires_grad=True)
+    >>> criterion({"a": 2 * x[0], "b": x[1] - x[0]}, shared=x).backward()
+    >>> x.grad  # (2, 0) becomes (1, 1), and (-1, 1) becomes (0, 1)
+    tensor([1., 2.])
+    """
+
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+
+    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+        return pcgrad_weights(gramian, orders(self.seed, now.step, len(gramian)))
+
+
+def pcgrad_weights(gramian: Array, order: Orders) -> Array:
+    """The weights for a Gramian.
+
+    Args:
+        gramian: Shape (m, m).
+        order: Whom each term meets, one after the other, shape (m, m - 1).
+    """
+    terms = len(gramian)
+    squares = np.where(gramian.diagonal() > 0, gramian.diagonal(), 1.0)
+    kept = np.eye(terms)  # a row a term: what g_i' is made of
+    rows = np.arange(terms)
+    for others in order.T:  # all terms at once: they do not change each other
+        products = (kept * gramian[others]).sum(axis=1)
+        kept[rows, others] -= np.minimum(products, 0.0) / squares[others]
+    weights: Array = kept.sum(axis=0)
+    return weights

@@ -1,0 +1,43 @@
+"""Impartial multi-task learning, the part that balances losses: weights that are learned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lossweights.components.balancers.learned import LearnedBalancer, bounded_exp
+from lossweights.components.context import Moment, State
+
+
+class ImpartialLossBalancing(LearnedBalancer, kind="imtl-l"):
+    r"""Learned weights that bring every weighted loss to 1 (IMTL-L).
+
+    With a learned $s_i$ a term becomes $e^{s_i} l_i - s_i$, which is least where $e^{s_i} l_i = 1$:
+    its weight is $b_i = e^{s_i}$, its penalty $p_i = -s_i$. That is twice `uncertainty` at $-s$,
+    so that what differs is the factor 2 and how fast the scales are learned.
+
+    The scales belong to the optimizer: `criterion.param_groups()`. They suit losses above 0; a
+    loss that is 0, or below, asks for an ever higher weight: give a `highest`. The part of the
+    method that balances gradients, IMTL-G, is another.
+
+    Args:
+        initial: $s$ of each term at the start.
+        lowest: Lower bound of $s$; None for none.
+        highest: Upper bound of $s$, so that the weights are at most $e$ to it; None for none.
+
+    L. Liu, Y. Li, Z. Kuang and others, *Towards impartial multi-task learning*, ICLR 2021.
+
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["depth", "normals"], balancer="imtl-l")
+    >>> criterion.weights
+    {'depth': 1.0, 'normals': 1.0}
+    """
+
+    def init(self, n: int) -> State:
+        return {"log_scale": nn.Parameter(torch.full((n,), self.initial))}
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        return bounded_exp(self._bounded(state["log_scale"], drawn="down"))
+
+    def penalty(self, state: State, now: Moment) -> Tensor:
+        return -self._bounded(state["log_scale"], drawn="up")

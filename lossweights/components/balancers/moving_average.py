@@ -1,0 +1,65 @@
+"""Each term relative to a moving average of its own value."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lossweights.components.balancers.base import Balancer
+from lossweights.components.context import Moment, State
+
+
+class MovingAverage(Balancer, kind="moving-average"):
+    r"""Divides each term by a moving average of its absolute value.
+
+    After step $t$
+
+    $$m_i = \frac{(1 - \beta) \sum_{k \le t} \beta^{t - k} |l_i(k)|}{1 - \beta^t},
+    \qquad b_i = 1 / m_i :$$
+
+    every weighted term is about 1, and the weights that the config gives are the ratio in which
+    terms count. The denominator $1 - \beta^t$ makes it an average from the first step on (bias
+    correction, as in Adam). At the first step, and for a term that was always 0, the weight is 1.
+
+    It is the simplest way to be free of scales, from no paper. The gradients of a term grow as
+    its value shrinks: a term that goes to 0 is held up by `highest` alone.
+
+    Args:
+        smoothing: $\beta$, below 1; an average over about $1 / (1 - \beta)$ steps.
+        highest: Upper bound of the weights.
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="moving-average")
+    >>> _ = criterion({"a": torch.tensor(50.0), "b": torch.tensor(0.5)})
+    >>> criterion.step()
+    >>> {name: round(weight, 4) for name, weight in criterion.weights.items()}
+    {'a': 0.02, 'b': 2.0}
+    """
+
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    highest: Annotated[float, Field(gt=0, le=1e30)] = 1e6
+
+    def init(self, n: int) -> State:
+        return {"sum": torch.zeros(n), "norm": torch.zeros(n)}
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        return moving_average_weights(state["sum"], state["norm"], self.highest)
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        state["sum"].mul_(self.smoothing).add_(observed.abs(), alpha=1 - self.smoothing)
+        state["norm"].mul_(self.smoothing).add_(1 - self.smoothing)
+
+
+def moving_average_weights(total: Tensor, norm: Tensor, highest: float) -> Tensor:
+    r"""$1 / m$ with $m$ = `total` / `norm`, at most `highest`; 1 where all was 0.
+
+    Args:
+        total: Decaying sum of absolute values.
+        norm: The same sum of ones, $1 - \beta^t$.
+        highest: Upper bound.
+    """
+    return torch.where(total == 0, torch.ones_like(total), norm / total).clamp(max=highest)

@@ -1,0 +1,48 @@
+"""Random loss weighting: other weights at each step."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lossweights.components.balancers.base import Balancer
+from lossweights.components.balancers.draws import generator
+from lossweights.components.context import Moment, State
+
+
+class RandomWeighting(Balancer, kind="random"):
+    r"""Weights drawn anew at each step, $b = \mathrm{softmax}(x)$ with $x_i \sim N(0, 1)$ (RLW).
+
+    A baseline that any other method ought to beat. The weights sum to 1, so that on average each
+    is $1 / n$: a sum of all terms with weight 1 has gradients $n$ times as large. torchjd and
+    LibMTL have it so too.
+
+    They follow from `seed` and the step alone: the same on every rank, and after a restart. Terms
+    take them in sorted order of their names.
+
+    Args:
+        seed: Another seed, other weights.
+
+    B. Lin, F. Ye, Y. Zhang, I. Tsang, *Reasonable effectiveness of random weighting: a litmus test
+    for multi-task learning*, TMLR 2022, arXiv 2111.10603.
+
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer={"kind": "random", "seed": 3})
+    >>> round(sum(criterion.weights.values()), 6)
+    1.0
+    """
+
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        # On the host, whatever the device and the defaults: every rank has the same.
+        drawn = torch.randn(
+            len(losses),
+            generator=generator(self.seed, now.step),
+            dtype=torch.float32,
+            device="cpu",
+        )
+        return torch.softmax(drawn, dim=-1).to(losses.device, non_blocking=True)

@@ -1,0 +1,117 @@
+"""SoftAdapt: by the slope of each loss."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lossweights.components.balancers.base import Balancer
+from lossweights.components.balancers.numerics import LARGE, safe_log
+from lossweights.components.context import Moment, State
+from lossweights.components.durations import Duration, epochs
+
+
+class SoftAdapt(Balancer, kind="softadapt"):
+    r"""Terms that go down more slowly, or up, weigh more (SoftAdapt).
+
+    With $s_i$ the slope of a term, the change of its mean from one epoch to the next,
+
+    $$b_i = \frac{f_i e^{\beta s_i}}{\sum_j f_j e^{\beta s_j}}.$$
+
+    `variant` is `original`: $f = 1$; `normalized`: $f = 1$, and $s / \sum_j |s_j|$ in place of
+    $s$, free of the scale of the losses; or `loss_weighted`: $f_i$ is the mean of the term over
+    the epochs that give its slope. The weights sum to 1, and are $1 / n$ until there is a slope.
+
+    Args:
+        sharpness: $\beta$; 0 for equal weights, below 0 to favour the terms that go down fastest.
+        variant: `original`, `normalized` or `loss_weighted`.
+        order: Accuracy of the slope: the derivative at the last point of the polynomial through
+            the last `order` + 1. Above 1 it amplifies noise.
+        every: How long an epoch is: over which losses are averaged and weights stand still.
+
+    The slope is the one at the end. The authors' package (0.2.0) takes it at the oldest of the
+    points that it is given, and divides by $\sum_j s_j$, which turns the order of the weights round
+    when losses fall; its first release divides by $\sum_j |s_j|$. What physicsnemo-sym calls
+    SoftAdapt weighs by ratios: `dwa` with `temperature: 1`.
+
+    A. Heydari, C. Thompson, A. Mehmood, *SoftAdapt: techniques for adaptive loss weighting of
+    neural networks with multi-part loss functions*, 2019, arXiv 1912.12355.
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(
+    ...     terms=["a", "b"], balancer={"kind": "softadapt", "every": "1 steps", "sharpness": 1}
+    ... )
+    >>> for a in (5.0, 4.0):
+    ...     _ = criterion({"a": torch.tensor(a), "b": torch.tensor(2.0)})
+    ...     criterion.step()
+    >>> {name: round(weight, 3) for name, weight in criterion.weights.items()}
+    {'a': 0.269, 'b': 0.731}
+    """
+
+    sharpness: float = 0.1
+    variant: Literal["original", "normalized", "loss_weighted"] = "original"
+    order: Annotated[int, Field(ge=1, le=5)] = 1
+    every: Duration | str = epochs(1)
+
+    @property
+    def interval(self) -> Duration:
+        return Duration.parse(self.every)
+
+    def init(self, n: int) -> State:
+        return {
+            "weights": torch.full((n,), 1 / n),
+            "points": torch.zeros(self.order + 1, n),
+            "filled": torch.zeros(n),
+        }
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        return state["weights"]
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        points, filled = state["points"], state["filled"]
+        points.copy_(torch.cat((points[1:], observed.clamp(-LARGE, LARGE).unsqueeze(0))))
+        filled += 1
+        known = filled > self.order
+        slopes = torch.where(known, slopes_at_the_end(points), torch.zeros_like(observed))
+        values = None
+        if self.variant == "normalized":
+            slopes = slopes / slopes.abs().sum().clamp(min=1 / LARGE)
+        elif self.variant == "loss_weighted":
+            values = points.sum(dim=0) / filled.clamp(max=self.order + 1)
+        weights = softadapt_weights(slopes, self.sharpness, values)
+        equal = torch.full_like(weights, 1 / len(weights))
+        state["weights"].copy_(torch.where(known.any(), weights, equal))
+
+
+def slopes_at_the_end(points: Tensor) -> Tensor:
+    r"""The derivative, at the last point, of the polynomial through all: $\sum_k \nabla^k / k$.
+
+    Args:
+        points: A row for each moment, shape (order + 1, n).
+
+    >>> slopes_at_the_end(torch.tensor([[0.0], [1.0], [4.0], [9.0]]))
+    tensor([6.])
+    """
+    slopes = torch.zeros_like(points[-1])
+    for k in range(1, len(points)):
+        points = points.diff(dim=0)
+        slopes = slopes + points[-1] / k
+    return slopes
+
+
+def softadapt_weights(slopes: Tensor, sharpness: float, values: Tensor | None = None) -> Tensor:
+    r"""$f_i e^{\beta s_i} / \sum_j f_j e^{\beta s_j}$.
+
+    Args:
+        slopes: $s$.
+        sharpness: $\beta$.
+        values: $f$, of which the absolute value counts; 1 where it is not given.
+    """
+    logits = (sharpness * slopes).clamp(-LARGE, LARGE)
+    if values is not None:
+        logits = logits + safe_log(values.abs())
+    return torch.softmax(logits, dim=-1)

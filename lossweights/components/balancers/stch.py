@@ -1,0 +1,56 @@
+"""The smooth maximum of the losses, as weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lossweights.components.balancers.base import Balancer
+from lossweights.components.balancers.numerics import LARGE
+from lossweights.components.context import Moment, State
+
+
+class SmoothTchebycheff(Balancer, kind="stch"):
+    r"""Minimises a smooth maximum of the losses in place of their sum (STCH).
+
+    With $f(l) = \mu \log \sum_i \exp(l_i / (n \mu))$ the weights are its derivatives,
+    $b = \mathrm{softmax}(l / (n \mu)) / n$: the gradient is that of $f$, while the total reported
+    is $\sum_i b_i l_i$. The weights sum to $1 / n$.
+
+    Args:
+        temperature: $\mu$; towards 0 only the largest loss weighs, the larger the more equal the
+            weights. In units of the losses: the paper tries 0.01 to 1.
+
+    Which loss is the largest is a matter of scale: bring terms of different kinds to one first,
+    with the transform `relative`. The paper has $\lambda_i (f_i - z_i^*)$ with preferences
+    $\lambda$, here $1 / n$, and an ideal point $z^*$, here 0: for others, give the values scaled
+    and shifted; the weight of a term multiplies its gradient afterwards. (LibMTL and the authors'
+    code for multi-task learning have $\log l$ relative to an early epoch in place of $l$, and
+    multiply by $n$.)
+
+    X. Lin, X. Zhang, Z. Yang and others, *Smooth Tchebycheff scalarization for multi-objective
+    optimization*, ICML 2024, arXiv 2402.19078.
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="stch")
+    >>> _ = criterion({"a": torch.tensor(1.0), "b": torch.tensor(1.0)})
+    >>> criterion.metrics(include=["weight"])
+    {'weight/a': 0.25, 'weight/b': 0.25}
+    """
+
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+
+    instant: ClassVar[bool] = True
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        return stch_weights(losses, self.temperature)
+
+
+def stch_weights(losses: Tensor, temperature: float) -> Tensor:
+    r"""$\mathrm{softmax}(l / (n \mu)) / n$."""
+    n = len(losses)
+    return torch.softmax((losses / (n * temperature)).clamp(-LARGE, LARGE), dim=-1) / n

@@ -1,0 +1,58 @@
+"""Homoscedastic uncertainty: weights that are learned."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lossweights.components.balancers.learned import LearnedBalancer, bounded_exp
+from lossweights.components.context import Moment, State
+
+
+class UncertaintyWeighting(LearnedBalancer, kind="uncertainty"):
+    r"""Learned weights, from the noise that each task is taken to have (UW).
+
+    With a learned log-variance $s_i$ a term becomes $\tfrac12 e^{-s_i} l_i + \tfrac12 s_i$: its
+    weight is $b_i = \tfrac12 e^{-s_i}$, its penalty $p_i = \tfrac12 s_i$. The penalty is unbounded
+    below, so that the total may become negative; with `regularizer: log1p` it is
+    $\log(1 + e^{s_i})$, which never does.
+
+    The log-variances belong to the optimizer: `criterion.param_groups()`. They suit losses above
+    0; a loss that is 0, or below, asks for an ever higher weight: give a `lowest`.
+
+    Args:
+        regularizer: `log`, $s / 2$; or `log1p`, $\log(1 + e^s)$.
+        initial: Log-variance of each term at the start. (LibMTL starts at -0.5.)
+        lowest: Lower bound of the log-variances, so an upper bound of the weights; None for none.
+        highest: Upper bound of the log-variances; None for none.
+
+    A. Kendall, Y. Gal, R. Cipolla, *Multi-task learning using uncertainty to weigh losses*, CVPR
+    2018, arXiv 1705.07115. `log1p`: L. Liebel, M. Koerner, *Auxiliary tasks in multi-task
+    learning*, 2018, arXiv 1805.06334.
+
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["depth", "normals"], balancer="uncertainty")
+    >>> criterion.weights
+    {'depth': 0.5, 'normals': 0.5}
+    """
+
+    regularizer: Literal["log", "log1p"] = "log"
+
+    def init(self, n: int) -> State:
+        return {"log_variance": nn.Parameter(torch.full((n,), self.initial))}
+
+    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        return uncertainty_weights(self._bounded(state["log_variance"], drawn="up"))
+
+    def penalty(self, state: State, now: Moment) -> Tensor:
+        log_variance = self._bounded(state["log_variance"], drawn="down")
+        if self.regularizer == "log1p":
+            return torch.nn.functional.softplus(log_variance)
+        return 0.5 * log_variance
+
+
+def uncertainty_weights(log_variance: Tensor) -> Tensor:
+    r"""$\tfrac12 e^{-s}$, elementwise."""
+    return 0.5 * bounded_exp(-log_variance)

@@ -1,0 +1,19 @@
+"""Controllers: one term's weight, steered by the term's own value."""
+
+from lossweights.components.controllers.adaptive_kl import AdaptiveKL
+from lossweights.components.controllers.augmented_lagrangian import AugmentedLagrangian
+from lossweights.components.controllers.base import Controller
+from lossweights.components.controllers.constraint import Constraint
+from lossweights.components.controllers.lagrangian import Lagrangian
+from lossweights.components.controllers.pid import ProportionalIntegral
+from lossweights.components.controllers.plateau import Plateau
+
+__all__ = [
+    "AdaptiveKL",
+    "AugmentedLagrangian",
+    "Constraint",
+    "Controller",
+    "Lagrangian",
+    "Plateau",
+    "ProportionalIntegral",
+]

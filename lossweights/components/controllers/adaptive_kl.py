@@ -1,0 +1,87 @@
+"""The adaptive KL coefficient of fine-tuning by reinforcement learning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from lossweights.components.context import Moment, State
+from lossweights.components.controllers.base import Controller, check_bounds
+from lossweights.components.schedules import Constant, Schedule
+
+_TINY = 1e-30
+
+
+class AdaptiveKL(Controller, kind="adaptive-kl"):
+    r"""A KL coefficient that is multiplied up or down, to hold the KL at a target.
+
+    With $e = \mathrm{clip}(v / v^* - 1, -c, c)$ each update does $w \leftarrow w\,(1 + K e)$.
+
+    Implementations of it (TRL, OpenRLHF, verl and the authors' own) write $K$ as
+    `n_steps / horizon`: samples of an update by a number of samples, such as
+    256 / 10000 = 0.0256. There a batch of more than $1/c$ = 5 horizons turns the factor negative
+    where the KL is far below its target, and the coefficient changes its sign with each update.
+    That is refused here.
+
+    Args:
+        target: $v^*$, above 0; a number or a schedule.
+        initial: $w$ at the start, above 0.
+        gain: $K$, the paper's $K_\beta$; above 0, and below 1 / `clip`.
+        clip: $c$, above 0.
+        lowest: Lower bound of $w$; above 0, which it could never leave. Policy and reference begin
+            as one, with a KL of 0: until they part, every step lowers $w$ by the most.
+        highest: Upper bound of $w$.
+        source: What to watch: the term itself, or a metric such as the KL of whole rollouts,
+            where it is given once in many steps: the others change nothing.
+
+    D. Ziegler et al., *Fine-tuning language models from human preferences*, 2019, arXiv
+    1909.08593, section 2.2, with $K = 0.1$ and $c = 0.2$. `initial` is the default of TRL.
+
+    >>> from lossweights import AdaptiveKL, WeightedLoss
+    >>> criterion = WeightedLoss(terms={"reward": 1.0, "kl": AdaptiveKL(target=6.0)})
+    >>> _ = criterion({"reward": torch.tensor(0.5), "kl": torch.tensor(12.0)})
+    >>> criterion.step()
+    >>> round(criterion.weights["kl"], 4)  # 0.2 * (1 + 0.1 * 0.2)
+    0.204
+    """
+
+    target: Schedule
+    initial: Annotated[float, Field(gt=0)] = 0.2
+    gain: Annotated[float, Field(gt=0)] = 0.1
+    clip: Annotated[float, Field(gt=0)] = 0.2
+    lowest: Annotated[float, Field(gt=0)] = 1e-6
+    highest: float = 1e6
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_bounds(self.lowest, self.initial, self.highest)
+        if isinstance(self.target, Constant) and self.target.value <= 0:
+            raise ValueError(f"a target of the KL is above 0, found {self.target.value:g}")
+        if self.gain * self.clip >= 1:
+            raise ValueError(
+                f"a gain of {self.gain:g} would multiply the coefficient by "
+                f"{1 - self.gain * self.clip:g} where the KL is far below its target, and turn "
+                f"its sign: write a gain below 1 / clip = {1 / self.clip:g}, such as 0.1 (in "
+                "terms of other libraries it is n_steps / horizon: a longer horizon)"
+            )
+        return self
+
+    def init(self) -> State:
+        return {"error": torch.zeros(()), "coefficient": torch.tensor(self.initial)}
+
+    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+        return state["coefficient"]
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        error = relative_error(observed, now["target"], self.clip)
+        state["error"].copy_(error)
+        grown = state["coefficient"] * (1 + self.gain * error)
+        state["coefficient"].copy_(grown.clamp(self.lowest, self.highest))
+
+
+def relative_error(value: Tensor, target: Tensor, clip: float) -> Tensor:
+    r"""$\mathrm{clip}(v / v^* - 1, -c, c)$, also where a scheduled target comes down to 0."""
+    return (value / target.clamp(min=_TINY) - 1).clamp(-clip, clip)

@@ -1,0 +1,155 @@
+"""Dual ascent: the weight is the multiplier of a constraint."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from lossweights.components.context import Moment, State
+from lossweights.components.controllers.base import check_bounds
+from lossweights.components.controllers.constraint import Constraint
+
+_SMALLEST = 1e-6
+
+
+class Lagrangian(Constraint, kind="lagrangian"):
+    r"""A multiplier that grows while a constraint is broken (dual ascent; GECO).
+
+    With the violation $g$ (`at_most`: $v - c$, `at_least`: $c - v$, `equal_to`: $v - c$) each
+    optimizer step does
+
+    $$\lambda \leftarrow \lambda + \eta\, g \quad\text{(additive), or}\quad
+    \lambda \leftarrow \lambda\, e^{\eta\, g} \quad\text{(exponential)},$$
+
+    within bounds, so that $\lambda \ge 0$ for an inequality. The weight of the term is $\lambda$,
+    and $-\lambda$ for `at_least`. The constant $\mp\lambda c$ of the Lagrangian is left out of
+    the total: it has no gradient.
+
+    GECO is `ascent: exponential` with `smoothing: 0.99`: there the reconstruction error is held
+    under its bound and the KL term has weight 1. Some implementations move a weight of the KL
+    term in place of $\lambda$, which is its inverse, and that of its authors (Sonnet) ascends
+    through the square of a softplus in place of the exponential.
+
+    A multiplier on its own swings, the more so the larger $\eta$ and the smoothing are. Where it
+    does, lower `learning_rate`, or take `augmented-lagrangian`, whose penalty damps. Mind the
+    scale of $g$: where an error is summed over pixels, one step of exponential ascent may go from
+    bound to bound.
+
+    Args:
+        at_most: The bound $c$ for $v \le c$; a number or a schedule. One of the three is given.
+        at_least: The bound for $v \ge c$.
+        equal_to: The bound for $v = c$, with a multiplier of either sign.
+        learning_rate: $\eta$, above 0.
+        ascent: `additive`, or `exponential`, which is not for `equal_to`: it keeps its sign.
+        initial: $\lambda$ at the start; 0 where it is not given, and 1 for `exponential`.
+        smoothing: $\alpha$ of the moving average $\bar g \leftarrow \alpha \bar g + (1 - \alpha) g$
+            that takes the place of $g$ and begins with the first one seen; below 1, 0 for none.
+        lowest: Lower bound of $\lambda$; where it is not given 0, for `exponential` 1e-6 (it
+            could never leave 0), for `equal_to` minus `highest`.
+        highest: Upper bound of $\lambda$.
+        source: What to watch: the term itself, or a metric.
+        direction: Whether a metric rises with the term (`same`) or falls as the term rises
+            (`opposite`: an accuracy and its loss), which turns the sign of the weight; `same`
+            where it is not said, and to be said for `at_least` with a `source`.
+
+    Additive: J. Gallego-Posada et al., *Cooper: a library for constrained optimization in deep
+    learning*, 2025, arXiv 2504.01212. GECO: D. J. Rezende, F. Viola, *Taming VAEs*, 2018, arXiv
+    1810.00597.
+
+    >>> from lossweights import Lagrangian, WeightedLoss
+    >>> criterion = WeightedLoss(
+    ...     terms={"nll": 1.0, "kl": Lagrangian(at_most=1.5, learning_rate=0.1)}
+    ... )
+    >>> for kl in (3.5, 2.5):  # violations of 2 and 1
+    ...     _ = criterion({"nll": torch.tensor(9.0), "kl": torch.tensor(kl)})
+    ...     criterion.step()
+    >>> round(criterion.weights["kl"], 4)
+    0.3
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    ascent: Literal["additive", "exponential"] = "additive"
+    initial: float | None = None
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lowest: float | None = None
+    highest: float = 1e6
+    direction: Literal["same", "opposite"] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.ascent == "exponential" and self.equal_to is not None:
+            raise ValueError(
+                "a multiplier of exponential ascent keeps its sign, an equality may need either: "
+                "write at_most or at_least, whichever side costs, or ascent: additive"
+            )
+        if self.lowest is not None and self.lowest < 0 and self.equal_to is None:
+            raise ValueError(
+                f"the multiplier of {self.bound} is at least 0, found lowest {self.lowest:g}"
+            )
+        if self.ascent == "exponential" and self._lower <= 0:
+            raise ValueError(
+                "a multiplier of exponential ascent cannot leave 0: give `lowest` a value above "
+                f"0, such as {_SMALLEST:g}"
+            )
+        check_bounds(self._lower, self._start, self.highest)
+        if self.source is None and self.direction == "opposite":
+            raise ValueError("direction is said of a metric: name it in `source`")
+        if self.source is not None and self.at_least is not None and self.direction is None:
+            raise ValueError(
+                f"does {self.source!r} fall as this term rises, as an accuracy does with its "
+                "loss? Write direction: opposite; or direction: same where both rise together"
+            )
+        return self
+
+    @property
+    def _lower(self) -> float:
+        if self.lowest is not None:
+            return self.lowest
+        if self.equal_to is not None:
+            return -self.highest
+        return _SMALLEST if self.ascent == "exponential" else 0.0
+
+    @property
+    def _start(self) -> float:
+        if self.initial is not None:
+            return self.initial
+        return 1.0 if self.ascent == "exponential" else 0.0
+
+    @property
+    def sign(self) -> int:
+        """-1 where what is watched is held up, unless it falls as the term rises."""
+        return -super().sign if self.direction == "opposite" else super().sign
+
+    def init(self) -> State:
+        state = {"multiplier": torch.tensor(self._start), "violation": torch.zeros(())}
+        return state | {"seen": torch.zeros(())} if self.smoothing else state
+
+    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+        return -state["multiplier"] if self.sign < 0 else state["multiplier"]
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        violation = self.violation(observed, now)
+        if self.smoothing:
+            average = torch.lerp(violation, state["violation"], self.smoothing)
+            violation = torch.where(state["seen"] > 0, average, violation)
+            state["seen"].fill_(1.0)
+        ascend = ascend_exponentially if self.ascent == "exponential" else ascend_additively
+        state["violation"].copy_(violation)
+        state["multiplier"].copy_(
+            ascend(state["multiplier"], violation, self.learning_rate).clamp(
+                self._lower, self.highest
+            )
+        )
+
+
+def ascend_additively(multiplier: Tensor, violation: Tensor, learning_rate: float) -> Tensor:
+    r"""$\lambda + \eta\, g$."""
+    return multiplier + learning_rate * violation
+
+
+def ascend_exponentially(multiplier: Tensor, violation: Tensor, learning_rate: float) -> Tensor:
+    r"""$\lambda\, e^{\eta\, g}$, for $\lambda > 0$; inf where that is too large."""
+    return multiplier * torch.exp(learning_rate * violation)

@@ -1,0 +1,151 @@
+"""Proportional-integral control: the weight that holds a value at a target."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from lossweights.components.context import Moment, State
+from lossweights.components.controllers.base import LARGE, Controller, check_bounds
+from lossweights.components.durations import Duration
+from lossweights.components.schedules import Schedule
+
+_PAPERS_INTEGRAL = 1e-4
+
+
+class ProportionalIntegral(Controller, kind="pid"):
+    r"""The weight that holds a value at a target, by proportional-integral control (ControlVAE).
+
+    With the error $e(t) = v^* - v(t)$ the weight of the next step is
+
+    $$w = w_{\min} + \frac{K_p}{1 + e^{e(t)}} + I(t), \qquad I(t) = I(t - 1) - K_i\, e(t),$$
+
+    bounded to $[w_{\min}, w_{\max}]$. A value above its target makes the weight grow. There is no
+    derivative term: the paper drops it, since it amplifies the noise of batches.
+
+    The integral stops where the weight is at a bound, and goes back as soon as the error turns
+    (anti-windup). The paper's integral stands still while the weight of the step before was out
+    of its bounds, whichever way the error points, which may hold it there; in the paper's code
+    for text and images that condition is never met.
+
+    **The gain is a matter of how long training is.** $K_i$ counts per optimizer step and per
+    nat: at the paper's $10^{-4}$ an error of 1 nat takes 10,000 steps to move the weight from 0
+    to 1, and a training of 3,000 steps ends far from its target. Give `response` in place of
+    `integral`: a part of the training.
+
+    Args:
+        target: $v^*$; a number or a schedule.
+        proportional: $K_p$, at least 0.
+        integral: $K_i$, at least 0; the paper's 1e-4 where neither it nor `response` is given.
+        response: In place of `integral`, how long an error as large as the target (or larger)
+            takes to move the weight from `lowest` to `highest`, such as `5%` or `500 steps`.
+        lowest: $w_{\min}$.
+        highest: $w_{\max}$.
+        initial: The weight before anything was seen; `lowest` where it is not given.
+        source: What to watch: the term itself, or a metric.
+        direction: Whether a larger weight lowers what is watched, as it does the term itself
+            (`same`), or raises it (`opposite`: an accuracy).
+
+    H. Shao et al., *ControlVAE: controllable variational autoencoder*, ICML 2020, arXiv
+    2004.05988, with $K_p = 0.01$, $K_i = 10^{-4}$ and $w \in [0, 1]$ for text.
+
+    >>> from lossweights import ProportionalIntegral, WeightedLoss
+    >>> control = ProportionalIntegral(target=3.0, response="100 steps", proportional=0.0)
+    >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": control})
+    >>> for _ in range(2):
+    ...     _ = criterion({"nll": torch.tensor(90.0), "kl": torch.tensor(4.5)})
+    ...     criterion.step()
+    >>> round(criterion.weights["kl"], 4)  # an error of half the target: half of 2 / 100
+    0.01
+    """
+
+    target: Schedule
+    proportional: Annotated[float, Field(ge=0)] = 0.01
+    integral: Annotated[float, Field(ge=0)] | None = None
+    response: Duration | str | None = None
+    lowest: float = 0.0
+    highest: float = 1.0
+    initial: float | None = None
+    direction: Literal["same", "opposite"] = "same"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_bounds(self.lowest, self._start, self.highest)
+        if self.integral is not None and self.response is not None:
+            raise ValueError("integral and response are two ways to say one gain: drop one of them")
+        if self.source is None and self.direction == "opposite":
+            raise ValueError("direction is said of a metric: name it in `source`")
+        if self.response is not None and Duration.parse(self.response).value == 0:
+            raise ValueError("a response takes time: give `response` a length above 0")
+        return self
+
+    @property
+    def _start(self) -> float:
+        return self.lowest if self.initial is None else self.initial
+
+    def init(self) -> State:
+        return {
+            "error": torch.zeros(()),
+            "integral": torch.tensor(self._start - self.lowest),
+            "coefficient": torch.tensor(self._start),
+        }
+
+    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+        return state["coefficient"]
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        target = now["target"]
+        error = (target - observed).clamp(-LARGE, LARGE)
+        if self.direction == "opposite":
+            error = -error
+        if self.response is None:
+            gain = _PAPERS_INTEGRAL if self.integral is None else self.integral
+            change = gain * error
+        else:
+            steps = max(1, now.horizon.steps(self.response))
+            relative = (error / target.abs().clamp(min=1 / LARGE)).clamp(-1, 1)
+            change = (self.highest - self.lowest) / steps * relative
+        done = pi_control(
+            error, state["integral"], change, self.proportional, self.lowest, self.highest
+        )
+        state["error"].copy_(error)
+        state["integral"].copy_(done.integral)
+        state["coefficient"].copy_(done.weight)
+
+
+class Controlled(NamedTuple):
+    """What a step of control comes to.
+
+    Args:
+        weight: Within its bounds.
+        integral: What was summed up so far.
+    """
+
+    weight: Tensor
+    integral: Tensor
+
+
+def pi_control(
+    error: Tensor,
+    integral: Tensor,
+    change: Tensor,
+    proportional: float,
+    lowest: float,
+    highest: float,
+) -> Controlled:
+    r"""One step of control, with an integral that stops where the weight is at a bound.
+
+    Args:
+        error: $e$, target minus value.
+        integral: $I$ before the step.
+        change: By how much the integral is to fall, $K_i\, e$.
+        proportional: $K_p$.
+        lowest: Lower bound of the weight.
+        highest: Upper bound of the weight.
+    """
+    quick = proportional * torch.sigmoid(-error)
+    integral = torch.clamp(integral - change, min=-quick, max=highest - lowest - quick)
+    return Controlled((lowest + quick + integral).clamp(lowest, highest), integral)

@@ -1,0 +1,105 @@
+"""A weight that changes where progress stops."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from lossweights.components.context import Moment, State
+from lossweights.components.controllers.base import Controller, check_bounds
+
+
+class Plateau(Controller, kind="plateau"):
+    r"""A weight that is multiplied by a factor whenever what is watched stops getting better.
+
+    What counts are observations, one for each optimizer step in which anything was seen: with
+    `source: val_loss` those steps before which `criterion.observe(val_loss=...)` was called. More
+    than `patience` of them in a row without a new best, and $w \leftarrow f w$.
+
+    The rules and defaults are those of torch's `ReduceLROnPlateau`, but a relative threshold is
+    one of $|b|$, so that it means the same for a best $b$ below 0, where torch's takes worse
+    values for better ones.
+
+    Args:
+        mode: Whether smaller values are better (`min`) or larger ones (`max`).
+        factor: $f$; above 0 and not 1. Above 1 the weight grows.
+        patience: How many observations without improvement change nothing.
+        threshold: By how much a new best must be better than the last, at least 0.
+        threshold_mode: `relative` to the last best's absolute value, or `absolute`.
+        cooldown: After a change, how many observations pass before any is counted again.
+        initial: $w$ at the start.
+        lowest: Lower bound of $w$.
+        highest: Upper bound of $w$.
+        source: What to watch, to be said: a metric, of which `patience` counts how often it is
+            given; or a term, be it the one that is steered, of which it counts optimizer steps.
+
+    >>> from lossweights import Plateau, WeightedLoss
+    >>> plateau = Plateau(source="val_loss", factor=0.5, patience=2)
+    >>> criterion = WeightedLoss(terms={"nll": 1.0, "aux": plateau})
+    >>> for val_loss in (3.0, 2.0, 2.0, 2.0, 2.0):  # the second is the last that is better
+    ...     criterion.observe(val_loss=val_loss)
+    ...     criterion.step()
+    >>> criterion.weights["aux"]
+    0.5
+    """
+
+    mode: Literal["min", "max"] = "min"
+    factor: Annotated[float, Field(gt=0)] = 0.1
+    patience: Annotated[int, Field(ge=0)] = 10
+    threshold: Annotated[float, Field(ge=0)] = 1e-4
+    threshold_mode: Literal["relative", "absolute"] = "relative"
+    cooldown: Annotated[int, Field(ge=0)] = 0
+    initial: float = 1.0
+    lowest: float = 0.0
+    highest: float = 1e6
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.source is None:
+            raise ValueError(
+                "a plateau of what? Write source: val_loss, and give it with "
+                "criterion.observe(val_loss=...); or the name of a term, whose value is watched "
+                "at each step"
+            )
+        check_bounds(self.lowest, self.initial, self.highest)
+        if self.factor == 1:
+            raise ValueError("a factor of 1 changes nothing: write 0.5 to halve, 2 to double")
+        return self
+
+    def init(self) -> State:
+        return {
+            "coefficient": torch.tensor(self.initial),
+            "best": torch.zeros(()),
+            "waited": torch.zeros(()),
+            "cooling": torch.zeros(()),
+            "seen": torch.zeros(()),
+        }
+
+    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+        return state["coefficient"]
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        coefficient, best, cooling = state["coefficient"], state["best"], state["cooling"]
+        better = (state["seen"] == 0) | self._is_better(observed, best)
+        idle = better | (cooling > 0)
+        waited = torch.where(idle, 0.0, state["waited"] + 1)
+        due = waited > self.patience
+        changed = (coefficient * self.factor).clamp(self.lowest, self.highest)
+        coefficient.copy_(torch.where(due, changed, coefficient))
+        best.copy_(torch.where(better, observed, best))
+        cooling.copy_(torch.where(due, float(self.cooldown), (cooling - 1).clamp(min=0)))
+        state["waited"].copy_(torch.where(due, 0.0, waited))
+        state["seen"].fill_(1.0)
+
+    def _is_better(self, value: Tensor, best: Tensor) -> Tensor:
+        relative = self.threshold_mode == "relative"
+        margin = self.threshold * best.abs() if relative else self.threshold
+        return is_better(value, best, margin, largest=self.mode == "max")
+
+
+def is_better(value: Tensor, best: Tensor, margin: Tensor | float, *, largest: bool) -> Tensor:
+    """Whether a value is better than the best so far by more than a margin."""
+    return value > best + margin if largest else value < best - margin

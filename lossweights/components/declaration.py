@@ -1,0 +1,306 @@
+"""Declarations: frozen, strictly read, and, where there are kinds to choose from, found by `kind`.
+
+`Declaration` holds the rules of reading that every table of a config keeps; `Component` adds
+families (schedules, shapes, ...) whose members are told apart by their `kind`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Iterator, KeysView, Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from lossweights.components.reading import in_our_words, strict
+from lossweights.errors import did_you_mean, quoted
+
+PLUGIN_GROUP = "lossweights.plugins"
+_FAMILY = "lossweights-family"  # marks where a JSON schema is to list the kinds of a family
+
+
+class Declaration(BaseModel):
+    """A table of a config: frozen, without unknown fields, nan, inf, or bools for numbers."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
+    )
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        for name, field in type(self).model_fields.items():
+            if getattr(self, name) != field.get_default(call_default_factory=True):
+                yield name, getattr(self, name)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_unknown_fields(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Beside every other problem, unknown fields are told with the nearest known ones."""
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(
+                cls.__name__, [in_our_words(cls, problem) for problem in error.errors()]
+            ) from None
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: CoreSchema = strict(handler(source))
+        return schema
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The JSON schema, with every registered kind of every family, plug-ins included."""
+        load_plugins()
+        return _with_kinds(super().model_json_schema(*args, **kwargs))
+
+
+class Component(Declaration):
+    """An immutable declaration chosen by `kind`.
+
+    Its fields are its config, its methods are what it does, and it keeps no state.
+
+    A direct subclass is a *family*; `class X(Family, kind="x")` registers X in it, usable from
+    every config at once. A subclass without `kind` is an abstract base and is not registered.
+
+    A field typed as the family reads a member, a table with `kind`, or one of the family's
+    shorthands.
+
+    Raises:
+        TypeError: At the definition of a class whose kind is not kebab-case, whose methods are
+            not all implemented, or whose kind another class of the family has. The same class
+            defined again (a notebook cell run twice) takes the place of the first.
+    """
+
+    kind: ClassVar[str] = ""
+    family: ClassVar[type[Component]]
+    _registry: ClassVar[dict[str, type[Component]]]
+
+    def __init_subclass__(cls, kind: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.kind = kind
+        if Component in cls.__bases__:
+            cls.family = cls
+            cls._registry = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, kind: str = "", **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if not kind:
+            return
+        if re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", kind) is None:
+            raise TypeError(
+                f"{cls.__name__}: a kind is kebab-case such as 'half-life', found {kind!r}"
+            )
+        if missing := sorted(cls.__abstractmethods__):
+            raise TypeError(f"{cls.__name__} (kind {kind!r}) lacks the method {missing[0]!r}")
+        taken = cls._registry.get(kind)
+        if taken is not None and _full_name(taken) != _full_name(cls):
+            raise TypeError(
+                f"kind {kind!r} of {cls.family.__name__} is {_full_name(taken)} already: "
+                f"give {_full_name(cls)} another kind"
+            )
+        cls._registry[kind] = cls
+
+    @classmethod
+    def kinds(cls) -> dict[str, type[Self]]:
+        """Every registered class of the family, by kind, plug-ins included."""
+        load_plugins()
+        return dict(sorted(cls._registry.items()))  # type: ignore[arg-type]
+
+    @classmethod
+    def of_kind(cls, kind: str) -> type[Self]:
+        """The class registered as `kind`, looked for among the plug-ins where need be.
+
+        Raises:
+            ValueError: For a kind that none has, with the nearest one.
+        """
+        if kind not in cls._registry:
+            broken = load_plugins()
+            if kind not in cls._registry:
+                others = [
+                    f.__name__.lower() for f in Component.__subclasses__() if f.has_kind(kind)
+                ]
+                elsewhere = f" (it is one of {others[0]}):" if others else ""
+                raise ValueError(
+                    f"{kind!r} is no kind of {cls.__name__.lower()}"
+                    f"{elsewhere or did_you_mean(kind, cls._registry) or ':'} "
+                    f"there are {quoted(sorted(cls._registry))}{broken}"
+                )
+        return cls._registry[kind]  # type: ignore[return-value]
+
+    @classmethod
+    def has_kind(cls, kind: object) -> bool:
+        """Whether a class of that kind is registered now."""
+        return isinstance(kind, str) and kind in cls._registry
+
+    @classmethod
+    def fields_of(cls, kind: object) -> KeysView[str]:
+        """The names of a kind's fields; none for an unknown kind."""
+        member = cls._registry.get(kind) if isinstance(kind, str) else None
+        return member.model_fields.keys() if member is not None else {}.keys()
+
+    @classmethod
+    def read(cls, written: object) -> Self:
+        """A member of the family from a member, a table with `kind`, or a shorthand.
+
+        Raises:
+            ValueError: For anything else.
+        """
+        if isinstance(written, cls):
+            return written
+        if isinstance(written, Mapping):
+            table = dict(written)
+            if not isinstance(table.get("kind"), str):
+                raise cls.not_a_member(table)
+            return cls.of_kind(table.pop("kind")).model_validate(table)
+        return cls.from_shorthand(written)
+
+    @classmethod
+    def from_shorthand(cls, written: object) -> Self:
+        """What the family reads beside tables: a kind alone, for that kind with its defaults."""
+        if isinstance(written, str):
+            return cls.of_kind(written).model_validate({})
+        raise cls.not_a_member(written)
+
+    @classmethod
+    def not_a_member(cls, written: object) -> ValueError:
+        """The error for what the family cannot read."""
+        return ValueError(
+            f"a {cls.__name__.lower()} is a table with a `kind`, found {written!r}; "
+            f"there are {quoted(sorted(cls._registry))}"
+        )
+
+    @classmethod
+    def shorthand_json_schemas(cls) -> list[dict[str, Any]]:
+        """The JSON schemas of what `from_shorthand` reads."""
+        complete = [
+            kind
+            for kind, member in cls.kinds().items()
+            if not any(field.is_required() for field in member.model_fields.values())
+        ]
+        return [{"enum": complete}] if complete else []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_kind(cls, data: Any) -> Any:
+        """A table handed straight to its class may still bear its `kind`."""
+        if isinstance(data, dict) and "kind" in data:
+            data = dict(data)
+            if (kind := data.pop("kind")) != cls.kind:
+                raise ValueError(f"{cls.__name__} is of kind {cls.kind!r}, found {kind!r}")
+        return data
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        if not self.kind:
+            raise ValueError(f"{type(self).__name__} has no kind, so that no file can name it")
+        return {"kind": self.kind, **fields}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if cls is not getattr(cls, "family", None):
+            return super().__get_pydantic_core_schema__(source, handler)
+        return core_schema.no_info_plain_validator_function(
+            cls.read,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                _dump_member, info_arg=True
+            ),
+            metadata={"reads_all": True},
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        if cls is getattr(cls, "family", None):
+            return {_FAMILY: cls.__name__}
+        described = handler.resolve_ref_schema(handler(schema))
+        described["properties"] = {
+            "kind": {"const": cls.kind},
+            **described.get("properties", {}),
+        }
+        described["required"] = ["kind", *described.get("required", [])]
+        return described
+
+
+def load_plugins() -> str:
+    """Imports the entry points of group `lossweights.plugins`, each once.
+
+    Returns:
+        What to add to an error about an unknown kind: the plug-ins that could not be imported.
+    """
+    broken = ""
+    for point in importlib.metadata.entry_points(group=PLUGIN_GROUP):
+        if point.value in _loaded:
+            continue
+        try:
+            point.load()
+        except Exception as error:  # noqa: BLE001  # a broken plug-in of another's must not stop this config
+            broken += f"; the plug-in {point.name!r} failed to load: {error!r}"
+        else:
+            _loaded.add(point.value)
+    return broken
+
+
+_loaded: set[str] = set()
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _dump_member(member: Component, info: SerializationInfo) -> dict[str, Any]:
+    return member.model_dump(
+        mode=info.mode,
+        exclude_defaults=info.exclude_defaults,
+        exclude_unset=info.exclude_unset,
+        exclude_none=info.exclude_none,
+    )
+
+
+def _with_kinds(schema: dict[str, Any]) -> dict[str, Any]:
+    """Puts, for every family that a JSON schema mentions, all its kinds into `$defs`."""
+    definitions: dict[str, Any] = schema.setdefault("$defs", {})
+    families = {family.__name__: family for family in Component.__subclasses__()}
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, list):
+            return [resolve(part) for part in node]
+        if not isinstance(node, dict):
+            return node
+        if _FAMILY in node:
+            family = node[_FAMILY]
+            if family not in definitions:
+                definitions[family] = {}  # so that a kind that nests its family ends here
+                define(families[family])
+            return {"$ref": f"#/$defs/{family}"}
+        return {key: resolve(part) for key, part in node.items()}
+
+    def define(family: type[Component]) -> None:
+        for kind, member in family.kinds().items():
+            described = super(Declaration, member).model_json_schema()
+            for name, part in described.pop("$defs", {}).items():
+                definitions.setdefault(name, resolve(part))
+            definitions[f"{family.__name__}.{kind}"] = resolve(described)
+        definitions[family.__name__] = {
+            "anyOf": family.shorthand_json_schemas()
+            + [{"$ref": f"#/$defs/{family.__name__}.{kind}"} for kind in family.kinds()]
+        }
+
+    for name in list(definitions):
+        definitions[name] = resolve(definitions[name])
+    return resolve(schema | {"$defs": {}}) | {"$defs": definitions}  # type: ignore[no-any-return]

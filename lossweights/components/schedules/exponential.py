@@ -1,0 +1,65 @@
+"""Exponential decay."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from lossweights.components.durations import Duration, Horizon, steps
+from lossweights.components.schedules.base import DelayedSchedule, Steps
+from lossweights.components.schedules.shapes import Values
+
+
+class Exponential(DelayedSchedule, kind="exponential"):
+    r"""From `start` towards `stop`: $w(t) = b + (a - b) r^{t/n}$.
+
+    It comes near `stop` but has no end; for a ramp that arrives use `ramp` with
+    `shape: exponential`.
+
+    Args:
+        start: Weight $a$ at step 0 and until the delay is over.
+        stop: Limit $b$.
+        rate: $r$, what is left of the way after each `every`; between 0 and 1.
+        every: $n$, the time that `rate` is meant for.
+        half_life: Time after which half of the way is left; instead of `rate` and `every`.
+        delay: How long to wait before the decay begins.
+
+    >>> Exponential(start=1.0, half_life="10 steps")([0, 10, 20])
+    array([1.  , 0.5 , 0.25])
+    >>> Exponential(start=0.0, stop=1.0, rate=0.9)([0, 1, 2]).round(2)
+    array([0.  , 0.1 , 0.19])
+    """
+
+    start: float = 1.0
+    stop: float = 0.0
+    rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    every: Duration | str = steps(1)
+    half_life: Duration | str | None = None
+
+    @model_validator(mode="after")
+    def _rate_or_half_life(self) -> Self:
+        if (self.rate is None) == (self.half_life is None):
+            raise ValueError("say how fast: either `rate: 0.99` or `half_life: 10 epochs`")
+        if self.half_life is not None and Duration.parse(self.every) != steps(1):
+            raise ValueError("`every` goes with `rate`; `half_life` is a length of its own")
+        for length in (self.every, self.half_life):
+            if length is not None and Duration.parse(length).value == 0:
+                raise ValueError("`every` and `half_life` take time: give a length above 0")
+        return self
+
+    def undelayed(self, steps: Steps, horizon: Horizon) -> Values:
+        if self.rate is None:
+            length, rate = horizon.length(self.half_life or ""), 0.5
+        else:
+            length, rate = horizon.length(self.every), self.rate
+        if length == 0:  # a share of a training without steps
+            return np.full(steps.shape, self.start)
+        left = rate ** (steps / length)
+        values: Values = self.stop + (self.start - self.stop) * left
+        values[steps == 0] = self.start
+        return values
+
+    def final(self, horizon: Horizon) -> float:
+        return super().final(horizon) if horizon.is_bounded else self.stop

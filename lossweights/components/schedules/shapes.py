@@ -1,0 +1,139 @@
+"""Shapes: how a ramp gets from its start to its stop, as functions from [0, 1] to [0, 1]."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from lossweights.components.declaration import Component
+
+Values = NDArray[np.float64]
+
+
+class Shape(Component):
+    """How a ramp gets from start to stop: $f$ on [0, 1] with $f(0) = 0$ and $f(1) = 1$.
+
+    Anywhere a shape is wanted its kind as a string will do: `shape: cosine` is
+    `shape: {kind: cosine}`. A subclass implements `values` and is given progress strictly
+    between 0 and 1 or at the ends; the ends are exact whatever it returns there.
+
+    >>> Shape.read("cosine")(np.array([0.0, 0.5, 1.0]))
+    array([0. , 0.5, 1. ])
+    """
+
+    @abstractmethod
+    def values(self, progress: Values) -> Values:
+        """$f$ at each progress, an array of the same shape."""
+
+    def __call__(self, progress: Values) -> Values:
+        """$f$ with both ends exact; progress beyond them is held there."""
+        progress = np.clip(progress, 0.0, 1.0)
+        values = self.values(progress)
+        values = np.where(progress <= 0.0, 0.0, values)
+        return np.where(progress >= 1.0, 1.0, values)
+
+
+class LinearShape(Shape, kind="linear"):
+    """Straight: $f(x) = x$.
+
+    >>> LinearShape()(np.array([0.0, 0.25, 1.0]))
+    array([0.  , 0.25, 1.  ])
+    """
+
+    def values(self, progress: Values) -> Values:
+        return progress
+
+    def __call__(self, progress: Values) -> Values:
+        """The ends of a straight line are exact already."""
+        return np.clip(progress, 0.0, 1.0)
+
+
+class CosineShape(Shape, kind="cosine"):
+    r"""Flat at both ends: $f(x) = (1 - \cos \pi x) / 2$.
+
+    >>> CosineShape()(np.array([0.0, 0.25, 0.5, 1.0])).round(4)
+    array([0.    , 0.1464, 0.5   , 1.    ])
+    """
+
+    def values(self, progress: Values) -> Values:
+        return 0.5 - 0.5 * np.cos(np.pi * progress)
+
+
+class SigmoidShape(Shape, kind="sigmoid"):
+    r"""Logistic, from exactly 0 to exactly 1.
+
+    $$f(x) = \frac{\sigma(k x - k/2) - \sigma(-k/2)}{\sigma(k/2) - \sigma(-k/2)}$$
+
+    At the default this is the logistic of $12 x - 6$ of the cyclical-annealing paper (Fu et al.,
+    NAACL 2019, N19-1021), stretched so that it runs from 0 to 1 and not from 0.0025 to 0.9975.
+
+    Args:
+        sharpness: $k$, the length of the logistic's argument; above 0.
+
+    >>> SigmoidShape()(np.array([0.0, 0.25, 0.5, 1.0])).round(4)
+    array([0.    , 0.0452, 0.5   , 1.    ])
+    """
+
+    sharpness: Annotated[float, Field(gt=0, le=1000)] = 12.0
+
+    def values(self, progress: Values) -> Values:
+        # In tanh, where it can neither overflow nor lose its symmetry.
+        quarter = self.sharpness / 4
+        values: Values = 0.5 + 0.5 * np.tanh(quarter * (2 * progress - 1)) / np.tanh(quarter)
+        return values
+
+
+class ExponentialShape(Shape, kind="exponential"):
+    r"""Exponential: $f(x) = (e^{k x} - 1) / (e^k - 1)$.
+
+    Args:
+        sharpness: $k$; above 0 it starts slowly and ends steeply, below 0 the other way round.
+            Not 0, which would be linear.
+
+    >>> ExponentialShape(sharpness=5)(np.array([0.0, 0.5, 1.0])).round(4)
+    array([0.    , 0.0759, 1.    ])
+    """
+
+    sharpness: Annotated[float, Field(ge=-500, le=500)] = 5.0
+
+    @field_validator("sharpness")
+    @classmethod
+    def _not_flat(cls, sharpness: float) -> float:
+        if sharpness == 0:
+            raise ValueError("sharpness 0 is a straight line: write shape: linear")
+        return sharpness
+
+    def values(self, progress: Values) -> Values:
+        values: Values = np.expm1(self.sharpness * progress) / np.expm1(self.sharpness)
+        return values
+
+
+class PowerShape(Shape, kind="power"):
+    """Polynomial: $f(x) = x^p$.
+
+    Args:
+        exponent: $p$, above 0; 2 starts slowly, 0.5 starts steeply.
+
+    >>> PowerShape(exponent=2)(np.array([0.0, 0.5, 1.0]))
+    array([0.  , 0.25, 1.  ])
+    """
+
+    exponent: Annotated[float, Field(gt=0)] = 2.0
+
+    def values(self, progress: Values) -> Values:
+        return np.asarray(progress**self.exponent)
+
+
+class HoldShape(Shape, kind="hold"):
+    """Stays at the start and jumps at the end: $f(x) = 0$ before 1; for steps and milestones.
+
+    >>> HoldShape()(np.array([0.0, 0.99, 1.0]))
+    array([0., 0., 1.])
+    """
+
+    def values(self, progress: Values) -> Values:
+        return np.zeros_like(progress)

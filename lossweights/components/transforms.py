@@ -1,0 +1,211 @@
+"""What a term's value goes through before it is weighted."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated, Literal, TypeAlias
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lossweights.components.context import Moment, State
+from lossweights.components.declaration import Component
+from lossweights.components.schedules import Schedule
+
+Level: TypeAlias = Literal["element", "dimension", "value"]
+
+_TINY = 1e-30
+
+
+class Transform(Component):
+    """A function of a term's value, applied before it is weighted.
+
+    A transform is a frozen declaration. What changes in training, if anything, is declared by
+    `init` and lives in the criterion. A field typed `Schedule` may be a number or a schedule, and
+    is read as `now["field"]`.
+    """
+
+    @property
+    def level(self) -> Level:
+        """What `apply` is given.
+
+        `value`: the reduced scalar. `element`: the value as it came, before its reduction.
+        `dimension`: its mean over the first axis, the batch, before the rest of the reduction.
+        """
+        return "value"
+
+    def init(self) -> State:
+        """What changes during training: 0-dim tensors by name, as they are at the start."""
+        return {}
+
+    @abstractmethod
+    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+        """The transformed value, of the same shape; differentiable.
+
+        Args:
+            value: What `level` says.
+            state: What `init` declared, as it is now; not to be changed.
+            now: The values of scheduled fields.
+        """
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        """Learns from one optimizer step: changes the tensors of `state` in place.
+
+        Args:
+            observed: The reduced value before the transform, its mean over the step; 0-dim,
+                finite. Where nothing finite was seen, `update` is not heard.
+            state: What `init` declared.
+            now: When: the step, the horizon, and the values of scheduled fields.
+        """
+
+
+class Capacity(Transform, kind="capacity"):
+    r"""How far the value is from a capacity that grows: $|v - C(t)|$.
+
+    Of the paper's $\gamma\, |D_{KL} - C|$ the factor $\gamma$ is the weight of the term. While the
+    KL is below $C$ its gradient is turned round, and the KL rises to $C$.
+
+    Args:
+        capacity: $C$, in nats; a number, or a schedule such as a ramp from 0 to 25.
+
+    C. Burgess et al., *Understanding disentangling in beta-VAE*, 2018, arXiv 1804.03599, with
+    $\gamma = 1000$ and $C$ growing linearly to 25 nats in 100,000 steps.
+
+    >>> from lossweights import Capacity, Ramp, WeightedLoss
+    >>> capacity = Capacity(capacity=Ramp(start=0.0, stop=25.0, over="100000 steps"))
+    >>> criterion = WeightedLoss(terms={"kl": {"weight": 1000.0, "transform": capacity}})
+    >>> criterion.set_step(40_000)
+    >>> criterion({"kl": torch.tensor(9.5)})  # 1000 * |9.5 - 10|
+    tensor(500.)
+    """
+
+    capacity: Schedule
+
+    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+        return (value - now["capacity"]).abs()
+
+
+class FreeBits(Transform, kind="free-bits"):
+    r"""A KL that costs the same until it is worth more: $\max(\lambda, v)$.
+
+    Below $\lambda$ nothing is gained by a smaller KL, and its gradient is 0. The value of the
+    term is then that of the bound, not of the KL, which is reported as `raw`.
+
+    With `per: dimension` or `element` the term is given unreduced, with the batch first, and its
+    config says how to reduce it. The objective of the paper, a sum over dimensions of
+    $\max(\lambda, \text{mean over the batch})$, is `reduction: batch_mean`; $\lambda$ then counts
+    once for each. Where the paper takes groups, such as feature maps, sum over each beforehand.
+
+    Args:
+        threshold: $\lambda$ in nats (a bit is 0.693); a number or a schedule.
+        per: What is held against $\lambda$: each `dimension` of the mean over the batch, each
+            `element`, or the reduced `value`.
+
+    D. Kingma et al., *Improving variational inference with inverse autoregressive flow*, NeurIPS
+    2016, arXiv 1606.04934, section C.8, where $\lambda$ is 0.125 to 2; 0.25 in the code.
+
+    >>> from lossweights import FreeBits, WeightedLoss
+    >>> kl = {"transform": FreeBits(threshold=0.5), "reduction": "batch_mean"}
+    >>> criterion = WeightedLoss(terms={"kl": kl})
+    >>> criterion({"kl": torch.tensor([[0.0, 1.0], [0.2, 2.0]])})  # 0.5 for 0.1, and 1.5
+    tensor(2.)
+    """
+
+    threshold: Schedule
+    per: Level = "dimension"
+
+    @property
+    def level(self) -> Level:
+        return self.per
+
+    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+        return at_least(value, now["threshold"])
+
+
+class Log(Transform, kind="log"):
+    r"""The logarithm of the value: $\log(v + \varepsilon)$.
+
+    The gradient of a term becomes its relative one, $v' / (v + \varepsilon)$, whatever its scale.
+    At a value of 0 that is finite, but $1/\varepsilon$ times as large: where values come near 0,
+    give a larger `epsilon`. Where $v \le -\varepsilon$ there is no logarithm, and the term is nan,
+    without a gradient: `on_nonfinite` says what becomes of it.
+
+    Args:
+        epsilon: $\varepsilon$, above 0.
+
+    B. Lin et al., *Dual-balancing for multi-task learning*, 2023, arXiv 2308.12029, with
+    $\varepsilon = 10^{-8}$ in LibMTL.
+
+    >>> from lossweights import Log, WeightedLoss
+    >>> criterion = WeightedLoss(terms={"depth": {"transform": Log()}})
+    >>> criterion({"depth": torch.tensor(100.0)})
+    tensor(4.6052)
+    """
+
+    epsilon: Annotated[float, Field(gt=_TINY)] = 1e-8
+
+    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+        return logarithm(value + self.epsilon)
+
+
+class Relative(Transform, kind="relative"):
+    r"""The value as a multiple of what it was: $v / r$.
+
+    $r$ is the absolute value of the first observation that was not 0 (the mean over the first
+    optimizer step), or a moving average of absolute values. Until there is one, the value is
+    divided by its own absolute value. $r$ carries no gradient.
+
+    Args:
+        to: `first` or `moving-average`.
+        smoothing: $\alpha$ of the moving average $r \leftarrow \alpha r + (1 - \alpha) |v|$,
+            which begins with the first observation; below 1.
+
+    >>> from lossweights import Relative, WeightedLoss
+    >>> criterion = WeightedLoss(terms={"depth": {"transform": Relative()}})
+    >>> for depth in (50.0, 40.0):
+    ...     print(criterion({"depth": torch.tensor(depth)}))
+    ...     criterion.step()
+    tensor(1.)
+    tensor(0.8000)
+    """
+
+    to: Literal["first", "moving-average"] = "first"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.99
+
+    def init(self) -> State:
+        return {"reference": torch.zeros(())}
+
+    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+        return value / reference_for(value.detach(), state["reference"])
+
+    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        reference, size = state["reference"], observed.abs()
+        known = reference if self.to == "first" else torch.lerp(size, reference, self.smoothing)
+        reference.copy_(torch.where(reference > _TINY, known, size))
+
+
+def logarithm(value: Tensor) -> Tensor:
+    """The logarithm; nan, and no gradient, where there is none.
+
+    The derivative that torch has for values below 0 is that of log |v|: it would lead downhill in
+    |v|, so uphill in v.
+    """
+    return torch.where(value > 0, value, torch.nan).log()
+
+
+def at_least(value: Tensor, bound: Tensor) -> Tensor:
+    """The larger of both, elementwise; a nan stays one, and a tie has the value's gradient."""
+    return torch.where(value < bound, bound, value)
+
+
+def reference_for(value: Tensor, reference: Tensor) -> Tensor:
+    """What to divide by: the reference; where there is none the value's size; where that is 0, 1.
+
+    Args:
+        value: Detached, 0-dim.
+        reference: 0 where nothing was seen yet.
+    """
+    size = value.abs()
+    own = torch.where(size > _TINY, size, torch.ones_like(size))
+    return torch.where(reference > _TINY, reference, own)

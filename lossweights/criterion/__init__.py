@@ -1,0 +1,1 @@
+"""`WeightedLoss` and its parts."""

@@ -1,0 +1,308 @@
+"""The file of a history: taken up after a break, never lost, and refused where it holds none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lossweights import History, WeightedLoss
+from tests.small_components import losses
+
+
+def train(criterion: WeightedLoss, count: int, value: float | None = None) -> None:
+    for _ in range(count):
+        criterion(losses(a=float(criterion.current_step) if value is None else value))
+        criterion.step()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "rows.jsonl"
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+# Going on
+
+
+@pytest.mark.parametrize(
+    "load_first", [True, False], ids=["load, then follow", "follow, then load"]
+)
+def test_a_training_that_goes_on_has_the_rows_of_one_without_a_break(
+    path: Path, *, load_first: bool
+) -> None:
+    """From a checkpoint at step 13, while the training had got to step 25."""
+    whole = WeightedLoss(terms=["a"])
+    expected = History(whole, every="5 steps")
+    train(whole, 40)
+
+    before = WeightedLoss(terms=["a"])
+    first = History(before, every="5 steps", path=path)
+    train(before, 13)
+    checkpoint = before.state_dict()
+    train(before, 12, value=-1.0)
+    first.close()
+
+    after = WeightedLoss(terms=["a"])
+    if load_first:
+        after.load_state_dict(checkpoint)
+    history = History(after, every="5 steps", path=path)
+    assert history.steps.tolist() == [0, 5, 10, 15, 20]
+    if not load_first:
+        after.load_state_dict(checkpoint)
+    train(after, 27)
+    assert history.rows == expected.rows
+    assert History.load(path).rows == expected.rows
+
+
+def test_steps_done_again_take_the_place_of_the_old(path: Path) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, every="2 steps", path=path)
+    train(criterion, 10)
+    criterion.set_step(5)
+    assert history.steps.tolist() == [0, 2, 4, 6, 8]  # none is done again yet
+    train(criterion, 2, value=-1.0)
+    assert history["raw/a"].tolist() == History.load(path)["raw/a"].tolist() == [0, 2, 4, -1]
+    criterion.set_step(0)
+    train(criterion, 1, value=-2.0)
+    assert history.rows == History.load(path).rows
+    assert history["raw/a"].tolist() == [-2]
+
+
+def test_steps_that_wait_are_done_again_too() -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, every="1 steps")
+    train(criterion, 4)
+    criterion.set_step(2)
+    train(criterion, 1, value=-1.0)
+    assert history["raw/a"].tolist() == [0, 1, -1]
+
+
+def test_steps_that_are_left_out_are_no_steps_done_again(path: Path) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, every="2 steps", path=path)
+    train(criterion, 3)
+    criterion.set_step(101)
+    train(criterion, 2)
+    assert history.steps.tolist() == [0, 2, 101, 102]
+
+
+# Cut off, and not to be written
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_last_line_that_was_cut_off_is_left_out(path: Path, cut: int) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    History(criterion, every="1 steps", path=path)
+    train(criterion, 3)
+    criterion_is_killed(criterion)
+    text = path.read_text(encoding="utf-8")
+    whole = lines(path)
+    path.write_text(text[:-cut], encoding="utf-8")
+    assert len(History.load(path)) == (3 if cut == 1 else 2)  # 1: the end of the line alone
+    criterion = WeightedLoss(terms=["a"])
+    criterion.set_step(2)
+    history = History(criterion, every="1 steps", path=path)
+    train(criterion, 1)
+    history.close()
+    assert lines(path) == whole
+
+
+def criterion_is_killed(criterion: WeightedLoss) -> None:
+    """Its histories write and end."""
+    for call in criterion._on_step.values():
+        call.func.__self__.close()  # type: ignore[attr-defined]
+
+
+def test_what_cannot_be_written_is_told_kept_and_written_later(path: Path) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, every="1 steps", path=path)
+    train(criterion, 2)
+    history.flush()
+    path.rename(path.with_suffix(".moved"))
+    path.mkdir()  # where a file was
+    train(criterion, 97)
+    with pytest.warns(UserWarning, match=r"rows.jsonl cannot be written, .* kept in memory"):
+        train(criterion, 3)  # the step is done all the same
+    assert criterion.current_step == 102
+    with pytest.warns(UserWarning, match="cannot be written"):
+        assert len(history.rows) == 102
+    path.rmdir()
+    train(criterion, 1)
+    history.flush()
+    assert History.load(path).steps.tolist() == list(range(103))
+
+
+def test_a_file_is_written_whole_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, every="1 steps", path=path)
+    train(criterion, 3)
+    history.flush()
+    before = lines(path)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lossweights.analysis.history._line", full)
+    with pytest.raises(OSError, match="No space left"):
+        history.save(path)
+    assert lines(path) == before
+    train(criterion, 1)
+    with pytest.warns(UserWarning, match="No space left"):
+        history.flush()
+    monkeypatch.undo()
+    history.close()
+    assert History.load(path).steps.tolist() == [0, 1, 2, 3]
+
+
+def test_of_two_histories_in_one_file_the_last_to_write_has_it_and_says_so(path: Path) -> None:
+    criteria = WeightedLoss(terms=["a"]), WeightedLoss(terms=["a"])
+    first, second = (History(criterion, every="1 steps", path=path) for criterion in criteria)
+    for criterion, value in zip(criteria, (1.0, 2.0), strict=True):
+        train(criterion, 2, value)
+    first.flush()
+    assert History.load(path)["raw/a"].tolist() == [1, 1]
+    with pytest.warns(UserWarning, match=r"rows.jsonl was changed by another, and holds the rows"):
+        second.flush()
+    assert History.load(path)["raw/a"].tolist() == [2, 2]
+
+
+def test_a_file_that_is_taken_away_is_written_whole_again(path: Path) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, every="1 steps", path=path)
+    train(criterion, 2)
+    history.flush()
+    path.unlink()
+    train(criterion, 1)
+    with pytest.warns(UserWarning, match="was changed by another"):
+        history.flush()
+    assert History.load(path).steps.tolist() == [0, 1, 2]
+
+
+def test_the_file_is_where_it_was_said_when_the_folder_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, path="rows.jsonl")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    train(criterion, 1)
+    history.close()
+    assert len(lines(tmp_path / "rows.jsonl")) == 1
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.jsonl").symlink_to("rows.jsonl")
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, path=tmp_path / "link.jsonl")
+    train(criterion, 1)
+    history.close()
+    history.save(tmp_path / "link.jsonl")
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len(History.load(tmp_path / "rows.jsonl")) == 1
+
+
+# The end
+
+
+def test_a_criterion_that_is_gone_leaves_its_history(path: Path) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, path=path)
+    train(criterion, 1)
+    assert lines(path) == []
+    del criterion  # at once: no cycle keeps it, and what it has on a device
+    assert len(lines(path)) == 1
+    assert len(history) == 1
+
+
+def test_a_history_that_is_closed_is_not_kept() -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion)
+    train(criterion, 1)
+    history.close()
+    kept = weakref.ref(history)
+    del history
+    assert kept() is None
+
+
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(0)", "raise ValueError"])
+def test_what_waits_is_written_when_the_process_ends(tmp_path: Path, ending: str) -> None:
+    code = f"""
+import torch
+from lossweights import History, WeightedLoss
+criterion = WeightedLoss(terms=["a"])
+History(criterion, path="rows.jsonl")
+criterion({{"a": torch.tensor(2.0)}})
+criterion.step()
+{ending}
+"""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == int("Value" in ending), done.stderr
+    assert History.load(tmp_path / "rows.jsonl")["raw/a"] == [2.0]
+
+
+# What is no history
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("step,loss\n1,2\n", "line 1: a history is a line of JSON for each row"),
+        ('{"step": 1}\n[1]\n', r"line 2: a row is a table with a whole `step`, found '\[1\]'"),
+        ('{"total": 1}\n', "line 1: a row is a table with a whole `step`"),
+        ('{"step": true}\n', "line 1: a row is a table with a whole `step`"),
+        ('{"step": -1}\n', "line 1: a row is a table with a whole `step`"),
+        ('{"step": 1.5}\n', "line 1: a row is a table with a whole `step`"),
+        ('{"step": 1, "total": "2"}\n', "line 1: 'total' is a number, found '2'"),
+        ('{"step": 1, "total": true}\n', "line 1: 'total' is a number, found True"),
+        (
+            '{"step": 1}\n{"step": 1}\n',
+            "line 2: steps go up from row to row, found 1 after 1; do two histories write to it",
+        ),
+        ("\n", "line 1: a history is a line of JSON"),
+        ("\x00" * 9 + "\n", "line 1: a history is a line of JSON"),
+    ],
+)
+def test_what_is_no_history_is_refused_and_left_alone(path: Path, text: str, problem: str) -> None:
+    path.parent.mkdir()
+    path.write_text(text, encoding="utf-8")
+    criterion = WeightedLoss(terms=["a"])
+    for read in (History.load, lambda path: History(criterion, path=path)):
+        with pytest.raises(ValueError, match=f"rows.jsonl, {problem}"):
+            read(path)
+    assert path.read_text(encoding="utf-8") == text
+    train(criterion, 1)  # follows nothing
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_a_file_that_cannot_be_read_or_written_is_refused_before_training(tmp_path: Path) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    with pytest.raises(ValueError, match="missing.jsonl cannot be read"):
+        History.load(tmp_path / "missing.jsonl")
+    with pytest.raises(ValueError, match="cannot be read"):
+        History(criterion, path=tmp_path)
+    (tmp_path / "binary").write_bytes(b"\x80\x81\xff")
+    with pytest.raises(ValueError, match="binary cannot be read"):
+        History(criterion, path=tmp_path / "binary")
+    with pytest.raises(OSError, match="binary"):
+        History(criterion, path=tmp_path / "binary" / "rows.jsonl")
+
+
+def test_no_file_is_touched_that_is_not_named(path: Path) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, path=path)
+    train(criterion, 1)
+    history.close()
+    assert os.listdir(path.parent) == ["rows.jsonl"]  # noqa: PTH208

@@ -1,0 +1,274 @@
+"""Pictures show what is there, and all of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lossweights import Curves, History, Horizon, HorizonError, LossConfig
+from lossweights.analysis import plot
+
+OF_HISTORIES = (plot.values, plot.weights, plot.shares, plot.overview)
+
+
+def history(terms: Mapping[str, Any], weights: Mapping[str, float] | None = None) -> History:
+    """One with these values at steps 0, 10, ...; None where a term is missing."""
+    found, rows = History(), zip(*terms.values(), strict=True)
+    for index, values in enumerate(rows):
+        pairs = zip(terms, values, strict=True)
+        given = {name: value for name, value in pairs if value is not None}
+        weight = {name: (weights or {}).get(name, 1.0) for name in given}
+        sizes = {name: abs(value * weight[name]) for name, value in given.items()}
+        total = sum(sizes.values())
+        row: dict[str, float] = {"step": 10 * index}
+        for name, value in given.items():
+            share = sizes[name] / total if total else 0.0
+            row |= {f"raw/{name}": value, f"weight/{name}": weight[name], f"share/{name}": share}
+        found._rows.append(row)
+    return found
+
+
+def many(count: int, rows: int = 5, spread: float = 1.5) -> History:
+    scales = np.geomspace(1.0, spread, count)
+    columns = {f"term {i}": list(scale * np.linspace(2, 1, rows)) for i, scale in enumerate(scales)}
+    return history(columns)
+
+
+def lines(panel: Axes) -> list[Any]:
+    """The lines that join points."""
+    return [line for line in panel.get_lines() if line.get_linestyle() != "None"]
+
+
+def curves(panel: Axes) -> Any:
+    return [np.asarray(line.get_ydata()).tolist() for line in lines(panel)]
+
+
+def titles(figure: Figure) -> list[str]:
+    return [panel.get_title(loc="left") for panel in figure.axes]
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for each in figure.legends for text in each.get_texts()]
+
+
+# What is drawn
+
+
+def test_terms_of_a_size_share_a_panel_and_a_legend() -> None:
+    figure = plot.values(history({"a": [3.0, 2.0, 1.0], "b": [0.3, math.inf, 0.2]}))
+    (panel,) = figure.axes
+    np.testing.assert_equal(curves(panel), [[3.0, 2.0, 1.0], [0.3, math.nan, 0.2]])
+    assert list(lines(panel)[0].get_xdata()) == [0, 10, 20]
+    assert legend(figure) == ["a", "b"]
+    assert (panel.get_xlabel(), panel.get_ylabel(), titles(figure)) == ("step", "value", [""])
+
+
+def test_terms_of_other_sizes_have_each_a_panel_and_a_scale() -> None:
+    figure = plot.values(history({"a": [30.0, 20.0], "b": [1.0, 0.1], "c": [5.0, -5.0]}))
+    assert titles(figure) == ["a", "b", "c"]
+    assert [curves(panel) for panel in figure.axes] == [[[30, 20]], [[1, 0.1]], [[5, -5]]]
+    limits = [panel.get_ylim() for panel in figure.axes]
+    assert limits[1][1] < 2 < limits[0][0]
+    assert legend(figure) == []
+    assert len(plot.values(many(7)).axes) == 1
+    assert len(plot.values(many(8)).axes) == 8
+
+
+def test_no_panel_has_two_scales() -> None:
+    for picture in OF_HISTORIES:
+        figure = picture(history({"a": [300.0, 200.0], "b": [0.1, 0.2]}))
+        figure.draw_without_rendering()  # which lays it out
+        places = [panel.get_position().bounds for panel in figure.axes]
+        assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize(
+    ("column", "scale"),
+    [
+        ([100.0, 1.0], "log"),
+        ([99.0, 1.0], "linear"),
+        ([100.0, 0.0], "linear"),
+        ([100.0, -1.0], "linear"),
+        ([100.0, math.nan, 1.0], "log"),
+        ([math.inf, 1.0], "linear"),
+        ([math.nan, math.nan], "linear"),
+        ([1e-38, 1e38], "log"),
+    ],
+)
+def test_values_that_span_two_decades_above_zero_are_logarithmic(
+    column: list[float], scale: str
+) -> None:
+    assert plot.values(history({"a": column})).axes[0].get_yscale() == scale
+
+
+def test_weights_are_read_from_zero() -> None:
+    weights = {"a": 5.0, "b": 4.0, "c": -1.0}
+    (panel,) = plot.weights(history({name: [1.0, 1.0] for name in weights}, weights)).axes
+    assert (panel.get_yscale(), panel.get_ylabel()) == ("linear", "weight")
+    assert panel.get_ylim()[0] < -1
+    low, high = plot.weights(history({"a": [1.0, 1.0]}, {"a": 5.0})).axes[0].get_ylim()
+    assert low == 0
+    assert high > 5
+    low, high = plot.weights(history({"a": [1.0, 1.0]}, {"a": -5.0})).axes[0].get_ylim()
+    assert low < -5
+    assert high == 0
+
+
+def test_a_gap_stays_a_gap_and_a_point_between_gaps_is_seen() -> None:
+    (panel,) = plot.values(history({"a": [1.0, 2.0, None, 3.0, math.nan, 4.0, 5.0]})).axes
+    nan = math.nan
+    np.testing.assert_equal(curves(panel), [[1.0, 2.0, nan, 3.0, nan, 4.0, 5.0]])
+    (points,) = (line for line in panel.get_lines() if line.get_marker() == ".")
+    np.testing.assert_equal(points.get_xydata(), [[30, 3.0]])
+
+
+# Shares
+
+
+def areas(panel: Axes) -> Any:
+    """For each area its heights, from the lowest area to the highest."""
+    return np.array([each.values - each.baseline for each in stairs(panel)])
+
+
+def stairs(panel: Axes) -> list[Any]:
+    patches: list[Any] = [*panel.patches]
+    return [patch.get_data() for patch in patches]
+
+
+def test_shares_lie_on_top_of_each_other_with_a_gap_where_there_are_none() -> None:
+    values = {"a": [3.0, None, 0.0, math.nan, 1.0], "b": [-1.0, 2.0, 0.0, 1.0, 0.0]}
+    figure = plot.shares(history(values))
+    (panel,) = figure.axes
+    nan = math.nan
+    np.testing.assert_allclose(areas(panel), [[0.75, 0, nan, nan, 1], [0.25, 1, nan, nan, 0]])
+    np.testing.assert_allclose(stairs(panel)[1].baseline, [0.75, 0, nan, nan, 1])
+    assert list(stairs(panel)[0].edges) == [0, 10, 20, 30, 40, 50]
+    assert legend(figure) == ["a", "b"]
+    assert panel.get_ylim() == (0, 1)
+    white = {mpl.colors.to_hex(patch.get_edgecolor()) for patch in panel.patches}
+    assert white == {"#ffffff"}  # between areas whose colours a reader, or a printer, has as one
+
+
+def test_many_rows_are_averaged_to_what_can_be_seen() -> None:
+    rows = 1000
+    first = np.linspace(0, 1, rows)
+    figure = plot.shares(history({"a": list(first), "b": list(1 - first)}))
+    lower, upper = areas(figure.axes[0])
+    assert 60 <= len(lower) <= 120
+    np.testing.assert_allclose(lower + upper, 1)
+    np.testing.assert_allclose(lower[:-1], np.mean(first[: len(lower) * 9 - 9].reshape(-1, 9), 1))
+
+
+def test_the_smallest_of_many_shares_are_one() -> None:
+    weights = {f"term {i}": float(i) for i in range(20)}
+    figure = plot.shares(history({name: [1.0, 1.0] for name in weights}, weights))
+    assert legend(figure) == [f"term {i}" for i in range(14, 20)] + ["14 others"]
+    heights = areas(figure.axes[0])
+    total = sum(range(20))
+    np.testing.assert_allclose(heights[:, 0] * total, [*range(14, 20), sum(range(14))])
+
+
+# The overview
+
+
+def test_the_overview_is_the_three_on_one_time_axis() -> None:
+    figure = plot.overview(history({"a": [3.0, 2.0], "b": [1.0, -1.0]}, {"a": 2.0}))
+    figure.draw_without_rendering()  # which lays it out
+    value, weight, share = figure.axes
+    assert curves(value) == [[3, 2], [1, -1]]
+    assert curves(weight) == [[2, 2], [1, 1]]
+    np.testing.assert_allclose(areas(share), [[6 / 7, 4 / 5], [1 / 7, 1 / 5]])
+    assert [panel.get_ylabel() for panel in figure.axes] == ["value", "weight", "share"]
+    assert len({panel.get_xlim() for panel in figure.axes}) == 1
+    assert len({round(panel.get_position().x0, 6) for panel in figure.axes}) == 1
+    assert legend(figure) == ["a", "b"]
+
+
+def test_terms_of_other_sizes_share_a_logarithmic_axis_or_are_parts_of_their_largest() -> None:
+    positive = plot.overview(history({"a": [300.0, 30.0], "b": [0.1, 0.2]})).axes[0]
+    assert (positive.get_yscale(), positive.get_ylabel()) == ("log", "value")
+    figure = plot.overview(history({"a": [300.0, -30.0], "b": [0.1, 0.2], "c": [0.0, 0.0]}))
+    panel = figure.axes[0]
+    assert (panel.get_yscale(), panel.get_ylabel()) == ("linear", "value / its largest")
+    np.testing.assert_allclose(curves(panel), [[1.0, -0.1], [0.5, 1.0], [0.0, 0.0]])
+
+
+def test_the_overview_of_many_terms_tells_the_largest_apart_in_the_colours_of_their_areas() -> None:
+    figure = plot.overview(many(20))
+    drawn = lines(figure.axes[0])
+    assert len(drawn) == 20
+    assert len({line.get_color() for line in drawn}) == 7
+    of_lines = [line.get_color() for line in drawn][-6:]
+    of_areas = [mpl.colors.to_hex(patch.get_facecolor()) for patch in figure.axes[2].patches]
+    assert [colour.lower() for colour in of_lines] == of_areas[:6]
+    assert legend(figure)[-1] == "14 others"
+
+
+# Configs
+
+ONE = LossConfig.read(
+    {
+        "terms": {"nll": 1.0, "kl": {"kind": "warmup", "over": "50%"}},
+        "total_steps": 100,
+    }
+)
+
+
+def test_one_config_is_one_panel_where_its_terms_fit() -> None:
+    figure = plot.config(ONE)
+    (panel,) = figure.axes
+    expected = Curves.of(ONE)
+    assert curves(panel) == [list(expected.weights[name]) for name in ("nll", "kl")]
+    assert legend(figure) == ["nll", "kl"]
+    figure = plot.config(ONE.override({"nll.weight": 21.0}))
+    assert titles(figure) == ["nll", "kl"]
+    assert legend(figure) == []
+    alone = plot.config(LossConfig.read({"terms": {"kl": 1.0}}))
+    assert (titles(alone), legend(alone), len(alone.axes)) == (["kl"], [], 1)
+
+
+def test_several_configs_are_compared_term_by_term() -> None:
+    later = ONE.override({"kl.schedule.over": "80%"})
+    other = LossConfig.read({"terms": {"kl": 2.0, "size": 1.0}})
+    figure = plot.config({"soon": ONE, "later": later, "other": other}, Horizon(total_steps=50))
+    assert titles(figure) == ["nll", "kl", "size"]
+    assert legend(figure) == ["soon", "later", "other"]
+    nll, kl, size = figure.axes
+    assert [len(curve) for curve in curves(kl)] == [50, 50, 50]
+    assert (len(curves(nll)), len(curves(size))) == (2, 1)
+    assert lines(size)[0].get_color() == lines(kl)[2].get_color()
+    assert nll.get_xlim() == kl.get_xlim()
+
+
+def test_what_is_found_in_training_is_dotted_and_said() -> None:
+    steered = ONE.override({"nll": {"kind": "pid", "target": 1.0, "response": "10 steps"}})
+    figure = plot.config(steered)
+    note = "dotted: times what is found in training"
+    assert legend(figure) == ["nll", "kl", note]
+    of_nll, of_kl = (line._dash_pattern for line in lines(figure.axes[0]))
+    handles: list[Any] = [*figure.legends[0].get_lines()]
+    assert [line._dash_pattern for line in handles] == [of_nll, of_kl, of_nll]
+    figure = plot.config({"plain": ONE, "balanced": ONE.override({"balancer": "uncertainty"})})
+    assert legend(figure) == ["plain", "balanced", note]
+    plain, balanced = lines(figure.axes[0])
+    assert (plain._dash_pattern, balanced._dash_pattern) != (of_nll, of_nll)
+    assert balanced._dash_pattern == of_nll
+    assert note not in legend(plot.config(ONE))
+
+
+def test_what_cannot_be_drawn_of_configs_says_what_it_needs() -> None:
+    with pytest.raises(TypeError, match="takes a LossConfig, such as criterion.config"):
+        plot.config({"terms": {"a": 1.0}})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="found 'elbo.yaml'"):
+        plot.config("elbo.yaml")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one config"):
+        plot.config({})
+    with pytest.raises(HorizonError, match="total_steps is known"):
+        plot.config(ONE.override({"total_steps": None}))

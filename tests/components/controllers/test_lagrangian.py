@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from lossweights import ConfigError, Lagrangian, LossConfig
+from lossweights.components.controllers.lagrangian import ascend_additively, ascend_exponentially
+from tests.components.controllers.plant import (
+    column,
+    constrained,
+    constrained_loss,
+    fed,
+    moment,
+    train,
+)
+
+
+def test_formulas_by_hand() -> None:
+    multiplier, violation = torch.tensor([2.0, 2.0]), torch.tensor([0.5, -0.5])
+    torch.testing.assert_close(
+        ascend_additively(multiplier, violation, 0.1), torch.tensor([2.05, 1.95])
+    )
+    torch.testing.assert_close(
+        ascend_exponentially(multiplier, violation, 2 * math.log(3.0)),
+        torch.tensor([6.0, 2 / 3]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("bound", "violations", "weight"),
+    [
+        ("at_most", [1.0, -0.5], 0.1),
+        ("at_least", [-1.0, 0.5], -0.1),
+        ("equal_to", [1.0, -0.5], 0.1),
+    ],
+)
+def test_signs(bound: str, violations: list[float], weight: float) -> None:
+    controller = Lagrangian.read({"kind": "lagrangian", bound: 2.0, "learning_rate": 0.1})
+    above = fed(controller, [3.0], **{bound: 2.0})[1]
+    below = fed(controller, [1.5], **{bound: 2.0})[1]
+    assert [above["violation"].item(), below["violation"].item()] == violations
+    broken = below if bound == "at_least" else above
+    found = controller.weigh(torch.tensor(math.nan), broken, moment())
+    torch.testing.assert_close(found, torch.tensor(weight if bound != "at_least" else -0.05))
+
+
+def test_a_multiplier_of_an_inequality_stays_at_zero_and_leaves_it_at_once() -> None:
+    states = fed(Lagrangian(at_most=1.0, learning_rate=0.5), [-9.0, -9.0, 2.0], at_most=1.0)
+    torch.testing.assert_close(column(states, "multiplier"), torch.tensor([0.0, 0.0, 0.0, 0.5]))
+
+
+def test_a_multiplier_of_an_equality_has_either_sign() -> None:
+    states = fed(Lagrangian(equal_to=1.0, learning_rate=0.5), [0.0, 0.0, 4.0], equal_to=1.0)
+    torch.testing.assert_close(column(states, "multiplier"), torch.tensor([0.0, -0.5, -1.0, 0.5]))
+
+
+def test_smoothing_begins_with_the_first_violation() -> None:
+    controller = Lagrangian(at_most=0.0, learning_rate=1.0, smoothing=0.75)
+    states = fed(controller, [4.0, 8.0, 0.0], at_most=0.0)
+    averages = [4.0, 0.75 * 4 + 0.25 * 8, 0.75 * 5]
+    assert column(states, "violation").tolist() == [0.0, *averages]
+    assert column(states, "multiplier").tolist() == [0.0, 4.0, 9.0, 12.75]
+
+
+def test_geco_by_hand() -> None:
+    controller = Lagrangian(
+        at_most=1.0, ascent="exponential", smoothing=0.5, learning_rate=math.log(2.0)
+    )
+    states = fed(controller, [2.0, 4.0, -3.0], at_most=1.0)  # 1, 3, -4: averages 1, 2, -1
+    torch.testing.assert_close(column(states, "multiplier"), torch.tensor([1.0, 2.0, 8.0, 4.0]))
+
+
+def test_exponential_ascent_comes_back_from_its_bounds() -> None:
+    controller = Lagrangian(at_most=0.0, ascent="exponential", learning_rate=1.0, highest=10.0)
+    states = fed(controller, [1e30, 1e30, -1.0, -1e30, -1e30, 1.0], at_most=0.0)
+    expected = [1.0, 10.0, 10.0, 10 / math.e, 1e-6, 1e-6, 1e-6 * math.e]
+    torch.testing.assert_close(column(states, "multiplier"), torch.tensor(expected))
+
+
+CASES: list[tuple[dict[str, Any], float, float]] = [
+    ({"at_most": 1.0}, 1.0, 1.0),
+    ({"at_most": 5.0}, 3.0, 0.0),  # kept anyway
+    ({"at_least": 5.0}, 5.0, -1.0),
+    ({"at_least": 1.0}, 3.0, 0.0),
+    ({"equal_to": 1.0}, 1.0, 1.0),
+    ({"equal_to": 5.0}, 5.0, -1.0),
+    ({"at_most": 1.0, "ascent": "exponential"}, 1.0, 1.0),
+    ({"at_least": 5.0, "ascent": "exponential", "initial": 0.1}, 5.0, -1.0),
+    ({"at_most": 1.0, "ascent": "exponential", "smoothing": 0.9, "initial": 5.0}, 1.0, 1.0),
+]
+
+
+@pytest.mark.parametrize(("fields", "total", "weight"), CASES, ids=str)
+def test_converges_to_the_constrained_optimum(
+    fields: dict[str, Any], total: float, weight: float
+) -> None:
+    criterion = constrained_loss({"kind": "lagrangian", "learning_rate": 0.03, **fields})
+    parameter = torch.zeros(2)
+    end = train(criterion, parameter, constrained, 1000)
+    assert end["sum"].item() == pytest.approx(total, abs=1e-3)
+    assert criterion.weights["sum"] == pytest.approx(weight, abs=1e-3)
+    moved = (3.0 - total) / 2
+    torch.testing.assert_close(
+        parameter.detach(), torch.tensor([2 - moved, 1 - moved]), rtol=0, atol=1e-3
+    )
+
+
+def test_follows_a_scheduled_bound() -> None:
+    ramp = {"kind": "ramp", "start": 3.0, "stop": 1.0, "over": "50%"}
+    criterion = constrained_loss(
+        {"kind": "lagrangian", "at_most": ramp, "learning_rate": 0.02}, total_steps=2000
+    )
+    end = train(criterion, torch.zeros(2), constrained, 2000)
+    assert end["sum"].item() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "accuracy", "sign"),
+    [
+        ({"at_least": 0.9, "direction": "opposite"}, 0.4, 1),
+        ({"at_least": 0.9, "direction": "same"}, 0.4, -1),
+        ({"at_most": 0.9}, 1.4, 1),
+        ({"at_most": 0.9, "direction": "opposite"}, 1.4, -1),
+    ],
+)
+def test_watches_a_metric(fields: dict[str, Any], accuracy: float, sign: int) -> None:
+    controller = {"kind": "lagrangian", "source": "metric", "learning_rate": 1.0, **fields}
+    criterion = constrained_loss(controller)
+    criterion.observe(metric=accuracy)
+    criterion({"objective": torch.tensor(1.0), "sum": torch.tensor(55.0)})
+    criterion.step()
+    assert criterion.weights["sum"] == pytest.approx(0.5 * sign)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "one bound is needed, found none: write `at_most: 1.5`"),
+        ({"at_most": 1.0, "at_least": 0.5}, "one bound is needed, found 'at_most', 'at_least'"),
+        ({"equal_to": 1.0, "ascent": "exponential"}, "write at_most or at_least"),
+        ({"at_most": 1.0, "lowest": -1.0}, "the multiplier of at_most is at least 0"),
+        ({"at_most": 1.0, "ascent": "exponential", "lowest": 0.0}, "cannot leave 0"),
+        ({"at_most": 1.0, "ascent": "exponential", "initial": 0.0}, "initial between them"),
+        ({"at_most": 1.0, "initial": -1.0}, "initial between them"),
+        ({"at_most": 1.0, "highest": 1e13}, "neither beyond 1e12"),
+        ({"at_most": 1.0, "smoothing": 1.0}, "less than 1"),
+        ({"at_most": 1.0, "direction": "opposite"}, "name it in `source`"),
+        ({"at_least": 0.9, "source": "accuracy"}, "Write direction: opposite"),
+        ({"at_mots": 1.0}, "unknown field 'at_mots'.*at_most"),
+    ],
+)
+def test_refuses(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LossConfig.read({"terms": {"kl": {"kind": "lagrangian", **fields}}})

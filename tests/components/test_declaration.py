@@ -1,0 +1,403 @@
+"""Declarations and kinds: registering, reading, refusing, and the JSON schema of it all."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pickle
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import jsonschema
+import numpy as np
+import pytest
+from pydantic import Field, ValidationError
+
+from lossweights import (
+    Component,
+    Constant,
+    Duration,
+    Horizon,
+    LossConfig,
+    Ramp,
+    Schedule,
+    Sequence,
+    Shape,
+    Steps,
+    Values,
+    Warmup,
+    components,
+)
+from lossweights.components.declaration import Declaration, load_plugins
+from tests.components.schedules.examples import ALL_SCHEDULES, ALL_SHAPES, Negated
+
+
+@pytest.fixture(autouse=True)
+def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family in (Schedule, Shape):
+        monkeypatch.setattr(family, "_registry", dict(family._registry))
+    monkeypatch.setattr(components, "_loaded", set(components._loaded))
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return LossConfig.model_json_schema()
+
+
+class Half(Schedule):
+    """Not registered: a base for the classes of these tests."""
+
+    def values(self, steps: Steps, horizon: Horizon) -> Values:
+        return np.full(len(steps), 0.5)
+
+
+# Registering
+
+
+def test_subclassing_with_a_kind_registers_it_everywhere_at_once() -> None:
+    class Mine(Half, kind="mine"):
+        over: Duration | str = "3 steps"
+
+    assert Schedule.kinds()["mine"] is Schedule.of_kind("mine") is Mine
+    assert "mine" not in Shape.kinds()
+    config = LossConfig.read({"terms": {"a": {"kind": "mine", "over": "2 epochs"}}})
+    assert config.terms["a"].schedule == Mine(over="2 epochs")
+    nested = {"kind": "product", "factors": [{"kind": "mine"}, {"kind": "mine"}]}
+    assert Schedule.read(nested)([0]).tolist() == [0.25]
+
+
+def test_a_subclass_without_a_kind_is_a_base() -> None:
+    assert Half.kind == ""
+    assert Half not in Schedule.kinds().values()
+
+    class Mine(Half, kind="mine"): ...
+
+    class Other(Mine):
+        """Does not take the kind of the class that it extends."""
+
+    assert Other.kind == ""
+    assert Schedule.of_kind("mine") is Mine
+
+
+@pytest.mark.parametrize(
+    "kind", ["Mine", "my_kind", "9-lives", "-mine", "mine-", "a--b", "mein schönes", "mine\n"]
+)
+def test_a_kind_is_kebab_case(kind: str) -> None:
+    with pytest.raises(TypeError, match="Mine: a kind is kebab-case such as 'half-life', found"):
+
+        class Mine(Half, kind=kind): ...
+
+    assert kind not in Schedule.kinds()
+
+
+def test_a_kind_needs_all_its_methods() -> None:
+    with pytest.raises(TypeError, match=r"Mine \(kind 'mine'\) lacks the method 'values'"):
+
+        class Mine(Schedule, kind="mine"): ...
+
+    assert "mine" not in Schedule.kinds()
+
+
+def test_another_class_of_a_kind_is_refused_and_both_are_named() -> None:
+    with pytest.raises(
+        TypeError,
+        match=r"kind 'ramp' of Schedule is lossweights\.schedules\.ramp\.Ramp already: "
+        r"give .*test_components.*\.Mine another kind",
+    ):
+
+        class Mine(Half, kind="ramp"): ...
+
+    assert Schedule.of_kind("ramp") is Ramp
+
+
+def test_the_same_class_defined_again_takes_the_place_of_the_first() -> None:
+    """A notebook cell that is run twice."""
+
+    def cell(value: float) -> type[Schedule]:
+        class Mine(Half, kind="mine"):
+            height: float = value
+
+        return Mine
+
+    cell(1.0)
+    again = cell(2.0)
+    assert Schedule.of_kind("mine") is again
+    assert repr(Schedule.read({"kind": "mine", "height": 1.0})) == "Mine(height=1.0)"
+
+
+def test_families_have_kinds_of_their_own() -> None:
+    assert "exponential" in Schedule.kinds().keys() & Shape.kinds().keys()
+    assert issubclass(Schedule.of_kind("exponential"), Schedule)
+    assert issubclass(Shape.of_kind("exponential"), Shape)
+    with pytest.raises(ValueError, match="'cyclical' is no kind of shape"):
+        Shape.of_kind("cyclical")
+
+
+def test_kinds_are_listed_in_order_and_as_a_copy() -> None:
+    kinds = Schedule.kinds()
+    assert list(kinds) == sorted(kinds)
+    kinds.clear()
+    assert Schedule.kinds()
+
+
+# Plug-ins
+
+
+class Point:
+    """What `importlib.metadata.entry_points` gives for an installed plug-in."""
+
+    def __init__(self, name: str, load: Any) -> None:
+        self.name, self.value, self._load, self.loads = name, f"{name}:module", load, 0
+
+    def load(self) -> None:
+        self.loads += 1
+        self._load()
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *points: Point) -> None:
+    def entry_points(*, group: str) -> tuple[Point, ...]:
+        return points if group == "lossweights.plugins" else ()
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+
+
+def define() -> None:
+    class Pluggy(Half, kind="pluggy"): ...
+
+
+def test_an_unknown_kind_loads_the_plugins_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = Point("pluggy", define)
+    install(monkeypatch, point)
+    assert Schedule.read({"kind": "ramp", "start": 0, "stop": 1, "over": "1 steps"})
+    assert point.loads == 0
+    assert Schedule.read({"kind": "pluggy"})([0]).tolist() == [0.5]
+    with pytest.raises(ValueError, match="'plugy' is no kind of schedule; did you mean 'pluggy'"):
+        Schedule.read({"kind": "plugy"})
+    assert "pluggy" in Schedule.kinds()
+    assert point.loads == 1
+
+
+def test_the_json_schema_knows_the_kinds_of_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Point("pluggy", define))
+    assert "Schedule.pluggy" in LossConfig.model_json_schema()["$defs"]
+
+
+def test_a_broken_plugin_is_named_where_a_kind_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ImportError("no module named 'gone'")
+
+    install(monkeypatch, Point("broken", fail), Point("pluggy", define))
+    assert Schedule.of_kind("pluggy").kind == "pluggy"
+    with pytest.raises(
+        ValueError,
+        match=r"'gone-kind' is no kind .*the plug-in 'broken' failed to load: ImportError",
+    ):
+        Schedule.of_kind("gone-kind")
+    assert "broken" in load_plugins()
+
+
+def test_reading_a_config_imports_nothing_that_it_names() -> None:
+    for kind in ("antigravity", "antigravity:Schedule", "this.s"):
+        with pytest.raises(ValueError, match="is no kind of schedule"):
+            Schedule.read({"kind": kind})
+    assert "antigravity" not in sys.modules
+
+
+# Reading
+
+
+def test_a_member_comes_back_as_it_is() -> None:
+    ramp = Ramp(start=0.0, stop=1.0, over="1 steps")
+    assert Schedule.read(ramp) is ramp
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ({}, "a schedule is a table with a `kind`, found {}; there are 'constant', 'cyclical'"),
+        ({"cycles": 3}, "a schedule is a table with a `kind`, found {'cycles': 3}"),
+        ({"kind": 3}, "a schedule is a table with a `kind`, found {'kind': 3}"),
+        ({"kind": None}, "a schedule is a table with a `kind`"),
+        ({"kind": "Ramp"}, "'Ramp' is no kind of schedule; did you mean 'ramp'"),
+        ({"kind": "zzz"}, "'zzz' is no kind of schedule: there are 'constant'"),
+        ({"kind": ""}, "'' is no kind of schedule: there are"),
+    ],
+)
+def test_a_table_needs_a_kind_that_there_is(table: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Schedule.read(table)
+
+
+def test_a_class_reads_a_table_of_its_own_kind_alone() -> None:
+    table = {"kind": "warmup", "over": "3 steps"}
+    assert Warmup.model_validate(table) == Warmup(over="3 steps")
+    with pytest.raises(ValidationError, match="Ramp is of kind 'ramp', found 'warmup'"):
+        Ramp.model_validate(table)
+    assert table == {"kind": "warmup", "over": "3 steps"}
+
+
+def test_an_unknown_field_is_named_with_the_nearest() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Schedule.read({"kind": "warmup", "ovr": "3 steps", "over": "3 steps", "x": 1})
+    assert [(problem["loc"], problem["msg"]) for problem in caught.value.errors()] == [
+        (
+            ("ovr",),
+            "unknown field 'ovr'; did you mean 'over'? ('warmup' has 'delay', 'over', 'shape')",
+        ),
+        (("x",), "unknown field 'x' ('warmup' has 'delay', 'over', 'shape')"),
+    ]
+
+
+class Typed(Half, kind="test-typed"):
+    number: float = 0.0
+    count: int = 0
+    bounded: Annotated[float, Field(ge=0)] | None = None
+    either: float | str = 0.0
+    many: tuple[float, ...] = ()
+    table: dict[str, float] = Field(default_factory=dict)
+
+
+@pytest.mark.parametrize("field", ["number", "count", "bounded", "many", "table"])
+@pytest.mark.parametrize("wrong", [True, False, float("nan"), float("inf"), "-inf", "x"], ids=repr)
+def test_numbers_are_numbers_wherever_they_stand(field: str, wrong: object) -> None:
+    value = {"many": [1.0, wrong], "table": {"a": wrong}}.get(field, wrong)
+    with pytest.raises(ValidationError, match=rf"\n{field}"):
+        Typed.model_validate({field: value})
+
+
+def test_numeric_strings_are_numbers() -> None:
+    read = Typed.model_validate({"number": "1e-3", "count": "12", "bounded": "2", "many": ["1"]})
+    assert (read.number, read.count, read.bounded, read.many) == (1e-3, 12, 2.0, (1.0,))
+
+
+def test_defaults_are_validated_too() -> None:
+    class Mine(Half, kind="mine"):
+        over: Duration | str = "3 stpes"
+
+    with pytest.raises(ValidationError, match="did you mean 'steps'"):
+        Mine()
+
+
+def test_repr_shows_what_differs_from_the_defaults() -> None:
+    assert repr(Typed()) == "Typed()"
+    assert repr(Typed(number=1.0, count=0, many=(2.0,))) == "Typed(number=1.0, many=(2.0,))"
+
+
+def test_what_is_unhashable_says_so_and_the_rest_is_equal_by_value() -> None:
+    assert hash(Constant(value=1.0)) == hash(Constant(value=1.0))
+    assert Constant(value=1.0) != Constant(value=2.0)
+    with pytest.raises(TypeError, match="unhashable type: 'dict'"):
+        hash(Typed())
+    assert Typed(table={"a": 1.0}) == Typed(table={"a": 1.0})
+
+
+def test_pickles_with_its_class() -> None:
+    assert pickle.loads(pickle.dumps(Typed(count=3))) == Typed(count=3)
+
+
+def test_a_table_without_kinds_keeps_the_same_rules() -> None:
+    class Table(Declaration):
+        weight: float = 1.0
+
+    with pytest.raises(ValidationError, match=r"unknown field 'wight'; did you mean 'weight'\?"):
+        Table.model_validate({"wight": 1.0})
+    with pytest.raises(ValidationError, match="a number is needed, found True"):
+        Table.model_validate({"weight": True})
+    with pytest.raises(ValidationError, match="frozen"):
+        Table().weight = 2.0  # type: ignore[misc]
+
+
+# The JSON schema
+
+
+def accepts(schema: dict[str, Any], instance: Any) -> bool:
+    return bool(jsonschema.Draft202012Validator(schema).is_valid(instance))
+
+
+def config_of(schedule: Any) -> dict[str, Any]:
+    return {"terms": {"a": {"schedule": schedule}}}
+
+
+def test_the_schema_is_one_and_every_reference_in_it_leads_somewhere() -> None:
+    schema = LossConfig.model_json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert "lossweights-family" not in repr(schema)
+
+    def references(node: Any) -> Iterator[str]:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                yield node["$ref"]
+            for part in node.values():
+                yield from references(part)
+        elif isinstance(node, list):
+            for part in node:
+                yield from references(part)
+
+    found = set(references(schema))
+    assert found <= {f"#/$defs/{name}" for name in schema["$defs"]}
+    for family in (Schedule, Shape):
+        assert {f"#/$defs/{family.__name__}.{kind}" for kind in family.kinds()} <= found
+
+
+@pytest.mark.parametrize("schedule", ALL_SCHEDULES, ids=repr)
+def test_the_schema_accepts_every_schedule_as_it_is_saved(
+    schedule: Schedule, schema: dict[str, Any]
+) -> None:
+    for table in (
+        schedule.model_dump(mode="json"),
+        schedule.model_dump(mode="json", exclude_unset=True),
+    ):
+        assert accepts(schema, config_of(table))
+        assert accepts(schema, {"terms": {"a": table}})
+        assert accepts(schema, config_of({"kind": "test-negated", "schedule": table}))
+        assert not accepts(schema, config_of({**table, "wieght": 1.0}))
+        assert not accepts(schema, config_of({**table, "kind": "zzz"}))
+        assert not accepts(schema, config_of({k: v for k, v in table.items() if k != "kind"}))
+
+
+@pytest.mark.parametrize("shape", ALL_SHAPES, ids=repr)
+def test_the_schema_accepts_every_shape(shape: Shape, schema: dict[str, Any]) -> None:
+    for written in (shape.model_dump(mode="json"), shape.kind):
+        assert accepts(schema, config_of({"kind": "cyclical", "shape": written}))
+    assert not accepts(schema, config_of({"kind": "cyclical", "shape": "zzz"}))
+
+
+def test_the_schema_of_a_kind_covers_what_it_nests() -> None:
+    schema = Sequence.model_json_schema()
+    stages = [
+        {"schedule": {"kind": "cyclical", "shape": "cosine"}, "over": "3 epochs"},
+        {"schedule": 1},
+    ]
+    assert accepts(schema, {"kind": "sequence", "stages": stages})
+    assert not accepts(schema, {"kind": "sequence", "stages": [{"schedule": {"kind": "no"}}]})
+    assert accepts(Negated.model_json_schema(), {"kind": "test-negated", "schedule": 3.0})
+
+
+def test_the_schema_covers_a_kind_that_was_registered_after_it_was_first_asked_for() -> None:
+    assert not accepts(LossConfig.model_json_schema(), config_of({"kind": "late"}))
+
+    class Late(Half, kind="late"):
+        depth: Annotated[int, Field(ge=1)] = 1
+        inner: Schedule | None = None
+
+    schema = LossConfig.model_json_schema()
+    assert accepts(schema, config_of({"kind": "late", "inner": {"kind": "late", "depth": 2}}))
+    assert not accepts(schema, config_of({"kind": "late", "inner": {"kind": "late", "depth": 0}}))
+
+
+def test_a_family_of_ones_own_is_covered_as_well() -> None:
+    class Flavour(Component):
+        """A family that has no shorthand."""
+
+    class Sweet(Flavour, kind="sweet"):
+        grams: float = 1.0
+
+    class Cake(Declaration):
+        flavour: Flavour
+
+    assert Cake.model_validate({"flavour": {"kind": "sweet", "grams": 2}}).flavour == Sweet(grams=2)
+    schema = Cake.model_json_schema()
+    assert accepts(schema, {"flavour": {"kind": "sweet"}})
+    assert not accepts(schema, {"flavour": 3.0})
+    with pytest.raises(ValidationError, match=r"a flavour is a table with a `kind`, found 3.0"):
+        Cake.model_validate({"flavour": 3.0})
