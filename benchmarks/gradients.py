@@ -38,7 +38,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from lossweights import Balancer, Moment, State, WeightedLoss
+from lossweights import Balancer, State, StepContext, WeightedLoss
 from lossweights.components.balancers.gradient import GradientBalancer, GramianBalancer
 from lossweights.components.balancers.gradient.base import Array
 from timing import interleaved, ratio
@@ -73,7 +73,7 @@ Step = Callable[[int], None]
 class Ones(GramianBalancer, kind="ones"):
     """Reads the Gramian, and weighs all terms 1."""
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         return np.ones(len(gramian))
 
 

@@ -35,7 +35,7 @@ from lossweights.components.balancers import (
     UncertaintyWeighting,
     UnconflictingProjection,
 )
-from lossweights.components.context import Moment, State
+from lossweights.components.context import Gradients, State, Statistic, StepContext
 from lossweights.components.controllers import (
     AdaptiveKL,
     AugmentedLagrangian,
@@ -47,7 +47,6 @@ from lossweights.components.controllers import (
 )
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon, epochs, percent, steps
-from lossweights.components.gradients import Gradients, Statistic
 from lossweights.components.schedules import (
     Constant,
     CosineShape,
@@ -128,7 +127,6 @@ __all__ = [
     "LinearShape",
     "Log",
     "LossConfig",
-    "Moment",
     "Monitor",
     "MovingAverage",
     "MultipleGradientDescent",
@@ -155,6 +153,7 @@ __all__ = [
     "Stage",
     "State",
     "Statistic",
+    "StepContext",
     "Steps",
     "Term",
     "Transform",

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lossweights import Balancer, Controller, Moment, Schedule, State, Transform
+from lossweights import Balancer, Controller, Schedule, State, StepContext, Transform
 
 NOTHING = Schedule.read(0.0)
 ONE = Schedule.read(1.0)
@@ -36,10 +36,10 @@ class Recording(Balancer, kind="test-recording"):
             "updates": torch.zeros((), dtype=torch.int64),
         }
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return state["weights"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["weights"] += now["speed"]
         state["observed"].copy_(observed)
         state["step"].fill_(now.step)
@@ -52,7 +52,7 @@ class Shares(Balancer, kind="test-shares"):
     scale: Schedule = ONE
     instant: ClassVar[bool] = True
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return now["scale"] * losses / losses.sum()
 
 
@@ -65,13 +65,13 @@ class Priced(Balancer, kind="test-priced"):
     def init(self, n: int) -> State:
         return {"learned": nn.Parameter(torch.full((n,), self.initial)), "updates": torch.zeros(n)}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return state["learned"]
 
-    def penalty(self, state: State, now: Moment) -> Tensor:
+    def penalty(self, state: State, now: StepContext) -> Tensor:
         return now["price"] * state["learned"].square()
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["updates"] += 1
 
 
@@ -83,10 +83,10 @@ class Comparing(Balancer, kind="test-comparing"):
     def init(self, n: int) -> State:
         return {"weights": torch.ones(n), "after": torch.zeros(n)}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return state["weights"]
 
-    def update_after(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update_after(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["weights"] += now["speed"]
         state["after"].copy_(observed)
 
@@ -104,10 +104,10 @@ class Counting(Controller, kind="test-counting"):
             "step": torch.zeros((), dtype=torch.int64),
         }
 
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return state["coefficient"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["coefficient"] += 1
         state["observed"].copy_(observed)
         state["target"].copy_(now["target"])
@@ -123,10 +123,10 @@ class Following(Controller, kind="test-following"):
     def init(self) -> State:
         return {}
 
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return value + now["target"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         """Learns nothing."""
 
 
@@ -135,7 +135,7 @@ class Offset(Transform, kind="test-offset"):
 
     offset: Schedule = ONE
 
-    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def apply(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return value - now["offset"]
 
 
@@ -145,9 +145,9 @@ class Centred(Transform, kind="test-centred"):
     def init(self) -> State:
         return {"last": torch.zeros(()), "step": torch.zeros(())}
 
-    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def apply(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return value - state["last"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["last"].copy_(observed)
         state["step"].fill_(now.step)

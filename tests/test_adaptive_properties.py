@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lossweights import Controller, Moment, Schedule, State, Transform
+from lossweights import Controller, Schedule, State, StepContext, Transform
 from lossweights.components.balancers import Balancer
 from lossweights.testing import (
     ADAPTIVE_PROPERTIES,
@@ -29,11 +29,11 @@ class InverseValue(Balancer, kind="test-inverse"):
     def init(self, n: int) -> State:
         return {"average": torch.zeros(n), "updates": torch.zeros(())}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         inverse = 1 / state["average"].abs().clamp(1e-6, 1e6)
         return torch.lerp(torch.ones_like(inverse), inverse, now["strength"])
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["updates"] += 1
         state["average"].lerp_(observed.clamp(-1e9, 1e9), 1 - self.momentum)
 
@@ -46,13 +46,13 @@ class Learned(Balancer, kind="test-learned"):
     def init(self, n: int) -> State:
         return {"logits": nn.Parameter(torch.zeros(n)), "seen": torch.zeros(n)}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return torch.sigmoid(state["logits"])
 
-    def penalty(self, state: State, now: Moment) -> Tensor:
+    def penalty(self, state: State, now: StepContext) -> Tensor:
         return now["price"] * state["logits"].square()
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["seen"] += 1
 
 
@@ -65,10 +65,10 @@ class Thermostat(Controller, kind="test-thermostat"):
     def init(self) -> State:
         return {"coefficient": torch.ones(())}
 
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return state["coefficient"] * (1 + 0 * now["setting"])
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["coefficient"] += 0.1 * torch.sign(observed - now["setting"])
 
 
@@ -80,10 +80,10 @@ class Shifted(Transform, kind="test-shifted"):
     def init(self) -> State:
         return {"average": torch.zeros(())}
 
-    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def apply(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return value - now["offset"] - state["average"].clamp(-1e9, 1e9)
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["average"].lerp_(observed, 0.1)
 
 

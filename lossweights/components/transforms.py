@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 from lossweights.components.declaration import Component
 from lossweights.components.schedules import Schedule
 
@@ -40,7 +40,7 @@ class Transform(Component):
         return {}
 
     @abstractmethod
-    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def apply(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         """The transformed value, of the same shape; differentiable.
 
         Args:
@@ -49,7 +49,7 @@ class Transform(Component):
             now: The values of scheduled fields.
         """
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         """Learns from one optimizer step: changes the tensors of `state` in place.
 
         Args:
@@ -82,7 +82,7 @@ class Capacity(Transform, kind="capacity"):
 
     capacity: Schedule
 
-    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def apply(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return (value - now["capacity"]).abs()
 
 
@@ -119,7 +119,7 @@ class FreeBits(Transform, kind="free-bits"):
     def level(self) -> Level:
         return self.per
 
-    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def apply(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return at_least(value, now["threshold"])
 
 
@@ -145,7 +145,7 @@ class Log(Transform, kind="log"):
 
     epsilon: Annotated[float, Field(gt=_TINY)] = 1e-8
 
-    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def apply(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return logarithm(value + self.epsilon)
 
 
@@ -176,10 +176,10 @@ class Relative(Transform, kind="relative"):
     def init(self) -> State:
         return {"reference": torch.zeros(())}
 
-    def apply(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def apply(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return value / reference_for(value.detach(), state["reference"])
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         reference, size = state["reference"], observed.abs()
         known = reference if self.to == "first" else torch.lerp(size, reference, self.smoothing)
         reference.copy_(torch.where(reference > _TINY, known, size))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lossweights.components.balancers import Balancer, GradientBalancer
-from lossweights.components.context import Moment
+from lossweights.components.context import StepContext
 from lossweights.components.controllers import Controller
 from lossweights.components.transforms import Transform
 from lossweights.config.loss_config import LossConfig
@@ -145,7 +145,7 @@ class Adaptation(Weighing):
         component: Controller | Transform,
         value: Tensor,
         valid: Tensor,
-        now: Moment,
+        now: StepContext,
     ) -> None:
         observed = torch.where(valid, value, self._one)
         self.memory.change(place, valid, lambda state: component.update(observed, state, now))
@@ -178,7 +178,7 @@ class Adaptation(Weighing):
         return _overrides(self._balancer, "update_after")
 
     @torch.no_grad()
-    def observe_after(self, losses: Mapping[str, Tensor], now: Moment) -> None:
+    def observe_after(self, losses: Mapping[str, Tensor], now: StepContext) -> None:
         """Tells the balancer the losses of the same batch after the step, sorted and detached.
 
         Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lossweights.components.context import Moment, When
+from lossweights.components.context import StepContext, When
 from lossweights.components.durations import Horizon
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import Timeline
@@ -37,7 +37,7 @@ class Standing:
     dormant: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
     adaptation: Adaptation | None = None
-    moments: dict[str, Moment] = field(default_factory=dict)
+    moments: dict[str, StepContext] = field(default_factory=dict)
     weighs: bool = False
     is_yardstick: bool = False
 
@@ -74,7 +74,7 @@ class Present:
         self._device = device
         self._when = When(horizon)
         # For each component that may adapt: the time, and its scheduled fields as they stand.
-        self.moments = {part.place: Moment({}, self._when) for part in config.adaptive_parts()}
+        self.moments = {part.place: StepContext({}, self._when) for part in config.adaptive_parts()}
         if adaptation is not None and adaptation.by_gradients is not None:
             adaptation.by_gradients.now = self.moments["balancer"]
         # On the CPU the next row takes the place of the last, which costs nothing. Elsewhere it is
@@ -117,7 +117,7 @@ class Present:
                 weights = row[: len(timeline.names)]
                 for place, fields in fields_of(timeline, row).items():
                     self.moments[place].fields = fields
-                    standing.moments[place] = Moment(fields)
+                    standing.moments[place] = StepContext(fields)
             if check:
                 self._adaptation.check(self.moments)
             with _trainable():
@@ -172,7 +172,7 @@ def yardstick(
         tensor,
         left_out=left_out,
         adaptation=adaptation,
-        moments={place: Moment(values) for place, values in fields.items()},
+        moments={place: StepContext(values) for place, values in fields.items()},
         is_yardstick=True,
     )
 

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from lossweights.components.balancers import Balancer, GradientBalancer
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext, orthonormal
 from lossweights.components.controllers import Controller
-from lossweights.components.gradients import orthonormal
 from lossweights.config.loss_config import LossConfig
 from lossweights.criterion.memory import Memory
 from lossweights.errors import ConfigError
 
-Moments = Mapping[str, Moment]  # by the place of a component
-_TIMELESS = Moment({})
+Moments = Mapping[str, StepContext]  # by the place of a component
+_TIMELESS = StepContext({})
 
 
 class Weighing:
@@ -217,7 +216,7 @@ class Weighing:
 
 
 def _weighed(
-    balancer: Balancer, values: Tensor, state: State, now: Moment
+    balancer: Balancer, values: Tensor, state: State, now: StepContext
 ) -> tuple[Tensor, Tensor | None]:
     """Weights and penalties, none of which is a tensor of the state: that may move on."""
     weights, penalty = balancer.weigh(values, state, now), balancer.penalty(state, now)

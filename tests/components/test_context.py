@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lossweights import Horizon, HorizonError, Moment
+from lossweights import Horizon, HorizonError, StepContext
 from lossweights.components.context import When
 
 
-def at(before: int, step: int, horizon: Horizon | None = None) -> Moment:
-    return Moment({}, When(horizon or Horizon(100, steps_per_epoch=10), step, before))
+def at(before: int, step: int, horizon: Horizon | None = None) -> StepContext:
+    return StepContext({}, When(horizon or Horizon(100, steps_per_epoch=10), step, before))
 
 
 def test_it_holds_the_step_the_horizon_and_the_fields() -> None:
-    moment = Moment({"target": torch.tensor(3.0)}, When(Horizon(100), 7, 6))
+    moment = StepContext({"target": torch.tensor(3.0)}, When(Horizon(100), 7, 6))
     assert (moment.step, moment.horizon.total_steps, moment["target"].item()) == (7, 100, 3.0)
 
 
@@ -49,7 +49,7 @@ def test_a_length_that_cannot_be_counted_is_refused() -> None:
 
 
 def test_inside_a_forward_pass_there_are_fields_alone() -> None:
-    moment = Moment({"target": torch.tensor(3.0)})
+    moment = StepContext({"target": torch.tensor(3.0)})
     assert moment["target"].item() == 3.0
     for look in (lambda: moment.step, lambda: moment.horizon, lambda: moment.passed("1 steps")):
         with pytest.raises(RuntimeError, match="not known inside a forward pass: keep what"):

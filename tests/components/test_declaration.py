@@ -26,8 +26,8 @@ from lossweights import (
     Steps,
     Values,
     Warmup,
-    components,
 )
+from lossweights.components import declaration
 from lossweights.components.declaration import Declaration, load_plugins
 from tests.components.schedules.examples import ALL_SCHEDULES, ALL_SHAPES, Negated
 
@@ -36,7 +36,7 @@ from tests.components.schedules.examples import ALL_SCHEDULES, ALL_SHAPES, Negat
 def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     for family in (Schedule, Shape):
         monkeypatch.setattr(family, "_registry", dict(family._registry))
-    monkeypatch.setattr(components, "_loaded", set(components._loaded))
+    monkeypatch.setattr(declaration, "_loaded", set(declaration._loaded))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_kind_needs_all_its_methods() -> None:
 def test_another_class_of_a_kind_is_refused_and_both_are_named() -> None:
     with pytest.raises(
         TypeError,
-        match=r"kind 'ramp' of Schedule is lossweights\.schedules\.ramp\.Ramp already: "
+        match=r"kind 'ramp' of Schedule is lossweights\.components\.schedules\.ramp\.Ramp already: "
         r"give .*test_components.*\.Mine another kind",
     ):
 

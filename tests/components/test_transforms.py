@@ -17,12 +17,12 @@ from lossweights import (
     Transform,
     WeightedLoss,
 )
-from lossweights.components.context import Moment
+from lossweights.components.context import StepContext
 from lossweights.components.transforms import at_least, logarithm, reference_for
 
 
 def applied(transform: Transform, value: Tensor, **fields: float) -> Tensor:
-    now = Moment({name: torch.tensor(field) for name, field in fields.items()})
+    now = StepContext({name: torch.tensor(field) for name, field in fields.items()})
     return transform.apply(value, transform.init(), now)
 
 

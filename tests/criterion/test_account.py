@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lossweights import Moment, State, Term, WeightedLoss
+from lossweights import State, StepContext, Term, WeightedLoss
 from lossweights.testing import check_no_sync
 from tests.small_components import (
     Comparing,
@@ -28,7 +28,7 @@ from tests.small_components import (
 class PricedAsItIs(Priced, kind="test-priced-as-it-is"):
     """What is learned is the weight and the penalty, each as it is."""
 
-    def penalty(self, state: State, now: Moment) -> torch.Tensor:
+    def penalty(self, state: State, now: StepContext) -> torch.Tensor:
         return state["learned"]
 
 

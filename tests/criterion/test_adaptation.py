@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lossweights import Balancer, Controller, HorizonError, Moment, State, Term, WeightedLoss
+from lossweights import Balancer, Controller, HorizonError, State, StepContext, Term, WeightedLoss
 from tests.small_components import (
     Centred,
     Comparing,
@@ -272,10 +272,10 @@ class Careless(Balancer, kind="test-careless"):
     def init(self, n: int) -> State:
         return {"weights": torch.ones(n)}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return state["weights"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         if self.key == "gone":
             del state["weights"]
         else:
@@ -288,10 +288,10 @@ class CarelessToo(Controller, kind="test-careless"):
     def init(self) -> State:
         return {"coefficient": torch.ones(())}
 
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return state["coefficient"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["coefficient"] = observed
 
 
@@ -320,7 +320,7 @@ def test_what_changes_only_by_instants_or_is_learned_costs_no_observation() -> N
 
 def test_update_sees_what_is_learned_and_may_change_it_in_place() -> None:
     class Renormalising(Priced, kind="test-renormalising"):
-        def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        def update(self, observed: Tensor, state: State, now: StepContext) -> None:
             state["learned"].fill_(3.0)
 
     criterion = WeightedLoss(terms=["a"], balancer=Renormalising())
@@ -331,7 +331,7 @@ def test_update_sees_what_is_learned_and_may_change_it_in_place() -> None:
 
 def test_what_update_writes_into_a_learned_weight_of_an_absent_term_is_undone() -> None:
     class Writing(Priced, kind="test-writing"):
-        def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        def update(self, observed: Tensor, state: State, now: StepContext) -> None:
             state["learned"].fill_(3.0)
 
     criterion = WeightedLoss({"a": 1.0, "b": Term(optional=True), "c": 1.0}, balancer=Writing())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lossweights import Balancer, ConfigError, Controller, Moment, State, WeightedLoss
+from lossweights import Balancer, ConfigError, Controller, State, StepContext, WeightedLoss
 from tests.small_components import Priced
 
 
@@ -27,7 +27,7 @@ class Declaring(Balancer, kind="test-declaring"):
         tensor = torch.ones(self.shape)
         return {self.key: nn.Parameter(tensor) if self.learned else tensor}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return torch.ones(2)
 
 
@@ -41,10 +41,10 @@ class DeclaringToo(Controller, kind="test-declaring"):
         tensor = torch.ones(self.shape)
         return {"coefficient": nn.Parameter(tensor) if self.learned else tensor}
 
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return torch.ones(())
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         """Learns nothing."""
 
 
@@ -89,7 +89,7 @@ def test_low_and_high_precision_are_kept_as_float32() -> None:
             learned = nn.Parameter(torch.ones(n, dtype=torch.float64))
             return {"learned": learned, "low": torch.ones(n).half(), "count": torch.zeros(n).int()}
 
-        def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        def update(self, observed: Tensor, state: State, now: StepContext) -> None:
             """Learns nothing."""
 
     state = build(Precise(), ["a"]).memory.state("balancer")

@@ -13,9 +13,9 @@ from lossweights import (
     Capacity,
     HorizonError,
     LossConfig,
-    Moment,
     Ramp,
     State,
+    StepContext,
     Term,
     WeightedLoss,
 )
@@ -96,7 +96,7 @@ def test_update_is_told_how_many_steps_are_done() -> None:
 @pytest.mark.parametrize("stride", [1, 2, 3, 7])
 def test_update_is_told_when_a_multiple_of_a_length_is_passed(stride: int) -> None:
     class Timed(Counting, kind="test-timed"):
-        def update(self, observed: Tensor, state: State, now: Moment) -> None:
+        def update(self, observed: Tensor, state: State, now: StepContext) -> None:
             state["coefficient"] += float(now.passed("3 steps"))
 
     criterion = WeightedLoss(terms={"a": Timed()})

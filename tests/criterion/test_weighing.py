@@ -14,9 +14,9 @@ from lossweights import (
     Balancer,
     ConfigError,
     Controller,
-    Moment,
     Ramp,
     State,
+    StepContext,
     Term,
     WeightedLoss,
 )
@@ -254,7 +254,7 @@ class Wrong(Balancer, kind="test-wrong"):
     def init(self, n: int) -> State:
         return {"learned": nn.Parameter(torch.ones(n))}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return {
             "shape": torch.ones(3),
             "scalar": torch.ones(()),
@@ -262,7 +262,7 @@ class Wrong(Balancer, kind="test-wrong"):
             "inf": torch.full((2,), torch.inf),
         }.get(self.does, state["learned"])
 
-    def penalty(self, state: State, now: Moment) -> Tensor | None:
+    def penalty(self, state: State, now: StepContext) -> Tensor | None:
         return state["learned"].sum() if self.does == "penalty" else None
 
 
@@ -272,10 +272,10 @@ class Misshapen(Controller, kind="test-misshapen"):
     def init(self) -> State:
         return {}
 
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return torch.ones(1)
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         """Learns nothing."""
 
 
@@ -301,7 +301,7 @@ def test_a_controller_gives_one_weight() -> None:
 
 def test_the_step_is_not_known_inside_a_forward_pass() -> None:
     class Impatient(Shares, kind="test-impatient"):
-        def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+        def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
             return losses * now.step
 
     criterion = WeightedLoss(terms=["a"], balancer=Impatient())

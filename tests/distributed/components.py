@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lossweights.components.balancers import Balancer
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 from lossweights.components.controllers import Controller
 
 
@@ -18,10 +18,10 @@ class Integral(Controller, kind="test-integral"):
     def init(self) -> State:
         return {"sum": torch.tensor(1.0)}
 
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return state["sum"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["sum"] += 0.1 * (observed - self.target)
 
 
@@ -31,10 +31,10 @@ class InverseAverage(Balancer, kind="test-inverse-average"):
     def init(self, n: int) -> State:
         return {"mean": torch.ones(n)}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return 1 / state["mean"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["mean"].lerp_(observed, 0.5)
 
 
@@ -48,11 +48,11 @@ class LearnedOverAverage(Balancer, kind="test-learned-over-average"):
             "temperature": nn.Parameter(torch.tensor(1.0)),
         }
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return (state["logits"] * state["temperature"]).exp() / state["mean"]
 
-    def penalty(self, state: State, now: Moment) -> Tensor:
+    def penalty(self, state: State, now: StepContext) -> Tensor:
         return -state["logits"] + 0.1 * state["temperature"].square()
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["mean"].lerp_(observed, 0.5)

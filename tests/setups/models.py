@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lossweights import Moment, State, WeightedLoss
+from lossweights import State, StepContext, WeightedLoss
 from lossweights.components.balancers import GramianBalancer
 from lossweights.components.balancers.gradient.base import Array
 from lossweights.criterion.gradients.shared import SharedLike
@@ -22,7 +22,7 @@ BASE = {"a": 1.0, "b": 2.0}
 class InverseNorm(GramianBalancer, kind="test-setups"):
     """1 / |g|, and 1 where that is 0."""
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         norms = np.sqrt(np.diagonal(gramian))
         weights: Array = 1 / np.where(norms > 0, norms, 1.0)
         return weights
@@ -31,7 +31,7 @@ class InverseNorm(GramianBalancer, kind="test-setups"):
 class Products(GramianBalancer, kind="test-setups-products"):
     """The gradient of the sum of all terms along that of each."""
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         weights: Array = gramian.sum(axis=1)
         return weights
 

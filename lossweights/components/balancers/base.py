@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration
 
@@ -37,7 +37,7 @@ class Balancer(Component):
         return {}
 
     @abstractmethod
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         """The weights of the terms.
 
         Args:
@@ -51,7 +51,7 @@ class Balancer(Component):
             The weights, shape (n,).
         """
 
-    def penalty(self, state: State, now: Moment) -> Tensor | None:
+    def penalty(self, state: State, now: StepContext) -> Tensor | None:
         """What is added to the weighted values, shape (n,): the price of learned weights."""
         return None
 
@@ -70,7 +70,7 @@ class Balancer(Component):
         """How often `update` is called: once for so long, or where it is None each step."""
         return None
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         """Learns from one optimizer step, or interval: changes the tensors of `state` in place.
 
         What it writes for a term that was not seen, or was not finite, is undone by the caller.
@@ -83,7 +83,7 @@ class Balancer(Component):
             now: When: the step, the horizon, and the values of scheduled fields.
         """
 
-    def update_after(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update_after(self, observed: Tensor, state: State, now: StepContext) -> None:
         """Learns from the losses after the step, which `criterion.observe(terms)` gives.
 
         Args:

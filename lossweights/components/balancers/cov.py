@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
 from lossweights.components.balancers.numerics import relative
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 _EPSILON = 1e-8  # of the authors' code, beside the variance
 _LARGEST_RATIO = 1e15  # whose square is a float32
@@ -57,10 +57,10 @@ class CoefficientOfVariation(Balancer, kind="cov"):
             "ratio_variance": torch.zeros(n),
         }
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return cov_weights(state["ratio_mean"], state["ratio_variance"], state["count"] > 1)
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         count, mean, ratio_mean = state["count"], state["mean"], state["ratio_mean"]
         count += 1
         ratio = torch.where(count == 1, torch.ones_like(mean), relative(observed, mean))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
 from lossweights.components.balancers.numerics import relative_weights
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 from lossweights.components.durations import Duration, epochs
 
 
@@ -50,9 +50,9 @@ class DynamicWeightAverage(Balancer, kind="dwa"):
     def init(self, n: int) -> State:
         return {"weights": torch.ones(n), "last": torch.zeros(n)}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return state["weights"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["weights"].copy_(relative_weights(observed, state["last"], self.temperature))
         state["last"].copy_(observed)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossweights.components.balancers.adam import adam_step
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 _EPSILON = 1e-8
 
@@ -62,13 +62,13 @@ class FastAdaptiveMultitask(Balancer, kind="famo"):
             "count": torch.zeros(()),
         }
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return famo_weights(losses, state["logits"])
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["before"].copy_(observed)
 
-    def update_after(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update_after(self, observed: Tensor, state: State, now: StepContext) -> None:
         logits = state["logits"]
         gradient = famo_gradient(state["before"], observed, logits)
         step = adam_step(gradient + self.weight_decay * logits, state)

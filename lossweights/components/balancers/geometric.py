@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 
 class GeometricMean(Balancer, kind="geometric"):
@@ -38,7 +38,7 @@ class GeometricMean(Balancer, kind="geometric"):
 
     instant: ClassVar[bool] = True
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return geometric_weights(losses)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lossweights.components.balancers.learned import LearnedBalancer, bounded_exp
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 
 class ImpartialLossBalancing(LearnedBalancer, kind="imtl-l"):
@@ -36,8 +36,8 @@ class ImpartialLossBalancing(LearnedBalancer, kind="imtl-l"):
     def init(self, n: int) -> State:
         return {"log_scale": nn.Parameter(torch.full((n,), self.initial))}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return bounded_exp(self._bounded(state["log_scale"], drawn="down"))
 
-    def penalty(self, state: State, now: Moment) -> Tensor:
+    def penalty(self, state: State, now: StepContext) -> Tensor:
         return -self._bounded(state["log_scale"], drawn="up")

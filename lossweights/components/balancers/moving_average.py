@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 
 class MovingAverage(Balancer, kind="moving-average"):
@@ -46,10 +46,10 @@ class MovingAverage(Balancer, kind="moving-average"):
     def init(self, n: int) -> State:
         return {"sum": torch.zeros(n), "norm": torch.zeros(n)}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return moving_average_weights(state["sum"], state["norm"], self.highest)
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["sum"].mul_(self.smoothing).add_(observed.abs(), alpha=1 - self.smoothing)
         state["norm"].mul_(self.smoothing).add_(1 - self.smoothing)
 

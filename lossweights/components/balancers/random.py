@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
 from lossweights.components.balancers.draws import generator
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 
 class RandomWeighting(Balancer, kind="random"):
@@ -37,7 +37,7 @@ class RandomWeighting(Balancer, kind="random"):
 
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         # On the host, whatever the device and the defaults: every rank has the same.
         drawn = torch.randn(
             len(losses),

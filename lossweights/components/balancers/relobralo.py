@@ -11,7 +11,7 @@ from torch import Tensor
 from lossweights.components.balancers.base import Balancer
 from lossweights.components.balancers.draws import fraction
 from lossweights.components.balancers.numerics import relative_weights
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 
 class RelativeLossBalancing(Balancer, kind="relobralo"):
@@ -65,10 +65,10 @@ class RelativeLossBalancing(Balancer, kind="relobralo"):
             "seen": torch.zeros(n),
         }
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return state["weights"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         first, last = state["first"], state["last"]
         torch.where(state["seen"] > 0, first, observed, out=first)
         state["weights"].copy_(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
 from lossweights.components.balancers.numerics import LARGE, safe_log
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 from lossweights.components.durations import Duration, epochs
 
 
@@ -68,10 +68,10 @@ class SoftAdapt(Balancer, kind="softadapt"):
             "filled": torch.zeros(n),
         }
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return state["weights"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         points, filled = state["points"], state["filled"]
         points.copy_(torch.cat((points[1:], observed.clamp(-LARGE, LARGE).unsqueeze(0))))
         filled += 1

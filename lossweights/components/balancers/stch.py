@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
 from lossweights.components.balancers.numerics import LARGE
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 
 class SmoothTchebycheff(Balancer, kind="stch"):
@@ -46,7 +46,7 @@ class SmoothTchebycheff(Balancer, kind="stch"):
 
     instant: ClassVar[bool] = True
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return stch_weights(losses, self.temperature)
 
 

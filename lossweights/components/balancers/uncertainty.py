@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lossweights.components.balancers.learned import LearnedBalancer, bounded_exp
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 
 class UncertaintyWeighting(LearnedBalancer, kind="uncertainty"):
@@ -43,10 +43,10 @@ class UncertaintyWeighting(LearnedBalancer, kind="uncertainty"):
     def init(self, n: int) -> State:
         return {"log_variance": nn.Parameter(torch.full((n,), self.initial))}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return uncertainty_weights(self._bounded(state["log_variance"], drawn="up"))
 
-    def penalty(self, state: State, now: Moment) -> Tensor:
+    def penalty(self, state: State, now: StepContext) -> Tensor:
         log_variance = self._bounded(state["log_variance"], drawn="down")
         if self.regularizer == "log1p":
             return torch.nn.functional.softplus(log_variance)

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 from lossweights.components.controllers.base import Controller, check_bounds
 from lossweights.components.schedules import Constant, Schedule
 
@@ -72,10 +72,10 @@ class AdaptiveKL(Controller, kind="adaptive-kl"):
     def init(self) -> State:
         return {"error": torch.zeros(()), "coefficient": torch.tensor(self.initial)}
 
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return state["coefficient"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         error = relative_error(observed, now["target"], self.clip)
         state["error"].copy_(error)
         grown = state["coefficient"] * (1 + self.gain * error)

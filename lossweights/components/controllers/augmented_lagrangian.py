@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 from lossweights.components.controllers.base import check_bounds
 from lossweights.components.controllers.constraint import Constraint
 
@@ -92,7 +92,7 @@ class AugmentedLagrangian(Constraint, kind="augmented-lagrangian"):
             "violation": torch.zeros(()),
         }
 
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         weight = augmented_weight(
             state["multiplier"],
             state["penalty"],
@@ -101,7 +101,7 @@ class AugmentedLagrangian(Constraint, kind="augmented-lagrangian"):
         )
         return -weight if self.sign < 0 else weight
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         violation = self.violation(observed, now)
         multiplier, penalty = state["multiplier"], state["penalty"]
         rate = penalty if self.learning_rate is None else self.learning_rate

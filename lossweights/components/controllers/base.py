@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 from lossweights.components.declaration import Component
 
 
@@ -55,7 +55,7 @@ class Controller(Component):
         """
 
     @abstractmethod
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         """The weight that the state stands for, a 0-dim tensor.
 
         Args:
@@ -65,7 +65,7 @@ class Controller(Component):
         """
 
     @abstractmethod
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         """Learns from one optimizer step: changes the tensors of `state` in place.
 
         Args:

@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import model_validator
 from torch import Tensor
 
-from lossweights.components.context import Moment
+from lossweights.components.context import StepContext
 from lossweights.components.controllers.base import LARGE, Controller
 from lossweights.components.schedules import Schedule
 from lossweights.errors import quoted
@@ -53,7 +53,7 @@ class Constraint(Controller):
         """Not where the term is held up, or from both sides."""
         return self.sign > 0 and self.bound != "equal_to"
 
-    def violation(self, value: Tensor, now: Moment) -> Tensor:
+    def violation(self, value: Tensor, now: StepContext) -> Tensor:
         """By how much the constraint is broken; below 0 where there is room left."""
         excess = (value - now[self.bound]).clamp(-LARGE, LARGE)
         return -excess if self.bound == "at_least" else excess

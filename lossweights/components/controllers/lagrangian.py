@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 from lossweights.components.controllers.base import check_bounds
 from lossweights.components.controllers.constraint import Constraint
 
@@ -127,10 +127,10 @@ class Lagrangian(Constraint, kind="lagrangian"):
         state = {"multiplier": torch.tensor(self._start), "violation": torch.zeros(())}
         return state | {"seen": torch.zeros(())} if self.smoothing else state
 
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return -state["multiplier"] if self.sign < 0 else state["multiplier"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         violation = self.violation(observed, now)
         if self.smoothing:
             average = torch.lerp(violation, state["violation"], self.smoothing)

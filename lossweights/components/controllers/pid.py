@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 from lossweights.components.controllers.base import LARGE, Controller, check_bounds
 from lossweights.components.durations import Duration
 from lossweights.components.schedules import Schedule
@@ -93,10 +93,10 @@ class ProportionalIntegral(Controller, kind="pid"):
             "coefficient": torch.tensor(self._start),
         }
 
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return state["coefficient"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         target = now["target"]
         error = (target - observed).clamp(-LARGE, LARGE)
         if self.direction == "opposite":

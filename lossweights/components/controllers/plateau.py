@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 from lossweights.components.controllers.base import Controller, check_bounds
 
 
@@ -78,10 +78,10 @@ class Plateau(Controller, kind="plateau"):
             "seen": torch.zeros(()),
         }
 
-    def weigh(self, value: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return state["coefficient"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         coefficient, best, cooling = state["coefficient"], state["best"], state["cooling"]
         better = (state["seen"] == 0) | self._is_better(observed, best)
         idle = better | (cooling > 0)

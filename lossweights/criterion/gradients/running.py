@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lossweights.components.context import State
-from lossweights.components.gradients import Gradients, Statistic
+from lossweights.components.context import Gradients, State, Statistic
 
 NO_FLOAT64 = (
     "weights from gradients need float64, which mps has not: train on the CPU, or write a balancer "

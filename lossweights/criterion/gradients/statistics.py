@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lossweights.components.gradients import Gradients, Statistic
+from lossweights.components.context import Gradients, Statistic
 from lossweights.criterion.gradients.shared import Rows, Shared
 from lossweights.criterion.ranks import Ranks
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from lossweights.components.balancers.gradient import GradientBalancer
-from lossweights.components.context import Moment
-from lossweights.components.gradients import Gradients
+from lossweights.components.context import Gradients, StepContext
 from lossweights.config.loss_config import LossConfig
 from lossweights.criterion.gradients.checks import Lookout
 from lossweights.criterion.gradients.running import NO_FLOAT64, Held
@@ -78,7 +77,7 @@ class GradientWeighing:
         self._lookout = Lookout()
         self._has_scaled = self._has_warned = False
         self._weighed: frozenset[str] = frozenset()  # that counted when gradients were taken
-        self.now = Moment({})
+        self.now = StepContext({})
         self._active = frozenset(self.names)  # that count now
         self.is_frozen = False
         self.has_taken = False

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lossweights import Horizon, WeightedLoss
 from lossweights.components.balancers import Balancer
-from lossweights.components.context import Moment, When
+from lossweights.components.context import StepContext, When
 
 
 class Case(TypedDict):
@@ -43,9 +43,9 @@ def agree(ours: Tensor, theirs: Tensor, *, relative: float = 1e-9, message: str 
     )
 
 
-def moment(step: int) -> Moment:
+def moment(step: int) -> StepContext:
     """When `step` steps are done."""
-    return Moment({}, When(Horizon(), step, step - 1))
+    return StepContext({}, When(Horizon(), step, step - 1))
 
 
 def weights_of(

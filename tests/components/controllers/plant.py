@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from lossweights import Controller, Horizon, WeightedLoss
-from lossweights.components.context import Moment, State, When
+from lossweights.components.context import State, StepContext, When
 
 Terms = Mapping[str, Tensor]
 
 
-def moment(**fields: float) -> Moment:
+def moment(**fields: float) -> StepContext:
     """A moment with scheduled fields of these values."""
     values = {name: torch.tensor(value) for name, value in fields.items()}
-    return Moment(values, When(Horizon(), step=1))
+    return StepContext(values, When(Horizon(), step=1))
 
 
 def fed(controller: Controller, observed: list[float], **fields: float) -> list[State]:

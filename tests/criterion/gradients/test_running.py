@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lossweights.components.gradients import Gradients
+from lossweights.components.context import Gradients
 from lossweights.criterion.gradients.running import Held
 
 NAMES = ("a", "b", "c")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lossweights import statistics
-from lossweights.components.gradients import STATISTICS, Gradients
+from lossweights.components.context import STATISTICS, Gradients
+from lossweights.criterion.gradients import statistics
 from lossweights.criterion.gradients.shared import Rows, Shared
 from lossweights.criterion.ranks import Ranks
 

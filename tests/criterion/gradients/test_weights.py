@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lossweights import ConfigError, HorizonError, Moment, State, WeightedLoss
+from lossweights import ConfigError, HorizonError, State, StepContext, WeightedLoss
 from lossweights.components.balancers import GradientBalancer, GramianBalancer
 from lossweights.components.balancers.gradient.base import Array
 
@@ -20,7 +20,7 @@ from lossweights.components.balancers.gradient.base import Array
 class InverseNorm(GramianBalancer, kind="test-inverse-norm"):
     """1 / |g|."""
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         weights: Array = 1 / np.sqrt(np.diag(gramian))
         return weights
 
@@ -33,10 +33,10 @@ class Following(GradientBalancer, kind="test-following"):
     def init(self, n: int) -> State:
         return {"norms": torch.ones(n), "updates": torch.zeros(())}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return state["norms"]
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["norms"].copy_(now.gradients.norms)
         state["updates"] += 1
 
@@ -293,18 +293,18 @@ def test_a_class_says_what_it_needs() -> None:
         class Misspelt(GradientBalancer, kind="test-misspelt"):
             needs = ("norm",)  # type: ignore[assignment]
 
-            def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+            def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
                 return losses
 
 
 def test_a_balancer_of_values_is_told_of_no_gradients() -> None:
     with pytest.raises(RuntimeError, match="derive from that"):
-        _ = Moment({}).gradients
+        _ = StepContext({}).gradients
 
 
 def test_weights_of_a_wrong_shape_are_refused_at_construction() -> None:
     class OfOne(GramianBalancer, kind="test-of-one"):
-        def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+        def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
             return np.ones(1)
 
     with pytest.raises(ConfigError, match=r"balancer: weigh\(\) of OfOne gives shape \(1,\)"):
@@ -445,7 +445,7 @@ def test_nothing_is_learned_by_the_optimizer() -> None:
     with pytest.raises(TypeError, match="a penalty is the price of learned weights"):
 
         class Priced(Following, kind="test-priced-by-gradients"):
-            def penalty(self, state: State, now: Moment) -> Tensor:
+            def penalty(self, state: State, now: StepContext) -> Tensor:
                 return state["norms"]
 
 

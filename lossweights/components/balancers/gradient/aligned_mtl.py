@@ -8,7 +8,7 @@ import numpy as np
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
 from lossweights.components.balancers.gradient.gramian import spectrum
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 Scale: TypeAlias = Literal["min", "median", "rmse"]
 
@@ -49,7 +49,7 @@ class IndependentComponentAlignment(GramianBalancer, kind="aligned-mtl"):
 
     scale_mode: Scale = "min"
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         return aligned_weights(gramian, self.scale_mode)
 
 

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
 from lossweights.components.balancers.numerics import LARGE
-from lossweights.components.context import Moment, State
+from lossweights.components.context import STATISTICS, State, Statistic, StepContext
 from lossweights.components.durations import Duration, steps
-from lossweights.components.gradients import STATISTICS, Statistic
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -72,7 +71,7 @@ class GradientBalancer(Balancer):
         return self.needs
 
     @abstractmethod
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         """The weights of the terms.
 
         Args:
@@ -96,7 +95,7 @@ class GramianBalancer(GradientBalancer):
     needs: ClassVar[tuple[Statistic, ...]] = ("gramian",)
     on_host: ClassVar[bool] = True
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         gramian = now.gradients.gramian
         array: Array = gramian.numpy()
         if not np.isfinite(array).all():
@@ -106,7 +105,7 @@ class GramianBalancer(GradientBalancer):
         return torch.from_numpy(weights * (LARGE / highest) if highest > LARGE else weights)
 
     @abstractmethod
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         r"""The weights for a Gramian.
 
         Args:

@@ -11,7 +11,7 @@ from lossweights.components.balancers.gradient.base import Array, GramianBalance
 from lossweights.components.balancers.gradient.gramian import cosines, inverse_norms
 from lossweights.components.balancers.gradient.mgda import mgda_weights
 from lossweights.components.balancers.gradient.nonnegative import nonnegative_minimum
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
@@ -56,7 +56,7 @@ class ConflictAverse(GramianBalancer, kind="cagrad"):
     radius: Annotated[float, Field(ge=0)] = 0.5
     rescale: Literal[0, 1, 2] = 0
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         divisor = (1.0, 1 + self.radius**2, 1 + self.radius)[self.rescale]
         return conflict_averse_weights(gramian, self.radius) / divisor
 

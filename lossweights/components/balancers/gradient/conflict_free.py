@@ -6,7 +6,7 @@ import numpy as np
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
 from lossweights.components.balancers.gradient.gramian import cosines, inverse_norms, spectrum
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 _ROUNDING = float(np.finfo(np.float32).eps) ** 2
 
@@ -47,7 +47,7 @@ class ConflictFreeInverseGradients(GramianBalancer, kind="config"):
     tensor([2., 2.])
     """
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         return conflict_free_weights(gramian)
 
 

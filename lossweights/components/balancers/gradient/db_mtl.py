@@ -9,8 +9,7 @@ from torch import Tensor
 
 from lossweights.components.balancers.gradient.base import GradientBalancer
 from lossweights.components.balancers.numerics import LARGE, nan_for_inf
-from lossweights.components.context import Moment, State
-from lossweights.components.gradients import Statistic
+from lossweights.components.context import State, Statistic, StepContext
 
 _EPSILON = 1e-8
 
@@ -49,7 +48,7 @@ class DualBalancing(GradientBalancer, kind="db-mtl"):
 
     needs: ClassVar[tuple[Statistic, ...]] = ("norms",)
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return dual_balancing_weights(nan_for_inf(losses), now.gradients.norms)
 
 

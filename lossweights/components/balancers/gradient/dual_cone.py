@@ -10,7 +10,7 @@ from pydantic import model_validator
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
 from lossweights.components.balancers.gradient.gramian import cosines, inverse_norms
 from lossweights.components.balancers.gradient.nonnegative import nonnegative_minimum
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 _ACCURATE = 1e-12
 
@@ -64,7 +64,7 @@ class UnconflictingProjection(DualConeBalancer, kind="upgrad"):
     tensor([0.5000, 1.0000])
     """
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         terms = len(gramian)
         weights: Array = projection_weights(gramian, np.eye(terms) / terms).sum(axis=0)
         return weights
@@ -99,7 +99,7 @@ class DualConeProjection(DualConeBalancer, kind="dualproj"):
     tensor([0.0000, 0.5000])
     """
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         terms = len(gramian)
         weights: Array = projection_weights(gramian, np.full((1, terms), 1 / terms))[0]
         return weights

@@ -11,8 +11,7 @@ from torch import Tensor
 from lossweights.components.balancers.adam import adam_step
 from lossweights.components.balancers.gradient.base import GradientBalancer
 from lossweights.components.balancers.numerics import relative
-from lossweights.components.context import Moment, State
-from lossweights.components.gradients import Statistic
+from lossweights.components.context import State, Statistic, StepContext
 
 _LOWEST = 1e-6
 
@@ -74,11 +73,11 @@ class GradNorm(GradientBalancer, kind="gradnorm"):
             "count": torch.zeros(n),
         }
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         # Gradients that are not finite let the last weights stand, here as in every balancer.
         return torch.where(now.gradients.norms.isfinite(), state["weights"], torch.nan)
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         first = state["first"]
         torch.where(state["seen"] > 0, first, observed, out=first)
         state["seen"].fill_(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
 from lossweights.components.balancers.gradient.pairs import Orders, orders
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 _HIGHEST = 1 - 1e-6  # a cosine of 1 would take infinitely much of the other gradient
 _NOTHING = 1e-7  # what rounding leaves of a gradient that was cut away
@@ -70,11 +70,11 @@ class GradientVaccine(GramianBalancer, kind="gradvac"):
     def init(self, n: int) -> State:
         return {"targets": torch.zeros(n, n)}
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         weights, _ = self._vaccinated(gramian, state["targets"].double().numpy(), now.step)
         return weights
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         seen = now.gradients.seen.numpy(force=True)
         pairs = np.ix_(seen, seen)
         targets = state["targets"].double().numpy(force=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
 from lossweights.components.balancers.gradient.gramian import cosines, inverse_norms, spectrum
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 _STATIONARY = 1e-10  # of the length of the sum of unit gradients: below is rounding
 _LARGEST = 1e3
@@ -49,7 +49,7 @@ class ImpartialGradientBalancing(GramianBalancer, kind="imtl-g"):
     tensor([0.7500, 0.7500])
     """
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         return impartial_gradient_weights(gramian)
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from lossweights.components.balancers.gradient.base import GradientBalancer
 from lossweights.components.balancers.numerics import nan_for_inf
-from lossweights.components.context import Moment, State
-from lossweights.components.gradients import Statistic
+from lossweights.components.context import State, Statistic, StepContext
 from lossweights.errors import did_you_mean, quoted
 
 
@@ -89,7 +88,7 @@ class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
     def init(self, n: int) -> State:
         return {"weights": torch.ones(n)}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         weights, gradients = state["weights"].double(), now.gradients
         if self.reference not in gradients.names:
             return weights
@@ -101,7 +100,7 @@ class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
         found[index] = 1
         return torch.lerp(found, weights, self.smoothing)
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["weights"].copy_(self.weigh(observed, state, now))
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
 from lossweights.components.balancers.gradient.nonnegative import nonnegative_minimum
-from lossweights.components.context import Moment, State
-from lossweights.components.gradients import Gradients
+from lossweights.components.context import Gradients, State, StepContext
 
 _SMALL = 1e-30
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
@@ -57,7 +56,7 @@ class MultipleGradientDescent(GramianBalancer, kind="mgda"):
 
     normalize: Literal["none", "norm", "loss", "loss+"] = "none"
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         if self.normalize == "none":
             return super().weigh(losses, state, now)
         found = now.gradients
@@ -67,7 +66,7 @@ class MultipleGradientDescent(GramianBalancer, kind="mgda"):
         weights = super().weigh(losses, state, now.with_gradients(gradients)) / sizes
         return weights / weights.sum()
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         return mgda_weights(gramian)
 
     def _sizes(self, gramian: Tensor, losses: Tensor) -> Tensor:

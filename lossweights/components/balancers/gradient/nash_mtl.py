@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
 from lossweights.components.balancers.gradient.gramian import cosines, inverse_norms
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 _EPSILON = float(np.finfo(np.float64).eps)
 _REGULARIZATION = 1e-12
@@ -56,7 +56,7 @@ class NashBargaining(GramianBalancer, kind="nash-mtl"):
 
     max_norm: Annotated[float, Field(gt=0)] | None = 1.0
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         return clipped(fair_weights(gramian, 1.0), gramian, self.max_norm)
 
 
@@ -105,7 +105,7 @@ class FairResourceAllocation(GramianBalancer, kind="fairgrad"):
     fairness: Annotated[float, Field(ge=0.01, le=30)] = 1.0
     max_norm: Annotated[float, Field(gt=0)] | None = None
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         return clipped(fair_weights(gramian, 1 / self.fairness), gramian, self.max_norm)
 
 

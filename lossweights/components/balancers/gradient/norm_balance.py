@@ -10,8 +10,7 @@ from torch import Tensor
 
 from lossweights.components.balancers.gradient.base import GradientBalancer
 from lossweights.components.balancers.numerics import LARGE, nan_for_inf
-from lossweights.components.context import Moment, State
-from lossweights.components.gradients import Statistic
+from lossweights.components.context import State, Statistic, StepContext
 
 _EPSILON = 1e-12
 
@@ -63,16 +62,16 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
     def init(self, n: int) -> State:
         return {"sum": torch.zeros(n), "norm": torch.zeros(n)}
 
-    def weigh(self, losses: Tensor, state: State, now: Moment) -> Tensor:
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         total, norm = self._averaged(state, now)
         return norm_balance_weights(total, norm, self.total_norm)
 
-    def update(self, observed: Tensor, state: State, now: Moment) -> None:
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         total, norm = self._averaged(state, now)
         state["sum"].copy_(total)
         state["norm"].copy_(norm)
 
-    def _averaged(self, state: State, now: Moment) -> tuple[Tensor, Tensor]:
+    def _averaged(self, state: State, now: StepContext) -> tuple[Tensor, Tensor]:
         """Decaying sums of norms, and of ones since the first norm above 0."""
         norms = now.gradients.item_norms if self.per_item else now.gradients.norms
         present = nan_for_inf(norms).clamp(max=LARGE)

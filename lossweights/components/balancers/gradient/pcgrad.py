@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
 from lossweights.components.balancers.gradient.pairs import Orders, orders
-from lossweights.components.context import Moment, State
+from lossweights.components.context import State, StepContext
 
 
 class ProjectingConflictingGradients(GramianBalancer, kind="pcgrad"):
@@ -47,7 +47,7 @@ class ProjectingConflictingGradients(GramianBalancer, kind="pcgrad"):
 
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
-    def solve(self, gramian: Array, state: State, now: Moment) -> Array:
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         return pcgrad_weights(gramian, orders(self.seed, now.step, len(gramian)))
 
 

@@ -19,8 +19,7 @@ import torch
 
 from lossweights import Horizon
 from lossweights.components.balancers.gradient import GramianBalancer
-from lossweights.components.context import Moment, When
-from lossweights.components.gradients import Gradients
+from lossweights.components.context import Gradients, StepContext, When
 
 Array = npt.NDArray[np.float64]
 
@@ -115,12 +114,12 @@ def scattered(count: int, *, seed: int = 0) -> list[Array]:
 
 def moment(
     gramian: Array, fields: Mapping[str, torch.Tensor] | None = None, step: int = 0
-) -> Moment:
+) -> StepContext:
     """What a balancer is told in a forward pass whose terms' gradients have this Gramian."""
     names = [f"t{i:02}" for i in range(len(gramian))]
     seen = torch.ones(len(gramian), dtype=torch.bool)
     gradients = Gradients(names, {"gramian": torch.from_numpy(gramian)}, seen)
-    return Moment(fields or {}, When(Horizon(), step, step - 1), gradients)
+    return StepContext(fields or {}, When(Horizon(), step, step - 1), gradients)
 
 
 def weights_of(

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from lossweights import Horizon
 from lossweights.components.balancers import GradientBalancer
-from lossweights.components.context import Moment, State, When
-from lossweights.components.gradients import Gradients, Statistic
+from lossweights.components.context import Gradients, State, Statistic, StepContext, When
 from tests.components.balancers.reference import LOSSES
 
 RECORDED = json.loads(Path(__file__).with_name("reference_values_norms.json").read_text("utf-8"))
@@ -85,11 +84,11 @@ def of_rows(rows: Tensor, names: Sequence[str] = ("a", "b", "c")) -> Gradients:
     return Gradients(names, found, torch.ones(len(rows), dtype=torch.bool))
 
 
-def moment(known: Gradients | Tensor, step: int = 0) -> Moment:
+def moment(known: Gradients | Tensor, step: int = 0) -> StepContext:
     """What a balancer is told of gradients, or of norms, when `step` steps are done."""
     if isinstance(known, Tensor):
         known = gradients(known)
-    return Moment({}, When(Horizon(), step, step - 1), known)
+    return StepContext({}, When(Horizon(), step, step - 1), known)
 
 
 def initial(balancer: GradientBalancer, n: int, dtype: torch.dtype = torch.float64) -> State:

@@ -10,8 +10,7 @@ from lossweights import ConfigError, Horizon, WeightedLoss
 from lossweights.components.balancers.gradient.gradvac import GradientVaccine, gradvac_weights
 from lossweights.components.balancers.gradient.pairs import Orders, orders
 from lossweights.components.balancers.gradient.pcgrad import pcgrad_weights
-from lossweights.components.context import Moment, State, When
-from lossweights.components.gradients import Gradients
+from lossweights.components.context import Gradients, State, StepContext, When
 from tests.components.balancers.gradient.gramians import (
     Array,
     cases,
@@ -40,12 +39,12 @@ def vaccinated(jacobian: Array, targets: Array, order: Orders, share: float) -> 
     return total, moved
 
 
-def after(step: int, products: Array, seen: list[bool] | None = None) -> Moment:
+def after(step: int, products: Array, seen: list[bool] | None = None) -> StepContext:
     """The moment after a step whose mean Gramian this is."""
     there = torch.tensor(seen or [True] * len(products))
     names = [f"t{index}" for index in range(len(products))]
     gradients = Gradients(names, {"gramian": torch.from_numpy(products)}, there)
-    return Moment({}, When(Horizon(), step, step - 1), gradients)
+    return StepContext({}, When(Horizon(), step, step - 1), gradients)
 
 
 def trained(balancer: GradientVaccine, jacobians: list[Array]) -> tuple[list[Array], State]:
