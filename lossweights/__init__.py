@@ -74,7 +74,8 @@ from lossweights.components.transforms import Capacity, FreeBits, Log, Relative,
 from lossweights.config.curves import Curves
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.term import Term
-from lossweights.criterion.report import Breakdown, Report
+from lossweights.criterion.clock import Clock
+from lossweights.criterion.report import Breakdown
 from lossweights.criterion.weighted_loss import WeightedLoss, WrappedLoss
 from lossweights.errors import ConfigError, HorizonError
 
@@ -87,6 +88,7 @@ __all__ = [
     "Breakdown",
     "Calibration",
     "Capacity",
+    "Clock",
     "CoefficientOfVariation",
     "Component",
     "ConfigError",
@@ -143,7 +145,6 @@ __all__ = [
     "Relative",
     "RelativeLossBalancing",
     "Repeat",
-    "Report",
     "Schedule",
     "Sequence",
     "Shape",

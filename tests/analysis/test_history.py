@@ -133,7 +133,7 @@ def test_a_compiled_forward_is_followed() -> None:
 
 def test_two_histories_and_two_criteria_on_one_clock() -> None:
     owner = one_term()
-    guest = WeightedLoss(terms=["b"], clock=owner)
+    guest = WeightedLoss(terms=["b"], clock=owner.clock)
     often, seldom = History(owner, every="1 steps"), History(owner, every="3 steps")
     of_guest = History(guest, every="2 steps")
     for value in range(6):

@@ -114,7 +114,9 @@ def test_bfloat16(of: Of, called: str) -> None:
         found(terms, shared=trained.shared(features, of))
     assert weights(found) == pytest.approx(exactly(trained, batch, of), rel=5e-2)
     found.step()
-    assert found.memory.held.scale == 2**16  # it has the range of float32, and needs none
+    assert (
+        found.adaptive._tables["gradients"]["scale"] == 2**16
+    )  # it has the range of float32, and needs none
 
 
 @OF
@@ -157,7 +159,7 @@ class Steps:
 
     @property
     def own_scale(self) -> float:
-        return float(self.found.memory.held.scale)
+        return float(self.found.adaptive._tables["gradients"]["scale"])
 
 
 def test_a_gradient_scaler() -> None:

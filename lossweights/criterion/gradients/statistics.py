@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lossweights.components.context import Gradients, Statistic
+from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.shared import Rows, Shared
-from lossweights.criterion.ranks import Ranks
 
 # Elements of a gradient that are looked at together: on a processor so few that they stay in its
 # cache, elsewhere so many that the device is busy.
@@ -36,7 +36,7 @@ def collect(
     given: Sequence[str],
     names: Sequence[str],
     needs: Collection[Statistic],
-    ranks: Ranks,
+    ranks: ProcessGroup,
     *,
     scale: Tensor | None,
     may_lack: bool,
@@ -81,7 +81,7 @@ def collect(
 
 
 def _averaged(
-    parts: Sequence[Tensor | None], tensor: Tensor, ranks: Ranks, scale: Tensor | None
+    parts: Sequence[Tensor | None], tensor: Tensor, ranks: ProcessGroup, scale: Tensor | None
 ) -> list[Tensor | None]:
     """The means over the ranks of the gradients of one parameter, without the scale."""
     dtype = torch.promote_types(tensor.dtype, torch.float32)  # of all ranks, scaled or not
@@ -90,7 +90,7 @@ def _averaged(
     )
     if scale is not None:
         stacked /= scale.to(stacked)
-    ranks.add_up(stacked)
+    ranks.sum(stacked)
     stacked /= ranks.count
     return list(stacked.unbind())
 
@@ -190,7 +190,7 @@ class _Sums:
                 found.div_(scale.double().square() if need in ("gramian", "norms") else scale)
 
     def add_up(
-        self, values: Tensor, where: Sequence[int], ranks: Ranks, *, of_parameters: bool
+        self, values: Tensor, where: Sequence[int], ranks: ProcessGroup, *, of_parameters: bool
     ) -> tuple[Tensor, Tensor]:
         """Adds up over the ranks, in one collective.
 
@@ -213,7 +213,7 @@ class _Sums:
             *(found.flatten() for found in sums.values()),
         ]
         whole = torch.cat(parts)
-        ranks.add_up(whole)
+        ranks.sum(whole)
         totals, counts, elements, items, *rest = torch.split(whole, [len(part) for part in parts])
         self._elements, self._items = elements, items
         for (key, found), total in zip(sums.items(), rest, strict=True):
@@ -223,7 +223,7 @@ class _Sums:
                 divisor = count**2 if key in ("gramian", "norms") else count
             self._found[key] = total.view_as(found) / divisor
         if "max_abs" in self._found:
-            ranks.largest(self._found["max_abs"])
+            ranks.max(self._found["max_abs"])
             self._found["max_abs"] /= 1 if of_parameters else count
         return totals, counts
 

@@ -256,12 +256,12 @@ def test_terms_of_batches_of_their_own_keep_their_target() -> None:
     )
     criterion(terms, shared=x)
     criterion.step()
-    before = criterion.memory.state("balancer")["targets"].clone()
+    before = criterion.adaptive.slots["balancer"].state["targets"].clone()
     assert before[0, 1] > 0
     for names in (("a",), ("b", "c")):
         criterion({name: terms[name] for name in names}, shared=x)
     criterion.step()
-    after = criterion.memory.state("balancer")["targets"]
+    after = criterion.adaptive.slots["balancer"].state["targets"]
     assert torch.equal(after[0], before[0])
     assert torch.equal(after[:, 0], before[:, 0])
     assert after[1, 2] != before[1, 2]

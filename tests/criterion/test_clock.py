@@ -254,7 +254,7 @@ def test_an_optimizer_keeps_no_criterion_alive(model: nn.Linear) -> None:
 def test_two_criteria_on_one_clock(model: nn.Linear) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     generator = ramp()
-    discriminator = ramp(clock=generator)
+    discriminator = ramp(clock=generator.clock)
     generator.follow(optimizer)
     for _ in range(4):
         train(generator, optimizer, model)
@@ -267,14 +267,14 @@ def test_two_criteria_on_one_clock(model: nn.Linear) -> None:
 
 def test_a_shared_clock_brings_the_length_of_training() -> None:
     owner = WeightedLoss(terms={"a": Warmup(over="50%")}).bind(total_steps=100)
-    other = WeightedLoss(terms={"b": Warmup(over="25%")}, clock=owner)
+    other = WeightedLoss(terms={"b": Warmup(over="25%")}, clock=owner.clock)
     owner.step(10)
     assert other.weights == {"b": 0.4}
 
 
 def test_a_shared_clock_is_moved_by_its_owner_alone(model: nn.Linear) -> None:
     owner = ramp()
-    other = ramp(clock=owner)
+    other = ramp(clock=owner.clock)
     assert (owner.owns_clock, other.owns_clock) == (True, False)
     with pytest.raises(RuntimeError, match=r"shares the clock of another: call step\(\) on that"):
         other.step()
@@ -292,7 +292,7 @@ def test_a_shared_clock_is_moved_by_its_owner_alone(model: nn.Linear) -> None:
 def test_who_was_refused_is_not_told_of_a_shared_clock() -> None:
     owner = ramp()
     with pytest.raises(ConfigError, match="too large for float32") as caught:
-        WeightedLoss(terms={"a": 1e39}, clock=owner)
+        WeightedLoss(terms={"a": 1e39}, clock=owner.clock)
     assert caught.tb is not None  # in which the half-built one still lives
     owner.step()
     assert owner.weights == {"a": 0.125}
@@ -359,8 +359,8 @@ def test_state_dict_is_a_copy() -> None:
     criterion = ramp()
     state = criterion.state_dict()
     criterion.step(5)
-    assert state["step"] == 0
-    state["step"].fill_(99)
+    assert state["clock.step"] == 0
+    state["clock.step"].fill_(99)
     assert criterion.current_step == 5
 
 
@@ -394,7 +394,7 @@ def test_a_damaged_checkpoint_is_refused() -> None:
     criterion = ramp()
     state = criterion.state_dict()
     with pytest.raises(RuntimeError, match="step is at least 0, found -3"):
-        criterion.load_state_dict({**state, "step": torch.tensor(-3)})
+        criterion.load_state_dict({**state, "clock.step": torch.tensor(-3)})
     with pytest.raises(RuntimeError, match="the checkpoint is damaged"):
         criterion.load_state_dict({**state, "term_names": torch.tensor([1, 2])})
     assert criterion.current_step == 0
@@ -411,10 +411,10 @@ def test_state_lies_within_the_model_around_it() -> None:
 
 def test_who_shares_a_clock_does_not_save_it() -> None:
     owner = ramp()
-    other = ramp(clock=owner)
+    other = ramp(clock=owner.clock)
     owner.set_step(5)
     assert set(other.state_dict()) == {"term_names"}
-    owner.load_state_dict({**owner.state_dict(), "step": torch.tensor(2)})
+    owner.load_state_dict({**owner.state_dict(), "clock.step": torch.tensor(2)})
     other.load_state_dict(other.state_dict())
     assert other.weights == {"a": 0.25}
 
@@ -423,7 +423,7 @@ def test_loading_while_following_goes_on_from_there(model: nn.Linear) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     criterion = ramp()
     criterion.follow(optimizer)
-    criterion.load_state_dict({**criterion.state_dict(), "step": torch.tensor(6)})
+    criterion.load_state_dict({**criterion.state_dict(), "clock.step": torch.tensor(6)})
     train(criterion, optimizer, model)
     assert criterion.current_step == 7
 
@@ -450,7 +450,7 @@ def test_a_copy_has_a_clock_of_its_own(copied: Any, model: nn.Linear) -> None:
 
 def test_copies_of_two_on_one_clock_still_share_one() -> None:
     owner = ramp()
-    first, second = copy.deepcopy([owner, ramp(clock=owner)])
+    first, second = copy.deepcopy([owner, ramp(clock=owner.clock)])
     first.step(4)
     assert second.weights == {"a": 0.5}
     assert owner.current_step == 0

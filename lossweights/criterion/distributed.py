@@ -8,13 +8,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, distributed, nn
 
+from lossweights.criterion.torch_internals import after_backward
 
-class Ranks:
-    """The processes over which observations are added up; one alone where nothing is distributed.
+
+class ProcessGroup:
+    """The processes that train together, or this process alone.
 
     Args:
-        sync: `auto` or `off`, which makes each process stand alone.
-        group: A process group of `torch.distributed`; all processes where there is none.
+        sync: `auto`, or `off` to keep each process to itself.
+        group: A process group of `torch.distributed`; None for all processes.
     """
 
     def __init__(self, sync: str, group: Any = None) -> None:
@@ -24,32 +26,32 @@ class Ranks:
 
     @property
     def count(self) -> int:
-        """How many processes there are.
+        """Number of processes.
 
         Raises:
-            RuntimeError: Where the process group was left behind in another process.
+            RuntimeError: If the process group stayed behind in another process.
         """
         if not self._is_on or not distributed.is_available() or not distributed.is_initialized():
             return 1
         if self._lost_group:
             raise RuntimeError(
-                "a pickled criterion cannot take its process group along: build it anew with "
+                "a pickled criterion cannot take its process group along: build it again with "
                 "WeightedLoss(..., process_group=...), then load_state_dict()"
             )
         return distributed.get_world_size(self._group)  # -1 in a process outside the group
 
-    def add_up(self, tensor: Tensor) -> None:
+    def sum(self, tensor: Tensor) -> None:
         """Replaces a tensor by its sum over the processes, without waiting for the device."""
         if self.count > 1:
             distributed.all_reduce(tensor, group=self._group)
 
-    def largest(self, tensor: Tensor) -> None:
+    def max(self, tensor: Tensor) -> None:
         """Replaces a tensor by its maximum over the processes, without waiting for the device."""
         if self.count > 1:
             distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self._group)
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """From now on each backward pass leaves in `parameters` the mean of their gradients.
+        """Makes each backward pass leave the mean over the processes in the parameters' gradients.
 
         Averaging is linear and idempotent, so it agrees with gradient accumulation, and with a
         DistributedDataParallel that averages the same gradients itself.
@@ -67,30 +69,29 @@ class Ranks:
                     parameter.grad = torch.zeros_like(parameter)
             gradients = [parameter.grad for parameter in learned if parameter.grad is not None]
             mean = torch.cat([gradient.reshape(-1) for gradient in gradients])
-            self.add_up(mean)
+            self.sum(mean)
             mean /= self.count
             pieces = torch.split(mean, [gradient.numel() for gradient in gradients])
             for gradient, piece in zip(gradients, pieces, strict=True):
                 gradient.copy_(piece.view_as(gradient))  # it may be a view into a bucket of DDP
 
-        def after_backward(_: Tensor) -> None:
-            # Twice: the second is called after all that were queued during the backward pass, so
-            # after a DistributedDataParallel has written its own means, and all ranks have started
-            # the same collectives in the same order.
+        def accumulated(_: Tensor) -> None:
+            # Queued twice: the second callback runs after all that were queued during the backward
+            # pass, so after DistributedDataParallel wrote its own means, and all ranks start the
+            # same collectives in the same order.
             if self.count > 1:
                 waiting.append(True)
-                queue = torch.autograd.Variable._execution_engine.queue_callback  # noqa: SLF001
-                queue(lambda: queue(average))
+                after_backward(lambda: after_backward(average))
 
         for parameter in parameters:
             wanted = parameter.requires_grad
-            # A frozen one takes no hook, and would have none when it is thawed.
-            parameter.requires_grad_().register_post_accumulate_grad_hook(after_backward)  # type: ignore[no-untyped-call]
+            # A frozen parameter takes no hook, and would lack it once it is unfrozen.
+            parameter.requires_grad_().register_post_accumulate_grad_hook(accumulated)  # type: ignore[no-untyped-call]
             parameter.requires_grad_(wanted)
 
     def __deepcopy__(self, _: dict[int, Any]) -> Self:
         copy = type(self).__new__(type(self))
-        copy.__dict__.update(self.__dict__)  # the group too: it is of the same processes
+        copy.__dict__.update(self.__dict__)  # the group too: it has the same processes
         return copy
 
     def __getstate__(self) -> dict[str, Any]:

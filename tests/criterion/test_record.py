@@ -88,7 +88,7 @@ def test_a_step_whose_next_weights_fail_is_not_told_at_a_later_move() -> None:
 
 def test_both_criteria_of_a_clock_are_told() -> None:
     owner = WeightedLoss(terms=["a"])
-    guest = WeightedLoss(terms=["a"], clock=owner)
+    guest = WeightedLoss(terms=["a"], clock=owner.clock)
     of_owner, of_guest = told(owner), told(guest)
     guest(losses(a=1.0))
     owner.step()

@@ -31,7 +31,7 @@ def watching(*sources: str) -> WeightedLoss:
 
 
 def observed(criterion: WeightedLoss, term: str) -> float:
-    return float(criterion.memory.state(f"terms.{term}.controller")["observed"])
+    return float(criterion.adaptive.slots[f"terms.{term}.controller"].state["observed"])
 
 
 # Metrics
@@ -158,7 +158,7 @@ def comparing(**terms: Any) -> WeightedLoss:
 
 
 def after(criterion: WeightedLoss) -> list[float]:
-    found: list[float] = criterion.memory.state("balancer")["after"].tolist()
+    found: list[float] = criterion.adaptive.slots["balancer"].state["after"].tolist()
     return found
 
 
@@ -167,7 +167,7 @@ def test_losses_after_a_step_are_told_and_weigh_at_once() -> None:
     criterion(losses(a=1.0, b=2.0))
     criterion.step()
     assert criterion.weights == {"a": 1.0, "b": 1.0}
-    criterion.observe(losses(b=7.0, a=5.0))
+    criterion.observe_after(losses(b=7.0, a=5.0))
     assert after(criterion) == [5.0, 7.0]
     assert criterion.weights == {"a": 2.0, "b": 2.0}
     assert criterion(losses(a=1.0, b=2.0)).item() == 6.0
@@ -177,20 +177,20 @@ def test_they_are_told_once_a_step() -> None:
     criterion = comparing()
     once = r"observe\(terms\) is called once after each optimizer step"
     with pytest.raises(RuntimeError, match=once):
-        criterion.observe(losses(a=1.0, b=1.0))
+        criterion.observe_after(losses(a=1.0, b=1.0))
     criterion(losses(a=1.0, b=1.0))
     with pytest.raises(RuntimeError, match=once):
-        criterion.observe(losses(a=1.0, b=1.0))
+        criterion.observe_after(losses(a=1.0, b=1.0))
     criterion.step()
-    criterion.observe(losses(a=1.0, b=1.0))
+    criterion.observe_after(losses(a=1.0, b=1.0))
     with pytest.raises(RuntimeError, match=once):
-        criterion.observe(losses(a=2.0, b=2.0))
+        criterion.observe_after(losses(a=2.0, b=2.0))
     assert after(criterion) == [1.0, 1.0]
     criterion(losses(a=1.0, b=1.0))
     criterion.step()
     criterion.set_step(0)  # goes to another time, where no step was done
     with pytest.raises(RuntimeError, match=once):
-        criterion.observe(losses(a=2.0, b=2.0))
+        criterion.observe_after(losses(a=2.0, b=2.0))
 
 
 def test_after_a_step_that_a_scaler_skipped_nothing_is_learned() -> None:
@@ -200,10 +200,10 @@ def test_after_a_step_that_a_scaler_skipped_nothing_is_learned() -> None:
     criterion.follow(optimizer)
     before = after(criterion)
     criterion(losses(a=1.0, b=1.0))
-    criterion.observe(losses(a=3.0, b=3.0))  # the scaler did not call optimizer.step()
+    criterion.observe_after(losses(a=3.0, b=3.0))  # the scaler did not call optimizer.step()
     assert after(criterion) == before
     optimizer.step()
-    criterion.observe(losses(a=3.0, b=3.0))
+    criterion.observe_after(losses(a=3.0, b=3.0))
     assert after(criterion) == [3.0, 3.0]
 
 
@@ -212,12 +212,12 @@ def test_names_are_checked_as_in_a_call() -> None:
     criterion(losses(a=1.0, b=1.0))
     criterion.step()
     with pytest.raises(ValueError, match="'bb' is no term of this loss; did you mean 'b'"):
-        criterion.observe(losses(a=1.0, bb=1.0))
+        criterion.observe_after(losses(a=1.0, bb=1.0))
     with pytest.raises(ValueError, match="term 'b' is missing"):
-        criterion.observe(losses(a=1.0))
+        criterion.observe_after(losses(a=1.0))
     with pytest.raises(ValueError, match=r"term 'a' has shape \(2,\)"):
-        criterion.observe({"a": torch.ones(2), "b": leaf(1.0)})
-    criterion.observe(losses(a=3.0, b=4.0))  # what was refused was not heard
+        criterion.observe_after({"a": torch.ones(2), "b": leaf(1.0)})
+    criterion.observe_after(losses(a=3.0, b=4.0))  # what was refused was not heard
     assert after(criterion) == [3.0, 4.0]
 
 
@@ -225,11 +225,11 @@ def test_they_go_through_transforms_and_are_kept_apart_from_what_forwards_show()
     criterion = comparing(a=Term(transform=Offset(offset=0.5)), b=Term(transform=Centred()))
     criterion(losses(a=1.0, b=2.0))
     criterion.step()
-    criterion.observe(losses(a=3.0, b=5.0))
+    criterion.observe_after(losses(a=3.0, b=5.0))
     assert after(criterion) == [2.5, 3.0]
-    assert criterion.memory.state("terms.b.transform")["last"] == 2.0
+    assert criterion.adaptive.slots["terms.b.transform"].state["last"] == 2.0
     criterion.step()
-    assert criterion.memory.state("terms.b.transform")["last"] == 2.0
+    assert criterion.adaptive.slots["terms.b.transform"].state["last"] == 2.0
 
 
 def test_terms_that_were_not_there_before_and_after_the_step_are_not_compared() -> None:
@@ -237,14 +237,14 @@ def test_terms_that_were_not_there_before_and_after_the_step_are_not_compared() 
     criterion = comparing(**names, late=Term(after="5 steps"))
     criterion({**losses(a=1.0, b=2.0, late=3.0), "c": leaf(math.nan)})
     criterion.step()
-    criterion.observe(losses(a=5.0, c=6.0, d=7.0, late=8.0))
+    criterion.observe_after(losses(a=5.0, c=6.0, d=7.0, late=8.0))
     assert after(criterion) == [5.0, 0.0, 0.0, 0.0, 0.0]
     criterion(losses(a=1.0))
     criterion.step()
-    criterion.observe({})
+    criterion.observe_after({})
     assert after(criterion)[0] == 5.0
     criterion.step()
-    criterion.observe({"a": leaf(math.nan)})
+    criterion.observe_after({"a": leaf(math.nan)})
     assert after(criterion)[0] == 5.0
 
 
@@ -252,13 +252,13 @@ def test_only_a_balancer_that_learns_from_them_is_told() -> None:
     for criterion in (WeightedLoss(terms=["a"]), WeightedLoss(terms=["a"], balancer=Recording())):
         criterion.step()
         with pytest.raises(ValueError, match="no balancer of this loss learns from the losses aft"):
-            criterion.observe({"a": leaf(1.0)})
+            criterion.observe_after({"a": leaf(1.0)})
 
 
 def test_losses_after_a_step_of_unknown_length_ask_to_bind() -> None:
     criterion = comparing(a={"kind": "cyclical"})
     with pytest.raises(HorizonError, match=r"term 'a'.*criterion.bind\("):
-        criterion.observe({"a": leaf(1.0)})
+        criterion.observe_after({"a": leaf(1.0)})
 
 
 # How a component may change its state
@@ -315,7 +315,7 @@ def test_what_changes_only_by_instants_or_is_learned_costs_no_observation() -> N
     for balancer in ("test-shares", "uncertainty"):
         criterion = WeightedLoss(terms=["a", "b"], balancer=balancer)
         criterion(losses(a=1.0, b=2.0))
-        assert not criterion.memory.observations.both.any()
+        assert not criterion.adaptive.observations.state["totals"].any()
 
 
 def test_update_sees_what_is_learned_and_may_change_it_in_place() -> None:
@@ -326,7 +326,7 @@ def test_update_sees_what_is_learned_and_may_change_it_in_place() -> None:
     criterion = WeightedLoss(terms=["a"], balancer=Renormalising())
     criterion({"a": leaf(1.0)})
     criterion.step()
-    assert criterion.memory.state("balancer")["learned"].tolist() == [3.0]
+    assert criterion.adaptive.slots["balancer"].state["learned"].tolist() == [3.0]
 
 
 def test_what_update_writes_into_a_learned_weight_of_an_absent_term_is_undone() -> None:
@@ -337,7 +337,7 @@ def test_what_update_writes_into_a_learned_weight_of_an_absent_term_is_undone() 
     criterion = WeightedLoss({"a": 1.0, "b": Term(optional=True), "c": 1.0}, balancer=Writing())
     criterion(losses(a=1.0, c=math.nan))
     criterion.step()
-    assert criterion.memory.state("balancer")["learned"].tolist() == [3.0, 1.0, 1.0]
+    assert criterion.adaptive.slots["balancer"].state["learned"].tolist() == [3.0, 1.0, 1.0]
 
 
 def test_an_interval_is_learned_from_as_a_whole_whoever_is_absent_at_its_end() -> None:
@@ -360,7 +360,7 @@ def test_losses_after_a_step_may_be_told_after_a_resume() -> None:
         criterion.step()
     resumed.load_state_dict(begun.state_dict())
     for criterion in (whole, resumed):
-        criterion.observe(losses(a=3.0, b=3.0))
+        criterion.observe_after(losses(a=3.0, b=3.0))
     assert after(resumed) == after(whole) == [3.0, 3.0]
 
 
@@ -370,6 +370,6 @@ def test_losses_after_a_step_are_told_once_also_under_an_optimizer_that_is_follo
     criterion.follow(optimizer)
     criterion(losses(a=1.0, b=1.0))
     optimizer.step()
-    criterion.observe(losses(a=3.0, b=3.0))
+    criterion.observe_after(losses(a=3.0, b=3.0))
     with pytest.raises(RuntimeError, match="called once after each optimizer step"):
-        criterion.observe(losses(a=3.0, b=3.0))
+        criterion.observe_after(losses(a=3.0, b=3.0))

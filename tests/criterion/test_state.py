@@ -35,7 +35,7 @@ def train(
     totals = []
     for _ in range(steps):
         step = criterion.current_step
-        if criterion.memory.observations.metrics:
+        if criterion.adaptive.observations.metrics:
             criterion.observe(m=0.5 * step)
         names = criterion.config.terms
         given = {name: leaf(1.0 + step + len(name)) for name in names}
@@ -77,7 +77,7 @@ def test_going_on_from_a_file_is_going_on(balancer: Any) -> None:
     state = through_a_file({"loss": begun.state_dict(), "adam": optimizers[1].state_dict()})
     resumed.load_state_dict(state["loss"])
     optimizers[2].load_state_dict(state["adam"])
-    resumed.memory.observations.drop()
+    resumed.adaptive.observations.drop()
     found += train(resumed, 4, optimizers[2])
     assert found == expected
     assert same(whole.state_dict(), resumed.state_dict())
@@ -89,7 +89,7 @@ def test_what_was_seen_before_a_checkpoint_counts_after_it() -> None:
     resumed.load_state_dict(criterion.state_dict())
     resumed.observe(m=5.0)
     resumed.step()
-    assert resumed.memory.state("terms.b.controller")["observed"] == 4.0
+    assert resumed.adaptive.slots["terms.b.controller"].state["observed"] == 4.0
 
 
 def test_a_state_is_a_copy_of_everything() -> None:
@@ -101,8 +101,8 @@ def test_a_state_is_a_copy_of_everything() -> None:
     for tensor in state.values():
         tensor.zero_()
     assert not same(criterion.state_dict(), state)
-    kept = criterion.state_dict(keep_vars=True)["memory.learned"]
-    assert kept is criterion.memory.learned
+    kept = criterion.state_dict(keep_vars=True)["adaptive.learned"]
+    assert kept is criterion.adaptive.learned
 
 
 def test_weights_follow_from_what_was_loaded_at_once() -> None:
@@ -135,12 +135,12 @@ def test_terms_that_come_and_go_are_mapped_by_name(balancer: str) -> None:
     fresh = build(balancer, {"a": 1.0, "b": 1.0, "c": 1.0})
     _load(fresh, old, strict=False)
     key = "learned" if balancer == "test-priced" else "weights"
-    ours, theirs = (c.memory.state("balancer")[key] for c in (fresh, old))
+    ours, theirs = (c.adaptive.slots["balancer"].state[key] for c in (fresh, old))
     assert ours.tolist() == [theirs[0], theirs[1], 1.0]
     assert fresh.current_step == 2
-    assert fresh.state_dict()["memory.last_seen"].tolist()[2] == 1.0
+    assert fresh.state_dict()["adaptive.last_observed.values"].tolist()[2] == 1.0
     if balancer == "test-recording":
-        assert fresh.memory.state("balancer")["updates"] == 2
+        assert fresh.adaptive.slots["balancer"].state["updates"] == 2
     train(fresh, 1)
 
 
@@ -159,12 +159,12 @@ def _load(criterion: WeightedLoss, other: WeightedLoss, *, strict: bool = True) 
 
 def test_what_was_seen_of_other_terms_is_dropped() -> None:
     old = build(terms={"a": Counting(), "b": 1.0})
-    new = WeightedLoss(terms={"a": Counting(), "c": 1.0}, balancer="test-priced", clock=old)
+    new = WeightedLoss(terms={"a": Counting(), "c": 1.0}, balancer="test-priced", clock=old.clock)
     old(losses(a=5.0, b=5.0))
     new(losses(a=1.0, c=1.0))
     with pytest.warns(UserWarning, match="learned is learned for other terms"):
         new.load_state_dict(old.state_dict(), strict=False)
-    assert not new.state_dict()["memory.observed"].any()
+    assert not new.state_dict()["adaptive.observed.totals"].any()
 
 
 def test_a_component_that_is_declared_otherwise_is_refused() -> None:
@@ -189,7 +189,7 @@ def test_one_kind_takes_over_nothing_from_another() -> None:
     with pytest.raises(RuntimeError, match=r"(?s)Missing.*test-namesake.*Unexpected.*test-record"):
         _load(new, old)
     _load(new, old, strict=False)
-    assert new.memory.state("balancer")["updates"] == 0
+    assert new.adaptive.slots["balancer"].state["updates"] == 0
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_checkpoint_without_our_keys_is_refused_and_changes_nothing() -> None:
     criterion = build()
     train(criterion, 2, learner(criterion))
     before = criterion.state_dict()
-    with pytest.raises(RuntimeError, match=r"(?s)Missing.*step.*memory.learned"):
+    with pytest.raises(RuntimeError, match=r"(?s)Missing.*step.*adaptive.learned"):
         criterion.load_state_dict({})
     criterion.load_state_dict({}, strict=False)
     assert same(criterion.state_dict(), before)
@@ -221,7 +221,7 @@ def test_a_checkpoint_without_our_keys_is_refused_and_changes_nothing() -> None:
 def test_a_damaged_checkpoint_is_refused(key: str, bytes_: list[int]) -> None:
     criterion = build()
     state = criterion.state_dict()
-    state[f"memory.{key}"] = torch.tensor(bytes_, dtype=torch.uint8)
+    state[f"adaptive.{key}"] = torch.tensor(bytes_, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="balanced_names or channels: the checkpoint is damaged"):
         criterion.load_state_dict(state)
 
@@ -267,7 +267,7 @@ def test_a_copy_awaits_the_losses_after_the_step_that_was_done() -> None:
     train(criterion, 1)
     other = copy.deepcopy(criterion)
     for each in (criterion, other):
-        each.observe({"a": leaf(3.0)})
+        each.observe_after({"a": leaf(3.0)})
     assert same(criterion.state_dict(), other.state_dict())
 
 
@@ -287,7 +287,7 @@ def test_conversions_are_for_the_model(convert: Callable[[nn.Module], nn.Module]
     assert next(criterion.parameters()) is learned[0]
     assert learned[0].dtype is torch.float32
     train(criterion, 1, optimizer)
-    assert not torch.equal(learned[0], before["memory.log_variance"])
+    assert not torch.equal(learned[0], before["adaptive.log_variance"])
 
 
 @pytest.mark.parametrize("balancer", ["test-recording", "test-priced"])
@@ -298,7 +298,7 @@ def test_everything_goes_to_another_device_together(balancer: str) -> None:
     given = {name: torch.ones((), device="meta", requires_grad=True) for name in TERMS}
     criterion(given).backward()
     criterion.step()
-    placed = [*criterion.parameters(), *criterion.memory._plain().values()]
+    placed = [*criterion.parameters(), *criterion.adaptive._plain().values()]
     assert {tensor.device.type for tensor in placed} == {"meta"}
 
 
@@ -307,7 +307,7 @@ def test_state_goes_where_the_losses_are_whatever_lies_beside_them() -> None:
     given = {name: torch.ones((), device="meta", requires_grad=True) for name in "ab"}
     criterion({**given, "accuracy": torch.ones(())})
     criterion.step()
-    assert criterion.memory.device.type == "meta"
+    assert criterion.adaptive.device.type == "meta"
 
 
 def test_learned_weights_that_lie_elsewhere_are_named() -> None:
@@ -329,26 +329,26 @@ def test_what_was_built_without_memory_keeps_what_is_learned() -> None:
 
 def test_state_stays_where_it_is_unless_the_device_changes() -> None:
     criterion = build("test-recording")
-    before = criterion.memory.state("balancer")["observed"].data_ptr()
+    before = criterion.adaptive.slots["balancer"].state["observed"].data_ptr()
     criterion.to("cpu").float()
-    assert criterion.memory.state("balancer")["observed"].data_ptr() == before
+    assert criterion.adaptive.slots["balancer"].state["observed"].data_ptr() == before
 
 
 def test_two_values_of_two_terms_are_no_pairs() -> None:
     """A history as long as there are terms is mapped by its last axis alone."""
     old = WeightedLoss(terms=["a", "b"], balancer="softadapt")
-    old.memory.state("balancer")["points"].copy_(torch.tensor([[5.0, 10.0], [6.0, 12.0]]))
+    old.adaptive.slots["balancer"].state["points"].copy_(torch.tensor([[5.0, 10.0], [6.0, 12.0]]))
     new = WeightedLoss(terms=["a", "c"], balancer="softadapt")
     new.load_state_dict(old.state_dict(), strict=False)
-    assert new.memory.state("balancer")["points"][:, 0].tolist() == [5, 6]
+    assert new.adaptive.slots["balancer"].state["points"][:, 0].tolist() == [5, 6]
 
 
 def test_pairs_of_terms_are_mapped_by_both() -> None:
     old = WeightedLoss(terms=["a", "b"], balancer="gradvac")
-    old.memory.state("balancer")["targets"].copy_(torch.tensor([[0.0, 0.5], [0.25, 0.0]]))
+    old.adaptive.slots["balancer"].state["targets"].copy_(torch.tensor([[0.0, 0.5], [0.25, 0.0]]))
     new = WeightedLoss(terms=["b", "aa", "a"], balancer="gradvac")
     new.load_state_dict(old.state_dict(), strict=False)
-    assert new.memory.state("balancer")["targets"].tolist() == [
+    assert new.adaptive.slots["balancer"].state["targets"].tolist() == [
         [0, 0, 0.5],
         [0, 0, 0],
         [0.25, 0, 0],

@@ -1,4 +1,4 @@
-"""In words: what a config will do over the training, and what looks wrong so far."""
+"""A config in words, and what looks wrong in a training so far."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import math
 import numpy as np
 
 from lossweights.components.durations import Duration, Horizon
-from lossweights.components.schedules import Schedule, Steps, Values
+from lossweights.components.schedules import Steps, Values
 from lossweights.config.loss_config import LossConfig
-from lossweights.criterion.report import Seen
+from lossweights.config.timeline import weight_of
+from lossweights.criterion.record import ForwardRecord
 from lossweights.errors import HorizonError, quoted
 
 _UNBOUNDED_STEPS = 10_000  # looked at of a schedule without end in a training without end
@@ -39,13 +40,12 @@ def _training(horizon: Horizon) -> str:
 def _evaluation(config: LossConfig) -> str:
     if isinstance(config.eval_weights, dict):
         given = ", ".join(f"{name} {weight:g}" for name, weight in config.eval_weights.items())
-        return f"{given}, all else with its final weight"
+        return f"{given}, the others with their final weight"
     steered = any(term.controller is not None for term in config.terms.values())
     still = ", controllers and balancer at 1" if config.balancer or steered else ""
     return {
         "final": f"each term with its final weight{still}",
         "current": "each term as in training",
-        "ones": "each term with weight 1",
     }[config.eval_weights]
 
 
@@ -77,44 +77,44 @@ def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
     start = horizon.steps(term.after)
     dormant = f"dormant until step {start}, then " if start else ""
     if term.controller is not None:
-        watched = "its own value" if term.controller.source is None else term.controller.source
-        return f"{dormant}steered by {watched}"
+        observed = "its own value" if term.controller.source is None else term.controller.source
+        return f"{dormant}steered by {observed}"
     if term.schedule is None:
         return f"{dormant}constant"
     steps, weights = _sampled(config, name, horizon)
     lowest, highest = int(weights.argmin()), int(weights.argmax())
-    final = term.weight * term.schedule.final(horizon.local(start)) + 0.0  # no -0
+    final = weight_of(config, name, horizon).final() + 0.0  # no -0
     if weights[lowest] == weights[highest] == final:
         return f"{dormant}{final:g} throughout"
-    moments = f"{dormant}starts at {weights[0]:g}"
+    course = f"{dormant}starts at {weights[0]:g}"
     if highest != 0 and weights[highest] >= final:
-        moments += f", first peaks at {weights[highest]:g} in step {steps[highest]}"
+        course += f", first peaks at {weights[highest]:g} in step {steps[highest]}"
     if lowest != 0 and weights[lowest] != final:
-        moments += f", is lowest at {weights[lowest]:g} in step {steps[lowest]}"
-    return f"{moments}, ends at {final:g}"
+        course += f", is lowest at {weights[lowest]:g} in step {steps[lowest]}"
+    return f"{course}, ends at {final:g}"
 
 
 def _sampled(config: LossConfig, name: str, horizon: Horizon) -> tuple[Steps, Values]:
-    """Steps of the training from where the term begins, and its weights there."""
-    term = config.terms[name]
-    start = horizon.steps(term.after)
-    local = horizon.local(start)
-    schedule = Schedule.read(1.0) if term.schedule is None else term.schedule
-    if local.is_bounded:
-        last = max(local.span - 1, 0)
+    """Steps of the training from where the term wakes up, and its weights there."""
+    column = weight_of(config, name, horizon)
+    if column.horizon.is_bounded:
+        last = max(column.horizon.span - 1, 0)
     else:
-        last = math.ceil(schedule.ends(local) or _UNBOUNDED_STEPS)
-    steps = np.arange(0, last + 1, max(1, last // _MOST_STEPS))
-    return start + steps, term.weight * schedule(steps, local) + 0.0  # no -0
+        end = column.end()
+        last = (
+            _UNBOUNDED_STEPS if end is None else math.ceil(end - column.start) or _UNBOUNDED_STEPS
+        )
+    steps = column.start + np.arange(0, last + 1, max(1, last // _MOST_STEPS))
+    return steps, column.values(steps) + 0.0  # no -0
 
 
-def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[str]:
-    """What looks wrong so far, a sentence each."""
-    findings = [note] if (note := seen.of_idle_clock(step)) else []
+def audit(config: LossConfig, record: ForwardRecord, horizon: Horizon, step: int) -> list[str]:
+    """What looks wrong so far, one sentence each."""
+    findings = [note] if (note := record.idle_clock_warning(step)) else []
     findings += [
         f"term {name!r} carries no gradient: it was computed without one (detached, under "
         "no_grad, or from .item()), so its weight changes nothing"
-        for name, weight in seen.detached.items()
+        for name, weight in record.detached.items()
         if weight != 0  # a placeholder of a term that is off
     ]
     moving = [name for name, term in config.terms.items() if term.schedule is not None]
@@ -132,8 +132,8 @@ def audit(config: LossConfig, seen: Seen, horizon: Horizon, step: int) -> list[s
         except ValueError as error:
             findings.append(f"term {name!r} has a schedule that fails: {error}")
             continue
-        never = name not in seen.given.union(seen.names) and _is_awaited(config, name)
-        if never and seen.names and step >= steps[0]:
+        never = name not in record.given.union(record.names) and _is_awaited(config, name)
+        if never and record.names and step >= steps[0]:
             findings.append(
                 f"term {name!r} was never given{_or_finite(config)}; if it is not needed, drop it "
                 f"at terms.{name}"

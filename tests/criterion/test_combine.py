@@ -228,7 +228,7 @@ def test_terms_that_do_not_count_take_no_part_although_they_are_given(
         assert with_quiet.item() == pytest.approx(alone(given).item())
         alone.step()
         beside.step()
-    state = beside.memory.state("balancer")
+    state = beside.adaptive.slots["balancer"].state
     for key in {"weights", "updates"} & state.keys():
         if state[key].ndim:
             assert state[key][2] == (1.0 if key == "weights" else 0.0)

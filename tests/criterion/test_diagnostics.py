@@ -122,13 +122,13 @@ def test_groups_hold_what_is_learned_without_decay() -> None:
     criterion = WeightedLoss(terms=["a", "b"], balancer="uncertainty")
     (group,) = criterion.param_groups(lr=0.5, foreach=False)
     assert group == {
-        "params": [criterion.memory.log_variance],
+        "params": [criterion.adaptive.log_variance],
         "weight_decay": 0.0,
         "lr": 0.5,
         "foreach": False,
     }
     assert criterion.param_groups(weight_decay=0.1)[0]["weight_decay"] == 0.1
-    assert [name for name, _ in criterion.named_parameters()] == ["memory.log_variance"]
+    assert [name for name, _ in criterion.named_parameters()] == ["adaptive.log_variance"]
 
 
 def test_there_is_no_group_where_nothing_is_learned() -> None:
@@ -170,7 +170,7 @@ def test_learned_weights_that_move_are_not_told_nor_those_just_loaded() -> None:
 
 def test_learned_weights_just_loaded_are_not_told_on_a_shared_clock_either() -> None:
     owner = WeightedLoss(terms=["a"])
-    guest = WeightedLoss(terms=["a", "b"], balancer="uncertainty", clock=owner)
+    guest = WeightedLoss(terms=["a", "b"], balancer="uncertainty", clock=owner.clock)
     optimizer = torch.optim.SGD(guest.param_groups(lr=0.1))
     for _ in range(3):
         guest(losses(a=2.0, b=2.0)).backward()
@@ -197,7 +197,7 @@ def test_losses_after_the_step_that_were_never_told_are_told() -> None:
     trained(criterion, 2)
     (finding,) = criterion.audit()
     assert "'test-comparing' learns from the losses after the step and was never told" in finding
-    criterion.observe({"a": leaf(1.0)})
+    criterion.observe_after({"a": leaf(1.0)})
     assert criterion.audit() == []
 
 
@@ -247,7 +247,7 @@ def test_torch_func_is_refused_before_anything_is_noted(balancer: Any, reduction
     ):
         with pytest.raises(RuntimeError, match=r"torch.func.*breakdown\(terms\).total"):
             transformed(x)
-    assert not criterion.state_dict()["memory.observed"].any()
+    assert not criterion.state_dict()["adaptive.observed.totals"].any()
     assert criterion.metrics() == {}
 
 
