@@ -172,7 +172,7 @@ def panel(curves: Sequence[Curve], last: int, width: int) -> str:
     plotext.yticks([low, high], marks)
     for curve in curves:
         plotext.plot(curve.steps, curve.weights, marker=curve.mark, color=curve.color)
-    # A curve hides those before it where they coincide: so each comes to the top in every n-th column.
+    # Each curve hides the ones before it, so each is drawn once more in every n-th column.
     for turn, curve in enumerate(curves if len(curves) > 1 else ()):
         steps = np.arange(turn, columns, len(curves)) * last / (columns - 1)
         steps = steps[steps <= curve.steps[-1]]
