@@ -216,21 +216,20 @@ class GradientWeights:
 
     # Between forward passes
 
-    def show(self, step: int, horizon: Horizon, inactive: Callable[[int], Collection[str]]) -> None:
+    def show(self, step: int, horizon: Horizon, inactive: Collection[str]) -> None:
         """Decides whether the forward passes of a step compute gradients.
 
-        They do when `every` says so, and while a term counts that did not count when it last said
-        so: its weight is not known yet. This depends on the step alone.
+        They do when `every` says so, and if a term counts that never counted in a step that
+        computed gradients: its weight is not known yet.
 
         Args:
             step: The step.
             horizon: The length of training.
-            inactive: The terms that do not count at a step.
+            inactive: The terms that do not count in it.
         """
         length = max(1, horizon.steps(self.balancer.every))
-        last = step - step % length
-        woken = last != step and not set(inactive(last)) <= set(inactive(step))
-        self.is_due = last == step or woken
+        self._active = frozenset(self.names).difference(inactive)
+        self.is_due = step % length == 0 or not self._computed.issuperset(self._active)
 
     def next_weights(self) -> Tensor:
         """The weights of the next forward pass, shape (n,); nan if it computes gradients."""
