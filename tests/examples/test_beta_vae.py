@@ -24,6 +24,7 @@ def beta_vae(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("beta_vae")
 
 
+@pytest.mark.slow
 def test_the_program_runs_and_leaves_table_figures_and_pictures(tmp_path: Path) -> None:
     configs = ("beta-4", "capacity", "pid-growing")
     arguments = ("--quick", "--workers", "1", "--configs", *configs)

@@ -19,6 +19,7 @@ def conflicting_objectives(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("conflicting_objectives")
 
 
+@pytest.mark.slow
 def test_every_method_goes_from_every_start(tmp_path: Path) -> None:
     done = run_program("conflicting_objectives.py", "--quick", folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ import pytest
 from tests.examples.programs import EXAMPLES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ranks_end_with_the_same_weights(ranks: int, tmp_path: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]

@@ -49,6 +49,7 @@ def losses(config: str) -> tuple[WeightedLoss, WeightedLoss]:
     return criterion, discriminator
 
 
+@pytest.mark.slow
 def test_the_program_runs_and_leaves_table_figures_and_pictures(tmp_path: Path) -> None:
     done = run_program("late_adversary.py", "--quick", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -258,6 +259,7 @@ late_adversary.main()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(
     late_adversary: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def multi_task(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("multi_task")
 
 
+@pytest.mark.slow
 def test_every_config_is_trained_compared_and_drawn(tmp_path: Path) -> None:
     done = run_program("multi_task.py", "--quick", folder=tmp_path)
     assert done.returncode == 0, done.stderr

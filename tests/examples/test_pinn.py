@@ -25,6 +25,7 @@ def pinn(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("pinn")
 
 
+@pytest.mark.slow
 def test_every_config_is_trained_and_leaves_its_figures(tmp_path: Path) -> None:
     done = run_program("pinn.py", "--quick", folder=tmp_path)
     assert done.returncode == 0, done.stderr

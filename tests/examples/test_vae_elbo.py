@@ -21,6 +21,7 @@ def vae_elbo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("vae_elbo")
 
 
+@pytest.mark.slow
 def test_the_program_runs_and_leaves_figures_and_pictures(tmp_path: Path) -> None:
     arguments = ("--words", "1000", "--epochs", "1", "--configs", "cyclical-cosine", "free-bits")
     done = run_program("vae_elbo.py", *arguments, folder=tmp_path)
