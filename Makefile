@@ -4,23 +4,32 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints.txt
+# As many processes as there are cores. Tests of one xdist_group share a process.
+PARALLEL := -n auto --dist loadgroup
 
-.PHONY: help demo test lowest check docs bench format clean
+.PHONY: help demo test test-slow test-all lowest check docs bench format clean
 
 help:  ## show these commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
 
 demo: $(VENV)/examples  ## train the VAE of the README under six configs: about three minutes
 	$(BIN)/python examples/vae_elbo.py
 
-test: $(VENV)/test  ## run all tests: units, properties, docstrings, README and docs
-	$(BIN)/python -m pytest
+test: $(VENV)/test  ## run the tests but the slow ones: what to run before a commit
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+# Compiled code is kept from one run to the next.
+test-slow: export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/.pytest_cache/inductor
+test-slow: $(VENV)/test  ## run the slow tests: whole example programs, torchrun, inductor
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
+
+test-all: test test-slow  ## run all tests: both of the above
 
 # For Python 3.11, and by hand: it downloads gigabytes. Without the examples, where each warning is
 # an error, and without process groups: those of torch 2.7 hang at times, on CPUs.
 lowest:  ## run the tests of the package with the oldest torch, pydantic, ... allowed
 	$(MAKE) .venv-lowest/test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
-	.venv-lowest/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning --ignore tests/examples --ignore tests/distributed
+	.venv-lowest/bin/python -m pytest $(PARALLEL) -W ignore::DeprecationWarning -W ignore::FutureWarning --ignore tests/examples --ignore tests/distributed
 
 check: $(VENV)/check  ## lint, format, types, and the import contract
 	$(BIN)/ruff check .

@@ -82,9 +82,8 @@ def test_names_stand_as_they_are_in_one_line(name: str, spread: float) -> None:
         assert written == name.replace("\n", " ")
 
 
-@pytest.mark.parametrize("width", [3.6, 6.4])
 @pytest.mark.parametrize("picture", OF_HISTORIES)
-@pytest.mark.parametrize("count", [2, 20])
+@pytest.mark.parametrize(("count", "width"), [(2, 6.4), (20, 3.6)], ids=["roomy", "crowded"])
 def test_nothing_covers_anything(picture: Callable[..., Figure], count: int, width: float) -> None:
     named = history({f"{i} {LONG}": [1.0, 10.0 ** (i % 4)] for i in range(count)})
     figure = picture(named, width=width)

@@ -59,25 +59,44 @@ def test_a_terminal_without_unicode_is_no_error(
 
 def test_piped_output_has_no_colour(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", CONFIG)
-    found = run("preview", "a.yaml", folder=tmp_path)
-    assert (found.returncode, found.stderr) == (0, "")
-    assert "└┬───" in found.stdout
-    assert "größe" in found.stdout
-    assert "\x1b" not in found.stdout
-    forced = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
-    assert "\x1b[36m" in run("preview", "a.yaml", folder=tmp_path, **forced).stdout, "else no proof"
-    assert (
-        "\x1b[36m" not in run("preview", "a.yaml", folder=tmp_path, NO_COLOR="1", **forced).stdout
+    code = (
+        "import os, sys; from lossweights.cli import main\n"
+        "sys.argv[1:] = ['preview', 'a.yaml']\n"
+        "forced = {'FORCE_COLOR': '1', 'TERM': 'xterm-256color'}\n"
+        "for environment in ({}, forced, {'NO_COLOR': '1'}):\n"
+        "    os.environ.update(environment)\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert not end.code, environment\n"
+        "    print('the end')\n"
     )
+    found = run(folder=tmp_path, code=code)
+    assert (found.returncode, found.stderr) == (0, "")
+    plain, forced, forbidden, _ = found.stdout.split("the end\n")
+    assert "└┬───" in plain
+    assert "größe" in plain
+    assert "\x1b" not in plain
+    assert "\x1b[36m" in forced, "else no proof"
+    assert "\x1b[36m" not in forbidden
 
 
-@pytest.mark.parametrize("lacking", ["typer", "rich", "yaml", "plotext", "docstring_parser"])
-def test_without_the_extra_it_says_what_to_install(lacking: str, tmp_path: Path) -> None:
-    code = f"import sys; sys.modules[{lacking!r}] = None; from lossweights.cli import main; main()"
-    found = run("kinds", folder=tmp_path, code=code)
-    assert found.returncode == 1
-    expected = f"the command line needs {lacking}: pip install 'lossweights[cli]'\n"
-    assert (found.stdout, found.stderr) == ("", expected)
+def test_without_an_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    extras = ("typer", "rich", "yaml", "plotext", "docstring_parser")
+    code = (
+        "import sys; from lossweights.cli import main\n"
+        "sys.argv[1:] = ['kinds']\n"
+        f"extras = {extras}\n"
+        "for lacking in extras:\n"
+        "    for name in list(sys.modules):\n"
+        "        if name.startswith('lossweights.cli.') or name.partition('.')[0] in extras:\n"
+        "            del sys.modules[name]\n"
+        "    sys.modules[lacking] = None\n"
+        "    try: main()\n"
+        "    except SystemExit as end: print(end)\n"
+    )
+    found = run(folder=tmp_path, code=code)
+    expected = [f"the command line needs {e}: pip install 'lossweights[cli]'" for e in extras]
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.splitlines() == expected
 
 
 def test_a_warning_is_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 DECLARATION: dict[str, Any] = {"terms": {"nll": 1.0, "kl": {"kind": "cyclical", "cycles": 4}}}
 
 
+@functools.cache
 def validator(at: str | None = None) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema_at(at))
 

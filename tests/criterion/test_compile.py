@@ -58,7 +58,7 @@ def graphs_of_a_training(backend: str, terms: Any, steps: int = 120) -> int:
     return int(counter.frame_count)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_one_graph_while_the_weights_change(backend: str) -> None:
     assert graphs_of_a_training(backend, {"nll": 1.0, "kl": Cyclical(cycles=4)}) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from lossweights import WeightedLoss
+from tests.examples.conftest import Call
 from tests.examples.programs import EXAMPLES, run_program
 
 CONFIGS = EXAMPLES / "beta_vae.yaml"
@@ -24,13 +26,26 @@ def beta_vae(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("beta_vae")
 
 
+@pytest.mark.slow
 def test_the_program_runs_and_leaves_table_figures_and_pictures(tmp_path: Path) -> None:
     configs = ("beta-4", "capacity", "pid-growing")
     arguments = ("--quick", "--workers", "1", "--configs", *configs)
     done = run_program("beta_vae.py", *arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "…" not in done.stdout  # no column is cut off
-    out = tmp_path / "runs" / "beta_vae"
+    check(configs, done.stdout, tmp_path / "runs" / "beta_vae")
+
+
+def test_one_config_leaves_table_figures_and_pictures(
+    beta_vae: ModuleType, call: Call, tmp_path: Path
+) -> None:
+    done = call(beta_vae, "--steps", "2", "--seeds", "1", "--configs", "capacity")
+    assert done.status == 0, done.err
+    check(("capacity",), done.out, tmp_path / "runs" / "beta_vae")
+
+
+def check(configs: Sequence[str], printed: str, out: Path) -> None:
+    """What a program has printed and left."""
+    assert "…" not in printed  # no column is cut off
     runs = json.loads((out / "figures.json").read_text())["runs"]
     assert [run["config"] for run in runs] == list(configs)
     table = (out / "table.md").read_text()
@@ -49,12 +64,14 @@ def test_the_program_runs_and_leaves_table_figures_and_pictures(tmp_path: Path) 
         (["--out", "file"], "File exists"),
     ],
 )
-def test_a_wrong_option_gives_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_a_wrong_option_gives_one_line(
+    arguments: list[str], words: str, beta_vae: ModuleType, call: Call, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
-    done = run_program("beta_vae.py", *arguments, folder=tmp_path)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    done = call(beta_vae, *arguments)
+    assert done.status == 2
+    assert words in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

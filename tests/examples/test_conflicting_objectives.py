@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from tests.examples.conftest import Call
 from tests.examples.programs import EXAMPLES, run_program
 
 
@@ -19,13 +20,26 @@ def conflicting_objectives(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("conflicting_objectives")
 
 
+@pytest.mark.slow
 def test_every_method_goes_from_every_start(tmp_path: Path) -> None:
     done = run_program("conflicting_objectives.py", "--quick", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     methods = yaml.safe_load((EXAMPLES / "conflicting_objectives.yaml").read_text("utf-8"))
-    rows = [line.split() for line in done.stdout.splitlines()]
-    assert {row[0] for row in rows if row[1:4] == ["0", "of", "5"]} == set(methods)
-    out = tmp_path / "runs" / "conflicting_objectives"
+    check(set(methods), done.stdout, tmp_path / "runs" / "conflicting_objectives")
+
+
+def test_one_method_goes_from_every_start(
+    conflicting_objectives: ModuleType, call: Call, tmp_path: Path
+) -> None:
+    done = call(conflicting_objectives, "--steps", "10", "--methods", "mgda")
+    assert done.status == 0, done.err
+    check({"mgda"}, done.out, tmp_path / "runs" / "conflicting_objectives")
+
+
+def check(methods: set[str], printed: str, out: Path) -> None:
+    """What a program has printed and left."""
+    rows = [line.split() for line in printed.splitlines()]
+    assert {row[0] for row in rows if row[1:4] == ["0", "of", "5"]} == methods
     for picture in ("plane.png", "objectives.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
 

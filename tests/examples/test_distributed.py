@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.examples.conftest import Call
 from tests.examples.programs import EXAMPLES
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_ranks_end_with_the_same_weights(ranks: int, tmp_path: Path) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+@pytest.mark.slow
+def test_two_ranks_end_with_the_same_weights(tmp_path: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(  # noqa: S603
         [
-            *(sys.executable, "-W", "error"),
-            *(torchrun if ranks > 1 else ()),
+            *(sys.executable, "-W", "error", *torchrun),
             *(str(EXAMPLES / "distributed.py"), "--quick"),
         ],
         cwd=tmp_path,
@@ -29,7 +30,19 @@ def test_ranks_end_with_the_same_weights(ranks: int, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    head, *epochs, last = done.stdout.strip().splitlines()
+    check(2, done.stdout)
+
+
+def test_one_process_is_one_rank(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    done = call(importlib.import_module("distributed"), "--quick")
+    assert done.status == 0, done.err
+    check(1, done.out)
+
+
+def check(ranks: int, printed: str) -> None:
+    """What the program has printed."""
+    head, *epochs, last = printed.strip().splitlines()
     assert head.split() == [
         "epoch",
         "digit",

@@ -43,8 +43,15 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
     assert run_in_parallel(work, {"a": "double", "b": "double"}, 2) == ["doubledouble"] * 2
 
 
-@pytest.mark.parametrize("names", [("bad", "long"), ("long", "bad")])
-@pytest.mark.parametrize(("job", "error"), [("fail", ValueError), ("die", BrokenProcessPool)])
+@pytest.mark.parametrize(
+    ("job", "error", "names"),
+    [
+        ("fail", ValueError, ("bad", "long")),
+        ("die", BrokenProcessPool, ("long", "bad")),
+        pytest.param("fail", ValueError, ("long", "bad"), marks=pytest.mark.slow),
+        pytest.param("die", BrokenProcessPool, ("bad", "long"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_job_that_fails_ends_all_at_once(
     job: str, error: type[Exception], names: tuple[str, str]
 ) -> None:

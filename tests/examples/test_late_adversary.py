@@ -8,7 +8,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from lossweights import WeightedLoss
+from tests.examples.conftest import Call
 from tests.examples.programs import EXAMPLES, run_program
 
 CONFIGS = EXAMPLES / "late_adversary.yaml"
@@ -49,15 +50,29 @@ def losses(config: str) -> tuple[WeightedLoss, WeightedLoss]:
     return criterion, discriminator
 
 
+@pytest.mark.slow
 def test_the_program_runs_and_leaves_table_figures_and_pictures(tmp_path: Path) -> None:
     done = run_program("late_adversary.py", "--quick", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "When the adversary comes" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80
-    out = tmp_path / "runs" / "late_adversary"
-    figures = {row["config"]: row for row in json.loads((out / "figures.json").read_text())}
     # Two calls in a step with an adversary, one in a step in which only the discriminator learns.
     calls = {"none": 0, "from-start": 120, "late": 60, "late-ramp": 60, "head-start": 66}
+    check(calls, done.stdout, tmp_path / "runs" / "late_adversary")
+
+
+def test_two_configs_leave_table_figures_and_pictures(
+    late_adversary: ModuleType, call: Call, tmp_path: Path
+) -> None:
+    arguments = ("--steps", "20", "--seeds", "1", "--configs", "none", "head-start")
+    done = call(late_adversary, *arguments)
+    assert done.status == 0, done.err
+    check({"none": 0, "head-start": 22}, done.out, tmp_path / "runs" / "late_adversary")
+
+
+def check(calls: Mapping[str, int], printed: str, out: Path) -> None:
+    """What a program has printed and left, and how often the discriminator was called."""
+    assert "When the adversary comes" in printed
+    assert max(map(len, printed.splitlines()[:-4])) <= 80
+    figures = {row["config"]: row for row in json.loads((out / "figures.json").read_text())}
     assert {config: row["calls"] for config, row in figures.items()} == calls
     assert len({row["error"] for row in figures.values()}) == len(calls)
     assert all(f"| {config} |" in (out / "table.md").read_text() for config in calls)
@@ -72,11 +87,13 @@ def test_the_program_runs_and_leaves_table_figures_and_pictures(tmp_path: Path) 
         (["--steps", "5"], "a whole number from 20 to 1000000 is needed, found '5'"),
     ],
 )
-def test_a_wrong_option_gives_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
-    done = run_program("late_adversary.py", *arguments, folder=tmp_path)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_a_wrong_option_gives_one_line(
+    arguments: list[str], words: str, late_adversary: ModuleType, call: Call
+) -> None:
+    done = call(late_adversary, *arguments)
+    assert done.status == 2
+    assert words in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -258,6 +275,7 @@ late_adversary.main()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(
     late_adversary: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

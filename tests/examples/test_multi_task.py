@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ import yaml
 from sklearn.datasets import load_digits, load_sample_images
 
 from lossweights import Balancer, LossConfig, WeightedLoss
+from tests.examples.conftest import Call
 from tests.examples.programs import EXAMPLES, run_program
 
 CONFIGS = EXAMPLES / "multi_task.yaml"
@@ -32,18 +33,31 @@ def multi_task(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("multi_task")
 
 
+@pytest.mark.slow
 def test_every_config_is_trained_compared_and_drawn(tmp_path: Path) -> None:
     done = run_program("multi_task.py", "--quick", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = {"single": "single tasks"} | {name: name for name in TOGETHER}
-    assert rows.keys() <= {line.split()[0] for line in done.stdout.splitlines() if line.split()}
-    out = tmp_path / "runs" / "multi_task"
+    check(TOGETHER, done.stdout, tmp_path / "runs" / "multi_task")
+
+
+def test_one_config_is_trained_compared_and_drawn(
+    multi_task: ModuleType, call: Call, tmp_path: Path
+) -> None:
+    done = call(multi_task, "--quick", "--configs", "pcgrad")
+    assert done.status == 0, done.err
+    check(["equal", "pcgrad"], done.out, tmp_path / "runs" / "multi_task")
+
+
+def check(together: Sequence[str], printed: str, out: Path) -> None:
+    """What a program has printed and left."""
+    rows = {"single": "single tasks"} | {name: name for name in together}
+    assert rows.keys() <= {line.split()[0] for line in printed.splitlines() if line.split()}
     for picture in ("delta-m.png", "shares.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
     table = (out / "table.md").read_text("utf-8").splitlines()
     assert [line.split(" | ")[0].removeprefix("| ") for line in table[2:]] == list(rows.values())
     figures = json.loads((out / "figures.json").read_text("utf-8"))
-    assert [run["run"]["config"] for run in figures["runs"]] == [*SINGLE, *TOGETHER]
+    assert [run["run"]["config"] for run in figures["runs"]] == [*SINGLE, *together]
     assert figures["rows"]["single tasks"][0]["delta_m"] == 0
     assert figures["rows"]["equal"][0]["time"] == 1
 
@@ -62,18 +76,14 @@ def test_a_wrong_option_gives_one_line(
     arguments: list[str],
     words: str,
     multi_task: ModuleType,
+    call: Call,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["multi_task.py", *arguments])
-    with pytest.raises(SystemExit, match="2"):
-        multi_task.main()
-    line = capsys.readouterr().err
-    assert words in line
-    assert len(line.splitlines()) == 1
+    done = call(multi_task, *arguments)
+    assert done.status == 2
+    assert words in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from tests.examples.conftest import Call
 from tests.examples.programs import EXAMPLES, run_program
 
 CONFIGS: dict[str, dict[str, object]] = yaml.safe_load((EXAMPLES / "pinn.yaml").read_text("utf-8"))
@@ -25,15 +27,27 @@ def pinn(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("pinn")
 
 
+@pytest.mark.slow
 def test_every_config_is_trained_and_leaves_its_figures(tmp_path: Path) -> None:
     done = run_program("pinn.py", "--quick", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 80
-    out = tmp_path / "runs" / "pinn"
+    check(list(CONFIGS), done.stdout, tmp_path / "runs" / "pinn")
+
+
+def test_two_configs_leave_their_figures(pinn: ModuleType, call: Call, tmp_path: Path) -> None:
+    configs = ("equal", "lr-annealing")
+    done = call(pinn, "--steps", "2", "--seeds", "1", "--configs", *configs)
+    assert done.status == 0, done.err
+    check(configs, done.out, tmp_path / "runs" / "pinn")
+
+
+def check(configs: Sequence[str], printed: str, out: Path) -> None:
+    """What a program has printed and left."""
+    assert max(map(len, printed.splitlines())) <= 80
     table = (out / "table.md").read_text("utf-8").splitlines()
-    assert [row.split("|")[1].strip() for row in table[2:]] == list(CONFIGS)
+    assert [row.split("|")[1].strip() for row in table[2:]] == list(configs)
     runs = json.loads((out / "figures.json").read_text("utf-8"))["runs"]
-    assert [run["run"]["config"] for run in runs] == list(CONFIGS)
+    assert [run["run"]["config"] for run in runs] == list(configs)
     for run in runs:
         assert {*TERMS, "error", "seconds"} == set(run["figures"])
         assert run["history"]["step"][-1] == run["run"]["steps"]
@@ -50,12 +64,14 @@ def test_every_config_is_trained_and_leaves_its_figures(tmp_path: Path) -> None:
         (["--out", "taken/pinn"], "taken"),
     ],
 )
-def test_a_wrong_option_gives_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_a_wrong_option_gives_one_line(
+    arguments: list[str], words: str, pinn: ModuleType, call: Call, tmp_path: Path
+) -> None:
     (tmp_path / "taken").write_text("no folder")
-    done = run_program("pinn.py", *arguments, folder=tmp_path)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    done = call(pinn, *arguments)
+    assert done.status == 2
+    assert words in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 def test_a_section_that_cannot_be_used_is_refused(

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.examples.conftest import Call
 from tests.examples.programs import EXAMPLES, run_program
 
 CONFIGS = sorted((EXAMPLES / "vae_elbo").glob("*.yaml"))
@@ -18,18 +19,35 @@ WITH_TARGET = {"pid", "lagrangian", "free-bits"}
 @pytest.fixture
 def vae_elbo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(EXAMPLES))
+    evaluate = importlib.import_module("pronunciation_vae.evaluate")
+    monkeypatch.setattr(evaluate, "LABELLED", 100)  # the probes take longer than the training
+    monkeypatch.setattr(evaluate, "PROBE_DRAWS", 1)
     return importlib.import_module("vae_elbo")
 
 
+@pytest.mark.slow
 def test_the_program_runs_and_leaves_figures_and_pictures(tmp_path: Path) -> None:
     arguments = ("--words", "1000", "--epochs", "1", "--configs", "cyclical-cosine", "free-bits")
     done = run_program("vae_elbo.py", *arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    of_all, of_targets = done.stdout.split("Does it hold the KL that it was told to hold?")
+    check(done.stdout, tmp_path / "runs" / "vae_elbo")
+
+
+def test_two_short_runs_leave_figures_and_pictures(
+    vae_elbo: ModuleType, call: Call, tmp_path: Path
+) -> None:
+    arguments = ("--words", "1000", "--epochs", "1", "--configs", "cyclical-cosine", "free-bits")
+    done = call(vae_elbo, *arguments)
+    assert done.status == 0, done.err
+    check(done.out, tmp_path / "runs" / "vae_elbo")
+
+
+def check(printed: str, out: Path) -> None:
+    """What a program has printed and left."""
+    of_all, of_targets = printed.split("Does it hold the KL that it was told to hold?")
     assert "cyclical-cosine" in of_all
     assert "cyclical-cosine" not in of_targets
     assert "free-bits 3.00" in " ".join(of_targets.split())
-    out = tmp_path / "runs" / "vae_elbo"
     assert json.loads((out / "figures.json").read_text())
     for picture in ("curves.png", "weights.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
@@ -44,13 +62,15 @@ def test_the_program_runs_and_leaves_figures_and_pictures(tmp_path: Path) -> Non
         (["--configs", "scalar.yaml"], "write reduction: mean, sum or batch_mean at terms.kl"),
     ],
 )
-def test_a_wrong_option_gives_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_a_wrong_option_gives_one_line(
+    arguments: list[str], words: str, vae_elbo: ModuleType, call: Call, tmp_path: Path
+) -> None:
     (tmp_path / "wrong.yaml").write_text("loss: {terms: {kl: {kind: cylical}, reconstruction: 1}}")
     (tmp_path / "scalar.yaml").write_text("loss: {terms: {kl: 1, reconstruction: 1}}")
-    done = run_program("vae_elbo.py", *arguments, folder=tmp_path)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    done = call(vae_elbo, *arguments)
+    assert done.status == 2
+    assert words in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tests.integrations.two_ranks import trained
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_batches_of_twice_the_size(tmp_path: Path) -> None:
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(  # noqa: S603  # our own words

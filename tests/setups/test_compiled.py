@@ -58,6 +58,7 @@ def test_batches_of_another_size() -> None:
         assert_right(found, trained, right(trained, rows(0, count), "features"))
 
 
+@pytest.mark.slow
 @OF
 def test_inductor_takes_gradients_one_by_one(of: Of) -> None:
     trained, found = model(), criterion()

@@ -26,6 +26,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 # Real trainings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["constant", "cyclical-linear"])
 def test_the_kl_of_the_vae_of_the_examples(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It vanishes under a constant weight, and is told of once; under cycles it does not."""
