@@ -15,7 +15,7 @@ from lossweights.components.context import State, StepContext
 _EPSILON = 1e-8
 
 
-class FastAdaptiveMultitask(Balancer, kind="famo"):
+class FAMO(Balancer, kind="famo"):
     r"""Lets the logarithms of all losses go down at the same rate, from values alone (FAMO).
 
     With logits $\xi$ and $z = \mathrm{softmax}(\xi)$ the weights are those of

@@ -14,7 +14,7 @@ from lossweights.components.balancers.numerics import relative_weights
 from lossweights.components.context import State, StepContext
 
 
-class RelativeLossBalancing(Balancer, kind="relobralo"):
+class ReLoBRaLo(Balancer, kind="relobralo"):
     r"""Terms that made less progress since the last step, or the first, weigh more (ReLoBRaLo).
 
     With $\beta(t, t') = n\,\mathrm{softmax}\big(L(t) / (T L(t'))\big)$,

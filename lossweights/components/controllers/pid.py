@@ -16,7 +16,7 @@ from lossweights.components.schedules import Schedule
 _PAPERS_INTEGRAL = 1e-4
 
 
-class ProportionalIntegral(Controller, kind="pid"):
+class PID(Controller, kind="pid"):
     r"""The weight that holds a value at a target, by proportional-integral control (ControlVAE).
 
     With the error $e(t) = v^* - v(t)$ the weight of the next step is
@@ -52,8 +52,8 @@ class ProportionalIntegral(Controller, kind="pid"):
     H. Shao et al., *ControlVAE: controllable variational autoencoder*, ICML 2020, arXiv
     2004.05988, with $K_p = 0.01$, $K_i = 10^{-4}$ and $w \in [0, 1]$ for text.
 
-    >>> from lossweights import ProportionalIntegral, WeightedLoss
-    >>> control = ProportionalIntegral(target=3.0, response="100 steps", proportional=0.0)
+    >>> from lossweights import PID, WeightedLoss
+    >>> control = PID(target=3.0, response="100 steps", proportional=0.0)
     >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": control})
     >>> for _ in range(2):
     ...     _ = criterion({"nll": torch.tensor(90.0), "kl": torch.tensor(4.5)})

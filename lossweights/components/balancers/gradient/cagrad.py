@@ -16,7 +16,7 @@ from lossweights.components.context import State, StepContext
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
 
-class ConflictAverse(GramianBalancer, kind="cagrad"):
+class CAGrad(GramianBalancer, kind="cagrad"):
     r"""Goes near the mean gradient, where the term that gains least gains most (CAGrad).
 
     With the mean gradient $g_0$ of the $m$ terms

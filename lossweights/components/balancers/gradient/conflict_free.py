@@ -11,7 +11,7 @@ from lossweights.components.context import State, StepContext
 _ROUNDING = float(np.finfo(np.float32).eps) ** 2
 
 
-class ConflictFreeInverseGradients(GramianBalancer, kind="config"):
+class ConFIG(GramianBalancer, kind="conflict-free"):
     r"""Goes at the same angle to every gradient, as far as they reach that way (ConFIG).
 
     With unit gradients $u_i = g_i / \lVert g_i \rVert$, their cosines $C_{ij} = u_i \cdot u_j$ and
@@ -40,7 +40,7 @@ class ConflictFreeInverseGradients(GramianBalancer, kind="config"):
 
     >>> import torch
     >>> from lossweights import WeightedLoss
-    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="config")
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="conflict-free")
     >>> x = torch.zeros(2, requires_grad=True)
     >>> criterion({"a": x[0], "b": 3 * x[1]}, shared=x).backward()
     >>> x.grad  # 45 degrees from both

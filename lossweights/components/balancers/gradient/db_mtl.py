@@ -14,7 +14,7 @@ from lossweights.components.context import State, Statistic, StepContext
 _EPSILON = 1e-8
 
 
-class DualBalancing(GradientBalancer, kind="db-mtl"):
+class DBMTL(GradientBalancer, kind="db-mtl"):
     r"""Gives the gradients of all terms one norm: the largest that a logarithm has (DB-MTL).
 
     The gradient of $\log l_i$ is $u_i = g_i / l_i$. All are brought to the largest of their norms,

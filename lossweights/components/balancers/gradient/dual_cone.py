@@ -34,7 +34,7 @@ class DualConeBalancer(GramianBalancer):
         return self
 
 
-class UnconflictingProjection(DualConeBalancer, kind="upgrad"):
+class UPGrad(DualConeBalancer, kind="upgrad"):
     r"""Projects each gradient on the directions that conflict with none, then averages (UPGrad).
 
     With $\pi$ the projection onto the dual cone of the $m$ gradients,
@@ -70,7 +70,7 @@ class UnconflictingProjection(DualConeBalancer, kind="upgrad"):
         return weights
 
 
-class DualConeProjection(DualConeBalancer, kind="dualproj"):
+class DualProj(DualConeBalancer, kind="dualproj"):
     r"""Projects the mean of the gradients on the directions that conflict with none (DualProj).
 
     With $\pi$ the projection onto the dual cone of the $m$ gradients,

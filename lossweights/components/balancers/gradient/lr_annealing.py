@@ -14,7 +14,7 @@ from lossweights.components.context import State, Statistic, StepContext
 from lossweights.errors import did_you_mean, quoted
 
 
-class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
+class LRAnnealing(GradientBalancer, kind="lr-annealing"):
     r"""Brings the gradients of all terms towards the size of the reference's, by moving averages.
 
     $$\hat b_i = \frac{\max |g_r|}{\mathrm{mean}\, |b_i g_i|},

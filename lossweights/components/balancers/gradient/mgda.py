@@ -16,7 +16,7 @@ _SMALL = 1e-30
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
 
-class MultipleGradientDescent(GramianBalancer, kind="mgda"):
+class MGDA(GramianBalancer, kind="mgda"):
     r"""Goes along the shortest vector between the gradients, down for every term (MGDA).
 
     $$b = \arg\min_{b \ge 0,\ \sum_i b_i = 1} \left\lVert \sum_i b_i g_i \right\rVert^2.$$

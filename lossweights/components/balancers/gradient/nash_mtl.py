@@ -15,7 +15,7 @@ _EPSILON = float(np.finfo(np.float64).eps)
 _REGULARIZATION = 1e-12
 
 
-class NashBargaining(GramianBalancer, kind="nash-mtl"):
+class NashMTL(GramianBalancer, kind="nash-mtl"):
     r"""Goes where the terms would agree to go if they bargained for it (Nash-MTL).
 
     Of all directions of one length, the one with the largest product of gains
@@ -60,7 +60,7 @@ class NashBargaining(GramianBalancer, kind="nash-mtl"):
         return clipped(fair_weights(gramian, 1.0), gramian, self.max_norm)
 
 
-class FairResourceAllocation(GramianBalancer, kind="fairgrad"):
+class FairGrad(GramianBalancer, kind="fairgrad"):
     r"""Shares what a step gains among the terms, as fairly as is asked for (FairGrad).
 
     Of all directions of one length, the one with the largest utility

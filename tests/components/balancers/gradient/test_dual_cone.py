@@ -14,8 +14,8 @@ import torch
 from lossweights import ConfigError, WeightedLoss
 from lossweights.components.balancers.gradient import GramianBalancer
 from lossweights.components.balancers.gradient.dual_cone import (
-    DualConeProjection,
-    UnconflictingProjection,
+    DualProj,
+    UPGrad,
     projection_weights,
 )
 from tests.components.balancers.gradient.gramians import (
@@ -28,7 +28,7 @@ from tests.components.balancers.gradient.gramians import (
     weights_of,
 )
 
-BOTH: list[GramianBalancer] = [UnconflictingProjection(), DualConeProjection()]
+BOTH: list[GramianBalancer] = [UPGrad(), DualProj()]
 
 # UPGrad's directions where CLARABEL fails (random6), or is off by 5e-5 and 9e-4: solved face by
 # face in rational numbers, of which Python has any number of digits, as in `exactly` below.

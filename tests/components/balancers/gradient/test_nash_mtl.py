@@ -9,8 +9,8 @@ import torch
 from lossweights import ConfigError, WeightedLoss
 from lossweights.components.balancers.gradient.mgda import mgda_weights
 from lossweights.components.balancers.gradient.nash_mtl import (
-    FairResourceAllocation,
-    NashBargaining,
+    FairGrad,
+    NashMTL,
     fair_weights,
 )
 from tests.components.balancers.gradient.gramians import (
@@ -89,7 +89,7 @@ def test_what_each_term_gains_is_the_inverse_power_of_its_weight(power: float) -
 def test_recorded_weights_of_fairgrad(name: str, power: float, tolerance: float) -> None:
     for case in cases(name):
         if not stationary(case.jacobian):
-            ours = weights_of(FairResourceAllocation(fairness=1 / power), case.jacobian)
+            ours = weights_of(FairGrad(fairness=1 / power), case.jacobian)
             assert ours.tolist() == pytest.approx(case.recorded[name].tolist(), rel=tolerance)
 
 
@@ -102,7 +102,7 @@ def test_recorded_directions_of_nash_mtl(name: str) -> None:
         shares = theirs * (case.gramian @ theirs)
         solved = np.abs(shares - 1).max() < 1e-3
         if solved or stationary(case.jacobian):
-            ours = case.jacobian.T @ weights_of(NashBargaining(), case.jacobian)
+            ours = case.jacobian.T @ weights_of(NashMTL(), case.jacobian)
             assert np.abs(ours - case.recorded[name]).max() < 1e-5, case.name
             agreed += 1
     assert agreed == 8
@@ -121,7 +121,7 @@ def test_hostile_gradients(name: str, power: float) -> None:
     bound = (len(norms) / 1e-12) ** (1 / (1 + power))
     if name not in {"scales between", "one tiny", "one huge"}:
         assert (weights[moved] <= 10 * bound * alone(jacobian[moved], power)).all()
-    clipped = weights_of(FairResourceAllocation(fairness=1 / power), jacobian)
+    clipped = weights_of(FairGrad(fairness=1 / power), jacobian)
     assert np.isfinite(clipped.astype(np.float32)).all()
 
 
@@ -129,7 +129,7 @@ def test_hostile_gradients(name: str, power: float) -> None:
 def test_the_direction_of_nash_mtl_conflicts_with_none(name: str) -> None:
     jacobian = hostile()[name]
     norms = np.linalg.norm(jacobian, axis=1)
-    weights = weights_of(NashBargaining(max_norm=None), jacobian)
+    weights = weights_of(NashMTL(max_norm=None), jacobian)
     d = jacobian.T @ (weights / max(1.0, float(weights.max())))
     noise = 1e-12 * norms * (weights / max(1.0, float(weights.max())) @ norms)
     assert (jacobian @ d >= -noise).all()
@@ -152,10 +152,10 @@ def test_the_length_of_the_direction() -> None:
             continue
         terms = len(case.jacobian)
         for max_norm, length in ((None, terms**0.5), (1.0, 1.0), (0.25, 0.25), (10, terms**0.5)):
-            weights = weights_of(NashBargaining(max_norm=max_norm), case.jacobian)
+            weights = weights_of(NashMTL(max_norm=max_norm), case.jacobian)
             d = case.jacobian.T @ weights
             assert np.linalg.norm(d) == pytest.approx(length)
-        fair = FairResourceAllocation(fairness=2, max_norm=0.1)
+        fair = FairGrad(fairness=2, max_norm=0.1)
         d = case.jacobian.T @ weights_of(fair, case.jacobian)
         assert np.linalg.norm(d) == pytest.approx(0.1)
 
@@ -199,8 +199,8 @@ def test_a_gradient_of_0_takes_no_part() -> None:
     with_it = fair_weights(gramian(jacobian), 1.0)
     assert with_it[1] == 1
     assert with_it[[0, 2, 3]].tolist() == fair_weights(gramian(jacobian[[0, 2, 3]]), 1.0).tolist()
-    assert weights_of(NashBargaining(), np.zeros((3, 4))).tolist() == [1, 1, 1]
-    assert weights_of(FairResourceAllocation(), np.zeros((1, 4))).tolist() == [1]
+    assert weights_of(NashMTL(), np.zeros((3, 4))).tolist() == [1, 1, 1]
+    assert weights_of(FairGrad(), np.zeros((1, 4))).tolist() == [1]
 
 
 def test_the_order_of_terms_does_not_matter() -> None:
