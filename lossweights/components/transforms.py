@@ -11,11 +11,10 @@ from torch import Tensor
 
 from lossweights.components.context import State, StepContext
 from lossweights.components.declaration import Component
+from lossweights.components.numerics import TINY
 from lossweights.components.schedules import Schedule
 
 Level: TypeAlias = Literal["element", "dimension", "value"]
-
-_TINY = 1e-30
 
 
 class Transform(Component):
@@ -143,7 +142,7 @@ class Log(Transform, kind="log"):
     tensor(4.6052)
     """
 
-    epsilon: Annotated[float, Field(gt=_TINY)] = 1e-8
+    epsilon: Annotated[float, Field(gt=TINY)] = 1e-8
 
     def apply(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return logarithm(value + self.epsilon)
@@ -182,7 +181,7 @@ class Relative(Transform, kind="relative"):
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         reference, size = state["reference"], observed.abs()
         known = reference if self.to == "first" else torch.lerp(size, reference, self.smoothing)
-        reference.copy_(torch.where(reference > _TINY, known, size))
+        reference.copy_(torch.where(reference > TINY, known, size))
 
 
 def logarithm(value: Tensor) -> Tensor:
@@ -207,5 +206,5 @@ def reference_for(value: Tensor, reference: Tensor) -> Tensor:
         reference: 0 where nothing was seen yet.
     """
     size = value.abs()
-    own = torch.where(size > _TINY, size, torch.ones_like(size))
-    return torch.where(reference > _TINY, reference, own)
+    own = torch.where(size > TINY, size, torch.ones_like(size))
+    return torch.where(reference > TINY, reference, own)

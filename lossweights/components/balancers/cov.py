@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.balancers.numerics import relative
 from lossweights.components.context import State, StepContext
+from lossweights.components.numerics import relative
 
 _EPSILON = 1e-8  # of the authors' code, beside the variance
 _LARGEST_RATIO = 1e15  # whose square is a float32

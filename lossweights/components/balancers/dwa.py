@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.balancers.numerics import relative_weights
 from lossweights.components.context import State, StepContext
 from lossweights.components.durations import Duration, epochs
+from lossweights.components.numerics import relative_weights
 
 
 class DWA(Balancer, kind="dwa"):

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.balancers.numerics import LARGE
 from lossweights.components.context import State, StepContext
+from lossweights.components.numerics import LARGE
 
 
 class STCH(Balancer, kind="stch"):

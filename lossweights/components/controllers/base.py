@@ -75,7 +75,6 @@ class Controller(Component):
         """
 
 
-LARGE = 1e30  # sums and products of a few such numbers and of gains are finite in float32
 _WIDEST = 1e12
 
 

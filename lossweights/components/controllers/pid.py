@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lossweights.components.context import State, StepContext
-from lossweights.components.controllers.base import LARGE, Controller, check_bounds
+from lossweights.components.controllers.base import Controller, check_bounds
 from lossweights.components.durations import Duration
+from lossweights.components.numerics import LARGE, TINY
 from lossweights.components.schedules import Schedule
 
 _PAPERS_INTEGRAL = 1e-4
@@ -106,7 +107,7 @@ class PID(Controller, kind="pid"):
             change = gain * error
         else:
             steps = max(1, now.horizon.steps(self.response))
-            relative = (error / target.abs().clamp(min=1 / LARGE)).clamp(-1, 1)
+            relative = (error / target.abs().clamp(min=TINY)).clamp(-1, 1)
             change = (self.highest - self.lowest) / steps * relative
         done = pi_control(
             error, state["integral"], change, self.proportional, self.lowest, self.highest

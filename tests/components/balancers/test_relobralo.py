@@ -7,8 +7,8 @@ import torch
 
 from lossweights import ConfigError, WeightedLoss
 from lossweights.components.balancers import ReLoBRaLo
-from lossweights.components.balancers.numerics import relative_weights
 from lossweights.components.balancers.relobralo import relobralo_weights
+from lossweights.components.numerics import relative_weights
 from tests.components.balancers.reference import (
     LOSSES,
     agree,

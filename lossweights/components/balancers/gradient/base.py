@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.balancers.numerics import LARGE
 from lossweights.components.context import STATISTICS, State, Statistic, StepContext
 from lossweights.components.durations import Duration, steps
+from lossweights.components.numerics import LARGE
 
 Array: TypeAlias = npt.NDArray[np.float64]
 

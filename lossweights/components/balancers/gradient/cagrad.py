@@ -12,8 +12,9 @@ from lossweights.components.balancers.gradient.gramian import cosines, inverse_n
 from lossweights.components.balancers.gradient.mgda import mgda_weights
 from lossweights.components.balancers.gradient.nonnegative import nonnegative_minimum
 from lossweights.components.context import State, StepContext
+from lossweights.components.numerics import EPSILON
 
-_ROUNDING = 8 * float(np.finfo(np.float64).eps)
+_ROUNDING = 8 * EPSILON
 
 
 class CAGrad(GramianBalancer, kind="cagrad"):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
-from lossweights.components.balancers.gradient.gramian import cosines, inverse_norms, spectrum
+from lossweights.components.balancers.gradient.gramian import (
+    ROUNDING,
+    cosines,
+    inverse_norms,
+    spectrum,
+)
 from lossweights.components.context import State, StepContext
-
-_ROUNDING = float(np.finfo(np.float32).eps) ** 2
 
 
 class ConFIG(GramianBalancer, kind="conflict-free"):
@@ -63,6 +66,6 @@ def conflict_free_weights(gramian: Array) -> Array:
         solution = vectors @ (vectors.sum(axis=0) / values)
         square = float(solution.sum())  # of the length of the combination of unit gradients
         reach = float(unit @ solution @ (1 / inverses))
-        kept = square > len(unit) * _ROUNDING
+        kept = square > len(unit) * ROUNDING
         weights[parts] = solution * inverses * (reach / square) if kept else 0.0
     return weights

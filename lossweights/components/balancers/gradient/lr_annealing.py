@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lossweights.components.balancers.gradient.base import GradientBalancer
-from lossweights.components.balancers.numerics import nan_for_inf
 from lossweights.components.context import State, Statistic, StepContext
+from lossweights.components.numerics import nan_for_inf
 from lossweights.errors import did_you_mean, quoted
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
 from lossweights.components.balancers.gradient.nonnegative import nonnegative_minimum
 from lossweights.components.context import Gradients, State, StepContext
+from lossweights.components.numerics import EPSILON, TINY
 
-_SMALL = 1e-30
-_ROUNDING = 8 * float(np.finfo(np.float64).eps)
+_ROUNDING = 8 * EPSILON
 
 
 class MGDA(GramianBalancer, kind="mgda"):
@@ -75,7 +75,7 @@ class MGDA(GramianBalancer, kind="mgda"):
         if self.normalize != "loss":
             sizes = gramian.diagonal().sqrt()
         if self.normalize != "norm":
-            sizes = sizes * losses.to(gramian).abs().clamp(min=_SMALL)
+            sizes = sizes * losses.to(gramian).abs().clamp(min=TINY)
         return torch.where(sizes == 0, 1.0, sizes)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
-from lossweights.components.balancers.gradient.pairs import Orders, orders
 from lossweights.components.context import State, StepContext
+from lossweights.components.random import Orders, orders
 
 
 class PCGrad(GramianBalancer, kind="pcgrad"):

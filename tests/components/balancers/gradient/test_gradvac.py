@@ -8,9 +8,9 @@ import torch
 
 from lossweights import ConfigError, Horizon, WeightedLoss
 from lossweights.components.balancers.gradient.gradvac import GradVac, gradvac_weights
-from lossweights.components.balancers.gradient.pairs import Orders, orders
 from lossweights.components.balancers.gradient.pcgrad import pcgrad_weights
 from lossweights.components.context import Gradients, State, StepContext, When
+from lossweights.components.random import Orders, orders
 from tests.components.balancers.gradient.gramians import (
     Array,
     cases,

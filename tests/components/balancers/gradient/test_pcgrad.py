@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lossweights import ConfigError, WeightedLoss
-from lossweights.components.balancers.gradient.pairs import Orders, orders
 from lossweights.components.balancers.gradient.pcgrad import (
     PCGrad,
     pcgrad_weights,
 )
+from lossweights.components.random import Orders, orders
 from tests.components.balancers.gradient.gramians import (
     Array,
     cases,
