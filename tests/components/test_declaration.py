@@ -102,7 +102,7 @@ def test_another_class_of_a_kind_is_refused_and_both_are_named() -> None:
     with pytest.raises(
         TypeError,
         match=r"kind 'ramp' of Schedule is lossweights\.components\.schedules\.ramp\.Ramp already: "
-        r"give .*test_components.*\.Mine another kind",
+        r"give .*test_declaration.*\.Mine another kind",
     ):
 
         class Mine(Half, kind="ramp"): ...

@@ -24,6 +24,7 @@ class Repeat(Schedule, kind="repeat"):
 
     After the last cycle the weight stays where `schedule` ends up.
 
+    >>> from lossweights import Cyclical
     >>> Repeat(schedule=Cyclical(period="2 steps", ratio=1), period="3 steps")([0, 1, 2, 3, 4])
     array([0. , 0.5, 0. , 0. , 0.5])
     """

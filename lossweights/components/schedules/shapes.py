@@ -32,7 +32,8 @@ class Shape(Component):
     def __call__(self, progress: Values) -> Values:
         """$f$ with both ends exact; progress beyond them is held there."""
         progress = np.clip(progress, 0.0, 1.0)
-        values = self.values(progress)
+        # numpy rounds a power of a single number otherwise than those of an array.
+        values = self.values(np.atleast_1d(progress)).reshape(progress.shape)
         values = np.where(progress <= 0.0, 0.0, values)
         return np.where(progress >= 1.0, 1.0, values)
 
