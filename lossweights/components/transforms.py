@@ -49,11 +49,12 @@ class Transform(Component):
         """
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        """Learns from one optimizer step: changes the tensors of `state` in place.
+        """Learns from one optimizer step; not called if no finite value was seen in it.
+
+        It changes the tensors of `state` or puts new ones in their place.
 
         Args:
-            observed: The reduced value before the transform, its mean over the step; 0-dim,
-                finite. Where nothing finite was seen, `update` is not heard.
+            observed: Mean of the reduced value over the step, before the transform; 0-dim, finite.
             state: What `init` declared.
             now: When: the step, the horizon, and the values of scheduled fields.
         """

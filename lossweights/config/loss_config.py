@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from lossweights.components.balancers import Balancer, GradientBalancer
+from lossweights.components.balancers import Balancer
 from lossweights.components.controllers import Controller
 from lossweights.components.declaration import Declaration
 from lossweights.components.durations import Duration, read_total_steps
@@ -290,17 +290,16 @@ class Part(NamedTuple):
     component: Controller | Transform | Balancer
 
 
-def refuse_below_zero(config: LossConfig, *, is_learned: bool) -> None:
+def refuse_below_zero(config: LossConfig) -> None:
     """Refuses terms that count negatively where the balancer can make no sense of them.
 
     Args:
         config: The declaration.
-        is_learned: Whether the weights of the balancer are learned.
 
     Raises:
         ConfigError: Naming the term.
     """
-    why = why_above_zero(config.balancer, is_learned=is_learned)
+    why = config.balancer.needs_positive if config.balancer else ""
     for name in config.balanced_names if why else ():
         term = config.terms[name]
         holds = term.controller is not None and not term.controller.stays_above_zero
@@ -310,12 +309,3 @@ def refuse_below_zero(config: LossConfig, *, is_learned: bool) -> None:
                 f"term {name!r} has {what}, {why}: write balanced: false at terms.{name}, or turn "
                 "the term's sign round"
             )
-
-
-def why_above_zero(balancer: Balancer | None, *, is_learned: bool) -> str:
-    """Why a balancer can make no sense of a term that counts negatively; empty where it can."""
-    if is_learned:
-        return "under which a weight that the balancer learns grows for ever"
-    if isinstance(balancer, GradientBalancer) and "gramian" in balancer.needs:
-        return "under which the balancer takes its agreement with the others for conflict"
-    return ""

@@ -175,7 +175,7 @@ class Adaptation(Weighing):
     @property
     def learns_after(self) -> bool:
         """Whether the balancer learns from the losses after the step."""
-        return _overrides(self._balancer, "update_after")
+        return self._balancer is not None and self._balancer.learns_after
 
     @torch.no_grad()
     def observe_after(self, losses: Mapping[str, Tensor], now: StepContext) -> None:

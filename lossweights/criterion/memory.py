@@ -66,7 +66,7 @@ class Memory(nn.Module):
                 self._stores[part.place] = Store(self._initial(part))
                 component = type(part.component)
                 self._kinds[part.place] = component.kind or component.__name__
-        refuse_below_zero(config, is_learned=self.is_learned)
+        refuse_below_zero(config)
         self._begin()
         terms = sorted(config.terms.items())
         self.observations = Observations(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lossweights.components.durations import Duration, Horizon
-from lossweights.config.loss_config import LossConfig, why_above_zero
+from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import Timeline
 from lossweights.criterion import state
 from lossweights.criterion.adaptation import Adaptation
@@ -192,11 +192,9 @@ class Timekeeper(nn.Module):
             timeline, lacking = None, _ask_to_bind(error)
         self._bound = (total_steps, steps_per_epoch)
         self._horizon, self._timeline, self._lacking = horizon, timeline, lacking
-        adaptation = self._adaptation
-        if timeline is not None and adaptation is not None:
-            learned = adaptation.memory.is_learned
-            if why := why_above_zero(self.config.balancer, is_learned=learned):
-                timeline.refuse_negative(self.config.balanced_names, why)
+        balancer = self.config.balancer
+        if timeline is not None and balancer is not None and balancer.needs_positive:
+            timeline.refuse_negative(self.config.balanced_names, balancer.needs_positive)
         self._stand(check=True)
         for sentence in timeline.overruns() if timeline else []:
             warn(sentence)

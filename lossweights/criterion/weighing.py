@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lossweights.components.balancers import Balancer, GradientBalancer
+from lossweights.components.balancers import Balancer, GradientBalancer, GramianBalancer
 from lossweights.components.context import State, StepContext, orthonormal
 from lossweights.components.controllers import Controller
 from lossweights.config.loss_config import LossConfig
@@ -185,7 +185,8 @@ class Weighing:
                 losses = torch.ones_like(self._unread) if self._balancer.instant else self._unread
                 now = moments["balancer"]
                 if isinstance(self._balancer, GradientBalancer):
-                    home = torch.device("cpu") if self._balancer.on_host else self.memory.device
+                    gramian = isinstance(self._balancer, GramianBalancer)
+                    home = torch.device("cpu") if gramian else self.memory.device
                     now = now.with_gradients(orthonormal(self._balanced, home))
                     losses = torch.ones(n, device=home)
                     state = {key: tensor.to(home) for key, tensor in state.items()}

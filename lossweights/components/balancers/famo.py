@@ -52,6 +52,7 @@ class FAMO(Balancer, kind="famo"):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
 
     instant: ClassVar[bool] = True
+    learns_after: ClassVar[bool] = True
 
     def init(self, n: int) -> State:
         return {

@@ -173,9 +173,6 @@ class GradientWeighing:
         if not places:
             return last, 0.0
         finite = _is_finite(*gradients.found.values())
-        if self._balancer.on_host:
-            losses, gradients = _on_host(losses, gradients)
-            state = {key: tensor.cpu() for key, tensor in state.items()}
         weights = self._balancer.weigh(losses, state, self.now.with_gradients(gradients))
         weights = weights.to(last)
         good = finite & _is_finite(weights)
@@ -286,19 +283,6 @@ def _is_finite(*tensors: Tensor) -> Tensor:
 
 def _parts(rows: Rows) -> list[Tensor]:
     return [part for row in rows.values() for part in row if part is not None]
-
-
-def _on_host(losses: Tensor, gradients: Gradients) -> tuple[Tensor, Gradients]:
-    """The same in the memory of the host, in one transfer."""
-    parts = [losses.double(), *gradients.found.values()]
-    whole = torch.cat([part.flatten() for part in parts]).cpu()
-    moved = torch.split(whole, [part.numel() for part in parts])
-    found = {
-        key: part.view_as(tensor)
-        for (key, tensor), part in zip(gradients.found.items(), moved[1:], strict=True)
-    }
-    seen = torch.ones(len(gradients.names), dtype=torch.bool, device="cpu")
-    return moved[0].float(), Gradients(gradients.names, found, seen)
 
 
 def _picked(values: Tensor, where: Sequence[int]) -> Tensor:

@@ -60,8 +60,9 @@ class MGDA(GramianBalancer, kind="mgda"):
         if self.normalize == "none":
             return super().weigh(losses, state, now)
         found = now.gradients
-        sizes = self._sizes(found.gramian, losses)
-        scaled = found.gramian / torch.outer(sizes, sizes)
+        gramian = found.gramian.cpu()
+        sizes = self._sizes(gramian, losses.cpu())
+        scaled = gramian / torch.outer(sizes, sizes)
         gradients = Gradients(found.names, {"gramian": scaled}, found.seen)
         weights = super().weigh(losses, state, now.with_gradients(gradients)) / sizes
         return weights / weights.sum()
