@@ -59,9 +59,9 @@ class MGDA(GramianBalancer, kind="mgda"):
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         if self.normalize == "none":
             return super().weigh(losses, state, now)
-        found = now.gradients
+        found, losses = now.gradients, losses.cpu()
         gramian = found.gramian.cpu()
-        sizes = self._sizes(gramian, losses.cpu())
+        sizes = self._sizes(gramian, losses)
         scaled = gramian / torch.outer(sizes, sizes)
         gradients = Gradients(found.names, {"gramian": scaled}, found.seen)
         weights = super().weigh(losses, state, now.with_gradients(gradients)) / sizes
