@@ -55,7 +55,7 @@ OF_PARAMETERS: dict[str, dict[str, Any]] = {"norm-balance": {"per_item": False}}
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
     "aligned-mtl": ("AlignedMTL", {}),
     "cagrad": ("CAGrad", {"c": 0.5}),
-    "config": ("ConFIG", {}),
+    "conflict-free": ("ConFIG", {}),
     "dualproj": ("DualProj", {}),
     "fairgrad": ("FairGrad", {"alpha": 1.0}),
     "gradvac": ("GradVac", {}),

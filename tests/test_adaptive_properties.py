@@ -141,7 +141,7 @@ TABLES: dict[type[Adaptive], list[dict[str, Any]]] = {
         {"kind": "nash-mtl", "max_norm": None, "every": "3 steps"},
         {"kind": "fairgrad"},
         {"kind": "fairgrad", "fairness": 2, "max_norm": 1},
-        {"kind": "config"},
+        {"kind": "conflict-free"},
     ],
     Controller: [
         {"kind": "pid", "target": 0.5},

@@ -48,7 +48,7 @@ def save_errors(results: Sequence[Result], path: Path) -> Path:
 def save_weights(results: Sequence[Result], path: Path) -> Path:
     """Draw the share of each term in the sum of all weights: a panel for each config, one seed.
 
-    Weights below 0, which `config` may give, are drawn by their size.
+    Weights below 0, which `conflict-free` may give, are drawn by their size.
     """
     groups = by_config(results)
     with mpl.rc_context(STYLE | GRID):

@@ -129,7 +129,7 @@ class Adaptive(AdaptiveState):
         n, slot = len(self._balanced), self.balancer_slot
         if slot is not None and isinstance(slot.component, Balancer):
             balancer = slot.component
-            self.learns_after = type(balancer).update_after is not Balancer.update_after
+            self.learns_after = balancer.learns_after
             self._learns = type(balancer).update is not Balancer.update or self.learns_after
             self._interval = balancer.interval
             if isinstance(balancer, GradientBalancer):
@@ -172,7 +172,8 @@ class Adaptive(AdaptiveState):
         """Why a negative weight makes no sense under the balancer; empty if it does."""
         if self.balancer_slot is None:
             return ""
-        why: str = getattr(self.balancer_slot.component, "needs_positive", "")
+        balancer = self.balancer_slot.component
+        why = balancer.needs_positive if isinstance(balancer, Balancer) else ""
         return why or (_NEGATIVE_LEARNED if self.is_learned else "")
 
     def _refresh(self) -> None:

@@ -45,10 +45,7 @@ class Training:
             reduction = None if component.level == "value" else "mean"
             terms[NAMES[0]] = Term(optional=True, transform=component, reduction=reduction)
         self._has_batch = isinstance(component, Transform) and component.level != "value"
-        self._learns_after = (
-            isinstance(component, Balancer)
-            and type(component).update_after is not Balancer.update_after
-        )
+        self._learns_after = isinstance(component, Balancer) and component.learns_after
         self._source = getattr(component, "source", None)
         self.criterion = WeightedLoss(
             terms=terms,

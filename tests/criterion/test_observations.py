@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from lossweights.criterion.ranks import Ranks
 from torch import Tensor, nn
 
 from lossweights import Term, WeightedLoss
 from lossweights.criterion.observations import Observations
-from lossweights.criterion.ranks import Ranks
 from tests.small_components import Centred, Counting, Recording, leaf, losses
 
 

@@ -269,7 +269,7 @@ def weights_after(pinn: ModuleType, config: str, steps: int) -> dict[str, list[f
         "lr-annealing",
         "lr-annealing-plain",
         "lr-annealing-mean",
-        "config",
+        "conflict-free",
     ],
 )
 def test_what_adapts_leaves_equal_weights(pinn: ModuleType, config: str) -> None:

@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 import torch
+from lossweights.criterion.ranks import Ranks
 from torch import Tensor
 
 from lossweights.components.context import STATISTICS, Gradients
 from lossweights.criterion.gradients import statistics
 from lossweights.criterion.gradients.shared import Rows, Shared
-from lossweights.criterion.ranks import Ranks
 
 NAMES = ("a", "b", "c")
 

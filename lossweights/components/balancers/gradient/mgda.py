@@ -11,12 +11,12 @@ from torch import Tensor
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
 from lossweights.components.balancers.gradient.nonnegative import nonnegative_minimum
 from lossweights.components.context import Gradients, State, StepContext
+from lossweights.components.numerics import EPSILON, TINY
 
-_SMALL = 1e-30
-_ROUNDING = 8 * float(np.finfo(np.float64).eps)
+_ROUNDING = 8 * EPSILON
 
 
-class MultipleGradientDescent(GramianBalancer, kind="mgda"):
+class MGDA(GramianBalancer, kind="mgda"):
     r"""Goes along the shortest vector between the gradients, down for every term (MGDA).
 
     $$b = \arg\min_{b \ge 0,\ \sum_i b_i = 1} \left\lVert \sum_i b_i g_i \right\rVert^2.$$
@@ -59,9 +59,10 @@ class MultipleGradientDescent(GramianBalancer, kind="mgda"):
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         if self.normalize == "none":
             return super().weigh(losses, state, now)
-        found = now.gradients
-        sizes = self._sizes(found.gramian, losses)
-        scaled = found.gramian / torch.outer(sizes, sizes)
+        found, losses = now.gradients, losses.cpu()
+        gramian = found.gramian.cpu()
+        sizes = self._sizes(gramian, losses)
+        scaled = gramian / torch.outer(sizes, sizes)
         gradients = Gradients(found.names, {"gramian": scaled}, found.seen)
         weights = super().weigh(losses, state, now.with_gradients(gradients)) / sizes
         return weights / weights.sum()
@@ -75,7 +76,7 @@ class MultipleGradientDescent(GramianBalancer, kind="mgda"):
         if self.normalize != "loss":
             sizes = gramian.diagonal().sqrt()
         if self.normalize != "norm":
-            sizes = sizes * losses.to(gramian).abs().clamp(min=_SMALL)
+            sizes = sizes * losses.to(gramian).abs().clamp(min=TINY)
         return torch.where(sizes == 0, 1.0, sizes)
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from pydantic import Field
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
-from lossweights.components.balancers.gradient.pairs import Orders, orders
 from lossweights.components.context import State, StepContext
+from lossweights.components.random import Orders, orders
 
 
-class ProjectingConflictingGradients(GramianBalancer, kind="pcgrad"):
+class PCGrad(GramianBalancer, kind="pcgrad"):
     r"""Cuts from each gradient what conflicts with another, then sums (PCGrad, gradient surgery).
 
     $g_i' = g_i$ meets the gradients of all other terms, in an order of its own, and where

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+import numpy.typing as npt
 import torch
+
+Orders = npt.NDArray[np.int64]
 
 
 def fraction(seed: int, step: int) -> float:
@@ -19,6 +23,20 @@ def fraction(seed: int, step: int) -> float:
 def generator(seed: int, step: int) -> torch.Generator:
     """A generator on the host, a new one for each step."""
     return torch.Generator("cpu").manual_seed(_mixed(seed, step))
+
+
+def orders(seed: int, step: int, terms: int) -> Orders:
+    """For each term the others in an order of its own, from a seed and a step.
+
+    Returns:
+        A row a term, shape (m, m - 1).
+
+    >>> orders(0, 7, 2).tolist()
+    [[1], [0]]
+    """
+    drawn = torch.rand(terms, terms, generator=generator(seed, step), dtype=torch.float64)
+    drawn.fill_diagonal_(2)  # the term itself comes last
+    return drawn.argsort(dim=1)[:, :-1].numpy()
 
 
 def _mixed(seed: int, step: int) -> int:

@@ -1,4 +1,4 @@
-"""Ratios, weights by ratios, and random numbers."""
+"""Ratios, weights by ratios, and logarithms of any loss."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from lossweights.components.balancers.draws import fraction, generator
-from lossweights.components.balancers.numerics import (
+from lossweights.components.numerics import (
     nan_for_inf,
     relative,
     relative_weights,
@@ -52,23 +51,3 @@ def test_the_logarithm_of_what_is_not_positive_is_finite() -> None:
 def test_what_is_infinite_becomes_nan() -> None:
     found = nan_for_inf(torch.tensor([1.0, torch.inf, -torch.inf, torch.nan]))
     assert found.tolist() == pytest.approx([1, *[math.nan] * 3], nan_ok=True)
-
-
-def test_fractions_follow_from_seed_and_step() -> None:
-    first = [fraction(1, step) for step in range(1000)]
-    assert first == [fraction(1, step) for step in range(1000)]
-    assert len({*first, *(fraction(2, step) for step in range(1000))}) == 2000
-
-
-def test_fractions_are_even_and_steps_have_nothing_in_common() -> None:
-    values = torch.tensor([fraction(0, step) for step in range(4000)])
-    counts = torch.histc(values, bins=10, min=0, max=1)
-    assert counts.tolist() == pytest.approx([400] * 10, abs=80)
-    correlation = torch.corrcoef(torch.stack((values[1:], values[:-1])))[0, 1]
-    assert correlation == pytest.approx(0, abs=0.06)
-
-
-def test_generators_do_not_draw_from_each_other() -> None:
-    ours, again, next_one = (torch.rand(1000, generator=generator(0, step)) for step in (5, 5, 6))
-    assert torch.equal(ours, again)
-    assert torch.isin(next_one, ours).float().mean() < 0.01

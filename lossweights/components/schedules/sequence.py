@@ -1,4 +1,4 @@
-"""Schedules made of schedules: one after the other, or multiplied."""
+"""One schedule after the other."""
 
 from __future__ import annotations
 
@@ -91,30 +91,3 @@ class Sequence(Schedule, kind="sequence"):
             timetable.append((stage, begin, horizon.local(begin, length)))
             begin += length or 0
         return timetable
-
-
-class Product(Schedule, kind="product"):
-    """Several schedules multiplied, such as cycles under an envelope that decays.
-
-    Args:
-        factors: The schedules; at least one.
-
-    >>> from lossweights import Exponential
-    >>> Product(factors=(2.0, Exponential(half_life="1 steps")))([0, 1, 2])
-    array([2. , 1. , 0.5])
-    """
-
-    factors: Annotated[tuple[Schedule, ...], Field(min_length=1)]
-
-    def values(self, steps: Steps, horizon: Horizon) -> Values:
-        values = np.ones(steps.shape)
-        for factor in self.factors:
-            values = values * factor(steps, horizon)
-        return values
-
-    def ends(self, horizon: Horizon) -> float | None:
-        ends = [factor.ends(horizon) for factor in self.factors]
-        return None if None in ends else max(end for end in ends if end is not None)
-
-    def final(self, horizon: Horizon) -> float:
-        return float(np.prod([factor.final(horizon) for factor in self.factors]))

@@ -1,4 +1,4 @@
-"""What several balancers compute, for every loss there is: 0, negative, tiny, huge."""
+"""Constants and formulas that stay finite for every loss: 0, negative, tiny or huge."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 LARGE = 1e30  # far from float32's largest: a sum of such weights, times losses, stays finite
-_SMALL = 1e-30
+TINY = 1e-30  # a size below it counts as 0
+EPSILON = 2.0**-52  # of float64
 
 
 def relative(losses: Tensor, before: Tensor) -> Tensor:
@@ -31,4 +32,4 @@ def nan_for_inf(values: Tensor) -> Tensor:
 
 def safe_log(losses: Tensor) -> Tensor:
     """The logarithm; of what is not above 0, that of something very small."""
-    return losses.clamp(min=_SMALL).log()
+    return losses.clamp(min=TINY).log()
