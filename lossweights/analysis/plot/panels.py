@@ -5,24 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-try:
-    import matplotlib as mpl
-    from matplotlib import style
+if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Rectangle
-    from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
-except ImportError:
-    raise ImportError(
-        "lossweights.analysis.plot needs matplotlib: pip install 'lossweights[plot]'"
-    ) from None
 
 Column: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = Mapping[str, Column]  # of terms, by name
@@ -74,7 +65,18 @@ _DECADES = 100  # from this ratio of largest to smallest on, a logarithmic one t
 
 @contextmanager
 def our_looks() -> Iterator[None]:
-    """Whatever the style of the user, a white ground; only the choice of fonts is theirs."""
+    """The style of the pictures, on white. Of the user's style only the fonts are kept.
+
+    Raises:
+        ImportError: Without matplotlib (extra `plot`).
+    """
+    try:
+        import matplotlib as mpl  # noqa: PLC0415  # an extra
+        from matplotlib import style  # noqa: PLC0415
+    except ImportError:
+        raise ImportError(
+            "lossweights.analysis.plot needs matplotlib: pip install 'lossweights[plot]'"
+        ) from None
     # One by one: to read them all would choose a backend.
     fonts: Any = {key: mpl.rcParams[key] for key in mpl.rcParams if key.startswith("font.")}
     with style.context(["default", fonts | _LOOKS]):
@@ -144,6 +146,10 @@ class Page:
         *,
         small: bool = False,
     ) -> None:
+        from matplotlib.figure import Figure  # noqa: PLC0415  # an extra
+        from matplotlib.patches import Rectangle  # noqa: PLC0415
+        from matplotlib.ticker import EngFormatter, MaxNLocator  # noqa: PLC0415
+
         columns = min(panels, max(int(width / _PANEL), 1)) if small else 1
         rows = math.ceil(panels / columns)
         height = rows * (_SMALL if small else _LARGE)
@@ -172,6 +178,8 @@ class Page:
             self._legend(entries, beside, width)
 
     def _legend(self, entries: Sequence[tuple[str, Looks]], beside: int, width: float) -> None:
+        from matplotlib.lines import Line2D  # noqa: PLC0415  # an extra
+
         handles: list[Artist] = [Line2D([], [], **look) for _, look in entries]
         legend = self.figure.legend(
             handles, ["."] * len(handles), loc="outside lower left", ncols=beside, borderpad=0
@@ -208,6 +216,8 @@ def stack(
 
     Of more rows than can be told apart, neighbours are averaged.
     """
+    from matplotlib.ticker import PercentFormatter  # noqa: PLC0415  # an extra
+
     shares = np.nan_to_num(np.array(columns))  # a term that was not given has none
     firsts = np.arange(0, len(steps), math.ceil(len(steps) / _AREAS))
     sums = np.add.reduceat(shares, firsts, axis=1)
