@@ -206,14 +206,13 @@ def _drop_from(step: float, rows: list[Row]) -> None:
 
 
 def _line(row: Row) -> str:
-    cells = (f"{json.dumps(name)}: {_number(value)}" for name, value in row.items())
+    """A row as JSON, which has neither nan nor inf."""
+    cells = []
+    for name, value in row.items():
+        inf = "1e999" if value > 0 else "-1e999"
+        number = "null" if math.isnan(value) else inf if math.isinf(value) else repr(value)
+        cells.append(f"{json.dumps(name)}: {number}")
     return f"{{{', '.join(cells)}}}\n"
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "null"
-    return repr(value) if math.isfinite(value) else "1e999" if value > 0 else "-1e999"
 
 
 def _read(path: Path) -> list[Row]:
