@@ -1,4 +1,4 @@
-"""How the pictures look: panels of curves over the steps, and the legend below them."""
+"""The style of the pictures: panels of curves over the steps, with a legend below."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Column: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = Mapping[str, Column]  # of terms, by name
 Looks: TypeAlias = dict[str, Any]
 
-# Okabe and Ito's palette, which colour-blind readers tell apart, without its yellow, which white
-# swallows; the dashes tell the lines apart without any colour.
+# Okabe and Ito's palette for color-blind readers, without its yellow, which is too light on white.
+# The dashes distinguish the lines without any color.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 _DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)))
 # Kept for weights that are found in training.
 DOTTED: Looks = {"linestyle": (0, (1, 1.2)), "linewidth": 1.3, "zorder": 2.3}
-REST = "#BBBBBB"  # the colour of all that are not told apart
+REST = "#BBBBBB"  # the color of the terms that are combined
 
 _INK = "#222222"
 _LOOKS: Any = {  # newer stubs of matplotlib want their own type of key
@@ -58,9 +58,9 @@ _LOOKS: Any = {  # newer stubs of matplotlib want their own type of key
 _PANEL = 1.7  # inches: the width that a small panel needs,
 _SMALL, _LARGE = 1.15, 1.9  # and the heights of small and large ones
 _LETTER, _LINE = 0.062, 0.155  # inches: what a letter takes of a line, and a line of the height
-_SIMILAR = 20  # up to this ratio of their peaks, curves are read from one linear axis
-_AREAS = 120  # that stand side by side, at most
-_DECADES = 100  # from this ratio of largest to smallest on, a logarithmic one tells more
+_SIMILAR = 20  # up to this ratio of their peaks, curves can be read from one linear axis
+_AREAS = 120  # side by side, at most
+_DECADES = 100  # from this ratio of largest to smallest value on, the axis is logarithmic
 
 
 @contextmanager
@@ -84,9 +84,9 @@ def our_looks() -> Iterator[None]:
 
 
 def looks(index: int) -> Looks:
-    """Colour and dashes of one among several lines; 21 differ.
+    """Color and dashes of a line by its index; 21 are different.
 
-    The more gaps a line has, the thinner and the higher it lies: equal ones show through it.
+    Lines with more gaps are thinner and drawn later, so that equal lines show through the gaps.
     """
     gaps = (index + index // len(COLOURS)) % len(_DASHES)
     return {
@@ -98,7 +98,7 @@ def looks(index: int) -> Looks:
 
 
 def shown(name: str, inches: float) -> str:
-    """A name in one line that is no longer than so much; both of its ends are kept."""
+    """A name in one line, shortened in the middle to a width in inches."""
     name = "".join(letter if letter.isprintable() else " " for letter in name)
     most = max(int(inches / _LETTER), 8)
     if len(name) <= most:
@@ -108,7 +108,7 @@ def shown(name: str, inches: float) -> str:
 
 
 def are_similar(columns: Columns) -> bool:
-    """Whether all are of a size, so that one linear axis shows each."""
+    """Whether all have a similar size, so that one linear axis shows each."""
     peaks = [*filter(None, map(peak, columns.values()))] or [1.0]  # one of 0 fits anywhere
     return max(peaks) <= _SIMILAR * min(peaks)
 
@@ -120,7 +120,7 @@ def is_positive(columns: Columns) -> bool:
 
 
 def peak(column: Column) -> float:
-    """How far from 0 it gets."""
+    """The largest absolute value."""
     return float(np.abs(column[np.isfinite(column)]).max(initial=0.0))
 
 
@@ -129,13 +129,13 @@ def _numbers(columns: Columns) -> Column:
 
 
 class Page:
-    """A figure of panels in a grid, and a legend below that covers none of them.
+    """A figure of panels in a grid, with a legend below.
 
     Args:
-        width: Inches.
-        panels: How many there are.
-        entries: The legend: names, with the looks of their lines.
-        small: Whether they stand side by side, so far as the width allows.
+        width: Width in inches.
+        panels: The number of panels.
+        entries: The legend: names and line styles.
+        small: Whether panels are side by side, if the width allows it.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Page:
         beside = max(1, min(len(entries), int(width / widest)))
         below = math.ceil(len(entries) / beside) * _LINE
         self.figure = Figure(figsize=(width, height + below + 0.3), layout="constrained")
-        # Dark styles have a say in what `savefig` puts behind a figure: it must bear the dark ink.
+        # `savefig` takes the background from the user's style, which may be as dark as the text.
         ground = Rectangle((-1, -1), 3, 3, transform=self.figure.transFigure, color="w", zorder=-1)
         ground.set_in_layout(False)
         self.figure.add_artist(ground)
@@ -193,7 +193,7 @@ class Page:
         panel.set_title(shown(name, self._inches - 0.45), loc="left", parse_math=False)
 
     def done(self) -> Figure:
-        """The figure, when all is drawn."""
+        """The finished figure."""
         left, right = self.panels[0].get_xlim()
         if right - left < 1:  # a single step
             self.panels[0].set_xlim(left - 1, right + 1)
@@ -201,7 +201,7 @@ class Page:
 
 
 def draw(panel: Axes, steps: NDArray[np.int64], column: Column, look: Looks) -> None:
-    """A line with gaps where there is no number; a number that stands alone is a point."""
+    """A line with gaps at missing values; a value between gaps is a point."""
     values = np.where(np.isfinite(column), column, np.nan)
     panel.plot(steps, values, **look)
     gaps = np.concatenate([[True], np.isnan(values), [True]])
@@ -212,9 +212,9 @@ def draw(panel: Axes, steps: NDArray[np.int64], column: Column, look: Looks) -> 
 def stack(
     panel: Axes, steps: NDArray[np.int64], columns: Sequence[Column], colours: Sequence[str]
 ) -> None:
-    """Shares on top of each other, each row until the next; a gap where they are no numbers.
+    """Stacked shares, each row until the next, with gaps at missing values.
 
-    Of more rows than can be told apart, neighbours are averaged.
+    If there are more rows than areas, neighbors are averaged.
     """
     from matplotlib.ticker import PercentFormatter  # noqa: PLC0415  # an extra
 
@@ -235,12 +235,12 @@ def stack(
 
 
 def fit(panel: Axes, columns: Columns, *, from_zero: bool) -> None:
-    """The scale of a panel: logarithmic where no other shows all of it.
+    """Sets the scale of a panel: logarithmic if a linear one does not show all values.
 
     Args:
-        panel: What was drawn on.
-        columns: The curves.
-        from_zero: Whether 0 means something, as for weights: it is shown where it can be.
+        panel: The panel.
+        columns: The curves in it.
+        from_zero: Whether a linear scale should include 0, as for weights.
     """
     numbers = _numbers(columns)
     if is_positive(columns) and not (from_zero and are_similar(columns)):
