@@ -2,8 +2,7 @@
 
 from lossweights.analysis.calibration import Calibration, calibrate
 from lossweights.analysis.history import History
-from lossweights.analysis.monitor import Monitor
-from lossweights.analysis.monitor.troubles import Finding
+from lossweights.analysis.monitor import Finding, Monitor
 from lossweights.components.balancers import (
     DBMTL,
     DWA,
