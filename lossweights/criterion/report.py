@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from lossweights.criterion.gradients.shared import transformed
+from lossweights.criterion.gradients.torch_internals import inside_func_transform
 from lossweights.errors import did_you_mean, quoted
 
 _MANY_FORWARDS = 200  # after so many without a step somebody forgot the clock
@@ -269,7 +269,7 @@ class Seen:
         if torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
             self._look(names, losses, weights)
         else:
-            if transformed() is not None:
+            if inside_func_transform():
                 raise RuntimeError(
                     "a criterion in training records what it sees, which torch.func transforms "
                     "cannot do: use criterion.breakdown(terms).total there"

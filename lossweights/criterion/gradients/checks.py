@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
+from lossweights.criterion.gradients import torch_internals
 from lossweights.criterion.gradients.shared import Shared
 from lossweights.errors import warn
 
@@ -50,12 +51,12 @@ class Lookout:
         reached = {edge for way in ways.values() for edge in way.reached}
         for node in nodes:
             _refuse_static_graph(node)
-            if node.name() == "CheckpointFunctionBackward" and reached != wanted:
+            if torch_internals.is_reentrant_checkpoint(node) and reached != wanted:
                 raise RuntimeError(
                     "reentrant checkpointing hides parameters that are given as shared=: write "
                     "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
                 )
-        if any(_frees_its_buffers(node) for node in nodes):
+        if any(map(torch_internals.is_compiled, nodes)) and torch_internals.donates_buffers():
             warn(
                 "a compiled part of the model may free its buffers in its first backward pass, "
                 "and fail in the second (as it does with a batch of another size): write import "
@@ -92,28 +93,19 @@ def _edge(tensor: Tensor) -> Edge:
 
 
 def _is_half(node: Node) -> bool:
-    # Where autocast is over when the criterion is called, nothing else tells of it.
-    parts = [part.dtype for part in node._input_metadata]  # noqa: SLF001
-    if _is_compiled(node):  # what is computed in it shows only in what it has kept
-        try:
-            parts += [kept.dtype for kept in node.saved_tensors if kept is not None]  # type: ignore[attr-defined]
-        except RuntimeError:  # gone, or changed in place: whoever takes the gradients is told
-            return False
-    return torch.float16 in parts
-
-
-def _is_compiled(node: Node) -> bool:
-    return node.name() == "CompiledFunctionBackward"
-
-
-def _frees_its_buffers(node: Node) -> bool:
-    return _is_compiled(node) and bool(torch._functorch.config.donated_buffer)  # noqa: SLF001
+    # If autocast is over when the criterion is called, nothing else shows it.
+    if torch.float16 in torch_internals.output_dtypes(node):
+        return True
+    if not torch_internals.is_compiled(node):
+        return False
+    try:  # the dtypes inside it show only in what it has kept
+        return torch.float16 in torch_internals.saved_dtypes(node)
+    except RuntimeError:  # freed, or changed in place: taking the gradients raises the error
+        return False
 
 
 def _refuse_static_graph(node: Node) -> None:
-    if node.name() != "_DDPSinkBackward":
-        return
-    model = node.ddp_weakref()  # type: ignore[attr-defined]
+    model = torch_internals.data_parallel_module(node)
     if model is not None and model.static_graph:
         raise RuntimeError(
             "DistributedDataParallel(static_graph=True) takes the gradients of single terms for "

@@ -8,13 +8,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from lossweights.criterion.gradients.torch_internals import inside_func_transform
 from lossweights.errors import quoted
 
 SharedLike: TypeAlias = "Tensor | Mapping[str, SharedLike] | Iterable[SharedLike] | None"
 Rows: TypeAlias = "dict[str, list[Tensor | None]]"
-
-# What torch.func transform is at work, if any; torch has no public name for it.
-transformed = torch._C._functorch.peek_interpreter_stack  # noqa: SLF001
 
 _REFUSALS = {  # words of torch's errors, and what to write
     "use_reentrant": "reentrant checkpointing cannot give the gradients of single terms: write "
@@ -63,7 +61,7 @@ class Shared:
     """
 
     def __init__(self, given: SharedLike) -> None:
-        if transformed() is not None:
+        if inside_func_transform():
             raise RuntimeError(
                 "gradients of single terms cannot be taken under torch.func transforms: write "
                 "criterion.breakdown(terms).total there, under the weights that stand"
