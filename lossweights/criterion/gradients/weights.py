@@ -15,7 +15,7 @@ from lossweights.config.loss_config import LossConfig
 from lossweights.criterion.gradients.checks import Lookout
 from lossweights.criterion.gradients.running import NO_FLOAT64, Held
 from lossweights.criterion.gradients.shared import Rows, Shared, SharedLike
-from lossweights.criterion.gradients.statistics import collect
+from lossweights.criterion.gradients.statistics import Collector
 from lossweights.criterion.memory import Memory
 from lossweights.criterion.ranks import Ranks
 from lossweights.errors import warn
@@ -69,10 +69,11 @@ class GradientWeighing:
     def __init__(
         self, config: LossConfig, balancer: GradientBalancer, memory: Memory, ranks: Ranks
     ) -> None:
-        self._balancer, self._memory, self._ranks = balancer, memory, ranks
+        self._balancer, self._memory = balancer, memory
         self.names = config.balanced_names
         terms = [config.terms[name] for name in self.names]
-        self._may_lack = config.on_nonfinite == "skip_term" or any(term.optional for term in terms)
+        may_lack = config.on_nonfinite == "skip_term" or any(term.optional for term in terms)
+        self._collector = Collector(self.names, balancer.statistics, ranks, may_lack=may_lack)
         self._keeps_rows = balancer.heads == "plain"
         self._lookout = Lookout()
         self._has_scaled = self._has_warned = False
@@ -146,17 +147,8 @@ class GradientWeighing:
         if home.type == "mps":
             raise RuntimeError(NO_FLOAT64)
         values = [loss.detach().float().to(home) for loss in losses.values()]
-        gradients, seen_losses = collect(
-            found,
-            rows,
-            torch.stack(values) if values else torch.zeros(0, device=home),
-            names,
-            self.names,
-            self._balancer.statistics,
-            self._ranks,
-            scale=scale,
-            may_lack=self._may_lack,
-        )
+        seen = torch.stack(values) if values else torch.zeros(0, device=home)
+        gradients, seen_losses = self._collector.collect(rows, seen, found, scale)
         weights, overflowed = self._weights(seen_losses, gradients)
         balance = _picked(weights, [gradients.names.index(name) for name in names])
         return Taken(balance, weights, gradients, overflowed, **kept)
