@@ -136,7 +136,7 @@ class GradientWeighing:
         scale = self.held.scale.clone() if is_half else None
         rows = {}
         if found is not None and losses:
-            rows = found.rows(losses, scale, batched=self._balancer.batched)
+            rows = found.rows(losses, scale)
         kept: dict[str, Any] = {"scale": scale}
         if self._keeps_rows:
             kept |= {"rows": rows, "shared": found}
@@ -273,7 +273,7 @@ class _Directed(torch.autograd.Function):
 def _is_finite(*tensors: Tensor) -> Tensor:
     """Whether all entries are, 0-dim; sums in float64 of what float32 can hold are finite."""
     total = reduce(torch.add, [tensor.sum(dtype=torch.float64) for tensor in tensors])
-    return (total - total).logical_not()  # inf - inf is nan
+    return total.isfinite()
 
 
 def _parts(rows: Rows) -> list[Tensor]:

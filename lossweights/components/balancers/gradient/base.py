@@ -34,9 +34,6 @@ class GradientBalancer(Balancer):
         heads: What is not shared is weighted as the rest (`weighted`), or keeps the weight that
             it has without the balancer (`plain`): then only gradients of what is shared are
             combined.
-        batched: Whether one vectorised backward pass takes the gradients of all terms. Faster
-            where the terms have most of their computation in common, slower where each has a
-            head of its own.
 
     Attributes:
         pairs: The tensors of `init` that have an entry for each pair of terms, shape (n, n).
@@ -47,7 +44,6 @@ class GradientBalancer(Balancer):
 
     every: Duration | str = steps(1)
     heads: Literal["weighted", "plain"] = "weighted"
-    batched: bool = False
 
     instant: ClassVar[bool] = True
     needs: ClassVar[tuple[Statistic, ...]] = ()
