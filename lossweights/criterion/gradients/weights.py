@@ -12,7 +12,7 @@ from torch import Tensor
 from lossweights.components.balancers.gradient import GradientBalancer
 from lossweights.components.context import Gradients, StepContext
 from lossweights.config.loss_config import LossConfig
-from lossweights.criterion.gradients.checks import Lookout
+from lossweights.criterion.gradients.checks import GraphChecks
 from lossweights.criterion.gradients.running import NO_FLOAT64, Held
 from lossweights.criterion.gradients.shared import Rows, Shared, SharedLike
 from lossweights.criterion.gradients.statistics import Collector
@@ -75,7 +75,7 @@ class GradientWeighing:
         may_lack = config.on_nonfinite == "skip_term" or any(term.optional for term in terms)
         self._collector = Collector(self.names, balancer.statistics, ranks, may_lack=may_lack)
         self._keeps_rows = balancer.heads == "plain"
-        self._lookout = Lookout()
+        self._checks = GraphChecks()
         self._has_scaled = self._has_warned = False
         self._weighed: frozenset[str] = frozenset()  # that counted when gradients were taken
         self.now = StepContext({})
@@ -128,11 +128,11 @@ class GradientWeighing:
             )
         found = None if shared is None else Shared(shared)
         if found is not None:
-            self._lookout.look(losses, found)
+            self._checks.check(losses, found)
             if self._keeps_rows and found.is_low and not self._has_warned:
                 self._has_warned = True
                 warn(_LOW)
-        is_half = found is not None and (found.is_half or self._lookout.is_half)
+        is_half = found is not None and (found.is_half or self._checks.is_half)
         scale = self.held.scale.clone() if is_half else None
         rows = {}
         if found is not None and losses:
