@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -93,11 +94,10 @@ class GramianBalancer(GradientBalancer):
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         gramian = now.gradients.gramian
-        array: Array = gramian.numpy()
-        if not np.isfinite(array).all():
+        if not math.isfinite(gramian.sum().item()):
             return torch.full_like(losses, torch.nan)
-        weights = self.solve(array, state, now)
-        highest = np.abs(weights).max()
+        weights = self.solve(gramian.numpy(), state, now)
+        highest = max(map(abs, weights.tolist()))
         return torch.from_numpy(weights * (LARGE / highest) if highest > LARGE else weights)
 
     @abstractmethod
