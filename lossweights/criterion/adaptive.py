@@ -19,7 +19,7 @@ from lossweights.config.loss_config import LossConfig, Part
 from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.shared import SharedLike
 from lossweights.criterion.gradients.weights import GradientStep, GradientWeights
-from lossweights.criterion.indexing import put, take
+from lossweights.criterion.indexing import take
 from lossweights.criterion.observations import Observations
 from lossweights.criterion.reader import Values
 from lossweights.criterion.slots import Slot
@@ -243,9 +243,9 @@ class Adaptive(AdaptiveState):
                 balance, penalty = self.balancer_slot.weigh_inside(  # type: ignore[union-attr]
                     take(vector, where), None if len(places) == len(self._balanced) else places
                 )
-            put(balance, where, factors)
+            _replace(factors, where, balance)
             if penalty is not None:
-                put(penalty, where, penalties)
+                _replace(penalties, where, penalty)
         for name, slot in self._instant.items():
             if name in names and name not in inactive:
                 index = names.index(name)
@@ -304,7 +304,7 @@ class Adaptive(AdaptiveState):
             balance = self.balancer_slot.weigh(self._unread)
             if self._balances_all:
                 return balance
-            put(balance, self._where_balanced, factors)
+            _replace(factors, self._where_balanced, balance)
         elif not self._steered:
             return None
         for name, slot in self._steered.items():
@@ -511,6 +511,11 @@ class Adaptive(AdaptiveState):
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)
         self._start = {key: version(p) for key, p in self.named_parameters()}
+
+
+def _replace(entries: list[Tensor], where: Sequence[int], values: Tensor) -> None:
+    for index, value in zip(where, values.unbind(), strict=True):
+        entries[index] = value
 
 
 def _is_instant(slot: Slot) -> bool:

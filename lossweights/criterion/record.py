@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lossweights.criterion.reader import Values
 from lossweights.criterion.report import Breakdown
-from lossweights.criterion.torch_internals import is_transformed
+from lossweights.criterion.torch_internals import inside_func_transform
 
 _MANY_FORWARDS = 200  # forward passes without a step after which the clock was forgotten
 _LOOK_EVERY = 32  # forward passes between two looks at which terms carry a gradient
@@ -85,7 +85,7 @@ class ForwardRecord:
         if torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
             self._look(names, losses, weights)
         else:
-            if is_transformed():
+            if inside_func_transform():
                 raise RuntimeError(
                     "a criterion in training records its terms, which torch.func transforms "
                     "cannot do: use criterion.breakdown(terms).total there"

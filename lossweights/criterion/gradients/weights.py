@@ -12,11 +12,11 @@ from lossweights.components.balancers import GradientBalancer
 from lossweights.components.context import Gradients, State
 from lossweights.components.durations import Horizon
 from lossweights.criterion.distributed import ProcessGroup
-from lossweights.criterion.gradients.checks import Lookout
+from lossweights.criterion.gradients.checks import GraphChecks
 from lossweights.criterion.gradients.heads import LOW_PRECISION, all_finite
 from lossweights.criterion.gradients.shared import Rows, Shared, SharedLike
-from lossweights.criterion.gradients.statistics import collect
-from lossweights.criterion.indexing import take
+from lossweights.criterion.gradients.statistics import Collector
+from lossweights.criterion.indexing import put, take
 from lossweights.criterion.slots import Slot
 from lossweights.errors import warn
 
@@ -73,14 +73,14 @@ class GradientWeights:
     def __init__(self, slot: Slot, group: ProcessGroup, *, may_lack: bool) -> None:
         if not isinstance(slot.component, GradientBalancer):
             raise TypeError("a GradientBalancer is needed")
-        self.balancer, self._slot, self._group = slot.component, slot, group
+        self.balancer, self._slot = slot.component, slot
         self.names = slot.terms
-        self._may_lack = may_lack
         self._keeps_rows = self.balancer.heads == "plain"
-        self._lookout = Lookout()
+        self._checks = GraphChecks()
         self._has_scaled = self._has_warned = False
         learns = type(self.balancer).update is not GradientBalancer.update
         self._sums = self.balancer.statistics if learns else ()
+        self._collector = Collector(self.names, self.balancer.statistics, group, may_lack=may_lack)
         self.tensors = self._initial()
         self._active = frozenset(self.names)
         self._computed: frozenset[str] = frozenset()  # the same as the tensor, on the host
@@ -140,15 +140,15 @@ class GradientWeights:
             )
         found = None if shared is None else Shared(shared)
         if found is not None:
-            self._lookout.look(losses, found)
+            self._checks.check(losses, found)
             if self._keeps_rows and found.is_low and not self._has_warned:
                 self._has_warned = True
                 warn(LOW_PRECISION)
-        is_half = found is not None and (found.is_half or self._lookout.is_half)
+        is_half = found is not None and (found.is_half or self._checks.is_half)
         scale = self.tensors["scale"].clone() if is_half else None
         rows: Rows = {}
         if found is not None and losses:
-            rows = found.rows(losses, scale, batched=False)
+            rows = found.rows(losses, scale)
         kept: dict[str, Any] = {"scale": scale}
         if self._keeps_rows:
             kept |= {"rows": rows, "shared": found}
@@ -160,17 +160,8 @@ class GradientWeights:
         if home.type == "mps":
             raise RuntimeError(_NO_FLOAT64)
         values = [loss.detach().float().to(home) for loss in losses.values()]
-        gradients, seen_losses = collect(
-            found,
-            rows,
-            torch.stack(values) if values else torch.zeros(0, device=home),
-            names,
-            self.names,
-            self.balancer.statistics,
-            self._group,
-            scale=scale,
-            may_lack=self._may_lack,
-        )
+        seen = torch.stack(values) if values else torch.zeros(0, device=home)
+        gradients, seen_losses = self._collector.collect(rows, seen, found, scale)
         weights, overflowed = self._weights(seen_losses, gradients)
         balance = take(weights, [gradients.names.index(name) for name in names])
         return GradientStep(balance, weights, gradients, overflowed, **kept)
@@ -186,9 +177,7 @@ class GradientWeights:
             where = [self.names.index(name) for name in gradients.names]
             pairs = self.balancer.pairs
             state = {
-                key: tensor
-                if tensor.ndim == 0
-                else take(tensor, where, (-1, -2) if key in pairs else (-1,))
+                key: take(tensor, where, axes=2 if key in pairs else 1)
                 for key, tensor in state.items()
             }
         finite = all_finite(*gradients.found.values())
@@ -206,13 +195,15 @@ class GradientWeights:
             return
         self.has_new = True
         where = [self.names.index(name) for name in step.gradients.names]
+        ones = torch.ones_like(step.weights)
         sums, counts = self.tensors["fresh"].unbind()
-        _add(sums, where, step.weights)
-        _add(counts, where, torch.ones_like(step.weights))
+        _add(sums, step.weights, where)
+        _add(counts, ones, where)
         for name in self._sums:
-            _add(self.tensors[name], where, step.gradients.found[name])
-            if name == "gramian":
-                _add(self.tensors["pairs"], where, step.weights.new_ones(len(where), len(where)))
+            axes = 2 if name == "gramian" else 1
+            _add(self.tensors[name], step.gradients.found[name], where, axes)
+        if "pairs" in self.tensors:
+            _add(self.tensors["pairs"], torch.outer(ones, ones), where, axes=2)
 
     # Between forward passes
 
@@ -303,13 +294,6 @@ class GradientWeights:
         return {**self.__dict__, "is_frozen": False}  # a copy made within `freeze` is not frozen
 
 
-def _add(sums: Tensor, where: Sequence[int], values: Tensor) -> None:
-    """Adds the entries of some terms, on each axis."""
-    if len(where) == sums.shape[-1]:
-        sums += values
-    elif sums.ndim == 1:
-        for index, value in zip(where, values.unbind(), strict=True):
-            sums[index] += value
-    else:
-        for index, row in zip(where, values.unbind(), strict=True):
-            _add(sums[index], where, row)
+def _add(sums: Tensor, values: Tensor, where: Sequence[int], axes: int = 1) -> None:
+    """Adds the entries of some terms, on each of the last axes."""
+    sums += put(values, where, torch.zeros_like(sums), axes)

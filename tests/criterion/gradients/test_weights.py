@@ -80,12 +80,11 @@ def norms(terms: Mapping[str, Tensor], shared: Tensor) -> list[float]:
 
 
 @pytest.mark.parametrize("of", ["features", "parameters"])
-@pytest.mark.parametrize("batched", [False, True])
-def test_one_ordinary_scalar_of_weighted_terms(of: str, batched: bool) -> None:
+def test_one_ordinary_scalar_of_weighted_terms(of: str) -> None:
     model = Model()
     terms, features = model()
     shared = features if of == "features" else model.trunk
-    ours = criterion({"kind": "test-inverse-norm", "batched": batched})
+    ours = criterion({"kind": "test-inverse-norm"})
     loss = ours(terms, shared=shared)
     expected = sum(terms[n] / norm for n, norm in zip("ab", norms(terms, shared), strict=True))
     assert loss.ndim == 0
@@ -95,12 +94,11 @@ def test_one_ordinary_scalar_of_weighted_terms(of: str, batched: bool) -> None:
 
 
 @pytest.mark.parametrize("of", ["features", "parameters"])
-@pytest.mark.parametrize("batched", [False, True])
-def test_plain_heads_keep_their_own_gradients(of: str, batched: bool) -> None:
+def test_plain_heads_keep_their_own_gradients(of: str) -> None:
     model = Model()
     terms, features = model()
     shared = features if of == "features" else model.trunk
-    table = {"kind": "test-inverse-norm", "heads": "plain", "batched": batched}
+    table = {"kind": "test-inverse-norm", "heads": "plain"}
     ours = criterion(table, terms={"a": 3.0, "b": 2.0})
     loss = ours(terms, shared=shared)
     weighted = sum(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -34,9 +35,6 @@ class GradientBalancer(Balancer):
         heads: What is not shared is weighted as the rest (`weighted`), or keeps the weight that
             it has without the balancer (`plain`): then only gradients of what is shared are
             combined.
-        batched: Whether one vectorised backward pass takes the gradients of all terms. Faster
-            where the terms have most of their computation in common, slower where each has a
-            head of its own.
 
     Attributes:
         pairs: The tensors of `init` that have an entry for each pair of terms, shape (n, n).
@@ -45,7 +43,6 @@ class GradientBalancer(Balancer):
 
     every: Duration | str = steps(1)
     heads: Literal["weighted", "plain"] = "weighted"
-    batched: bool = False
 
     instant: ClassVar[bool] = True
     needs: ClassVar[tuple[Statistic, ...]] = ()
@@ -96,11 +93,12 @@ class GramianBalancer(GradientBalancer):
     )
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
-        gramian: Array = now.gradients.gramian.numpy(force=True)
-        if not np.isfinite(gramian).all():
+        gramian = now.gradients.gramian.cpu()
+        if not math.isfinite(gramian.sum().item()):
             return torch.full_like(losses, torch.nan)
-        weights = self.solve(gramian, {key: tensor.cpu() for key, tensor in state.items()}, now)
-        highest = np.abs(weights).max()
+        state = {key: tensor.cpu() for key, tensor in state.items()}
+        weights = self.solve(gramian.numpy(), state, now)
+        highest = max(map(abs, weights.tolist()))
         return torch.from_numpy(weights * (LARGE / highest) if highest > LARGE else weights)
 
     @abstractmethod

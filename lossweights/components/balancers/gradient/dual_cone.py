@@ -46,24 +46,25 @@ def projection_weights(gramian: Array, vectors: Array) -> Array:
     Returns:
         $v$, shape (k, m).
     """
+    if gramian.min() >= 0:  # no conflict
+        return vectors
     inverses = inverse_norms(gramian)
-    parts = inverses > 0  # a gradient of 0 is in nobody's way
+    parts = np.flatnonzero(inverses)  # a zero gradient constrains nothing
+    inverses = inverses[parts]
+    unit = cosines(gramian[parts[:, None], parts], inverses)
+    scaled = vectors[:, parts] / inverses
+    sizes = scaled.max(axis=1, keepdims=True)
+    sizes = np.where(sizes > 0, sizes, 1.0)
     projected = vectors.copy()
-    if parts.any():
-        inverses = inverses[parts]
-        unit = cosines(gramian[parts][:, parts], inverses)
-        scaled = vectors[:, parts] / inverses
-        sizes = scaled.max(axis=1, keepdims=True)
-        sizes = np.where(sizes > 0, sizes, 1.0)
-        projected[:, parts] += sizes * _least_changes(unit, scaled / sizes) * inverses
+    projected[:, parts] += sizes * _least_changes(unit, scaled / sizes) * inverses
     return projected
 
 
 def _least_changes(unit: Array, vectors: Array) -> Array:
     r"""The $x \ge 0$ for which $(u + x)^\top C (u + x)$ is least, for each row $u$.
 
-    The solver in C is many times faster than `nonnegative_minimum`, which tells the truth also
-    where gradients are opposed, or depend on others, but for rounding.
+    The solver in C is many times faster than `nonnegative_minimum`, which stays exact also for
+    gradients that are opposed, or depend on others, but for rounding.
     """
     changes = np.zeros_like(vectors)
     conflicting = np.flatnonzero((vectors @ unit).min(axis=1) < 0)

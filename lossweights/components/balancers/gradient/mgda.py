@@ -90,15 +90,16 @@ def mgda_weights(gramian: Array) -> Array:
         gramian: $g_i \cdot g_j$, shape (m, m).
     """
     squares = gramian.diagonal()
-    zero = squares <= 1e-200 * squares.max()
-    if zero.any():
+    shortest, least = squares.min(), 1e-200 * squares.max()
+    if shortest <= least:
+        zero = squares <= least
         return np.asarray(zero / zero.sum(), np.float64)
     # In the units of the shortest gradient, with every gradient of length 1.
-    shortest = squares.min()
     scale = np.sqrt(shortest / squares)
-    matrix = (gramian / shortest + 1) * np.outer(scale, scale)
+    matrix = (gramian / shortest + 1) * (scale[:, None] * scale)
     weights = nonnegative_minimum(matrix, scale) * scale
-    apart = squares[:, None] + squares - 2 * gramian
-    equal = apart <= _ROUNDING * (squares[:, None] + squares)
-    weights = equal @ (weights / equal.sum(axis=0))
+    sums = squares[:, None] + squares
+    equal = sums - 2 * gramian <= _ROUNDING * sums
+    if np.count_nonzero(equal) > len(squares):
+        weights = equal @ (weights / equal.sum(axis=0))
     return np.asarray(weights / weights.sum(), np.float64)

@@ -48,6 +48,8 @@ class PCGrad(GramianBalancer, kind="pcgrad"):
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
     def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
+        if gramian.min() >= 0:  # no conflict
+            return np.ones(len(gramian))
         return pcgrad_weights(gramian, orders(self.seed, now.step, len(gramian)))
 
 
