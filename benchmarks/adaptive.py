@@ -73,7 +73,7 @@ def ours(kind: str, losses: list[Tensor]) -> Variant:
             parameter.grad = None
         criterion.step()
         if learns_after:
-            criterion.observe(after_losses)
+            criterion.observe_after(after_losses)
 
     return Variant(step, after)
 

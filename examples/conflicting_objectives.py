@@ -53,7 +53,7 @@ def descend(run: Run, show: Show) -> Result:
         optimizer.step()
         optimizer.zero_grad()
         if run.method == "famo":  # it learns from the losses after the step
-            criterion.observe(objectives(point))
+            criterion.observe_after(objectives(point))
     path.append(point.detach().clone())
     return Result(run, torch.stack(path).tolist())
 

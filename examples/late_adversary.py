@@ -94,7 +94,8 @@ def losses(run: Run) -> tuple[WeightedLoss, WeightedLoss]:
     """The loss of the autoencoder, and that of the discriminator on the same clock."""
     criterion = WeightedLoss.from_config(CONFIGS, at=f"{run.config}.autoencoder")
     criterion.bind(total_steps=run.steps)
-    judgement = WeightedLoss.from_config(CONFIGS, at=f"{run.config}.discriminator", clock=criterion)
+    at = f"{run.config}.discriminator"
+    judgement = WeightedLoss.from_config(CONFIGS, at=at, clock=criterion.clock)
     return criterion, judgement
 
 

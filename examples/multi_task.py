@@ -62,7 +62,7 @@ def training(run: Run, model: Network, criterion: WeightedLoss) -> Iterator[None
         if run.config == "famo":  # it learns from the losses after the step
             with torch.no_grad():
                 _, outputs = model(batch.images)
-                criterion.observe(losses(outputs, batch.targets))
+                criterion.observe_after(losses(outputs, batch.targets))
         yield
 
 

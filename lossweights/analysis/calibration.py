@@ -75,8 +75,9 @@ class Calibration:
             )
         lines += [f"{name}: {term.note}" for name, term in self.terms.items() if term.note]
         lines += ["", "terms:"]
-        for name, term in self.config.terms.items():
-            lines.append(f"  {_json(name)}: {_written(term)}")
+        lines += [
+            f"  {_json(n)}: {_written(declared)}" for n, declared in self.config.terms.items()
+        ]
         return "\n".join(lines)
 
 

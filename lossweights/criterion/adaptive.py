@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lossweights.components.balancers import Balancer, GradientBalancer
 from lossweights.components.context import State
 from lossweights.components.controllers import Controller
-from lossweights.components.durations import Horizon
+from lossweights.components.durations import Duration, Horizon
 from lossweights.components.transforms import Transform
 from lossweights.config.loss_config import LossConfig, Part
 from lossweights.criterion.distributed import ProcessGroup
@@ -79,17 +79,38 @@ class Adaptive(AdaptiveState):
             observations = Observations(terms, adapting, _metrics_of(config))
             super().__init__(balanced, observations.names, group)
             self.observations = observations
-            self._config, self._term_names, self._balanced = config, terms, balanced
-            self.slots = {
-                part.place: self._slot(part, state)
-                for part, state in zip(parts, states, strict=True)
-            }
+            self._config, self._group, self._term_names = config, group, terms
+            self._balanced = balanced
+            # Every attribute is here before the slots: no learned tensor may be called like one.
+            self.slots: dict[str, Slot] = {}
+            self.transforms: dict[str, Slot] = {}
+            self.controllers: dict[str, Slot] = {}
+            self.balancer_slot: Slot | None = None
+            self.weights_from_gradients: GradientWeights | None = None
+            self.weighs_inside = self.observes = self.learns_after = self.awaits_after = False
+            self._instant: dict[str, Slot] = {}
+            self._steered: dict[str, Slot] = {}
+            self._where_balanced = [terms.index(name) for name in balanced]
+            self._balances_inside = self._balances_all = self._learns = False
+            self._interval: Duration | None = None
+            self._last: State = {}
+            self._after = Observations(terms, (), ())
+            self._steps = 0
+            self._start: dict[str, int] = {}
+            self._metrics_seen: set[str] = set()
+            self._has_observed_after = False
+            self._refresh()
+            for part, state in zip(parts, states, strict=True):
+                self.slots[part.place] = self._slot(part, state)
             self._sort()
-            self._declare_observed()
+            if self.slots:
+                self.declare("observed", observations.state)
+            if self.balancer_slot is not None:
+                self._declare_balancer(self.balancer_slot)
+            self.observes = bool(self.controllers or observations.raws or self._learns)
         self.average_gradients()
         self._check_signs()
         self.after_load()
-        self._refresh()
 
     def _slot(self, part: Part, declared: State) -> Slot:
         terms = self._balanced if part.term is None else (part.term,)
@@ -103,55 +124,39 @@ class Adaptive(AdaptiveState):
 
     def _sort(self) -> None:
         """Sorts the slots by what they do, and when."""
-        slots = self.slots.values()
-        of = {slot.terms[0]: slot for slot in slots if isinstance(slot.component, Controller)}
-        self.transforms = {s.terms[0]: s for s in slots if isinstance(s.component, Transform)}
-        self.controllers = of
-        self._instant = {name: slot for name, slot in of.items() if _is_instant(slot)}
-        self._steered = {name: slot for name, slot in of.items() if not _is_instant(slot)}
-        self.balancer_slot = self.slots.get("balancer")
-        self._where_balanced = [self._term_names.index(name) for name in self._balanced]
-        self._balances_inside = self.balancer_slot is not None and (
-            self.is_learned or _is_instant(self.balancer_slot)
-        )
-        self._balances_all = len(self._balanced) == len(self._term_names) and not of
+        for slot in self.slots.values():
+            if isinstance(slot.component, Transform):
+                self.transforms[slot.terms[0]] = slot
+            elif isinstance(slot.component, Controller):
+                self.controllers[slot.terms[0]] = slot
+                times = self._instant if slot.component.instant else self._steered
+                times[slot.terms[0]] = slot
+            else:
+                self.balancer_slot = slot
+                self._balances_inside = self.is_learned or slot.component.instant
+        self._balances_all = len(self._balanced) == len(self._term_names) and not self.controllers
         self.weighs_inside = self._balances_inside or bool(self._instant)
 
-    def _declare_observed(self) -> None:
-        """Declares what the engine itself keeps: observations, and what a balancer last saw."""
-        if self.slots:
-            self.declare("observed", self.observations.state)
-        self.learns_after = self._learns = False
-        self._interval = None
-        self.weights_from_gradients: GradientWeights | None = None
-        self._last: State = {}
-        self.awaits_after = False
-        n, slot = len(self._balanced), self.balancer_slot
-        if slot is not None and isinstance(slot.component, Balancer):
-            balancer = slot.component
-            self.learns_after = balancer.learns_after
-            self._learns = type(balancer).update is not Balancer.update or self.learns_after
-            self._interval = balancer.interval
-            if isinstance(balancer, GradientBalancer):
-                may_lack = self._config.on_nonfinite == "skip_term" or any(
-                    self._config.terms[name].optional for name in self._balanced
-                )
-                self.weights_from_gradients = GradientWeights(slot, self._group, may_lack=may_lack)
-                self.declare("gradients", self.weights_from_gradients.tensors, ("gramian", "pairs"))
-            if self._learns:
-                self._last["values"] = torch.ones(n)
-                if self._interval is not None:
-                    self._last["interval"] = torch.zeros(2, n)
-                if self.learns_after:
-                    self._last["awaited"] = torch.zeros(n)
-                    self._after = Observations(self._term_names, (), ())
-                self._last = {key: tensor.float() for key, tensor in self._last.items()}
-                self.declare("last_observed", self._last)
-        raws, controllers = self.observations.raws, self.controllers
-        self.observes = bool(controllers or raws or self._learns)
-        self._steps = 0
-        self._metrics_seen: set[str] = set()
-        self._has_observed_after = False
+    def _declare_balancer(self, slot: Slot) -> None:
+        """Declares what is kept for the balancer beside its own state."""
+        balancer, n = self._config.balancer, len(self._balanced)
+        if balancer is None:
+            return
+        self.learns_after, self._interval = balancer.learns_after, balancer.interval
+        self._learns = slot.learns or self.learns_after
+        if isinstance(balancer, GradientBalancer):
+            may_lack = self._config.on_nonfinite == "skip_term" or any(
+                self._config.terms[name].optional for name in self._balanced
+            )
+            self.weights_from_gradients = GradientWeights(slot, self._group, may_lack=may_lack)
+            self.declare("gradients", self.weights_from_gradients.tensors, ("gramian", "pairs"))
+        if self._learns:
+            self._last["values"] = torch.ones(n, dtype=torch.float32)
+            if self._interval is not None:
+                self._last["interval"] = torch.zeros(2, n, dtype=torch.float32)
+            if self.learns_after:
+                self._last["awaited"] = torch.zeros(n, dtype=torch.float32)
+            self.declare("last_observed", self._last)
 
     def _check_signs(self) -> None:
         """Refuses negative weights where the balancer can make no sense of them."""
@@ -274,7 +279,7 @@ class Adaptive(AdaptiveState):
             where = [index for index, name in enumerate(names) if name not in inactive]
             if not where:
                 return
-            names, vector = [names[index] for index in where], take(vector, where)
+            names, vector = tuple(names[index] for index in where), take(vector, where)
             raws = {name: raw for name, raw in raws.items() if name in names}
         self.observations.add_terms(vector, names)
         if self.observations.raws:
@@ -444,9 +449,8 @@ class Adaptive(AdaptiveState):
         if not self.slots:
             return
         self.observations.refresh()
-        if self.learns_after:
-            self._after.state["totals"] = self._after.state["totals"].to(device)
-            self._after.refresh()
+        self._after.state["totals"] = self._after.state["totals"].to(device)
+        self._after.refresh()
         self._refresh()
 
     def after_load(self) -> None:
@@ -474,6 +478,7 @@ class Adaptive(AdaptiveState):
         return {
             name: {key: tensor.detach().clone() for key, tensor in slot.state.items()}
             for name, slot in self.controllers.items()
+            if slot.adapts
         }
 
     def unmoved_parameters_warning(self, least: int) -> str:
@@ -516,10 +521,6 @@ class Adaptive(AdaptiveState):
 def _replace(entries: list[Tensor], where: Sequence[int], values: Tensor) -> None:
     for index, value in zip(where, values.unbind(), strict=True):
         entries[index] = value
-
-
-def _is_instant(slot: Slot) -> bool:
-    return bool(getattr(slot.component, "instant", False))
 
 
 def _metrics_of(config: LossConfig) -> list[str]:

@@ -220,8 +220,7 @@ class Modes:
         """
         mode, timeline = self.get(training=True), self.timeline
         if timeline is None or not self.adaptive.slots:
-            row = [] if timeline is None else timeline.row(self.clock.step)
-            return [float(weight) for weight in row]
+            return [] if timeline is None else list(map(float, timeline.row(self.clock.step)))
         factors = self.adaptive.next_factors()
         weights = mode.weights if factors is None else mode.weights * factors
         return [float(weight) for weight in weights.tolist()]

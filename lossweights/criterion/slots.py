@@ -51,6 +51,11 @@ class Slot:
         )
 
     @property
+    def learns(self) -> bool:
+        """Whether the component has an `update`."""
+        return type(self.component).update is not Balancer.update
+
+    @property
     def adapts(self) -> bool:
         """Whether the component has any state."""
         return bool(self.state)

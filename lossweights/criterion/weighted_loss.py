@@ -512,7 +512,7 @@ class WeightedLoss(nn.Module):
         term           raw       value      weight    weighted       share
         nll              3           3           1           3       75.0%
         kl               2           2         0.5           1       25.0%
-        total                                            4
+        total                                                4
         """
         breakdown = self._last_breakdown()
         if breakdown is None:

@@ -185,7 +185,7 @@ def test_shares_that_cannot_be(shares: Any, words: str) -> None:
         ({"a": 1.0}, "several mappings of values by name, .* found one mapping"),
         (3, "several mappings of values by name, .* found int"),
         ([[1.0, 2.0]], "the terms are given by name"),
-        ([{"a": 1.0, "bb": 1.0}], "'bb' is no term of this loss; did you mean 'b'"),
+        ([{"a": 1.0, "bb": 1.0}], "'bb' is not a term of this loss; did you mean 'b'"),
         ([{"a": 1.0, "b": torch.ones(2)}], r"term 'b' has shape \(2,\), a scalar is needed"),
     ],
 )

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from lossweights import Horizon, HorizonError, StepContext
-from lossweights.components.context import When
 
 
 def at(before: int, step: int, horizon: Horizon | None = None) -> StepContext:
-    return StepContext({}, When(horizon or Horizon(100, steps_per_epoch=10), step, before))
+    horizon = horizon or Horizon(100, steps_per_epoch=10)
+    return StepContext({}, step=step, before=before, horizon=horizon)
 
 
 def test_it_holds_the_step_the_horizon_and_the_fields() -> None:
-    moment = StepContext({"target": torch.tensor(3.0)}, When(Horizon(100), 7, 6))
+    moment = StepContext({"target": torch.tensor(3.0)}, step=7, before=6, horizon=Horizon(100))
     assert (moment.step, moment.horizon.total_steps, moment["target"].item()) == (7, 100, 3.0)
 
 

@@ -332,7 +332,7 @@ BASE = LossConfig.read(
     [
         ("total_steps", "40 epochs", lambda c: c.total_steps == epochs(40)),
         ("steps_per_epoch", 7, lambda c: c.steps_per_epoch == 7),
-        ("eval_weights", "ones", lambda c: c.eval_weights == "ones"),
+        ("eval_weights", "current", lambda c: c.eval_weights == "current"),
         ("eval_weights.kl", 2, lambda c: c.eval_weights == {"nll": 1.0, "kl": 2.0}),
         ("terms", ["nll", "x"], lambda c: list(c.terms) == ["nll", "x"]),
         ("nll", 2, lambda c: c.terms["nll"] == Term(weight=2.0)),

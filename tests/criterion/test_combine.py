@@ -176,10 +176,47 @@ def test_short_and_long_way_agree(kind: str, dtype: torch.dtype, autocast: bool)
     assert all(torch.allclose(ours[key].double(), theirs[key].double()) for key in ours)
 
 
-def test_an_ordinary_step_takes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    criterion, _ = both_ways("uncertainty")
-    monkeypatch.setattr(WeightedLoss, "_long_way", lambda *_: pytest.fail("the long way"))
-    criterion(losses(a=1.0, b=2.0, c=3.0))
+class Failing(Shares, kind="test-failing"):
+    """Raises an error that reading the terms may raise too."""
+
+    error: str
+
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
+        CALLS.append(self.error)
+        if len(CALLS) > 1:  # the first call is the check at construction
+            raise {"KeyError": KeyError, "RuntimeError": RuntimeError, "TypeError": TypeError}[
+                self.error
+            ]("of the component")
+        return losses
+
+
+class FailingTransform(Offset, kind="test-failing"):
+    """The same of a transform, which is not called at construction."""
+
+    def apply(self, value: Tensor, state: State, now: StepContext) -> Tensor:
+        CALLS.append("apply")
+        raise KeyError("of the component")
+
+
+CALLS: list[str] = []
+
+
+@pytest.mark.parametrize("error", ["KeyError", "RuntimeError", "TypeError"])
+def test_a_component_that_raises_is_called_once_and_its_error_comes_out(error: str) -> None:
+    CALLS.clear()
+    criterion = WeightedLoss(terms=["a", "b"], balancer=Failing(error=error))
+    with pytest.raises((KeyError, RuntimeError, TypeError), match="of the component") as caught:
+        criterion(losses(a=1.0, b=2.0))
+    assert type(caught.value).__name__ == error
+    assert len(CALLS) == 2
+
+
+def test_a_transform_that_raises_is_called_once_and_its_error_comes_out() -> None:
+    CALLS.clear()
+    criterion = WeightedLoss({"a": Term(transform=FailingTransform()), "b": 1.0})
+    with pytest.raises(KeyError, match="of the component"):
+        criterion(losses(a=1.0, b=2.0))
+    assert CALLS == ["apply"]
 
 
 @pytest.mark.parametrize("kind", BALANCERS)
@@ -282,11 +319,11 @@ class Misshapen(Controller, kind="test-misshapen"):
 @pytest.mark.parametrize(
     ("does", "problem"),
     [
-        ("shape", r"balancer: weigh\(\) of Wrong gives shape \(3,\), \(2,\) is needed"),
-        ("scalar", r"balancer: weigh\(\) of Wrong gives shape \(\), \(2,\) is needed"),
-        ("reads", r"weigh\(\) of Wrong gives \[nan, nan\].*says `instant = True`"),
-        ("inf", r"weigh\(\) of Wrong gives \[inf, inf\]"),
-        ("penalty", r"balancer: penalty\(\) of Wrong gives shape \(\), \(2,\) is needed"),
+        ("shape", r"balancer: weigh\(\) of Wrong returns shape \(3,\), \(2,\) is needed"),
+        ("scalar", r"balancer: weigh\(\) of Wrong returns shape \(\), \(2,\) is needed"),
+        ("reads", r"weigh\(\) of Wrong returns \[nan, nan\].*with `instant = True`"),
+        ("inf", r"weigh\(\) of Wrong returns \[inf, inf\]"),
+        ("penalty", r"balancer: penalty\(\) of Wrong returns shape \(\), \(2,\) is needed"),
     ],
 )
 def test_weights_that_are_none_are_refused_when_the_loss_is_built(does: str, problem: str) -> None:

@@ -52,11 +52,15 @@ class DeclaringToo(Controller, kind="test-declaring"):
     ("terms", "balancer", "problem"),
     [
         (["a", "b"], Declaring(shape=(3,)), r"'weights' of shape \(3,\);.* the 2 terms on its las"),
-        (["a", "b"], Declaring(shape=(2, 1)), r"balancer: init\(\) gives 'weights' of shape \(2, "),
+        (
+            ["a", "b"],
+            Declaring(shape=(2, 1)),
+            r"balancer: init\(\) returns 'weights' of shape \(",
+        ),
         (["a", "b"], Declaring(shape=(1,), learned=True), r"'weights' of shape \(1,\)"),
         ({"a": DeclaringToo(shape=(1,))}, None, r"terms.a.controller: init\(\) .* is 0-dim"),
         ({"a": DeclaringToo(learned=True)}, None, "'coefficient' is learned, which only a bal"),
-        (["a", "b"], Declaring(key="state", learned=True), "nothing learned can be called 'state'"),
+        (["a", "b"], Declaring(key="slots", learned=True), "nothing learned can be called 'slots'"),
         (["a", "b"], Declaring(key="a.b", learned=True), "nothing learned can be called 'a.b'"),
     ],
 )

@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 import pytest
-from lossweights.criterion.describe import describe
 
 from lossweights import Horizon, LossConfig, WeightedLoss
+from lossweights.criterion.diagnostics import describe
 from tests import small_components  # noqa: F401  # whose kinds are named below
 from tests.components.schedules.examples import ALL_SCHEDULES
 
@@ -51,8 +51,7 @@ def test_says_how_long_training_takes(horizon: Horizon, line: str) -> None:
     [
         ("final", "evaluation: each term with its final weight"),
         ("current", "evaluation: each term as in training"),
-        ("ones", "evaluation: each term with weight 1"),
-        ({"a": 0.5}, "evaluation: a 0.5, all else with its final weight"),
+        ({"a": 0.5}, "evaluation: a 0.5, the others with their final weight"),
     ],
 )
 def test_says_what_evaluation_uses(rule: Any, line: str) -> None:

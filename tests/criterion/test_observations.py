@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from lossweights.criterion.ranks import Ranks
 from torch import Tensor, nn
 
 from lossweights import Term, WeightedLoss
+from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.observations import Observations
 from tests.small_components import Centred, Counting, Recording, leaf, losses
 
@@ -283,16 +283,16 @@ def test_a_metric_may_be_called_as_a_raw_value_is() -> None:
     observations = Observations(["b"], ["b"], ["raw b"])
     observations.add_raws({"b": torch.tensor(1.0)})
     observations.add_metric("raw b", 5.0)
-    means = observations.take(Ranks("off"))
+    means = observations.take(ProcessGroup("off"))
     assert means.values[1:].tolist() == [1.0, 5.0]
     assert means.valid.tolist() == [False, True, True]
 
 
 def test_taking_begins_anew_at_the_same_addresses() -> None:
     observations = Observations(["a", "b"], [], [])
-    address = observations.both.data_ptr()
+    address = observations.state["totals"].data_ptr()
     for values in ([1.0, 2.0], [3.0, 4.0]):
         observations.add_terms(torch.tensor(values), ["a", "b"])
-        assert observations.take(Ranks("off")).values.tolist() == values
-    assert observations.both.data_ptr() == address
-    assert not observations.take(Ranks("off")).valid.any()
+        assert observations.take(ProcessGroup("off")).values.tolist() == values
+    assert observations.state["totals"].data_ptr() == address
+    assert not observations.take(ProcessGroup("off")).valid.any()

@@ -216,13 +216,13 @@ def test_a_checkpoint_without_our_keys_is_refused_and_changes_nothing() -> None:
     assert same(criterion.state_dict(), before)
 
 
-@pytest.mark.parametrize("key", ["balanced_names", "channels"])
+@pytest.mark.parametrize("key", ["balanced_names", "channel_names"])
 @pytest.mark.parametrize("bytes_", [[1, 2, 3], [255, 254]])
 def test_a_damaged_checkpoint_is_refused(key: str, bytes_: list[int]) -> None:
     criterion = build()
     state = criterion.state_dict()
     state[f"adaptive.{key}"] = torch.tensor(bytes_, dtype=torch.uint8)
-    with pytest.raises(RuntimeError, match="balanced_names or channels: the checkpoint is damaged"):
+    with pytest.raises(RuntimeError, match="channel_names: the checkpoint is damaged"):
         criterion.load_state_dict(state)
 
 
@@ -298,7 +298,7 @@ def test_everything_goes_to_another_device_together(balancer: str) -> None:
     given = {name: torch.ones((), device="meta", requires_grad=True) for name in TERMS}
     criterion(given).backward()
     criterion.step()
-    placed = [*criterion.parameters(), *criterion.adaptive._plain().values()]
+    placed = [*criterion.parameters(), *criterion.adaptive._saved().values()]
     assert {tensor.device.type for tensor in placed} == {"meta"}
 
 
@@ -312,7 +312,7 @@ def test_state_goes_where_the_losses_are_whatever_lies_beside_them() -> None:
 
 def test_learned_weights_that_lie_elsewhere_are_named() -> None:
     criterion = build("uncertainty", ["a"])
-    message = r"\(log_variance\) lie on cpu, the losses on meta: call criterion.to\('meta'\) before"
+    message = r"\(log_variance\) are on cpu, the losses on meta: call criterion.to\('meta'\) before"
     for _ in range(2):
         with pytest.raises(RuntimeError, match=message):
             criterion({"a": torch.ones((), device="meta", requires_grad=True)})

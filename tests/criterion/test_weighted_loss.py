@@ -163,7 +163,7 @@ def test_integers_do_not_drag_the_sum_into_low_precision() -> None:
 
 def test_misspelt_term_is_told_with_the_nearest() -> None:
     criterion = WeightedLoss(terms=["reconstruction", "kl"])
-    with pytest.raises(ValueError, match="'recontruction' is no term.*did you mean 'reconstr"):
+    with pytest.raises(ValueError, match="'recontruction' is not a term.*did you mean 'reconstr"):
         criterion({"recontruction": leaf(1.0), "kl": leaf(1.0)})
 
 
@@ -173,7 +173,7 @@ def test_missing_term_is_named() -> None:
 
 
 def test_extra_term_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'accuracy' is no term.*ignore: \[accuracy\]"):
+    with pytest.raises(ValueError, match=r"'accuracy' is not a term.*ignore: \[accuracy\]"):
         WeightedLoss(terms=["nll"])({"nll": leaf(1.0), "accuracy": torch.tensor(0.9)})
 
 
@@ -428,7 +428,8 @@ def test_current_freezes_training(annealed: WeightedLoss) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"), [("ones", 6.0), ({"kl": 3.0}, 14.0), ({"nll": 0, "kl": 0}, 0.0)]
+    ("rule", "expected"),
+    [({"nll": 1, "kl": 1}, 6.0), ({"kl": 3.0}, 14.0), ({"nll": 0, "kl": 0}, 0.0)],
 )
 def test_other_rules_of_evaluation(annealed: WeightedLoss, rule: Any, expected: float) -> None:
     config = annealed.config.override({"eval_weights": rule})
@@ -784,10 +785,25 @@ def test_a_wrong_declaration_names_every_place() -> None:
     ]
 
 
-@pytest.mark.parametrize("wrong", ["elbo.yaml", LossConfig.read({"terms": ["a"]})])
-def test_a_file_or_config_in_place_of_terms_says_what_to_call(wrong: Any) -> None:
+def test_a_file_in_place_of_terms_says_what_to_call() -> None:
     with pytest.raises(ConfigError, match="build it with WeightedLoss.from_config"):
-        WeightedLoss(wrong)
+        WeightedLoss("elbo.yaml")
+
+
+def test_a_config_is_taken_as_it_is() -> None:
+    config = LossConfig.read({"terms": {"a": 2.0}, "total_steps": 10})
+    criterion = WeightedLoss(config)
+    assert criterion.config is config
+    assert WeightedLoss.from_config(config).config is config
+    assert criterion.weights == {"a": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"), [({"total_steps": 5}, "'total_steps'"), ({"ignore": ["x"]}, "'ignore'")]
+)
+def test_nothing_is_declared_beside_a_config(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{named} beside a LossConfig: .*config.override"):
+        WeightedLoss(LossConfig.read({"terms": ["a"]}), **fields)
 
 
 def test_building_inside_inference_mode_is_refused() -> None:

@@ -46,7 +46,8 @@ def late_adversary(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def losses(config: str) -> tuple[WeightedLoss, WeightedLoss]:
     criterion = WeightedLoss.from_config(CONFIGS, at=f"{config}.autoencoder")
     criterion.bind(total_steps=STEPS)
-    discriminator = WeightedLoss.from_config(CONFIGS, at=f"{config}.discriminator", clock=criterion)
+    at = f"{config}.discriminator"
+    discriminator = WeightedLoss.from_config(CONFIGS, at=at, clock=criterion.clock)
     return criterion, discriminator
 
 

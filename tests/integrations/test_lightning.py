@@ -100,7 +100,7 @@ def test_of_several_optimizers_the_one_that_is_named_counts(
 
 def test_a_clock_that_is_shared_has_one_optimizer() -> None:
     module = TwoOptimizers()
-    module.critic_loss = WeightedLoss(**SCHEDULED, clock=module.generator_loss)
+    module.critic_loss = WeightedLoss(**SCHEDULED, clock=module.generator_loss.clock)
     trainer(LossWeights(optimizer={"generator_loss": 0}), max_epochs=1).fit(module, Loader())
     assert module.critic_loss.current_step == 10
     assert module.critic_loss.horizon.total_steps == 10

@@ -136,13 +136,13 @@ class Collector:
         parts = [
             _of_all(values, given, n),
             _of_all(torch.ones_like(values), given, n),
-            values.new_full((1,), sums.elements),
-            values.new_full((1,), sums.items),
+            values.new_zeros(1) + sums.elements,
+            values.new_zeros(1) + sums.items,
             *(found[key].flatten() for key in added),
         ]
         whole = torch.cat(parts)
         self._group.sum(whole)
-        totals, counts, elements, items, *rest = whole.split([len(part) for part in parts])
+        totals, counts, elements, items, *rest = torch.split(whole, [len(part) for part in parts])
         for key, total in zip(added, rest, strict=True):
             found[key] = total.view_as(found[key])
             if not of_features:  # each rank has added up the same averaged gradients
@@ -268,9 +268,9 @@ def _chunks(rows: Sequence[Tensor]) -> Iterator[Tensor]:
     limit = _CHUNK if rows[0].device.type == "cpu" else _CHUNK_ELSEWHERE
     length = max(1, limit // len(rows))
     if len(rows[0]) <= length:
-        yield torch.stack(rows).double()
+        yield torch.stack(list(rows)).double()
         return
-    for parts in zip(*(row.split(length) for row in rows), strict=True):
+    for parts in zip(*(torch.split(row, length) for row in rows), strict=True):
         yield torch.stack(parts).double()
 
 

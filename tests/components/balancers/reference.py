@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lossweights import Horizon, WeightedLoss
 from lossweights.components.balancers import Balancer
-from lossweights.components.context import StepContext, When
+from lossweights.components.context import StepContext
 
 
 class Case(TypedDict):
@@ -45,7 +45,7 @@ def agree(ours: Tensor, theirs: Tensor, *, relative: float = 1e-9, message: str 
 
 def moment(step: int) -> StepContext:
     """When `step` steps are done."""
-    return StepContext({}, When(Horizon(), step, step - 1))
+    return StepContext({}, step=step, before=step - 1, horizon=Horizon())
 
 
 def weights_of(
@@ -89,5 +89,5 @@ def trained(
             learning.zero_grad()
         criterion.step()
         if table["kind"] == "famo":
-            criterion.observe(dict(zip(NAMES, after, strict=True)))
+            criterion.observe_after(dict(zip(NAMES, after, strict=True)))
     return torch.stack(weights), torch.stack(totals)

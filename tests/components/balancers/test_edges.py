@@ -105,7 +105,7 @@ def test_a_term_that_is_never_seen(table: dict[str, Any]) -> None:
             criterion.observe_after({"a": a * 0.9, "b": b * 0.8})
     report = criterion.report()
     assert report is not None
-    assert set(report.terms) == {"a", "b"}
+    assert set(report.weighted) == {"a", "b"}
 
 
 @pytest.mark.parametrize("table", TABLES, ids=str)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lossweights import Controller, Horizon, WeightedLoss
-from lossweights.components.context import State, StepContext, When
+from lossweights.components.context import State, StepContext
 
 Terms = Mapping[str, Tensor]
 
@@ -17,7 +17,7 @@ Terms = Mapping[str, Tensor]
 def moment(**fields: float) -> StepContext:
     """A moment with scheduled fields of these values."""
     values = {name: torch.tensor(value) for name, value in fields.items()}
-    return StepContext(values, When(Horizon(), step=1))
+    return StepContext(values, step=1, before=0, horizon=Horizon())
 
 
 def fed(controller: Controller, observed: list[float], **fields: float) -> list[State]:

@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from lossweights.criterion.ranks import Ranks
 from torch import Tensor
 
 from lossweights.components.context import STATISTICS, Gradients
+from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients import statistics
 from lossweights.criterion.gradients.shared import Rows, Shared
 
@@ -27,7 +27,7 @@ def collected(
     scale: float | None = None,
     needs: tuple[str, ...] = STATISTICS,
 ) -> Gradients:
-    collector = statistics.Collector(NAMES, needs, Ranks("off"), may_lack=True)  # type: ignore[arg-type]
+    collector = statistics.Collector(NAMES, needs, ProcessGroup("off"), may_lack=True)  # type: ignore[arg-type]
     found = collector.collect(
         rows,
         torch.arange(1.0, len(rows) + 1),

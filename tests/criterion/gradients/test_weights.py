@@ -305,7 +305,7 @@ def test_weights_of_a_wrong_shape_are_refused_at_construction() -> None:
         def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
             return np.ones(1)
 
-    with pytest.raises(ConfigError, match=r"balancer: weigh\(\) of OfOne gives shape \(1,\)"):
+    with pytest.raises(ConfigError, match=r"balancer: weigh\(\) of OfOne returns shape \(1,\)"):
         criterion("test-of-one")
 
 

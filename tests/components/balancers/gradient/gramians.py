@@ -20,7 +20,7 @@ import torch
 from lossweights import Horizon, WeightedLoss
 from lossweights.components.balancers.gradient import GramianBalancer
 from lossweights.components.balancers.gradient.mgda import mgda_weights
-from lossweights.components.context import Gradients, StepContext, When
+from lossweights.components.context import Gradients, StepContext
 
 Array = npt.NDArray[np.float64]
 
@@ -120,7 +120,9 @@ def moment(
     names = [f"t{i:02}" for i in range(len(gramian))]
     seen = torch.ones(len(gramian), dtype=torch.bool)
     gradients = Gradients(names, {"gramian": torch.from_numpy(gramian)}, seen)
-    return StepContext(fields or {}, When(Horizon(), step, step - 1), gradients)
+    return StepContext(
+        fields or {}, step=step, before=step - 1, horizon=Horizon(), gradients=gradients
+    )
 
 
 def weights_of(

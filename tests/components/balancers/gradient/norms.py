@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lossweights import Horizon
 from lossweights.components.balancers import GradientBalancer
-from lossweights.components.context import Gradients, State, Statistic, StepContext, When
+from lossweights.components.context import Gradients, State, Statistic, StepContext
 from tests.components.balancers.reference import LOSSES
 
 RECORDED = json.loads(Path(__file__).with_name("reference_values_norms.json").read_text("utf-8"))
@@ -88,7 +88,7 @@ def moment(known: Gradients | Tensor, step: int = 0) -> StepContext:
     """What a balancer is told of gradients, or of norms, when `step` steps are done."""
     if isinstance(known, Tensor):
         known = gradients(known)
-    return StepContext({}, When(Horizon(), step, step - 1), known)
+    return StepContext({}, step=step, before=step - 1, horizon=Horizon(), gradients=known)
 
 
 def initial(balancer: GradientBalancer, n: int, dtype: torch.dtype = torch.float64) -> State:

@@ -9,7 +9,7 @@ import torch
 from lossweights import ConfigError, Horizon, WeightedLoss
 from lossweights.components.balancers.gradient.gradvac import GradVac, gradvac_weights
 from lossweights.components.balancers.gradient.pcgrad import pcgrad_weights
-from lossweights.components.context import Gradients, State, StepContext, When
+from lossweights.components.context import Gradients, State, StepContext
 from lossweights.components.random import Orders, orders
 from tests.components.balancers.gradient.gramians import (
     Array,
@@ -44,7 +44,7 @@ def after(step: int, products: Array, seen: list[bool] | None = None) -> StepCon
     there = torch.tensor(seen or [True] * len(products))
     names = [f"t{index}" for index in range(len(products))]
     gradients = Gradients(names, {"gramian": torch.from_numpy(products)}, there)
-    return StepContext({}, When(Horizon(), step, step - 1), gradients)
+    return StepContext({}, step=step, before=step - 1, horizon=Horizon(), gradients=gradients)
 
 
 def trained(balancer: GradVac, jacobians: list[Array]) -> tuple[list[Array], State]:

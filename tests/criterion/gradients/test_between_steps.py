@@ -1,4 +1,4 @@
-"""What stays of gradients from one forward pass to the next."""
+"""Weights and statistics from gradients between one forward pass and the next."""
 
 from __future__ import annotations
 
@@ -6,10 +6,35 @@ import pytest
 import torch
 from torch import Tensor
 
+from lossweights import GradientBalancer, State, StepContext
 from lossweights.components.context import Gradients
-from lossweights.criterion.gradients.running import Held
+from lossweights.criterion.distributed import ProcessGroup
+from lossweights.criterion.gradients.weights import GradientStep, GradientWeights
+from lossweights.criterion.slots import Slot
 
 NAMES = ("a", "b", "c")
+
+
+class OfNorms(GradientBalancer, kind="test-of-norms"):
+    """Reads norms and the Gramian, in `update` too."""
+
+    needs = ("norms", "gramian")
+
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
+        return torch.ones_like(losses)
+
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
+        """Learns nothing."""
+
+
+def built() -> GradientWeights:
+    slot = Slot("balancer", OfNorms(), NAMES, {})
+    return GradientWeights(slot, ProcessGroup("off"), may_lack=True)
+
+
+def current(held: GradientWeights) -> list[float]:
+    weights: list[float] = held.current(NAMES).tolist()
+    return weights
 
 
 def gradients(*norms: float, names: tuple[str, ...] = NAMES) -> Gradients:
@@ -21,39 +46,49 @@ def gradients(*norms: float, names: tuple[str, ...] = NAMES) -> Gradients:
     )
 
 
-def recorded(held: Held, *weights: float, names: tuple[str, ...] = NAMES) -> None:
-    held.record(torch.tensor(weights), gradients(*weights, names=names))
+def record(
+    held: GradientWeights,
+    weights: Tensor,
+    found: Gradients,
+    overflowed: float = 0.0,
+    scale: Tensor | None = None,
+) -> None:
+    held.record(GradientStep(weights, weights, found, torch.tensor(overflowed), scale=scale))
+
+
+def recorded(held: GradientWeights, *weights: float, names: tuple[str, ...] = NAMES) -> None:
+    record(held, torch.tensor(weights), gradients(*weights, names=names))
 
 
 def test_weights_are_1_at_first() -> None:
-    assert Held(NAMES, ()).standing().tolist() == [1, 1, 1]
+    assert current(built()) == [1, 1, 1]
 
 
 def test_the_mean_since_the_last_step_stands_and_is_kept() -> None:
-    held = Held(NAMES, ())
+    held = built()
     recorded(held, 1.0, 2.0, 3.0)
     recorded(held, 3.0, 4.0, 9.0)
-    assert held.standing().tolist() == [2, 3, 6]
-    held.step_done(scaled=False)
-    assert held.standing().tolist() == [2, 3, 6]
-    held.step_done(scaled=False)  # without gradients in between
-    assert held.standing().tolist() == [2, 3, 6]
+    assert current(held) == [2, 3, 6]
+    held.step_done()
+    assert current(held) == [2, 3, 6]
+    held.step_done()  # without gradients in between
+    assert current(held) == [2, 3, 6]
     recorded(held, 5.0, 5.0, 5.0)
-    held.drop()
-    assert held.standing().tolist() == [2, 3, 6]
+    held.discard()
+    assert current(held) == [2, 3, 6]
 
 
 def test_a_term_that_was_absent_keeps_its_weight() -> None:
-    held = Held(NAMES, ())
+    held = built()
     recorded(held, 1.0, 2.0, 3.0)
-    held.step_done(scaled=False)
+    held.step_done()
     recorded(held, 7.0, 9.0, names=("a", "c"))
-    held.step_done(scaled=False)
-    assert held.standing().tolist() == [7, 2, 9]
+    held.step_done()
+    assert current(held) == [7, 2, 9]
 
 
 def test_statistics_are_means_over_the_passes_in_which_a_term_was_seen() -> None:
-    held = Held(NAMES, ("norms", "gramian"))
+    held = built()
     recorded(held, 1.0, 2.0, 3.0)
     recorded(held, 3.0, 5.0, names=("a", "c"))
     found = held.observed()
@@ -63,7 +98,7 @@ def test_statistics_are_means_over_the_passes_in_which_a_term_was_seen() -> None
 
 
 def test_what_was_not_seen_is_0_and_said_to_be_unseen() -> None:
-    held = Held(NAMES, ("norms", "gramian"))
+    held = built()
     assert not held.observed().seen.any()
     recorded(held, 3.0, 5.0, names=("a", "c"))
     found = held.observed()
@@ -74,29 +109,29 @@ def test_what_was_not_seen_is_0_and_said_to_be_unseen() -> None:
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_one_that_is_not_finite_spoils_the_mean_of_its_term_alone(bad: float) -> None:
-    held = Held(NAMES, ("norms", "gramian"))
+    held = built()
     recorded(held, 1.0, 2.0, 3.0)
     weights = torch.ones(3)
-    held.record(weights, gradients(1.0, bad, 3.0))
+    record(held, weights, gradients(1.0, bad, 3.0))
     found = held.observed()
     assert found.seen.tolist() == [True, False, True]
     assert found.norms.tolist() == [1, 0, 3]
     assert found.gramian[1].tolist() == [0, 0, 0]
-    held.step_done(scaled=False)
-    assert held.standing().isfinite().all()
+    held.step_done()
+    assert held.current(NAMES).isfinite().all()
 
 
-def _steps(held: Held, count: int, *, overflowed: float = 0.0) -> Tensor:
+def _steps(held: GradientWeights, count: int, *, overflowed: float = 0.0) -> Tensor:
     for _ in range(count):
-        held.record(torch.ones(3), gradients(1.0, 1.0, 1.0))
-        held.overflowed(overflowed)
-        held.step_done(scaled=True)
-    return held.scale.clone()
+        scale = held.tensors["scale"].clone()
+        record(held, torch.ones(3), gradients(1.0, 1.0, 1.0), overflowed, scale)
+        held.step_done()
+    return held.tensors["scale"].clone()
 
 
 def test_the_scale_falls_with_each_overflow_and_rises_after_long_calm() -> None:
-    held = Held(NAMES, ())
-    start = held.scale.item()
+    held = built()
+    start = held.tensors["scale"].item()
     assert _steps(held, 1999) == start
     assert _steps(held, 1) == 2 * start
     assert _steps(held, 3, overflowed=1.0) == start / 4
@@ -108,15 +143,15 @@ def test_the_scale_falls_with_each_overflow_and_rises_after_long_calm() -> None:
 
 
 def test_the_scale_stands_still_where_nothing_is_scaled() -> None:
-    held = Held(NAMES, ())
-    held.overflowed(1.0)
-    held.step_done(scaled=False)
-    assert held.scale == 2**16
+    held = built()
+    record(held, torch.ones(3), gradients(1.0, 1.0, 1.0), overflowed=1.0)
+    held.step_done()
+    assert held.tensors["scale"] == 2**16
     assert _steps(held, 1) == 2**16  # the overflow of an earlier step is forgotten
 
 
 def test_two_terms_that_never_met_have_no_product() -> None:
-    held = Held(NAMES, ("gramian",))
+    held = built()
     recorded(held, 3.0, 5.0, names=("a", "c"))
     recorded(held, 2.0, names=("b",))
     found = held.observed()
