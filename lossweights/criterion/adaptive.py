@@ -24,7 +24,6 @@ from lossweights.criterion.observations import Observations
 from lossweights.criterion.reader import Values
 from lossweights.criterion.slots import Slot
 from lossweights.criterion.state import AdaptiveState
-from lossweights.criterion.torch_internals import version
 from lossweights.errors import ConfigError, did_you_mean, quoted
 
 _ENOUGH_STEPS = 2  # the first step of a warm-up has a learning rate of 0
@@ -96,9 +95,9 @@ class Adaptive(AdaptiveState):
             self._last: State = {}
             self._after = Observations(terms, (), ())
             self._steps = 0
-            self._start: dict[str, int] = {}
+            self._start: State = {}
             self._metrics_seen: set[str] = set()
-            self._has_observed_after = False
+            self._has_observed_after = self._has_moved = False
             self._refresh()
             for part, state in zip(parts, states, strict=True):
                 self.slots[part.place] = self._slot(part, state)
@@ -456,7 +455,7 @@ class Adaptive(AdaptiveState):
     def after_load(self) -> None:
         """Brings the rest in line with tensors that were just loaded."""
         self.awaits_after = self.learns_after and bool(self._last["awaited"].any())
-        self._start = {key: version(p) for key, p in self.named_parameters()}
+        self._note_start()
         if self.weights_from_gradients is not None:
             self.weights_from_gradients.after_load()
 
@@ -466,8 +465,7 @@ class Adaptive(AdaptiveState):
         if self.learns_after:
             self._last["awaited"].zero_()
         self.awaits_after = False
-        self._steps = 0
-        self._start = {key: version(p) for key, p in self.named_parameters()}
+        self._note_start()
         if self.weights_from_gradients is not None:
             self.weights_from_gradients.discard()
 
@@ -482,16 +480,20 @@ class Adaptive(AdaptiveState):
         }
 
     def unmoved_parameters_warning(self, least: int) -> str:
-        """What to write if learned weights have not moved in `least` steps; empty otherwise."""
-        if self._steps < least:
+        """What to write if learned weights have not moved in `least` steps; empty otherwise.
+
+        It looks at them on the host.
+        """
+        if self._has_moved or self._steps < least:
             return ""
         for key, parameter in self.named_parameters():
-            if version(parameter) == self._start[key]:
+            if torch.equal(parameter.detach().cpu(), self._start[key].cpu()):
                 return (
                     f"the learned weights of the balancer ({key}) have not moved in {self._steps} "
                     "steps: give them to the optimizer, as in Adam([{'params': "
                     "model.parameters()}, *criterion.param_groups(lr=1e-2)])"
                 )
+        self._has_moved = True
         return ""
 
     def findings(self) -> list[str]:
@@ -513,9 +515,10 @@ class Adaptive(AdaptiveState):
             )
         return found
 
-    def __setstate__(self, kept: dict[str, Any]) -> None:
-        super().__setstate__(kept)
-        self._start = {key: version(p) for key, p in self.named_parameters()}
+    def _note_start(self) -> None:
+        """Notes the learned weights, to see later whether they move."""
+        self._start = {key: p.detach().clone() for key, p in self.named_parameters()}
+        self._steps, self._has_moved = 0, False
 
 
 def _replace(entries: list[Tensor], where: Sequence[int], values: Tensor) -> None:

@@ -112,6 +112,7 @@ class WeightedLoss(nn.Module):
         self._issued: set[str] = set()
         self._is_checked = config.on_nonfinite != "propagate"
         self._by_gradients = self.adaptive.weights_from_gradients is not None
+        self._balancer_kind = "" if config.balancer is None else config.balancer.kind
         self._modes = Modes(
             config, self.adaptive, self._record, self.clock, shares_clock=not self._owns_clock
         )
@@ -200,10 +201,9 @@ class WeightedLoss(nn.Module):
     def _uncompiled(self, terms: Mapping[str, Tensor | None], shared: SharedLike | None) -> Tensor:
         """A training forward pass with a balancer by gradients, outside of compiled graphs."""
         if torch.compiler.is_compiling():
-            kind = getattr(self.config.balancer, "kind", "")
             raise RuntimeError(
-                f"the balancer {kind!r} computes gradients, which a compiled graph cannot: compile "
-                "the model, and call the criterion outside"
+                f"the balancer {self._balancer_kind!r} computes gradients, which a compiled graph "
+                "cannot: compile the model, and call the criterion outside"
             )
         # What surrounds this call may be compiled in pieces, and torch would compile on from here.
         return _not_compiled(WeightedLoss._total)(self, terms, shared, training=True)
@@ -494,7 +494,7 @@ class WeightedLoss(nn.Module):
         breakdown = self._last_breakdown()
         if breakdown is None:
             return {}
-        for topic, note in self._notes().items():
+        for topic, note in self._notes(look=not tensors).items():
             if topic not in self._issued:
                 self._issued.add(topic)
                 warn(note)
@@ -518,7 +518,7 @@ class WeightedLoss(nn.Module):
         if breakdown is None:
             return None
         step = self.current_step if self._record.step is None else self._record.step
-        return replace(breakdown, step=step, notes=tuple(self._notes().values()))
+        return replace(breakdown, step=step, notes=tuple(self._notes(look=True).values()))
 
     def _last_breakdown(self) -> Breakdown | None:
         breakdown = self._record.breakdown(self.config.terms)
@@ -526,12 +526,10 @@ class WeightedLoss(nn.Module):
             return breakdown
         return replace(breakdown, controllers=self.adaptive.reported())
 
-    def _notes(self) -> dict[str, str]:
-        """Warnings about the training so far, by topic."""
-        notes = {
-            "clock": self._record.idle_clock_warning(self.current_step),
-            "learned": self.adaptive.unmoved_parameters_warning(_MANY_STEPS),
-        }
+    def _notes(self, *, look: bool) -> dict[str, str]:
+        """Warnings about the training so far, by topic; `look` may wait for the device."""
+        unmoved = self.adaptive.unmoved_parameters_warning(_MANY_STEPS) if look else ""
+        notes = {"clock": self._record.idle_clock_warning(self.current_step), "learned": unmoved}
         return {topic: note for topic, note in notes.items() if note}
 
     def describe(self) -> str:

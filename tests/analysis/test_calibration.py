@@ -80,7 +80,7 @@ def test_a_schedule_counts_as_it_ends_and_stays() -> None:
     assert found.config == criterion.config.override({"kl.weight": 4.0})
 
 
-@pytest.mark.parametrize("eval_weights", ["final", "current", "ones", {"kl": 9.0}])
+@pytest.mark.parametrize("eval_weights", ["final", "current", {"kl": 9.0}])
 def test_a_transform_counts_as_its_schedule_ends(eval_weights: Any) -> None:
     ramp = {"kind": "ramp", "start": 0, "stop": 25, "over": "100%"}
     kl = {"transform": {"kind": "capacity", "capacity": ramp}}

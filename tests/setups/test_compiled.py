@@ -100,7 +100,7 @@ def test_inside_a_compiled_graph_it_is_refused(of: Of) -> None:
     compiled = torch.compile(Inside(criterion(), of), backend="aot_eager", fullgraph=True)
     with pytest.raises(torch._dynamo.exc.Unsupported) as caught:
         compiled(rows())
-    assert "'test-setups' takes gradients, which a compiled graph cannot" in str(caught.value)
+    assert "'test-setups' computes gradients, which a compiled graph cannot" in str(caught.value)
     assert "call the criterion outside" in str(caught.value)
 
 
