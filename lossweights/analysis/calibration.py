@@ -75,8 +75,8 @@ class Calibration:
             )
         lines += [f"{name}: {term.note}" for name, term in self.terms.items() if term.note]
         lines += ["", "terms:"]
-        for name, term in self.config.terms.items():
-            lines.append(f"  {_json(name)}: {_written(term)}")
+        for name, declared in self.config.terms.items():
+            lines.append(f"  {_json(name)}: {_written(declared)}")
         return "\n".join(lines)
 
 

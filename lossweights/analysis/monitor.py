@@ -286,7 +286,10 @@ class _Windows:
         is_fall = abs(self.raw[-1, index]) <= _FELL * abs(value) and abs(value) >= 2 * beyond
         if not (is_fall and others >= least):
             return ""
-        return f"it was {value:.3g} at step {step}, and the others are at {others:.0%} of then"
+        return (
+            f"it fell from {value:.3g} at step {step}, while the other terms went to {others:.0%} "
+            "of their values"
+        )
 
     def _counts(self, name: str) -> bool:
         """Whether the config gives the term a weight of its own that is not a minor one."""
