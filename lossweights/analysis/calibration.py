@@ -75,9 +75,8 @@ class Calibration:
             )
         lines += [f"{name}: {term.note}" for name, term in self.terms.items() if term.note]
         lines += ["", "terms:"]
-        lines += [
-            f"  {_json(n)}: {_written(declared)}" for n, declared in self.config.terms.items()
-        ]
+        for name, declared in self.config.terms.items():
+            lines.append(f"  {_json(name)}: {_written(declared)}")
         return "\n".join(lines)
 
 

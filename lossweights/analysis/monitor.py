@@ -90,7 +90,10 @@ def diagnose(
     >>> [(found.step, found.term, found.trouble) for found in diagnose(rows, config)]
     [(4, 'kl', 'non-finite')]
     """
-    _check_floors(floors, config)
+    for name in floors or {}:
+        if name not in config.terms:
+            near = did_you_mean(str(name), config.terms)
+            raise ValueError(f"floors: no term is called {name!r}{near}")
     for what in ("step", *_QUANTITIES):
         if rows and not any(key.partition("/")[0] == what for row in rows for key in row):
             raise ValueError(
@@ -157,8 +160,8 @@ class Monitor:
         *,
         floors: Mapping[str, float] | None = None,
     ) -> None:
-        _check_floors(floors, criterion.config)
         self._floors = dict(floors or {})
+        diagnose([], criterion.config, floors=self._floors)  # which checks the floors
         self.findings: list[Finding] = []
         self.history = History(criterion, every, path, _QUANTITIES)
         self._handle: RemovableHandle | None = criterion.on_step(
@@ -247,10 +250,13 @@ class _Windows:
         how = ""
         if name in self.floors:
             if (recent < self.floors[name]).all():
-                how = (
-                    f"below its floor of {self.floors[name]:g} since step {self.firsts[-_WINDOWS]}"
-                )
-        elif self._counts(name) and (recent > 0).all():
+                since = self.firsts[-_WINDOWS]
+                how = f"below its floor of {self.floors[name]:g} since step {since}"
+        elif (
+            name not in self.curves.adaptive  # it counts for what training finds
+            and 0 < self.weights[name] >= _MINOR * max(self.weights.values())
+            and (recent > 0).all()
+        ):
             how = self._fall(index, settled)
         if not how:
             return ""
@@ -286,13 +292,9 @@ class _Windows:
         is_fall = abs(self.raw[-1, index]) <= _FELL * abs(value) and abs(value) >= 2 * beyond
         if not (is_fall and others >= least):
             return ""
-        return f"it was {value:.3g} at step {step}, and the others are at {others:.0%} of then"
-
-    def _counts(self, name: str) -> bool:
-        """Whether the config gives the term a weight of its own that is not a minor one."""
-        weight = self.weights[name]
-        return name not in self.curves.adaptive and 0 < weight >= _MINOR * max(
-            self.weights.values()
+        return (
+            f"it fell from {value:.3g} at step {step}, while the other terms went to {others:.0%} "
+            "of their values"
         )
 
     def _settled(self, name: str) -> float:
@@ -314,13 +316,6 @@ def _medians(rows: Array) -> Array:
     windows = rows.reshape(-1, _WINDOW, rows.shape[1])
     most = np.isfinite(windows).sum(axis=1) > _WINDOW / 2
     return np.where(most, np.nanmedian(windows, axis=1), math.nan)
-
-
-def _check_floors(floors: Mapping[str, float] | None, config: LossConfig) -> None:
-    for name in floors or {}:
-        if name not in config.terms:
-            near = did_you_mean(str(name), config.terms)
-            raise ValueError(f"floors: no term is called {name!r}{near}")
 
 
 def _warn(message: str) -> None:

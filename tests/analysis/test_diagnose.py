@@ -74,7 +74,7 @@ def vanishing(step: int) -> dict[str, float]:
 def test_a_term_that_falls_at_once_and_never_counts_has_collapsed() -> None:
     (found,) = follow(["a", "b"], vanishing)
     assert (found.term, found.trouble, found.step) == ("b", "collapse", 19)
-    assert "collapsed to 0.01, 0.04% of the loss: it was 0.1 at step 0, and the" in found.message
+    assert "collapsed to 0.01, 0.04% of the loss: it fell from 0.1 at step 0" in found.message
     assert pasted(found.message).keys() == {"schedule", "controller"}
 
 
@@ -106,7 +106,7 @@ def test_a_term_has_collapsed_that_the_others_pay_for() -> None:
     (found,) = follow(["a", "b"], values)
     assert (found.term, found.trouble) == ("b", "collapse")
     assert re.search(
-        r"it was 4\.\d+ at step 4, and the others are at 1\d\d% of then", found.message
+        r"it fell from 4\.\d+ at step 4, while the other terms went to 1\d\d% of", found.message
     )
 
 
@@ -153,7 +153,7 @@ def test_an_estimate_of_a_kl_that_vanishes_may_lie_below_0_a_little() -> None:
 def test_figures_have_their_sign() -> None:
     (found,) = follow(["a", "b"], lambda step: {"a": 20.0, "b": -0.1 if step < 2 else -0.01})
     assert "collapsed to -0.01" in found.message
-    assert "it was -0.1 at step 0" in found.message
+    assert "it fell from -0.1 at step 0" in found.message
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
