@@ -62,7 +62,7 @@ def ours(kind: str, losses: list[Tensor]) -> Variant:
     )
     learned = list(criterion.parameters())
     after_losses = {name: loss.detach() * 0.99 for name, loss in zip(names, losses, strict=True)}
-    learns_after = Balancer.of_kind(kind).update_after is not Balancer.update_after
+    learns_after = Balancer.of_kind(kind).learns_after
 
     def step(_: int) -> Tensor:
         total: Tensor = criterion(dict(zip(names, losses, strict=True)))

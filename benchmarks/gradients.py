@@ -1,24 +1,23 @@
-"""What weights from gradients cost: each method with features and with parameters, for one step.
+"""What weights from gradients cost: each method beside the same steps written by hand.
 
 A step is the forward pass of the model, the criterion, the backward pass to all parameters, and
-what moves time; the optimizer's own step, the same for all, is left out. The model is a trunk of
+`criterion.step()`; the optimizer's own step, the same for all, is left out. The model is a trunk of
 1.05M parameters (four layers of 512) with K heads of 33k each, a batch of 64. All variants run
-interleaved in one process on one thread; a figure is the median over the rounds of the variant's
-time divided by that of a plain sum of the losses in the same round.
+interleaved in one process on one thread. A figure is the median over the rounds of the variant's
+time divided by that of the floor in the same round.
 
-- ours, features: `criterion(terms, shared=features)`; ours, parameters: `shared=` those of the
-  trunk. "ones" is a balancer that reads the Gramian and weighs all terms 1: the engine alone.
-- floor: the gradients by hand, their Gramian in float32, and a weighted backward pass.
-- torchjd: `mtl_backward` and `jac_to_grad`, where that is installed (some methods need solvers).
+- floor: one `torch.autograd.grad` for each term with respect to what is shared, their Gramian in
+  float32, and a weighted backward pass. No method can do with less.
+- features: `criterion(terms, shared=features)`; parameters: `shared=` those of the trunk. "ones" is
+  a balancer that reads the Gramian and weighs all terms 1: the engine alone.
+- plain: a backward pass of the plain sum of the losses.
+- torchjd: `mtl_backward` and `jac_to_grad`, if that is installed (some methods need solvers).
 
-The targets: with features at most 1.2 times a plain sum for 3 terms and 1.3 for 8; with parameters
-no more than torchjd, which knows parameters only. A * marks what is missed.
-
-A second table has `batched: true` beside false, for the heads above and for terms that are all
-computed from the one output of a decoder: there the trunk is small, and the four layers come after
-the features.
+The targets: with features at most 1.10 times the floor; with parameters no more than torchjd, which
+takes gradients of parameters only. A * marks what is missed.
 
     python benchmarks/gradients.py [--rounds 31] [--terms 3 8] [--methods mgda cagrad]
+                                   [--of features]
 """
 
 from __future__ import annotations
@@ -49,13 +48,13 @@ aggregation: Any = importlib.import_module("torchjd.aggregation") if find_spec("
 
 SIZE, BATCH, LAYERS = 512, 64, 4
 STEPS = 2  # of each variant in a round: few, so that what else a machine does meets all alike
-TARGETS = {3: 1.2, 8: 1.3}  # with features, relative to a plain sum
+TARGET = 1.10  # with features, relative to the floor
 SETTINGS: dict[str, dict[str, Any]] = {"lr-annealing": {"reference": "term_0"}}
 OF_PARAMETERS: dict[str, dict[str, Any]] = {"norm-balance": {"per_item": False}}
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
     "aligned-mtl": ("AlignedMTL", {}),
     "cagrad": ("CAGrad", {"c": 0.5}),
-    "config": ("ConFIG", {}),
+    "conflict-free": ("ConFIG", {}),
     "dualproj": ("DualProj", {}),
     "fairgrad": ("FairGrad", {"alpha": 1.0}),
     "gradvac": ("GradVac", {}),
@@ -132,18 +131,6 @@ def separate_heads(count: int) -> Model:
     return Model(layers(LAYERS), heads, losses, torch.randn(BATCH, SIZE))
 
 
-def one_decoder(count: int) -> Model:
-    """A shallow trunk, and a deep decoder of whose output all terms are computed."""
-    decoder = layers(LAYERS)
-    targets = torch.randn(count, BATCH, SIZE).unbind()
-
-    def losses(features: Tensor) -> list[Tensor]:
-        output = decoder(features)
-        return [(output - target).abs().mean() for target in targets]
-
-    return Model(layers(1), nn.ModuleList([decoder]), losses, torch.randn(BATCH, SIZE))
-
-
 def plain(model: Model) -> Step:
     return model.step(lambda _, losses: torch.stack(losses).sum().backward())  # type: ignore[no-untyped-call]
 
@@ -162,10 +149,10 @@ def floor(model: Model, of: Of) -> Step:
     return model.step(backward)
 
 
-def ours(model: Model, kind: str, count: int, of: Of, *, batched: bool = False) -> Step:
+def ours(model: Model, kind: str, count: int, of: Of) -> Step:
     """Our balancer of that kind, with its defaults."""
     names = [f"term_{index}" for index in range(count)]
-    balancer = {"kind": kind, "batched": batched, **SETTINGS.get(kind, {})}
+    balancer = {"kind": kind, **SETTINGS.get(kind, {})}
     if of == "parameters":
         balancer |= OF_PARAMETERS.get(kind, {})
     criterion = WeightedLoss(terms=names, balancer=balancer, total_steps=1_000_000)
@@ -199,75 +186,57 @@ def torchjds(model: Model, kind: str, count: int) -> Step | None:
     return model.step(backward)
 
 
-def measured(kinds: Sequence[str], count: int, rounds: int) -> dict[str, list[float]]:
+def measured(
+    kinds: Sequence[str], count: int, of: Sequence[Of], rounds: int
+) -> dict[str, list[float]]:
     """Microseconds a step by variant, one figure a round."""
     model = separate_heads(count)
-    variants = {
-        "plain": plain(model),
-        "floor, features": floor(model, "features"),
-        "floor, parameters": floor(model, "parameters"),
-    }
-    for kind in kinds:
-        variants[f"{kind}, features"] = ours(model, kind, count, "features")
-        variants[f"{kind}, parameters"] = ours(model, kind, count, "parameters")
+    variants = {"plain": plain(model)}
+    for shared in of:
+        variants[f"floor, {shared}"] = floor(model, shared)
+        for kind in kinds:
+            variants[f"{kind}, {shared}"] = ours(model, kind, count, shared)
+    for kind in kinds if "parameters" in of else ():
         if (theirs := torchjds(model, kind, count)) is not None:
             variants[f"{kind}, torchjd"] = theirs
     return interleaved(variants, STEPS, track(range(rounds + 1), f"{count} terms"))
 
 
-def measured_batched(count: int, rounds: int) -> dict[str, list[float]]:
-    """The same of the engine alone, for both models, one by one and in one vectorised pass."""
-    variants = {}
-    for name, model in {
-        "separate heads": separate_heads(count),
-        "one decoder": one_decoder(count),
-    }.items():
-        variants[name] = plain(model)
-        of: Of
-        for of in ("features", "parameters"):
-            for batched in (False, True):
-                step = ours(model, "ones", count, of, batched=batched)
-                variants[f"{name}, {of}, {batched}"] = step
-    return interleaved(variants, STEPS, track(range(rounds + 1), f"{count} terms, batched"))
+def cells(kind: str, of: Sequence[Of], found: dict[str, list[float]]) -> list[str]:
+    """The ratios of a method to the floor, and of the peer; a * marks a missed target."""
+    shown = []
+    for shared in of:
+        mine = ratio(found, f"{kind}, {shared}" if kind != "plain" else kind, f"floor, {shared}")
+        limit, peer = TARGET, ""
+        if shared == "parameters":
+            limit = mine
+            if f"{kind}, torchjd" in found:
+                limit = ratio(found, f"{kind}, torchjd", "floor, parameters")
+                peer = f"{limit:.2f}"
+        shown.append(f"{mine:.2f}{' *' if round(mine, 2) > round(limit, 2) else ''}")
+        if shared == "parameters":
+            shown.append(peer)
+    return shown
 
 
-def cells(kind: str, count: int, found: dict[str, list[float]]) -> list[str]:
-    """With features, with parameters, and the peer; a * where a target is missed."""
-    features, parameters = (ratio(found, f"{kind}, {of}", "plain") for of in get_args(Of))
-    missed = kind != "floor" and round(features, 2) > TARGETS.get(count, features)
-    shown = [f"{features:.2f}{' *' if missed else ''}"]
-    if f"{kind}, torchjd" not in found:
-        return [*shown, f"{parameters:.2f}", ""]
-    peer = ratio(found, f"{kind}, torchjd", "plain")
-    missed = round(parameters, 2) > round(peer, 2)
-    return [*shown, f"{parameters:.2f}{' *' if missed else ''}", f"{peer:.2f}"]
-
-
-def show(results: dict[int, dict[str, list[float]]], kinds: Sequence[str], rounds: int) -> Table:
-    table = Table("", title=f"ratio to a plain sum (median of {rounds} rounds)")
+def show(
+    results: dict[int, dict[str, list[float]]], kinds: Sequence[str], of: Sequence[Of], rounds: int
+) -> Table:
+    table = Table("", title=f"ratio to the floor (median of {rounds} rounds)")
     for count in results:
-        for column in (f"K={count}\nfeatures", "\nparameters", "\ntorchjd"):
-            table.add_column(column, justify="right")
-    for kind in ("floor", *kinds):
-        row = [cell for count, found in results.items() for cell in cells(kind, count, found)]
-        table.add_row(kind, *row)
-    times = [statistics.median(found["plain"]) / 1000 for found in results.values()]
-    table.caption = (
-        f"A plain sum takes {' and '.join(f'{time:.1f}' for time in times)} ms.\n"
-        "* more than the target: 1.2 for 3 terms, 1.3 for 8; or than torchjd"
-    )
-    return table
-
-
-def show_batched(results: dict[int, dict[str, list[float]]]) -> Table:
-    table = Table("batched: false / true", *(f"K={count}" for count in results))
-    for name in ("separate heads", "one decoder"):
-        for of in ("features", "parameters"):
-            row = [
-                " / ".join(f"{ratio(found, f'{name}, {of}, {b}', name):.2f}" for b in (False, True))
-                for found in results.values()
-            ]
-            table.add_row(f"{name}, {of}", *row)
+        columns = [*of, "torchjd"] if "parameters" in of else of
+        for index, column in enumerate(columns):
+            table.add_column(
+                f"K={count}\n{column}" if index == 0 else f"\n{column}", justify="right"
+            )
+    milliseconds = []
+    for found in results.values():
+        milliseconds += [f"{statistics.median(found[f'floor, {o}']) / 1000:.2f} ms" for o in of]
+        milliseconds += [""] if "parameters" in of else []
+    table.add_row("floor", *milliseconds, end_section=True)
+    for kind in ("plain", *kinds):
+        table.add_row(kind, *(c for found in results.values() for c in cells(kind, of, found)))
+    table.caption = f"* more than {TARGET:.2f}, or than torchjd"
     return table
 
 
@@ -277,13 +246,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--terms", type=int, nargs="+", default=[3, 8])
     parser.add_argument("--methods", nargs="+", default=kinds, choices=kinds)
+    parser.add_argument("--of", nargs="+", default=list(get_args(Of)), choices=get_args(Of))
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rounds, counts = options.rounds, options.terms
-    results = {count: measured(options.methods, count, rounds) for count in counts}
-    Console().print(show(results, options.methods, rounds))
-    Console().print(show_batched({count: measured_batched(count, rounds) for count in counts}))
+    of, methods, rounds = options.of, options.methods, options.rounds
+    results = {count: measured(methods, count, of, rounds) for count in options.terms}
+    Console().print(show(results, methods, of, rounds))
 
 
 if __name__ == "__main__":

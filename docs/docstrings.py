@@ -1,7 +1,7 @@
-"""Our docstrings as Sphinx reads them: a local extension for the pages of `docs/reference`.
+"""A local Sphinx extension that renders the docstrings on the pages of `docs/reference`.
 
-Docstrings write math as Markdown does, `$x$` and `$$x$$`. The fields of a declaration are shown
-once each, with what they take and their default, from the declaration itself.
+Docstrings write math as Markdown does, `$x$` and `$$x$$`. Each field of a declaration is shown
+once, with its type and its default, which are taken from the declaration itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BEFORE_NAPOLEON = 400
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Hooks into autodoc."""
+    """Connects the functions below to autodoc."""
     app.connect("autodoc-process-docstring", rewrite, priority=_BEFORE_NAPOLEON)
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip)
@@ -35,19 +35,19 @@ def setup(app: Sphinx) -> dict[str, bool]:
 def rewrite(
     _app: Sphinx, what: str, _name: str, thing: Any, _options: Any, lines: list[str]
 ) -> None:
-    """What a docstring says, as reStructuredText."""
+    """Rewrites a docstring as reStructuredText."""
     if what == "class" and isinstance(thing, type) and issubclass(thing, Declaration):
         lines[:] = with_fields(thing, lines)
     text = re.sub(
         r"(?m)^([A-Z]\. )", r"\\\1", "\n".join(lines)
-    )  # an author, not point L. of a list
+    )  # the initial of an author, not item L. of a list
     lines[:] = with_math(text).splitlines()
     if what == "property":
-        lines.insert(0, "\\ ")  # nothing: napoleon takes the first line up to a colon for a type
+        lines.insert(0, "\\ ")  # empty: napoleon reads the first line up to a colon as a type
 
 
 def with_math(text: str) -> str:
-    r"""Markdown's math as roles and directives.
+    r"""Replaces Markdown's math by roles and directives.
 
     >>> with_math("Of $x_i$.")
     'Of :math:`x_i`.'
@@ -65,32 +65,32 @@ def _indented(text: str, margin: str) -> str:
 
 
 def with_fields(declaration: type[Declaration], lines: list[str]) -> list[str]:
-    """The docstring with the fields of a declaration in place of its `Args`."""
+    """Replaces the `Args` of a docstring by the fields of the declaration."""
     examples = next((i for i, line in enumerate(lines) if line.startswith(">>>")), len(lines))
     begin = lines.index("Args:") if "Args:" in lines else examples
     end = next((i for i in range(begin + 1, len(lines)) if lines[i][:1].strip()), len(lines))
     if begin == examples:
         end = begin
-    told = re.findall(r"(?m)^    (\w+):", "\n".join(lines[begin:end]))
+    documented = re.findall(r"(?m)^    (\w+):", "\n".join(lines[begin:end]))
     kind = getattr(declaration, "kind", "")
     described = [f"In a config `kind: {kind}`.", ""] if kind else []
     others: dict[str, list[str]] = {}
-    known = {field.name: field for field in fields(declaration)}  # type: ignore[arg-type]  # reads fields and docstring alone
-    for name in [*told, *(name for name in known if name not in told)]:
+    known = {field.name: field for field in fields(declaration)}  # type: ignore[arg-type]  # it reads only fields and docstring
+    for name in [*documented, *(name for name in known if name not in documented)]:
         field, home = known[name], home_of(declaration, name)
-        if name in told or not home:
+        if name in documented or not home:
             takes = re.sub(r"[a-z]+", lambda word: _LINKED.get(word[0], word[0]), field.type)
-            default = f"default {field.default}" if field.default else "needed"
+            default = "required" if field.default is None else f"default {field.default}"
             described += [f":param {name}: {field.meaning}", f":type {name}: {takes}, {default}"]
         else:
             others.setdefault(home, []).append(f"`{name}`")
     for home, names in others.items():
-        described += ["", f"Also {', '.join(names)}, as of any :class:`{home}`."]
+        described += ["", f"Also {', '.join(names)}, as in any :class:`{home}`."]
     return [*lines[:begin], "", *described, "", *lines[end:]]
 
 
 def home_of(declaration: type[Declaration], field: str) -> str:
-    """The public base that a field is from; empty where it is the declaration's own."""
+    """The public base class that declares a field; empty if the declaration itself does."""
     for base in declaration.__mro__[1:]:
         if field in vars(base).get("__annotations__", {}) and base.__name__ in lossweights.__all__:
             return base.__name__
@@ -106,7 +106,7 @@ def signature(
     arguments: str | None,
     gives: str,
 ) -> tuple[str, str] | None:
-    """Of a declaration none, since its fields are told one by one; aliases by their names."""
+    """No signature for a declaration, whose fields are listed; aliases by their names."""
     if what == "class" and issubclass(thing, Declaration):
         return "", ""
     if arguments is None:
@@ -123,7 +123,7 @@ def skip(
     is_skipped: bool,
     _options: Any,
 ) -> bool | None:
-    """Leaves out what pydantic and torch put into a class, and fields, which are arguments."""
+    """Skips members that come from pydantic or torch."""
     del is_skipped
     home = getattr(inspect.unwrap(thing) if callable(thing) else thing, "__module__", "") or ""
     if name.startswith("model_") and name != "model_json_schema":

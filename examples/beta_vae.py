@@ -22,7 +22,7 @@ from rich.console import Console
 from harness.options import experiment_parser, read_experiment
 from harness.tables import Rows, save_markdown, screen_table
 from harness.workers import Show, run_in_parallel, run_program
-from lossweights import WeightedLoss
+from lossweights import History, WeightedLoss
 from sprites import pictures
 from sprites.data import load_sprites
 from sprites.measures import measure
@@ -45,24 +45,23 @@ def train(run: Run, show: Show) -> Result:
     criterion.follow(optimizer)
 
     generator = torch.Generator().manual_seed(run.seed)  # of the batches and the noise of codes
-    history: dict[str, list[float]] = {}
+    history = History(criterion, every=f"{EVERY} steps", include=["raw", "weight"])
     for step in range(run.steps):
         images = sprites.batch(run.batch_size, generator)
         reconstruction, kl = model(images, generator)
         loss = criterion({"reconstruction": reconstruction.mean(), "kl": kl.mean()})
         loss.backward()
-        if step % EVERY == 0:
-            metrics = criterion.metrics(include=["raw", "weight"])
-            for name, value in metrics.items():
-                history.setdefault(name, []).append(value)
-            note = f"KL {metrics['raw/kl']:5.2f} at weight {metrics['weight/kl']:.2f}"
-            show(step, run.steps, note)
         optimizer.step()
         optimizer.zero_grad()
+        if step % EVERY == 0:
+            last = history.rows[-1]
+            note = f"KL {last['raw/kl']:5.2f} at weight {last['weight/kl']:.2f}"
+            show(step, run.steps, note)
 
     figures, code = measure(model, held_out, run.seed)
     traversals = traverse(model, held_out.images[TRAVERSED], code.dimensions)
-    return Result(run, figures, code, history, traversals)
+    metrics = {name: history[name].tolist() for name in history}
+    return Result(run, figures, code, metrics, traversals)
 
 
 def try_out(config: str, steps: int) -> None:

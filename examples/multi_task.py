@@ -27,21 +27,25 @@ from digit_tasks.data import STEPS_PER_EPOCH, load
 from digit_tasks.model import Network, measure
 from digit_tasks.options import read_options
 from digit_tasks.report import SINGLE
-from digit_tasks.run import EVERY, Result, Run, shares
-from digit_tasks.tasks import TASKS, losses
+from digit_tasks.run import EVERY, Result, Run
+from digit_tasks.tasks import losses
 from digit_tasks.timing import step_times
 from harness.workers import Show, run_in_parallel, run_program
-from lossweights import WeightedLoss
+from lossweights import History, WeightedLoss
 
 CONFIGS = Path(__file__).with_suffix(".yaml")
 LEARNING_RATE_OF_WEIGHTS = 1e-2  # where they are learned, as in the library's README
 TIMED_STEPS = 40
 
 
-def training(run: Run, model: Network) -> Iterator[WeightedLoss]:
-    """Train a model, and stop for a moment after each step."""
+def criterion_of(run: Run) -> WeightedLoss:
+    """The loss of a run."""
     criterion = WeightedLoss.from_config(CONFIGS, at=run.config)
-    criterion.bind(total_steps=run.steps, steps_per_epoch=STEPS_PER_EPOCH)
+    return criterion.bind(total_steps=run.steps, steps_per_epoch=STEPS_PER_EPOCH)
+
+
+def training(run: Run, model: Network, criterion: WeightedLoss) -> Iterator[None]:
+    """Train a model, and stop for a moment after each step."""
     learned = criterion.param_groups(lr=LEARNING_RATE_OF_WEIGHTS)  # empty for most balancers
     optimizer = torch.optim.Adam(
         [{"params": list(model.parameters())}, *learned], lr=run.learning_rate, fused=True
@@ -59,20 +63,19 @@ def training(run: Run, model: Network) -> Iterator[WeightedLoss]:
             with torch.no_grad():
                 _, outputs = model(batch.images)
                 criterion.observe(losses(outputs, batch.targets))
-        yield criterion
+        yield
 
 
 def train(run: Run, show: Show) -> Result:
     """Train a model and measure it, as it is after the last step."""
     model = network(run.seed)
-    history: dict[str, list[float]] = {}
-    for step, criterion in enumerate(training(run, model), start=1):
+    criterion = criterion_of(run)
+    history = History(criterion, every=f"{EVERY} steps", include=["share"])
+    for step, _ in enumerate(training(run, model, criterion), start=1):
         if step % EVERY == 0:
-            metrics = criterion.metrics(include=["weight", "value"])
-            for task, share in shares(metrics, list(TASKS)).items():
-                history.setdefault(task, []).append(share)
             show(step, run.steps, "")
-    return Result(run, measure(model, load(run.split)), history)
+    shares = {task: history[f"share/{task}"].tolist() for task in history.terms}
+    return Result(run, measure(model, load(run.split)), shares)
 
 
 def network(seed: int) -> Network:
@@ -94,7 +97,11 @@ def time_steps(options: argparse.Namespace) -> list[dict[str, float]]:
     count = min(TIMED_STEPS, options.steps // 2)
     return [
         step_times(
-            {run.config: training(run, network(seed)) for run in every_run(options, seed)}, count
+            {
+                run.config: training(run, network(seed), criterion_of(run))
+                for run in every_run(options, seed)
+            },
+            count,
         )
         for seed in range(options.seeds)
     ]

@@ -27,8 +27,8 @@ from harness.workers import Show, run_in_parallel, run_program
 from klein_gordon import measure, pictures, report
 from klein_gordon.network import TERMS, Network, losses
 from klein_gordon.problem import draw
-from klein_gordon.run import History, Result, Run
-from lossweights import WeightedLoss
+from klein_gordon.run import Result, Run
+from lossweights import History, WeightedLoss
 
 CONFIGS = Path(__file__).with_suffix(".yaml")
 SEEDS = 5
@@ -44,9 +44,10 @@ def train(run: Run, show: Show) -> Result:
     criterion = WeightedLoss.from_config(CONFIGS, at=run.config)
     criterion.bind(total_steps=run.steps)
     criterion.follow(optimizer)
+    history = History(criterion, every=f"{run.interval} steps", include=["weight"])
 
     generator = torch.Generator().manual_seed(run.seed)
-    history: History = {}
+    errors: dict[int, float] = {}
     seconds = 0.0
     for step in range(run.steps):
         began = process_time()  # what else the machine does is not counted
@@ -58,16 +59,13 @@ def train(run: Run, show: Show) -> Result:
         decay.step()
         seconds += process_time() - began
 
-        if run.is_looked_at(step):
-            error = measure.error(network)
-            history.setdefault("step", []).append(step + 1)
-            history.setdefault("error", []).append(error)
-            for name, weight in criterion.metrics(include=["weight"]).items():
-                history.setdefault(name, []).append(weight)
+        if step % run.interval == 0 or step == run.steps - 1:
+            errors[step + 1] = error = measure.error(network)
             show(step + 1, run.steps, f"relative error {error:.3f}")
 
     figures = {"error": error, **measure.terms(network), "seconds": seconds / run.steps}
-    return Result(run, figures, history, measure.solution(network))
+    weights = {term: history[f"weight/{term}"].tolist() for term in TERMS}
+    return Result(run, figures, errors, weights, measure.solution(network))
 
 
 def try_out(config: str, steps: int) -> None:

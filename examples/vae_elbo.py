@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 
 from harness.workers import Show, run_in_parallel, run_program
-from lossweights import WeightedLoss
+from lossweights import History, WeightedLoss
 from pronunciation_vae import pictures, report
 from pronunciation_vae.data import Words, load_words
 from pronunciation_vae.evaluate import evaluate
@@ -43,6 +43,12 @@ def train(folder: Path, run: Run, show: Show) -> report.Result:
 
     training = Training(model, optimizer, criterion, torch.Generator().manual_seed(run.seed))
     checkpoint = run.checkpoint(folder)
+    history = History(
+        criterion,
+        every="1 steps",  # a row waits for the device: on a GPU, take one now and then
+        path=checkpoint.with_suffix(".jsonl"),
+        include=["raw", "weight"],
+    )
     if checkpoint.exists():
         training.load(checkpoint)
 
@@ -54,18 +60,15 @@ def train(folder: Path, run: Run, show: Show) -> report.Result:
             optimizer.step()
             optimizer.zero_grad()
 
-            # This waits for the device, which costs nothing on a CPU; on a GPU, log now and then.
-            metrics = criterion.metrics(include=["raw", "weight"])
-            steps = training.log(metrics)
-            note = f"KL {metrics['raw/kl']:5.2f} at weight {metrics['weight/kl']:.2f}"
-            show(steps, run.total_steps, note)
+            last = history.rows[-1]
+            note = f"KL {last['raw/kl']:5.2f} at weight {last['weight/kl']:.2f}"
+            show(criterion.current_step, run.total_steps, note)
         training.held_out.append(held_out_loss(model, criterion, test_words))
         training.save(checkpoint)
 
     figures = evaluate(model, train_words, test_words, run.seed)
-    return report.Result(
-        run.config_name, run.seed, run.target, figures, training.history, training.held_out
-    )
+    metrics = {name: history[name].tolist() for name in history}
+    return report.Result(run.config_name, run.seed, run.target, figures, metrics, training.held_out)
 
 
 def held_out_loss(model: PronunciationVAE, criterion: WeightedLoss, words: Words) -> float:
@@ -88,14 +91,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     criterion: WeightedLoss
     generator: torch.Generator  # of the order of the words and the noise of the codes
-    history: report.History = field(default_factory=dict)
     held_out: list[float] = field(default_factory=list)  # a loss for each epoch that is over
-
-    def log(self, metrics: dict[str, float]) -> int:
-        """Keep the metrics of a step; returns how many steps there have been."""
-        for name, value in metrics.items():
-            self.history.setdefault(name, []).append(value)
-        return len(self.history["raw/kl"])
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; one that is half written never gets its name."""
@@ -104,7 +100,6 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "criterion": self.criterion.state_dict(),
             "generator": self.generator.get_state(),
-            "history": self.history,
             "held_out": self.held_out,
         }
         unfinished = path.with_suffix(".unfinished")
@@ -118,7 +113,6 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.criterion.load_state_dict(state["criterion"])
         self.generator.set_state(state["generator"])
-        self.history = state["history"]
         self.held_out = state["held_out"]
 
 

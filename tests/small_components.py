@@ -80,6 +80,8 @@ class Comparing(Balancer, kind="test-comparing"):
 
     speed: Schedule = ONE
 
+    learns_after: ClassVar[bool] = True
+
     def init(self, n: int) -> State:
         return {"weights": torch.ones(n), "after": torch.zeros(n)}
 

@@ -62,7 +62,7 @@ AGGREGATORS: list[tuple[str, dict[str, Any], dict[str, Any] | str, float]] = [
     ("MGDA", {"max_iters": 100_000, "epsilon": 1e-12}, "mgda", 1e-3),
     ("FairGrad", {"alpha": 2.0}, {"kind": "fairgrad", "fairness": 2.0}, 1e-3),
     ("IMTLG", {}, "imtl-g", 1e-5),
-    ("ConFIG", {}, "config", 1e-5),
+    ("ConFIG", {}, "conflict-free", 1e-5),
     ("AlignedMTL", {}, "aligned-mtl", 1e-5),
     ("AlignedMTL", {"scale_mode": "rmse"}, {"kind": "aligned-mtl", "scale_mode": "rmse"}, 1e-5),
 ]

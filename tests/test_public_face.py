@@ -32,7 +32,7 @@ def test_all_is_exactly_what_is_public() -> None:
     public = {name for name in vars(lossweights) if not name.startswith("_")}
     submodules = {module.__name__.rpartition(".")[2] for module in MODULES}
     assert public - submodules == set(lossweights.__all__)
-    assert list(lossweights.__all__) == sorted(lossweights.__all__)
+    assert len(set(lossweights.__all__)) == len(lossweights.__all__)
 
 
 @pytest.mark.parametrize("name", lossweights.__all__)
@@ -59,7 +59,8 @@ def test_the_oldest_that_are_allowed_are_those_that_are_tried() -> None:
     tried = dict(line.split("==") for line in lines if not line.startswith("#"))
     assert tried.keys() == allowed.keys()
     for name, version in tried.items():
-        assert f"{version}.".startswith(f"{allowed[name]}.")
+        lowest, _, _ = allowed[name].partition(",")
+        assert f"{version}.".startswith(f"{lowest}.")
 
 
 def test_import_needs_the_core_alone() -> None:

@@ -39,13 +39,3 @@ class Result:
     run: Run
     figures: Mapping[str, float]
     shares: Mapping[str, Sequence[float]]
-
-
-def shares(metrics: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
-    """The share of each task in the weighted loss; penalties of learned weights do not count."""
-    weighted = {
-        task: abs(metrics[f"weight/{task}"] * metrics[f"value/{task}"])
-        for task in tasks
-        if f"weight/{task}" in metrics
-    }
-    return {task: value / sum(weighted.values()) for task, value in weighted.items()}

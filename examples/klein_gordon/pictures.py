@@ -27,8 +27,8 @@ def save_errors(results: Sequence[Result], path: Path) -> Path:
         figure = Figure(figsize=(COLUMN, 3.6))
         axes = figure.subplots()
         for (config, group), line in zip(by_config(results).items(), cycle(LINES)):
-            errors = np.array([result.history["error"] for result in group])
-            steps = group[0].history["step"]
+            errors = np.array([list(result.errors.values()) for result in group])
+            steps = list(group[0].errors)
             axes.plot(
                 steps, errors.mean(axis=0), label=config, color=line["color"], ls=line["linestyle"]
             )
@@ -48,7 +48,7 @@ def save_errors(results: Sequence[Result], path: Path) -> Path:
 def save_weights(results: Sequence[Result], path: Path) -> Path:
     """Draw the share of each term in the sum of all weights: a panel for each config, one seed.
 
-    Weights below 0, which `config` may give, are drawn by their size.
+    Weights below 0, which `conflict-free` may give, are drawn by their size.
     """
     groups = by_config(results)
     with mpl.rc_context(STYLE | GRID):
@@ -57,11 +57,12 @@ def save_weights(results: Sequence[Result], path: Path) -> Path:
             panel.set_title(config)
             panel.set_yscale("log")
             panel.set_ylim(1e-8, 2)
-            history = group[0].history
-            weights = np.abs([history[f"weight/{term}"] for term in TERMS])
+            run, found = group[0].run, group[0].weights
+            weights = np.abs([found[term] for term in TERMS])
             shares = weights / weights.sum(axis=0)
+            steps = np.arange(0, run.steps, run.interval)
             for term, share, colour in zip(TERMS, shares, COLOURS[::2], strict=True):
-                panel.plot(history["step"], share, color=colour, label=term)
+                panel.plot(steps, share, color=colour, label=term)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
         figure.supxlabel("optimizer step", fontsize=8)
         figure.supylabel("share of the weights", fontsize=8)

@@ -50,7 +50,7 @@ def table(results: Sequence[Result]) -> Table:
 
 
 def save(results: Sequence[Result], path: Path) -> Path:
-    """Write every run's figures and history."""
+    """Write every run's figures, errors and weights."""
     runs = [asdict(result) for result in results]
     for run in runs:
         del run["solution"]  # a picture shows it

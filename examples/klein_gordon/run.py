@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-History = dict[str, list[float]]  # by name, the values at the steps that are looked at
-
 
 @dataclass(frozen=True)
 class Run:
@@ -29,9 +27,10 @@ class Run:
         """What the run is called on the screen."""
         return f"{self.config}, seed {self.seed}"
 
-    def is_looked_at(self, step: int) -> bool:
-        """Whether the error is measured after that step: about a hundred times, and at the end."""
-        return step % max(10, self.steps // 100) == 0 or step == self.steps - 1
+    @property
+    def interval(self) -> int:
+        """Steps from one measurement to the next: there are about a hundred."""
+        return max(10, self.steps // 100)
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,15 @@ class Result:
     Args:
         run: What it depends on.
         figures: What was measured at the end.
-        history: Steps, errors and weights along the way.
+        errors: Relative errors along the way, by the number of steps done, the last one included.
+        weights: By term, the weight at steps 0, `run.interval`, and so on.
         solution: The values of u on the grid.
     """
 
     run: Run
     figures: dict[str, float]
-    history: History
+    errors: dict[int, float]
+    weights: dict[str, list[float]]
     solution: list[float]
 
 

@@ -12,11 +12,11 @@ import torch
 
 from harness.options import Parser, count, whole_number
 from lossweights import (
+    PID,
     Constant,
     FreeBits,
     Lagrangian,
     LossConfig,
-    ProportionalIntegral,
     Term,
     WeightedLoss,
 )
@@ -91,7 +91,7 @@ class Run:
 def target_of(kl: Term) -> float | None:
     """The KL in nats at which something holds the term."""
     match kl:
-        case Term(controller=ProportionalIntegral(target=Constant(value=nats))):
+        case Term(controller=PID(target=Constant(value=nats))):
             return nats
         case Term(controller=Lagrangian(at_most=Constant(value=nats))):
             return nats

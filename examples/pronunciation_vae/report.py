@@ -13,8 +13,6 @@ from pronunciation_vae.data import train_count
 from pronunciation_vae.evaluate import ACTIVE, LABELLED, PROBE_DRAWS
 from pronunciation_vae.options import Run
 
-History = dict[str, list[float]]  # a metric's value at each training step
-
 COLUMNS = {
     "nll": Column("NLL"),
     "kl": Column("KL"),
@@ -49,7 +47,7 @@ class Result:
     seed: int
     target: float | None
     figures: dict[str, float]
-    history: History
+    history: dict[str, list[float]]
     held_out: list[float]
 
 

@@ -6,24 +6,24 @@ import io
 import sys
 import warnings
 
-_EXTRA = ("typer", "rich", "yaml", "pylatexenc")
+_EXTRA = ("typer", "rich", "yaml", "plotext", "docstring_parser")
 
 
 def main() -> None:
-    """Runs the command that `sys.argv` names, and ends the process.
+    """Runs the command in `sys.argv` and exits.
 
-    Exit status 0: all is well; 1: something was refused, which standard error says; 2: the command
-    was called wrongly.
+    The exit status is 0 on success, 1 if a config was refused or a file could not be written, and
+    2 if the command was called wrongly. Messages go to standard error.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without unicode is no error
+            stream.reconfigure(errors="replace")  # the terminal may lack unicode
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         from lossweights.cli.app import app  # noqa: PLC0415  # an extra
     except ModuleNotFoundError as error:
-        lacking = str(error.name).partition(".")[0]
-        if lacking not in _EXTRA:
+        missing = str(error.name).partition(".")[0]
+        if missing not in _EXTRA:
             raise
-        sys.exit(f"the command line needs {lacking}: pip install 'lossweights[cli]'")
+        sys.exit(f"the command line needs {missing}: pip install 'lossweights[cli]'")
     app()

@@ -1,4 +1,4 @@
-"""The command `lossweights` and what its subcommands share in calling."""
+"""The command `lossweights` and its subcommands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lossweights.cli.schema import schema
 
 app = typer.Typer(
     name="lossweights",
-    rich_markup_mode=None,  # plain help reads the same piped, at 40 columns, and without unicode
+    rich_markup_mode=None,  # plain help also works piped, at 40 columns, and without unicode
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -29,19 +29,19 @@ def start(
     *,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
-    """How much each term of a loss counts, and when.
+    """Weights for the terms of a loss: write, check and preview configs.
 
-    From nothing to a training:
+    First steps:
 
     \b
       lossweights init elbo         write elbo.yaml, a config with comments
-      lossweights check elbo.yaml   is it right, and what will it do?
-      lossweights preview elbo.yaml see its weights over the training
-      lossweights kinds             what else may stand in it
-      lossweights kinds cyclical    its fields, its paper, an example
+      lossweights check elbo.yaml   check it, and describe what it does
+      lossweights preview elbo.yaml draw its weights over the training
+      lossweights kinds             list the kinds that a config can use
+      lossweights kinds cyclical    show one: its fields, its paper, an example
 
     \b
-    And then, in your training:
+    Then, in your training:
       criterion = WeightedLoss.from_config("elbo.yaml")
       criterion.follow(optimizer)
       loss = criterion({"reconstruction": ..., "kl": ...})

@@ -1,4 +1,4 @@
-"""`lossweights check`: is a config right, and what will it do?"""
+"""`lossweights check`: checks and describes configs."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def check(
     _imports: Imports = None,
     *,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say only what is wrong, on standard error.")
+        bool, typer.Option("--quiet", "-q", help="Print only errors and warnings.")
     ] = False,
 ) -> None:
-    """Is a config right, and what will it do?
+    """Check configs and describe what they do.
 
-    All files are checked, and everything that is wrong is told, with its place. What is odd but
-    allowed, such as a ramp that ends after training, is a warning.
+    Every file is checked, and every error is reported with its place. What is allowed but
+    probably a mistake, such as a ramp that ends after training, is a warning.
 
-    Exit status: 0 if all are right, 1 if one is refused, 2 if the command was called wrongly.
+    Exit status: 0 if all are fine, 1 if one is refused, 2 if the command was called wrongly.
 
     \b
     Examples:
@@ -54,7 +54,7 @@ def check(
             typer.echo(str(error), err=True)
             refused += 1
             continue
-        with suppress(HorizonError):  # the description says what is not known yet
+        with suppress(HorizonError):  # the description says what is not known
             _ = criterion.weights
             remarks += criterion.audit()
         if not quiet:

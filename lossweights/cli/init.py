@@ -1,4 +1,4 @@
-"""`lossweights init`: a config to start from."""
+"""`lossweights init`: writes a config to start from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lossweights.cli.options import refuse, save
+from lossweights.cli.options import fail, save
 from lossweights.errors import did_you_mean, quoted
 
 
@@ -23,26 +23,25 @@ def starters() -> dict[str, str]:
 
 
 def purpose(text: str) -> str:
-    """What a starter is for: its first line, a comment."""
+    """The purpose of a starter: its first line, a comment."""
     return text.partition("\n")[0].removeprefix("# ")
 
 
 def init(
     starter: Annotated[
         str | None,
-        typer.Argument(metavar="STARTER", help=f"{', '.join(starters())}; listed without it."),
+        typer.Argument(metavar="STARTER", help=f"{', '.join(starters())}. Lists them if left out."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The file to write; else STARTER.yaml.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The file to write, else STARTER.yaml."),
     ] = None,
     *,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write over a file that is there.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a config to start from.
 
-    It has comments, and is right as it stands. Without a name, the starters are listed.
+    It is valid and has comments. Without a name, the starters are listed.
 
     \b
     Examples:
@@ -55,7 +54,7 @@ def init(
         width = max(map(len, known))
         for name, text in known.items():
             typer.echo(f"{name:<{width}}  {purpose(text)}")
-        typer.echo("\nlossweights init NAME writes one.")
+        typer.echo("\n`lossweights init NAME` writes one.")
         return
     if starter not in known:
         raise typer.BadParameter(
@@ -64,9 +63,9 @@ def init(
         )
     path = Path(f"{starter}.yaml") if out is None else out
     if path.suffix.lower() not in (".yaml", ".yml"):
-        raise typer.BadParameter(f"{str(path)!r}: a starter is YAML: write a name in .yaml")
+        raise typer.BadParameter(f"{str(path)!r}: write a name that ends in .yaml")
     if path.exists() and not force:
-        refuse(f"{path} is there already; --force writes over it")
+        fail(f"{path} exists; --force overwrites it")
     save(path, known[starter])
     typer.echo(
         f"Next: lossweights check {path}\n"

@@ -1,33 +1,30 @@
-"""`lossweights kinds`: what can stand in a config, and how."""
+"""`lossweights kinds`: the kinds that a config can use, and their fields."""
 
 from __future__ import annotations
 
 import re
 import sys
 import textwrap
-from typing import Annotated
+from importlib.resources import files
+from typing import Annotated, Any
 
 import typer
 import yaml
-from pylatexenc.latex2text import LatexNodes2Text
 from rich.console import Console
 from rich.text import Text
 
-from lossweights.cli.docstrings import fields, short_summary, sources, summary
-from lossweights.cli.examples import example
+from lossweights.cli.docstrings import fields, sources, summary
 from lossweights.cli.options import Imports
 from lossweights.components.declaration import Component, load_plugins
 from lossweights.errors import did_you_mean, quoted
 
-_ORDER = ("Schedule", "Shape", "Controller", "Balancer", "Transform")
-_FORMULAS = LatexNodes2Text(math_mode="text")
 _WIDEST = 110
-_NARROWEST = 20  # a column of text, however narrow the terminal
+_NARROWEST = 20  # columns of a paragraph, however narrow the terminal is
 
 
 def kinds(
     kind: Annotated[
-        str | None, typer.Argument(metavar="KIND", help="One of them, to be told all about it.")
+        str | None, typer.Argument(metavar="KIND", help="Show this kind in detail.")
     ] = None,
     family: Annotated[
         str | None,
@@ -35,9 +32,9 @@ def kinds(
     ] = None,
     _imports: Imports = None,
 ) -> None:
-    """What may stand in a config, plug-ins included.
+    """The kinds that a config can use, including those of plug-ins.
 
-    With KIND its fields, where it is from, and an example.
+    With KIND: its fields, its paper, and an example.
 
     \b
     Examples:
@@ -54,7 +51,7 @@ def kinds(
     if kind is None:
         for each in chosen:
             _list(each, console)
-        console.print("lossweights kinds KIND tells the fields of one, with an example.")
+        console.print("`lossweights kinds KIND` shows the fields of one, with an example.")
         return
     found = [each.kinds()[kind] for each in chosen if kind in each.kinds()]
     if not found:
@@ -63,26 +60,19 @@ def kinds(
             f"{kind!r} is no kind{did_you_mean(kind, known)} (`lossweights kinds` lists them)"
         )
     for cls in found:
-        _tell(cls, console)
+        _show(cls, console)
 
 
 def _families(name: str | None) -> list[type[Component]]:
-    families = {each.__name__: each for each in Component.__subclasses__() if each.kinds()}
-    families = {key: families[key] for key in sorted(families, key=_place)}
+    known = {each.__name__.lower(): each for each in Component.__subclasses__() if each.kinds()}
     if name is None:
-        return list(families.values())
+        return [known[each] for each in sorted(known)]
     wanted = name.lower().removesuffix("s")
-    for key, each in families.items():
-        if key.lower() == wanted:
-            return [each]
-    known = [key.lower() for key in families]
-    raise typer.BadParameter(
-        f"{name!r} is no family{did_you_mean(name, known)} (there are {quoted(known)})"
-    )
-
-
-def _place(family: str) -> tuple[int, str]:
-    return (_ORDER.index(family) if family in _ORDER else len(_ORDER), family)
+    if wanted not in known:
+        raise typer.BadParameter(
+            f"{name!r} is no family{did_you_mean(name, known)} (there are {quoted(known)})"
+        )
+    return [known[wanted]]
 
 
 def _list(family: type[Component], console: Console) -> None:
@@ -90,45 +80,65 @@ def _list(family: type[Component], console: Console) -> None:
     members = family.kinds()
     left = max(map(len, members)) + 4
     for kind, cls in members.items():
-        line = Text(f"  {kind:<{left - 2}}", "cyan") + _filled(short_summary(cls), left, console)
+        about = re.sub(r"\s*[:,] \$[^$]+\$\.$", ".", summary(cls))  # without a formula at its end
+        line = Text(f"  {kind:<{left - 2}}", "cyan") + _filled(about, left, console)
         line.rstrip()
         console.print(line)
     console.print()
 
 
-def _tell(cls: type[Component], console: Console) -> None:
+def _show(cls: type[Component], console: Console) -> None:
     family = cls.family.__name__.lower()
-    console.print(Text.assemble((cls.kind, "bold cyan"), f"  a {family}, in Python {name_of(cls)}"))
+    console.print(Text.assemble((cls.kind, "bold cyan"), f"  a {family}, in Python {_name(cls)}"))
     if about := summary(cls):
-        console.print("  " + _filled(about, 2, console))
+        console.print(f"  {_filled(about, 2, console)}")
     if found := fields(cls):
         console.print(Text("\nfields", "bold"))
     for field in found:
-        end = f", default {field.default}" if field.default else ", needed"
-        console.print(Text.assemble("  ", (field.name, "cyan"), f": {field.type}{end}"))
+        end = "required" if field.default is None else f"default {field.default}"
+        console.print(Text.assemble("  ", (field.name, "cyan"), f": {field.type}, {end}"))
         if field.meaning:
-            console.print("      " + _filled(field.meaning, 6, console))
+            console.print(f"      {_filled(field.meaning, 6, console)}")
     if papers := sources(cls):
         console.print(Text("\nsource", "bold"))
-        for paper in papers:
-            console.print("  " + _filled(paper, 2, console))
-    if config := example(cls):
+    for paper in papers:
+        console.print(f"  {_filled(paper, 2, console)}")
+    if config := _example(cls):
         console.print(Text("\nexample", "bold"))
         text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=sys.maxsize)
-        console.print(textwrap.indent(text, "  "))
-    else:
-        console.print()
+        console.print(textwrap.indent(text.rstrip(), "  "))
+    console.print()
 
 
 def _filled(text: str, indent: int, console: Console) -> str:
-    """A paragraph of which all lines but the first are indented, its formulas in plain text."""
-    text = re.sub(r"\$[^$]+\$", lambda found: _FORMULAS.latex_to_text(found[0]), text)
+    """A paragraph whose later lines are indented; its formulas lose their dollar signs."""
+    text = re.sub(r"\$([^$]+)\$", r"\1", text)
     width = max(_NARROWEST, console.width - indent)
     return f"\n{'':{indent}}".join(textwrap.wrap(text, width, break_on_hyphens=False))
 
 
-def name_of(cls: type[Component]) -> str:
-    """Where a class is imported from: the package that offers it, or its module."""
+def _name(cls: type) -> str:
+    """The name by which a class is imported: from its top package if that exports it."""
     top = cls.__module__.partition(".")[0]
-    offered = getattr(sys.modules.get(top), cls.__name__, None)
-    return f"{top if offered is cls else cls.__module__}.{cls.__qualname__}"
+    exported = getattr(sys.modules.get(top), cls.__name__, None)
+    return f"{top if exported is cls else cls.__module__}.{cls.__qualname__}"
+
+
+def _example(cls: type[Component]) -> dict[str, Any]:
+    """A config that uses a kind, with a placeholder for a required field of unknown meaning."""
+    family = cls.family.__name__.lower()
+    required = {field.name: f"<{field.type}>" for field in fields(cls) if field.default is None}
+    examples = yaml.safe_load(files("lossweights.cli").joinpath("examples.yaml").read_text("utf-8"))
+    values = examples.get(family, {}).get(cls.kind, required)
+    table = {"kind": cls.kind, **values}
+    short = table if values else cls.kind
+    if family == "balancer":
+        return {"terms": {"first": 1.0, "second": 1.0}, "balancer": short}
+    if family in ("schedule", "controller"):
+        return {"terms": {"nll": 1.0, "kl": table}}
+    if family == "transform":
+        reduced = {"reduction": "batch_mean"} if cls.kind == "free-bits" else {}
+        return {"terms": {"nll": 1.0, "kl": {"transform": short, **reduced}}}
+    if family == "shape":
+        return {"terms": {"nll": 1.0, "kl": {"kind": "warmup", "over": "10%", "shape": short}}}
+    return {}

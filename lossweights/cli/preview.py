@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import plotext
 import typer
 import yaml
 from rich.console import Console
 from rich.text import Text
 
-from lossweights.cli.drawing import MARKS, STYLES, Curve, panel
 from lossweights.cli.options import (
     At,
     Configs,
     Imports,
     StepsPerEpoch,
     TotalSteps,
+    errors_as_messages,
     horizon_changes,
     save,
-    told,
 )
-from lossweights.cli.page import page, picture
-from lossweights.cli.reading import labels, place_of, read
+from lossweights.cli.reading import place_of, read
 from lossweights.components.durations import Horizon
+from lossweights.components.schedules import Steps, Values
 from lossweights.config.curves import Curves
 from lossweights.config.loss_config import LossConfig
 from lossweights.errors import HorizonError
 
-_FORMATS = (".png", ".svg", ".html")
-_WIDEST = 120
-_POINTS = 20_000  # so that what lasts a few steps is seen in a training of millions
+_MARKS = "ox+*#@%&"
+_COLORS = (6, 5, 3, 2, 4, 1, 14, 13)  # of a terminal: cyan, magenta, yellow, ...
+_ASCII = str.maketrans("│┤└┬─", "||+--")
+_FORMATS = (".png", ".svg")
+_WIDEST, _NARROWEST, _HEIGHT = 120, 20, 10
+_POINTS = 20_000  # so that a change of a few steps is seen in a long training
 
 
-class Shown(NamedTuple):
-    """A config with its curves.
+class Curve(NamedTuple):
+    """The weights of a term at steps in rising order, both of shape (n,), and how to draw them."""
 
-    Args:
-        config: The declaration.
-        curves: Of its terms.
-        mark: The character it is drawn with.
-        style: Its colour.
-    """
-
-    config: LossConfig
-    curves: Curves
+    steps: Steps
+    weights: Values
     mark: str
-    style: str
+    color: int
 
 
 def _change(written: str) -> tuple[str, Any]:
@@ -57,18 +54,18 @@ def _change(written: str) -> tuple[str, Any]:
     if path.strip() and equals:
         try:
             return path.strip(), yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):  # ValueError: a date that there is not
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
             problem = "the value is not well-formed YAML"
     raise typer.BadParameter(f"{written!r}: {problem}", param_hint="'--set'")
 
 
 def _check_format(out: Path | None) -> Path | None:
     if out is not None and out.suffix.lower() not in _FORMATS:
-        raise typer.BadParameter(f"{str(out)!r}: a picture ends in .png, .svg or .html")
+        raise typer.BadParameter(f"{str(out)!r}: write a name that ends in .png or .svg")
     return out
 
 
-@told()
+@errors_as_messages()
 def preview(
     configs: Configs,
     at: At = None,
@@ -87,16 +84,15 @@ def preview(
         typer.Option(
             metavar="FILE",
             callback=_check_format,
-            help="Draw a picture instead: .png, .svg, or .html with a table of the weights.",
+            help="Write a picture to this .png or .svg file instead.",
         ),
     ] = None,
     _imports: Imports = None,
 ) -> None:
-    """See the weights over a training.
+    """Draw the weights over a training.
 
-    One panel a term; several configs are drawn on top of each other. What is drawn is base
-    weight times schedule. Where a controller or a balancer multiplies that by what it finds in
-    training, it says so.
+    Each term has a panel. Several configs are drawn on top of each other. The curves are base
+    weight times schedule; a line says if a controller or a balancer multiplies them in training.
 
     \b
     Examples:
@@ -105,63 +101,84 @@ def preview(
       lossweights preview experiment.yaml:baseline.loss experiment.yaml:new.loss
       lossweights preview elbo.yaml --set kl.weight=0.5 --set kl.schedule.cycles=8
       lossweights preview elbo.yaml --set 'kl.schedule={kind: warmup, over: 25%}'
-      lossweights preview elbo.yaml --out elbo.html
+      lossweights preview elbo.yaml --out elbo.png
     """
-    if len(configs) > len(MARKS):
-        raise typer.BadParameter(f"{len(configs)} configs: at most {len(MARKS)} can be told apart")
+    if len(configs) > len(_MARKS):
+        raise typer.BadParameter(f"{len(configs)} configs: at most {len(_MARKS)} fit in a drawing")
     changed = dict(map(_change, changes or ()))
     changed |= horizon_changes(total_steps, steps_per_epoch)
     found = [read(place_of(argument, at), changed) for argument in configs]
-    names = labels([each.place for each in found])
-    named = {name: each.criterion.config for name, each in zip(names, found, strict=True)}
-    if len(named) < len(configs):
-        raise typer.BadParameter("the same config is named twice")
+    declared = {str(each.place): each.criterion.config for each in found}
+    if len(declared) < len(configs):
+        raise typer.BadParameter("the same config is given twice")
     if out is None:
-        draw(named, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
-    elif out.suffix.lower() == ".html":
-        save(out, page(named))
+        draw(declared, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
     else:
-        save(out, picture(named, out.suffix.lower().removeprefix(".")))
+        from lossweights.analysis import plot  # noqa: PLC0415  # an extra
+
+        picture = io.BytesIO()
+        figure = plot.config(declared)
+        figure.savefig(picture, format=out.suffix[1:].lower(), dpi=150, bbox_inches="tight")
+        save(out, picture.getvalue())
 
 
 def draw(configs: Mapping[str, LossConfig], console: Console) -> None:
     """Prints the curves of configs, by name."""
-    shown = {
-        name: Shown(config, _curves(name, config), mark, style)
-        for (name, config), mark, style in zip(configs.items(), MARKS, STYLES, strict=False)
-    }
-    last = max(int(each.curves.steps[-1]) for each in shown.values())
-    unicode = console.encoding.lower().startswith("utf")
-    width = min(console.width, _WIDEST)
-    for name, each in shown.items():
-        if len(shown) > 1:
-            console.print(Text.assemble((each.mark, each.style), f" {name}"))
-        else:
-            console.print(Text(name, "bold"))
-    for term in dict.fromkeys(term for each in shown.values() for term in each.config.terms):
-        console.print()
-        lines = [
-            Curve(each.curves.steps, each.curves.weights[term], each.mark, each.style)
-            for each in shown.values()
-            if term in each.config.terms
-        ]
-        heights = np.unique(np.concatenate([line.values for line in lines]))
-        is_flat = len(heights) == 1
-        console.print(
-            Text.assemble((term, "bold"), f"  {heights[0]:.6g} throughout" if is_flat else "")
-        )
-        for note in _notes(term, shown):
-            console.print(Text(f"  {note}", "dim"))
-        if not is_flat:
-            for row in panel(lines, last, width, unicode=unicode, in_marks=len(shown) > 1):
+    is_unicode, is_alone = console.encoding.lower().startswith("utf"), len(configs) == 1
+    marks = ["braille"] if is_alone and is_unicode else _MARKS
+    curves = {name: _curves(name, config) for name, config in configs.items()}
+    last = max(int(each.steps[-1]) for each in curves.values())
+    drawn: dict[str, list[Curve]] = {}
+    for (name, each), mark, color in zip(curves.items(), marks, _COLORS, strict=False):
+        console.print(Text.assemble("" if is_alone else (f"{mark} ", f"color({color})"), name))
+        for term, weights in each.weights.items():
+            drawn.setdefault(term, []).append(Curve(each.steps, weights, mark, color))
+    for term, lines in drawn.items():
+        levels = np.unique(np.concatenate([line.weights for line in lines]))
+        flat = f"  {levels[0]:.6g} throughout" if len(levels) == 1 else ""
+        console.print(Text.assemble("\n", (term, "bold"), flat))
+        for name, note in _notes(term, configs):
+            console.print(Text(f"  {note}" if is_alone else f"  {name}: {note}", "dim"))
+        if not flat:
+            drawing = panel(lines, last, max(_NARROWEST, min(console.width, _WIDEST)))
+            for row in Text.from_ansi(drawing if is_unicode else drawing.translate(_ASCII)).split():
+                row.rstrip()
                 console.print(row)
-    lengths = {name: Horizon(c.total_steps, c.steps_per_epoch) for name, c in configs.items()}
-    if unbounded := [name for name, length in lengths.items() if not length.is_bounded]:
-        console.print()
-        console.print(
-            f"{', '.join(unbounded)}: how long training takes is not known; drawn as far as the "
-            "schedules move (say it with --total-steps)"
-        )
+    for name, config in configs.items():
+        if not Horizon(config.total_steps, config.steps_per_epoch).is_bounded:
+            console.print(
+                f"\n{name}: the length of training is not known, so the curves end after the last "
+                "change; give it with --total-steps"
+            )
+
+
+def panel(curves: Sequence[Curve], last: int, width: int) -> str:
+    """Curves over steps 0 to `last` with their axes, colored by ANSI escape sequences."""
+    low = min(0.0, *(float(curve.weights.min()) for curve in curves))
+    high = max(0.0, *(float(curve.weights.max()) for curve in curves))
+    if low == high:
+        high = 1.0
+    marks = [f"{low:.3g}", f"{high:.3g}"]
+    columns = width - max(map(len, marks)) - 1
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.limit_size(width=False, height=False)  # else to the size of a terminal
+    plotext.plot_size(width, _HEIGHT)
+    plotext.xaxes(lower=True, upper=False)
+    plotext.yaxes(left=True, right=False)
+    plotext.xlim(0, max(last, 1))
+    plotext.ylim(low, high)
+    plotext.xticks([0, last], ["0", f"step {last}"])
+    plotext.yticks([low, high], marks)
+    for curve in curves:
+        plotext.plot(curve.steps, curve.weights, marker=curve.mark, color=curve.color)
+    # Each curve hides the ones before it, so each is drawn once more in every n-th column.
+    for turn, curve in enumerate(curves if len(curves) > 1 else ()):
+        steps = np.arange(turn, columns, len(curves)) * last / (columns - 1)
+        steps = steps[steps <= curve.steps[-1]]
+        weights = np.interp(steps, curve.steps, curve.weights)
+        plotext.scatter(steps, weights, marker=curve.mark, color=curve.color)
+    return str(plotext.build())
 
 
 def _curves(name: str, config: LossConfig) -> Curves:
@@ -171,29 +188,16 @@ def _curves(name: str, config: LossConfig) -> Curves:
         raise HorizonError(f"{name}: {error}") from None
 
 
-def _notes(term: str, shown: Mapping[str, Shown]) -> list[str]:
-    """What the curves of a term do not show, a line each, with the configs it is said of."""
-    told: dict[str, list[str]] = {}
-    for name, each in shown.items():
-        note = steered_by(each.config, each.curves, term)
-        if note:
-            told.setdefault(note, []).append(name)
-    return [
-        note if len(names) == len(shown) else f"{', '.join(names)}: {note}"
-        for note, names in told.items()
-    ]
-
-
-def steered_by(config: LossConfig, curves: Curves, term: str) -> str:
-    """What multiplies the weight of a term in training; empty for what is drawn in full."""
-    if term not in config.terms:
-        return "has no such term"
-    if term not in curves.adaptive:
-        return ""
-    declared = config.terms[term]
-    factors = []
-    if declared.controller is not None:
-        factors.append(f"the controller {declared.controller.kind}")
-    if config.balancer is not None and declared.is_balanced:
-        factors.append(f"the balancer {config.balancer.kind}")
-    return f"times what {' and '.join(factors)} finds in training"
+def _notes(term: str, configs: Mapping[str, LossConfig]) -> Iterator[tuple[str, str]]:
+    """What the curves of a term do not show, with the name of the config."""
+    for name, config in configs.items():
+        if term not in config.terms:
+            yield name, "has no such term"
+            continue
+        declared, factors = config.terms[term], []
+        if declared.controller is not None:
+            factors.append(f"the controller {declared.controller.kind}")
+        if config.balancer is not None and declared.is_balanced:
+            factors.append(f"the balancer {config.balancer.kind}")
+        if factors:
+            yield name, f"multiplied in training by {' and '.join(factors)}"

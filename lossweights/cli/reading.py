@@ -1,10 +1,10 @@
-"""Configs as they are named on the command line: files, and sections of files."""
+"""Reads the configs named on the command line: files, and sections of files."""
 
 from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +15,7 @@ from lossweights.errors import ConfigError, quoted
 
 
 class Place(NamedTuple):
-    """Where a declaration is looked for.
-
-    Args:
-        path: The file.
-        at: The section, or None.
-    """
+    """A file, and the dotted path of a config in it, if any."""
 
     path: Path
     at: str | None
@@ -30,13 +25,7 @@ class Place(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What stands at a place.
-
-    Args:
-        place: The section too, where it was looked for and found.
-        criterion: As a training would build it.
-        warnings: What building it warned of.
-    """
+    """The criterion that a training would build, its place, and the warnings of building it."""
 
     place: Place
     criterion: WeightedLoss
@@ -44,7 +33,7 @@ class Found(NamedTuple):
 
 
 def place_of(argument: str, at: str | None) -> Place:
-    """The place that an argument names: a file, or `FILE:AT`."""
+    """The place that an argument names: `FILE`, with the option `--at`, or `FILE:AT`."""
     path, colon, own = argument.rpartition(":")
     if colon and not Path(argument).exists() and Path(path).exists():
         return Place(Path(path), own)
@@ -52,11 +41,11 @@ def place_of(argument: str, at: str | None) -> Place:
 
 
 def read(place: Place, changes: Mapping[str, Any]) -> Found:
-    """The criterion declared at a place, or in its only section, with changes made to it.
+    """The criterion of the config at a place, or in its only section, after changes to the config.
 
     Raises:
-        ConfigError: For a file without a declaration or with several, and for all that a training
-            would refuse: the place, and under it a line each.
+        ConfigError: If there is no config or several, or if a training would refuse it: the place,
+            and below it one line per problem.
     """
     try:
         return _read(place, changes)
@@ -71,7 +60,7 @@ def _read(place: Place, changes: Mapping[str, Any]) -> Found:
         sections = [".".join(map(str, (*location, *section))) for section in found]
         if len(sections) > 1:
             raise ConfigError(
-                f"{source.place(location)}: which declaration? there are {quoted(sections)}: "
+                f"{source.place(location)}: there are several configs, {quoted(sections)}: "
                 f"write --at {sections[0]}, or {place.path}:{sections[0]}"
             )
         place = Place(place.path, sections[0])
@@ -87,7 +76,7 @@ def _read(place: Place, changes: Mapping[str, Any]) -> Found:
 
 
 def _sections(data: Mapping[Any, Any]) -> Iterator[tuple[Any, ...]]:
-    """The paths of all tables that have terms."""
+    """The paths of all tables with terms."""
     if isinstance(data.get("terms"), Mapping | list):
         yield ()
         return
@@ -95,11 +84,3 @@ def _sections(data: Mapping[Any, Any]) -> Iterator[tuple[Any, ...]]:
         if isinstance(value, Mapping):
             for path in _sections(value):
                 yield (key, *path)
-
-
-def labels(places: Sequence[Place]) -> list[str]:
-    """A short and distinct name for each: the file's, with its section where it has one."""
-    names = {place.path.name for place in places}
-    if len(names) == len({place.path for place in places}):
-        places = [Place(Path(place.path.name), place.at) for place in places]
-    return [str(place) for place in places]

@@ -1,4 +1,4 @@
-"""`lossweights schema`: the JSON schema by which editors complete and check configs."""
+"""`lossweights schema`: the JSON schema with which editors complete and check configs."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Annotated, Any
 
 import typer
 
-from lossweights.cli.options import Imports, save, told
+from lossweights.cli.options import Imports, errors_as_messages, save
 from lossweights.config.loss_config import LossConfig
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-@told()
+@errors_as_messages()
 def schema(
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The file to write; else it is printed.")
+        Path | None, typer.Option(metavar="FILE", help="The file to write; printed by default.")
     ] = None,
     at: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Where in your files the declaration lies: loss."),
+        typer.Option(metavar="PATH", help="Dotted path of the config in your files: loss."),
     ] = None,
     _imports: Imports = None,
 ) -> None:
-    """The JSON schema for your editor.
+    """Write the JSON schema for your editor.
 
-    By it an editor completes and checks configs. It knows every kind that is registered, those of
-    plug-ins and --import too.
+    With it an editor completes and checks configs. It covers all registered kinds, including
+    those of plug-ins and --import.
 
     \b
     Examples:
@@ -37,7 +37,7 @@ def schema(
       lossweights schema --import my_schedules --out loss.schema.json
 
     \b
-    Name it in the first line of a YAML file:
+    Refer to it in the first line of a YAML file:
       # yaml-language-server: $schema=loss.schema.json
     or as a key at the top of a JSON file:
       "$schema": "./loss.schema.json"
@@ -51,7 +51,7 @@ def schema(
 
 
 def schema_at(at: str | None) -> dict[str, Any]:
-    """The schema of files whose declaration lies at a dotted path; all else in them is free."""
+    """The schema of files with a config at a dotted path; the rest of the file is not checked."""
     described = {"$schema": _DIALECT, **LossConfig.model_json_schema()}
     if not at:
         return described

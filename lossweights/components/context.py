@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -86,79 +85,93 @@ def orthonormal(names: Sequence[str], device: torch.device) -> Gradients:
     return Gradients(names, found, torch.ones(n, dtype=torch.bool, device=device))
 
 
-@dataclass
-class When:
-    """Where the clock stands.
-
-    Args:
-        horizon: The length of training, as far as it is known.
-        step: Optimizer steps done.
-        before: Steps that were done before the clock last moved.
-    """
-
-    horizon: Horizon
-    step: int = 0
-    before: int = 0
-
-
 class StepContext:
-    """When something happens, with the values of a component's scheduled fields then.
+    """What a component is given: the step, and the values of its scheduled fields at that step.
 
-    `now["target"]` is the value of the field `target` at this step, a 0-dim float32 tensor. What
-    runs inside a forward pass is told the values of its fields and nothing else: a compiled
-    graph must not depend on the number of the step. A balancer that weighs by gradients, which is
-    never compiled, is told those and the step too.
+    `now["target"]` is the value of the field `target`, a 0-dim float32 tensor. Inside a forward
+    pass only the values of scheduled fields are known: a compiled graph must not depend on the
+    number of the step. Balancers by gradients are never compiled, and know the step there too.
 
     Args:
         fields: Values of the fields that are schedules, by name.
-        when: Where the clock stands; None inside a forward pass.
-        gradients: Of the terms, with respect to what they share; None where nobody asked.
+        terms: Names of the terms that the component serves, sorted.
+        step: Optimizer steps done; None inside a forward pass.
+        before: Steps done before the clock last moved.
+        horizon: The length of training, as far as it is known.
+        gradients: Statistics of the terms' gradients; None for components without them.
+
+    >>> now = StepContext({"target": torch.tensor(3.0)}, step=200, before=199, horizon=Horizon(400))
+    >>> now["target"], now.step, now.passed("50%")
+    (tensor(3.), 200, True)
     """
 
-    __slots__ = ("_gradients", "_when", "fields")
+    __slots__ = ("_before", "_gradients", "_horizon", "_step", "fields", "terms")
 
     def __init__(
         self,
         fields: Mapping[str, Tensor],
-        when: When | None = None,
+        *,
+        terms: tuple[str, ...] = (),
+        step: int | None = None,
+        before: int | None = None,
+        horizon: Horizon | None = None,
         gradients: Gradients | None = None,
     ) -> None:
         self.fields = fields
-        self._when = when
+        self.terms = terms
+        self._step = step
+        self._before = step if before is None else before
+        self._horizon = horizon
         self._gradients = gradients
 
     def __getitem__(self, field: str) -> Tensor:
         if field not in self.fields:
             raise ValueError(
-                f"{field!r} is no scheduled field: type it Schedule (numbers may still be given), "
-                f"or read it as self.{field}"
+                f"{field!r} is not a scheduled field: type it Schedule (numbers may still be "
+                f"given), or read it as self.{field}"
             )
-        # A forward pass gets a copy: the clock may move, and write over it, before the backward.
-        return self.fields[field].clone() if self._when is None else self.fields[field]
+        # A forward pass gets a copy: the clock may move and overwrite it before the backward pass.
+        return self.fields[field].clone() if self._step is None else self.fields[field]
 
     @property
     def gradients(self) -> Gradients:
-        """What is known of the terms' gradients.
+        """Statistics of the terms' gradients.
 
         Raises:
-            RuntimeError: In a component that does not weigh by gradients.
+            RuntimeError: In a component other than a `GradientBalancer`.
         """
         if self._gradients is None:
             raise RuntimeError("gradients are known to a GradientBalancer only: derive from that")
         return self._gradients
 
+    def with_fields(self, fields: Mapping[str, Tensor]) -> StepContext:
+        """The same context with other values of scheduled fields."""
+        return self._with(fields, self._gradients)
+
     def with_gradients(self, gradients: Gradients) -> StepContext:
-        """The same moment, with what is known of the terms' gradients."""
-        return StepContext(self.fields, self._when, gradients)
+        """The same context with statistics of the terms' gradients."""
+        return self._with(self.fields, gradients)
+
+    def _with(self, fields: Mapping[str, Tensor], gradients: Gradients | None) -> StepContext:
+        return StepContext(
+            fields,
+            terms=self.terms,
+            step=self._step,
+            before=self._before,
+            horizon=self._horizon,
+            gradients=gradients,
+        )
 
     @property
     def step(self) -> int:
-        """Optimizer steps done so far.
+        """Optimizer steps done.
 
         Raises:
             RuntimeError: Inside a forward pass.
         """
-        return self._known().step
+        if self._step is None:
+            raise _unknown_step()
+        return self._step
 
     @property
     def horizon(self) -> Horizon:
@@ -167,23 +180,24 @@ class StepContext:
         Raises:
             RuntimeError: Inside a forward pass.
         """
-        return self._known().horizon
+        if self._step is None:
+            raise _unknown_step()
+        return Horizon() if self._horizon is None else self._horizon
 
     def passed(self, every: Duration | str) -> bool:
-        """Whether the clock has just reached, or gone past, a multiple of `every`.
+        """Whether the last move of the clock reached or passed a multiple of `every`.
 
         Raises:
-            HorizonError: Where the horizon does not say what `every` needs.
+            HorizonError: If the horizon lacks what `every` needs.
             RuntimeError: Inside a forward pass.
         """
-        when = self._known()
-        length = max(1, when.horizon.steps(every))
-        return when.step // length > when.before // length
+        step, before = self.step, self._before or 0
+        length = max(1, self.horizon.steps(every))
+        return step // length > before // length
 
-    def _known(self) -> When:
-        if self._when is None:
-            raise RuntimeError(
-                "the step is not known inside a forward pass: keep what you need of it in the "
-                "state, in update(), or make the field a Schedule and read now['field']"
-            )
-        return self._when
+
+def _unknown_step() -> RuntimeError:
+    return RuntimeError(
+        "the step is not known inside a forward pass: keep what you need of it in the state, in "
+        "update(), or make the field a Schedule and read now['field']"
+    )

@@ -23,13 +23,48 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import (
+    CoreSchema,
+    ErrorDetails,
+    InitErrorDetails,
+    PydanticCustomError,
+    core_schema,
+)
 
-from lossweights.components.reading import in_our_words, strict
+from lossweights.components.json_schema import FAMILY, with_kinds
 from lossweights.errors import did_you_mean, quoted
 
 PLUGIN_GROUP = "lossweights.plugins"
-_FAMILY = "lossweights-family"  # marks where a JSON schema is to list the kinds of a family
+
+
+def _strict(schema: Any) -> Any:
+    """Two rules of reading that pydantic has no setting for, laid into a class's schema.
+
+    Numbers refuse bools. And of `Duration | str` the duration alone validates: the other
+    members of such a union are what it can be written as, named for the type checker.
+    """
+    if isinstance(schema, list):
+        return [_strict(part) for part in schema]
+    if not isinstance(schema, dict) or schema.get("metadata", {}).get("strict"):
+        return schema
+    if schema.get("type") in ("float", "int"):
+        return core_schema.no_info_before_validator_function(
+            _refuse_bool,
+            schema,
+            metadata={"strict": True},
+        )
+    if schema.get("type") == "union":
+        for choice in schema["choices"]:
+            if isinstance(choice, dict) and choice.get("metadata", {}).get("reads_all"):
+                return choice
+    kept = ("cls", "function", "config", "default", "metadata", "ref", "serialization")
+    return {key: part if key in kept else _strict(part) for key, part in schema.items()}
+
+
+def _refuse_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"a number is needed, found {value}")
+    return value
 
 
 class Declaration(BaseModel):
@@ -52,19 +87,20 @@ class Declaration(BaseModel):
             return handler(data)
         except ValidationError as error:
             raise ValidationError.from_exception_data(
-                cls.__name__, [in_our_words(cls, problem) for problem in error.errors()]
+                cls.__name__, [_reworded(cls, problem) for problem in error.errors()]
             ) from None
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema: CoreSchema = strict(handler(source))
+        schema: CoreSchema = _strict(handler(source))
         return schema
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The JSON schema, with every registered kind of every family, plug-ins included."""
         load_plugins()
-        return _with_kinds(super().model_json_schema(*args, **kwargs))
+        families = {family.__name__: family for family in Component.__subclasses__()}
+        return with_kinds(super().model_json_schema(*args, **kwargs), families)
 
 
 class Component(Declaration):
@@ -227,7 +263,7 @@ class Component(Declaration):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         if cls is getattr(cls, "family", None):
-            return {_FAMILY: cls.__name__}
+            return {FAMILY: cls.__name__}
         described = handler.resolve_ref_schema(handler(schema))
         described["properties"] = {
             "kind": {"const": cls.kind},
@@ -272,35 +308,22 @@ def _dump_member(member: Component, info: SerializationInfo) -> dict[str, Any]:
     )
 
 
-def _with_kinds(schema: dict[str, Any]) -> dict[str, Any]:
-    """Puts, for every family that a JSON schema mentions, all its kinds into `$defs`."""
-    definitions: dict[str, Any] = schema.setdefault("$defs", {})
-    families = {family.__name__: family for family in Component.__subclasses__()}
-
-    def resolve(node: Any) -> Any:
-        if isinstance(node, list):
-            return [resolve(part) for part in node]
-        if not isinstance(node, dict):
-            return node
-        if _FAMILY in node:
-            family = node[_FAMILY]
-            if family not in definitions:
-                definitions[family] = {}  # so that a kind that nests its family ends here
-                define(families[family])
-            return {"$ref": f"#/$defs/{family}"}
-        return {key: resolve(part) for key, part in node.items()}
-
-    def define(family: type[Component]) -> None:
-        for kind, member in family.kinds().items():
-            described = super(Declaration, member).model_json_schema()
-            for name, part in described.pop("$defs", {}).items():
-                definitions.setdefault(name, resolve(part))
-            definitions[f"{family.__name__}.{kind}"] = resolve(described)
-        definitions[family.__name__] = {
-            "anyOf": family.shorthand_json_schemas()
-            + [{"$ref": f"#/$defs/{family.__name__}.{kind}"} for kind in family.kinds()]
+def _reworded(cls: type[BaseModel], problem: ErrorDetails) -> InitErrorDetails:
+    """A problem to raise again; an unknown field in words of ours."""
+    location, kind = problem["loc"], problem["type"]
+    if kind == "extra_forbidden" and len(location) == 1:
+        fields = cls.model_fields
+        owner = repr(cls.kind) if getattr(cls, "kind", "") else cls.__name__  # type: ignore[attr-defined]
+        message = (
+            f"unknown field {location[0]!r}{did_you_mean(str(location[0]), fields)} "
+            f"({owner} has {quoted(fields)})"
+        )
+        return {
+            "type": PydanticCustomError("unknown_field", message),
+            "loc": location,
+            "input": problem["input"],
         }
-
-    for name in list(definitions):
-        definitions[name] = resolve(definitions[name])
-    return resolve(schema | {"$defs": {}}) | {"$defs": definitions}  # type: ignore[no-any-return]
+    if kind == "unknown_field":
+        same = PydanticCustomError("unknown_field", problem["msg"])
+        return {"type": same, "loc": location, "input": problem["input"]}
+    return {"type": kind, "loc": location, "input": problem["input"], "ctx": problem.get("ctx", {})}

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from lossweights.components.context import State, StepContext
 from lossweights.components.declaration import Component
+from lossweights.components.numerics import TINY
 from lossweights.components.schedules import Schedule
 
 Level: TypeAlias = Literal["element", "dimension", "value"]
-
-_TINY = 1e-30
 
 
 class Transform(Component):
@@ -50,11 +49,12 @@ class Transform(Component):
         """
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        """Learns from one optimizer step: changes the tensors of `state` in place.
+        """Learns from one optimizer step; not called if no finite value was seen in it.
+
+        It changes the tensors of `state` or puts new ones in their place.
 
         Args:
-            observed: The reduced value before the transform, its mean over the step; 0-dim,
-                finite. Where nothing finite was seen, `update` is not heard.
+            observed: Mean of the reduced value over the step, before the transform; 0-dim, finite.
             state: What `init` declared.
             now: When: the step, the horizon, and the values of scheduled fields.
         """
@@ -143,7 +143,7 @@ class Log(Transform, kind="log"):
     tensor(4.6052)
     """
 
-    epsilon: Annotated[float, Field(gt=_TINY)] = 1e-8
+    epsilon: Annotated[float, Field(gt=TINY)] = 1e-8
 
     def apply(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return logarithm(value + self.epsilon)
@@ -182,7 +182,7 @@ class Relative(Transform, kind="relative"):
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         reference, size = state["reference"], observed.abs()
         known = reference if self.to == "first" else torch.lerp(size, reference, self.smoothing)
-        reference.copy_(torch.where(reference > _TINY, known, size))
+        reference.copy_(torch.where(reference > TINY, known, size))
 
 
 def logarithm(value: Tensor) -> Tensor:
@@ -207,5 +207,5 @@ def reference_for(value: Tensor, reference: Tensor) -> Tensor:
         reference: 0 where nothing was seen yet.
     """
     size = value.abs()
-    own = torch.where(size > _TINY, size, torch.ones_like(size))
-    return torch.where(reference > _TINY, reference, own)
+    own = torch.where(size > TINY, size, torch.ones_like(size))
+    return torch.where(reference > TINY, reference, own)

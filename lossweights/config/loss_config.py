@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from lossweights.components.balancers import Balancer, GradientBalancer
+from lossweights.components.balancers import Balancer
 from lossweights.components.controllers import Controller
 from lossweights.components.declaration import Declaration
 from lossweights.components.durations import Duration, read_total_steps
@@ -27,7 +27,7 @@ from lossweights.config.override import changed
 from lossweights.config.term import Term
 from lossweights.errors import ConfigError, did_you_mean, explain, quoted
 
-EvalWeights = Literal["final", "current", "ones"]
+EvalWeights = Literal["final", "current"]
 _LARGEST = float(np.finfo(np.float32).max)
 OnNonfinite = Literal["propagate", "raise", "skip_term"]
 
@@ -40,8 +40,8 @@ class LossConfig(Declaration):
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`; may be bound later.
         steps_per_epoch: Optimizer steps of an epoch; may be bound later.
         eval_weights: What counts in evaluation. `final`: each term as at the end of training,
-            one yardstick for the whole run. `current`: as in training at this step. `ones`: all
-            the same. A table of weights by name: those, and `final` for terms it does not name.
+            the same measure for the whole run. `current`: as in training at this step. A table of
+            weights by name: those, and `final` for terms it does not name.
         on_nonfinite: What a nan or inf among the terms does in training: `propagate` into the
             total, `raise` an error that names it, or `skip_term` (left out of the sum). The last
             two look at the values on the host, at each step.
@@ -128,7 +128,7 @@ class LossConfig(Declaration):
     @field_validator("eval_weights", mode="before")
     @classmethod
     def _known_rule(cls, rule: Any) -> Any:
-        rules = ("final", "current", "ones")
+        rules = ("final", "current")
         if isinstance(rule, dict) or rule in rules:
             return rule
         near = did_you_mean(str(rule), rules)
@@ -288,34 +288,3 @@ class Part(NamedTuple):
     place: str
     term: str | None
     component: Controller | Transform | Balancer
-
-
-def refuse_below_zero(config: LossConfig, *, is_learned: bool) -> None:
-    """Refuses terms that count negatively where the balancer can make no sense of them.
-
-    Args:
-        config: The declaration.
-        is_learned: Whether the weights of the balancer are learned.
-
-    Raises:
-        ConfigError: Naming the term.
-    """
-    why = why_above_zero(config.balancer, is_learned=is_learned)
-    for name in config.balanced_names if why else ():
-        term = config.terms[name]
-        holds = term.controller is not None and not term.controller.stays_above_zero
-        if term.weight < 0 or holds:
-            what = "a controller that may give weights below 0" if holds else "a negative weight"
-            raise ConfigError(
-                f"term {name!r} has {what}, {why}: write balanced: false at terms.{name}, or turn "
-                "the term's sign round"
-            )
-
-
-def why_above_zero(balancer: Balancer | None, *, is_learned: bool) -> str:
-    """Why a balancer can make no sense of a term that counts negatively; empty where it can."""
-    if is_learned:
-        return "under which a weight that the balancer learns grows for ever"
-    if isinstance(balancer, GradientBalancer) and "gramian" in balancer.needs:
-        return "under which the balancer takes its agreement with the others for conflict"
-    return ""

@@ -1,16 +1,14 @@
-"""Every schedule of a config, evaluated in blocks."""
+"""Base weight x schedule over time, and the scheduled fields of components, in numpy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules import Schedule, Steps, Values
@@ -20,17 +18,17 @@ from lossweights.errors import ConfigError, HorizonError
 
 T = TypeVar("T")
 
-_BLOCK_STEPS = 1024
-_BLOCK_VALUES = 1 << 19  # of configs with thousands of terms, fewer steps at a time
+BLOCK_STEPS = 1024  # steps that are evaluated at a time
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Timeline:
     """Every schedule of a config over time, in columns.
 
     First the weights of the terms, in sorted order of their names: base weight times schedule, 0
-    while dormant. Then the scheduled fields of controllers, transforms and the balancer. Blocks
-    begin at multiples of `block_steps` whatever step is asked for, so that a value never depends
-    on where one began to look.
+    while dormant. Then the scheduled fields of controllers, transforms and the balancer. Schedules
+    are evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not depend
+    on the step asked for first.
 
     Args:
         config: The declaration.
@@ -38,95 +36,100 @@ class Timeline:
 
     Attributes:
         names: The terms, sorted.
-        fields: For each component that adapts, by its place, the column of each scheduled field.
-        is_patterned: Whether there are terms that are dormant or left out at some step.
+        fields: The column of each scheduled field, by the place of its component and its name.
+        starts: The step at which each term wakes up.
+        is_patterned: Whether any term is dormant or skipped at some step.
 
     Raises:
-        HorizonError: Where a schedule needs more of the horizon than is known; names the term.
-        ConfigError: Where a schedule has no finite float32 for a step; names the term.
+        HorizonError: If a schedule needs more of the horizon than is known; names the term.
+        ConfigError: If a schedule has no finite float32 for a step; names the term.
     """
 
     def __init__(self, config: LossConfig, horizon: Horizon) -> None:
-        self.config = config
-        self.horizon = horizon
-        self.names = tuple(sorted(config.terms))
+        self.config, self.horizon = config, horizon
+        terms = dict(sorted(config.terms.items()))
+        self.names = tuple(terms)
+        self._columns = [weight_of(config, name, horizon) for name in terms]
         self.starts = {
-            name: _named(f"term {name!r}", partial(horizon.steps, config.terms[name].after))
-            for name in self.names
+            name: column.start for name, column in zip(terms, self._columns, strict=True)
         }
-        self._horizons = {start: horizon.local(start) for start in {0, *self.starts.values()}}
-        self._late = [name for name, start in self.starts.items() if start > 0]
-        self._all_awake = max(self.starts.values())
+        self._last_start = max(self.starts.values())
         self._skippable = {
             name: column
-            for column, name in enumerate(self.names)
-            if config.terms[name].when_zero == "skip"
+            for column, (name, term) in enumerate(terms.items())
+            if term.when_zero == "skip"
         }
-        self.is_patterned = bool(self._late or self._skippable)
-        self._columns = [
-            _Column(f"term {name!r}", term.schedule, self.starts[name], term.weight, is_weight=True)
-            for name, term in sorted(config.terms.items())
-        ]
+        self.is_patterned = bool(self._last_start or self._skippable)
         self.fields: dict[str, dict[str, int]] = {}
         for place, term_name, component in config.adaptive_parts():
             start = 0 if term_name is None else self.starts[term_name]
             for field in type(component).model_fields:
                 value = getattr(component, field)
                 if isinstance(value, Duration):
-                    _named(place, partial(horizon.length, value))  # is asked for in mid-training
+                    _named(
+                        place, partial(horizon.length, value)
+                    )  # refused now, not in mid-training
                 elif isinstance(value, Schedule):
                     self.fields.setdefault(place, {})[field] = len(self._columns)
-                    is_final = isinstance(component, Transform)  # all else is 1 in evaluation
+                    # In evaluation only transforms act; all other factors are 1.
+                    is_final = isinstance(component, Transform)
                     self._columns.append(
-                        _Column(f"{place}.{field}", value, start, is_final=is_final)
+                        Column(
+                            f"{place}.{field}",
+                            value,
+                            start,
+                            horizon.local(start),
+                            is_final=is_final,
+                        )
                     )
-        # Columns that share a schedule share its evaluation.
-        groups: dict[Hashable, list[int]] = {}
-        for index, column in enumerate(self._columns):
-            key = (_identity(column.schedule), column.start, column.is_weight, column.is_final)
-            groups.setdefault(key, []).append(index)
-        self._groups = list(groups.values())
-        self._bases = np.array([column.base for column in self._columns])
-        self.block_steps = max(16, min(_BLOCK_STEPS, _BLOCK_VALUES // len(self._columns)))
         self._first, self._block = -1, np.empty((0, len(self._columns)))
-        self._uploaded_first, self._uploaded_to = 0, torch.device("cpu")
-        self._rows: tuple[Tensor, ...] = ()
         self.row(0)
 
     @property
     def width(self) -> int:
-        """How many columns there are."""
+        """Number of columns."""
         return len(self._columns)
 
     def row(self, step: int) -> Values:
-        """The values of one step in all columns, float64; the first are those of `names`."""
-        first = step - step % self.block_steps
-        if first != self._first:
-            self._block = self._evaluate(np.arange(first, first + self.block_steps))
-            self._first = first
-        row: Values = self._block[step - first]
+        """The values of one step in all columns, float64."""
+        first, block = self.block(step)
+        row: Values = block[step - first]
         return row
 
-    def tensor_row(self, step: int, device: torch.device) -> Tensor:
-        """The values of one step, float32 on a device; a GPU gets one upload a block."""
-        index = step - self._uploaded_first
-        if not 0 <= index < len(self._rows) or device != self._uploaded_to:
-            self.row(step)
-            with torch.inference_mode(mode=False):  # training could not use what is made in it
-                block = torch.from_numpy(self._block.astype(np.float32))
-                self._rows = block.to(device, non_blocking=True).unbind()
-            self._uploaded_first, self._uploaded_to = self._first, device
-            index = step - self._first
-        return self._rows[index]
+    def block(self, step: int) -> tuple[int, Values]:
+        """The block with a step: its first step, and the values of `BLOCK_STEPS` steps."""
+        first = step - step % BLOCK_STEPS
+        if first != self._first:
+            self._block = self.rows(np.arange(first, first + BLOCK_STEPS))
+            self._first = first
+        return self._first, self._block
+
+    def rows(self, steps: Steps) -> Values:
+        """The values of any steps in all columns, float64, shape (steps, columns).
+
+        Raises:
+            ConfigError: If a schedule fails, or a value is too large for float32.
+        """
+        rows = np.stack([column.values(steps) for column in self._columns], axis=1)
+        too_large = np.abs(rows) > _LARGEST
+        if too_large.any():
+            row, index = np.argwhere(too_large)[0]
+            raise ConfigError(
+                f"{self._columns[index].label}: {self._columns[index].value_of('')} at step "
+                f"{steps[row]} is {rows[row, index]:g}, too large for float32"
+            )
+        return rows
 
     def dormant(self, step: int) -> frozenset[str]:
         """The terms that are dormant at a step."""
-        if step >= self._all_awake:
+        if step >= self._last_start:
             return frozenset()
-        return frozenset(name for name in self._late if step < self.starts[name])
+        return frozenset(name for name, start in self.starts.items() if step < start)
 
-    def left_out(self, step: int) -> frozenset[str]:
-        """The terms that are left out of the sum at a step: `when_zero: skip`, with weight 0."""
+    def skipped(self, step: int) -> frozenset[str]:
+        """The terms of weight 0 that `when_zero: skip` leaves out of the sum at a step."""
+        if not self._skippable:
+            return frozenset()
         row = self.row(step)
         return frozenset(name for name, column in self._skippable.items() if row[column] == 0)
 
@@ -134,26 +137,21 @@ class Timeline:
         """The values at the end of training: base weight times `schedule.final`.
 
         Args:
-            but: Terms whose schedules are not asked; their base weights are here.
+            but: Terms whose schedules are not asked; they have their base weights.
 
         Raises:
             HorizonError: For a schedule that never settles, while the end is not known.
             ConfigError: For a weight that is too large for float32; names the term.
         """
-        finals = self._bases.copy()
-        quiet = {index for index, name in enumerate(self.names) if name in but}
-        for indexes in self._groups:
-            column = self._columns[indexes[0]]
-            if column.schedule is not None and column.is_final and not quiet.issuperset(indexes):
-                horizon = self._horizons[column.start]
-                finals[indexes] *= _named(column.label, partial(column.schedule.final, horizon))
-        too_large = ~(np.abs(finals) <= np.finfo(np.float32).max)  # nan too
-        if too_large.any():
-            index = int(too_large.argmax())
-            raise ConfigError(
-                f"{self._columns[index].label}: {self._columns[index].what('final')} is "
-                f"{finals[index]:g}, which float32 cannot hold"
-            )
+        finals = np.array([column.base for column in self._columns])
+        for index, column in enumerate(self._columns):
+            if column.is_final and (index >= len(self.names) or self.names[index] not in but):
+                finals[index] = column.final()
+            if not abs(finals[index]) <= _LARGEST:  # nan too
+                raise ConfigError(
+                    f"{column.label}: {column.value_of('final')} is {finals[index]:g}, which "
+                    "float32 cannot hold"
+                )
         return finals.astype(np.float32)
 
     def refuse_negative(self, names: Collection[str], why: str) -> None:
@@ -161,102 +159,118 @@ class Timeline:
 
         Args:
             names: The terms.
-            why: What is wrong with that, after `its weight goes down to -1, `.
+            why: Why a negative weight makes no sense, for the message.
 
         Raises:
             ConfigError: Naming the term.
         """
         total = self.horizon.total_steps
-        last = total if isinstance(total, int) else _BLOCK_STEPS
-        steps = np.unique(np.linspace(0, last, _BLOCK_STEPS).astype(np.int64))
-        lowest = self._evaluate(steps).min(axis=0)
+        last = total if isinstance(total, int) else BLOCK_STEPS
+        steps = np.unique(np.linspace(0, last, BLOCK_STEPS).astype(np.int64))
+        lowest = self.rows(steps).min(axis=0)
         for name, value in zip(self.names, lowest, strict=False):
             if name in names and value < 0:
                 raise ConfigError(
                     f"term {name!r}: its weight goes down to {value:g}, {why}: write balanced: "
-                    f"false at terms.{name}, or turn the term's sign round"
+                    f"false at terms.{name}, or flip the term's sign"
                 )
 
     def overruns(self) -> list[str]:
-        """What would not arrive: for each schedule that ends after training, a sentence."""
-        if not isinstance(self.horizon.total_steps, int):
+        """What does not arrive: a sentence for each schedule that ends after training."""
+        total = self.horizon.total_steps
+        if not isinstance(total, int):
             return []
-        total, sentences = self.horizon.total_steps, []
-        for name, start in self.starts.items():
-            term = self.config.terms[name]
-            end = None if term.schedule is None else term.schedule.ends(self._horizon_of(name))
-            if start >= total > 0:
+        sentences = []
+        for index, column in enumerate(self._columns):
+            end = column.end()
+            is_late = end is not None and end > total > 0 and column.base != 0
+            name = self.names[index] if column.is_weight else ""
+            if column.start >= total > 0:
+                if column.is_weight:
+                    sentences.append(
+                        f"{column.label} is dormant for the whole training: terms.{name}.after is "
+                        f"{self.config.terms[name].after}, training takes {total} steps"
+                    )
+            elif is_late and end is not None:
+                reached = column.values(np.array([total]))[0]
+                what, kind = ("its schedule ends", "weight") if name else ("it ends", "value")
+                place = f" at terms.{name}.schedule" if name else ""
                 sentences.append(
-                    f"term {name!r} is dormant for the whole training: terms.{name}.after is "
-                    f"{term.after}, training takes {total} steps"
-                )
-            elif end is not None and start + end > total > 0 and term.weight != 0:
-                reached = self._evaluate(np.array([total]))[0, self.names.index(name)]
-                sentences.append(
-                    f"term {name!r} does not arrive: its schedule ends at step "
-                    f"{math.ceil(start + end)}, training at {total}, with a weight of {reached:g}; "
-                    f"shorten {term.schedule!r} at terms.{name}.schedule, or train longer"
-                )
-        for column in self._columns[len(self.names) :]:
-            if column.schedule is None or column.start >= total:
-                continue
-            end = column.schedule.ends(self._horizons[column.start])
-            if end is not None and column.start + end > total > 0:
-                reached = self._evaluate(np.array([total]))[0, self._columns.index(column)]
-                sentences.append(
-                    f"{column.label} does not arrive: it ends at step "
-                    f"{math.ceil(column.start + end)}, training at {total}, with a value of "
-                    f"{reached:g}; shorten {column.schedule!r}, or train longer"
+                    f"{column.label} does not arrive: {what} at step {math.ceil(end)}, training at "
+                    f"{total}, with a {kind} of {reached:g}; shorten {column.schedule!r}{place}, "
+                    "or train longer"
                 )
         return sentences
 
-    def _horizon_of(self, name: str) -> Horizon:
-        return self._horizons[self.starts[name]]
 
-    def _evaluate(self, steps: Steps) -> Values:
-        rows = np.empty((len(steps), len(self._columns)))
-        for indexes in self._groups:
-            column = self._columns[indexes[0]]
-            factor: Values = np.ones(len(steps))
-            if column.schedule is not None:
-                local = np.maximum(steps - column.start, 0)
-                horizon = self._horizons[column.start]
-                factor = _named(column.label, partial(column.schedule, local, horizon))
-            if column.is_weight:
-                factor = np.where(steps >= column.start, factor, 0.0)
-            rows[:, indexes] = factor[:, None] * self._bases[indexes]
-        too_large = np.abs(rows) > np.finfo(np.float32).max
-        if too_large.any():
-            row, index = np.argwhere(too_large)[0]
-            raise ConfigError(
-                f"{self._columns[index].label}: {self._columns[index].what('')} at step "
-                f"{steps[row]} is {rows[row, index]:g}, too large for float32"
-            )
-        return rows
+class Column(NamedTuple):
+    """A base weight times a schedule over time, or a scheduled field of a component.
 
-
-class _Column(NamedTuple):
-    """A schedule with what the timeline makes of it; not `is_final` where only training asks."""
+    Args:
+        label: For messages.
+        schedule: None for a constant.
+        start: The step at which it begins.
+        horizon: The length of training from there on.
+        base: What the schedule is multiplied by.
+        is_weight: Whether it is 0 before `start`.
+        is_final: Whether it counts in evaluation.
+    """
 
     label: str
     schedule: Schedule | None
     start: int
+    horizon: Horizon
     base: float = 1.0
     is_weight: bool = False
     is_final: bool = True
 
-    def what(self, which: str) -> str:
+    def values(self, steps: Steps) -> Values:
+        """The values at any steps, float64.
+
+        Raises:
+            HorizonError: If the schedule needs more of the horizon than is known.
+            ConfigError: If the schedule fails.
+        """
+        factor: Values = np.ones(len(steps))
+        if self.schedule is not None:
+            local = np.maximum(steps - self.start, 0)
+            factor = _named(self.label, partial(self.schedule, local, self.horizon))
+        if self.is_weight:
+            factor = np.where(steps >= self.start, factor, 0.0)
+        values: Values = factor * self.base
+        return values
+
+    def end(self) -> float | None:
+        """The step of training from which the value no longer changes; None if it never settles."""
+        if self.schedule is None:
+            return float(self.start)
+        end = self.schedule.ends(self.horizon)
+        return None if end is None else self.start + end
+
+    def final(self) -> float:
+        """The value at the end of training.
+
+        Raises:
+            HorizonError: For a schedule that never settles, while the end is not known.
+        """
+        if self.schedule is None:
+            return self.base
+        return self.base * _named(self.label, partial(self.schedule.final, self.horizon))
+
+    def value_of(self, which: str) -> str:
         """`its final weight`: the words for the value in a message."""
         return " ".join(filter(None, ("its", which, "weight" if self.is_weight else "value")))
 
 
-def _identity(schedule: Schedule | None) -> Hashable:
-    """What equal schedules share; one with fields that cannot be hashed is like no other."""
-    try:
-        hash(schedule)
-    except TypeError:
-        return id(schedule)
-    return schedule
+def weight_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
+    """The weight of a term over time.
+
+    Raises:
+        HorizonError: If `after` needs more of the horizon than is known; names the term.
+    """
+    term, label = config.terms[name], f"term {name!r}"
+    start = _named(label, partial(horizon.steps, term.after))
+    return Column(label, term.schedule, start, horizon.local(start), term.weight, is_weight=True)
 
 
 def _named(label: str, compute: Callable[[], T]) -> T:

@@ -1,117 +1,249 @@
-"""The clock of a training: how many optimizer steps are done, and who may move it."""
+"""The clock of a training: how many optimizer steps are done, and how long training takes."""
 
 from __future__ import annotations
 
 import weakref
+from numbers import Integral
 from typing import Any, Protocol, Self
 
 from torch.optim import Optimizer
 
+from lossweights.components.durations import Duration, Horizon
+
 
 class Listener(Protocol):
-    """What is told when a clock moves."""
+    """An object that a clock notifies."""
 
-    def clock_stepped(self, before: int) -> None:
-        """Optimizer steps were done: the clock moved on from `before`. Told ahead of the move."""
+    def on_tick(self, before: int, step: int, *, stepped: bool) -> None:
+        """The clock moved from `before` to `step`; `stepped` if optimizer steps were done."""
 
-    def clock_set(self) -> None:
-        """The clock goes to another time, without steps having been done."""
+    def after_tick(self, before: int, *, stepped: bool) -> None:
+        """The same, once `on_tick` of all listeners has returned."""
 
-    def clock_moved(self, before: int) -> None:
-        """The clock stood at `before` and stands elsewhere now."""
+    def on_bind(self) -> None:
+        """The horizon of the clock changed."""
+
+    def refresh(self) -> None:
+        """The step of the clock was restored from a checkpoint."""
 
 
 class Clock:
-    """Counts optimizer steps, for one owner and everyone who listens.
+    """Counts the optimizer steps of a training and knows how long it takes.
 
-    A copy or a pickle keeps the count alone: it is not followed by anything, and whoever
-    owns the copy starts to listen again.
+    Every criterion has one, `criterion.clock`, and several criteria share one with
+    `WeightedLoss(..., clock=other.clock)`.
+
+    Args:
+        total_steps: Optimizer steps of the whole training, or `"40 epochs"`; None if unknown.
+        steps_per_epoch: Optimizer steps of an epoch; None if unknown.
+
+    Attributes:
+        step: Optimizer steps done.
+        follower: What moves the clock with an optimizer; None if nothing does.
+        declared: The horizon given at construction; `bind` does not change it.
+
+    A copy or a pickle keeps the step and the horizon. It follows no optimizer, and the copied
+    criteria subscribe to it again.
+
+    >>> clock = Clock(total_steps=100)
+    >>> clock.advance()
+    >>> clock.step, clock.horizon.total_steps
+    (1, 100)
     """
 
-    def __init__(self, step: int = 0) -> None:
-        self.step = step
+    def __init__(
+        self,
+        total_steps: int | Duration | str | None = None,
+        steps_per_epoch: int | None = None,
+    ) -> None:
+        self.step = 0
         self.follower: Follower | None = None
+        self._bound = (total_steps, steps_per_epoch)
+        self.declared = self._horizon = Horizon(total_steps, steps_per_epoch)
         self._listeners: list[weakref.ref[Listener]] = []
 
-    def listen(self, listener: Listener) -> None:
-        """Tells `listener` of every move from now on, for as long as it lives."""
+    @property
+    def horizon(self) -> Horizon:
+        """The length of training, as far as it is known."""
+        return self._horizon
+
+    def advance(self, n: int = 1) -> None:
+        """Counts `n` optimizer steps that were done.
+
+        All criteria on this clock learn and update their weights, then their callbacks run. An
+        exception is raised after all of them were notified.
+
+        Raises:
+            RuntimeError: While the clock follows an optimizer.
+            ValueError: If `n` is not a whole number of at least 0.
+        """
+        if n.__class__ is not int or n < 0:
+            n = whole_number("advance", n)
+        if self.follower is not None and self.follower.is_alive:
+            raise RuntimeError(
+                "this criterion follows an optimizer, which moves its clock: drop the call of "
+                "step(), or release the clock with the handle that follow() returned, "
+                "handle.remove()"
+            )
+        self._move(self.step + n, stepped=True)
+
+    def count_step(self) -> None:
+        """Counts one step of the optimizer that the clock follows."""
+        self._move(self.step + 1, stepped=True)
+
+    def set(self, step: int) -> None:
+        """Sets the clock. Adaptive state stays as it is; observations of the step are dropped.
+
+        Raises:
+            ValueError: If `step` is not a whole number of at least 0.
+        """
+        self._move(whole_number("set", step), stepped=False)
+
+    def restore(self, step: int) -> None:
+        """Sets the step of a checkpoint; `refresh` follows once everything is loaded."""
+        self.step = step
+
+    def refresh(self) -> None:
+        """Makes all criteria on this clock compute the weights of its step."""
+        for listener in self._alive():
+            listener.refresh()
+
+    def bind(
+        self, *, total_steps: int | Duration | str | None = None, steps_per_epoch: int | None = None
+    ) -> None:
+        """Sets how long training takes, for all criteria on this clock.
+
+        Args:
+            total_steps: Optimizer steps of the whole training, or `"40 epochs"`.
+            steps_per_epoch: Optimizer steps of an epoch.
+
+        Raises:
+            ValueError: If it is not a length of training, such as a percentage. Then nothing
+                changes.
+        """
+        bound, horizon = self._bound, self._horizon
+        self._bound = (
+            bound[0] if total_steps is None else total_steps,
+            bound[1] if steps_per_epoch is None else steps_per_epoch,
+        )
+        notified = []
+        try:
+            self._horizon = Horizon(*self._bound)
+            for listener in self._alive():
+                notified.append(listener)
+                listener.on_bind()
+        except Exception:
+            self._bound, self._horizon = bound, horizon
+            for listener in notified[:-1]:
+                listener.on_bind()
+            raise
+
+    def follow(self, optimizer: Optimizer) -> Follower:
+        """Moves the clock with each step of `optimizer`.
+
+        Args:
+            optimizer: A torch optimizer, or the wrapper of Lightning or Accelerate around one.
+
+        Returns:
+            A handle. Its `remove()`, or leaving its `with` block, releases the clock.
+
+        Raises:
+            RuntimeError: If the clock follows an optimizer already.
+            TypeError: If it is not a torch optimizer.
+        """
+        if self.follower is not None and self.follower.is_alive:
+            raise RuntimeError(
+                "this criterion follows an optimizer already, and one clock has one owner: release "
+                "it first with handle.remove(), or build a second criterion with "
+                "clock=criterion.clock to share it"
+            )
+        return Follower(self, unwrapped(optimizer))
+
+    def subscribe(self, listener: Listener) -> None:
+        """Notifies `listener` from now on, for as long as it exists."""
         alive = [reference for reference in self._listeners if reference() is not None]
         self._listeners = [*alive, weakref.ref(listener)]
 
-    def advance(self, steps: int) -> None:
-        """Counts optimizer steps that were done, and tells everyone, also where one raises."""
-        before, self.step = self.step, self.step + steps
+    def state_dict(self) -> dict[str, Any]:
+        """The step; criteria save that of their own clock themselves."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Sets the clock to the step of `state_dict`."""
+        self.set(state["step"])
+
+    def _alive(self) -> list[Listener]:
+        return [found for reference in self._listeners if (found := reference()) is not None]
+
+    def _move(self, step: int, *, stepped: bool) -> None:
+        before, self.step = self.step, step
         failed: Exception | None = None
-        for reference in self._listeners:
-            if (listener := reference()) is not None:
-                try:
-                    listener.clock_stepped(before)
-                    listener.clock_moved(before)
-                except Exception as error:  # noqa: BLE001  # raised when all are told
-                    failed = failed or error
+        listeners = self._alive()
+        for listener in listeners:
+            try:
+                listener.on_tick(before, step, stepped=stepped)
+            except Exception as error:  # noqa: BLE001  # raised below, after all are notified
+                failed = failed or error
+        for listener in listeners:
+            try:
+                listener.after_tick(before, stepped=stepped)
+            except Exception as error:  # noqa: BLE001  # the same
+                failed = failed or error
         if failed is not None:
             raise failed
 
-    def set(self, step: int) -> None:
-        """Goes to another time, and tells everyone."""
-        for reference in self._listeners:
-            if (listener := reference()) is not None:
-                listener.clock_set()
-        self.restore(step)
-
-    def restore(self, step: int) -> None:
-        """Goes to the time of a checkpoint; what was seen is the business of whoever loads it."""
-        before, self.step = self.step, step
-        for reference in self._listeners:
-            if (listener := reference()) is not None:
-                listener.clock_moved(before)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {"step": self.step}
+        kept = ("step", "declared", "_bound", "_horizon")
+        return {key: self.__dict__[key] for key in kept}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["step"])  # type: ignore[misc]
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__dict__.update(kept, follower=None, _listeners=[])
 
 
 class Follower:
-    """Moves a clock by one at each real step of an optimizer, until it is removed.
+    """Moves a clock by one at each step of an optimizer, until it is removed.
 
     A context manager: leaving it removes it.
+
+    Attributes:
+        of_trainer: Whether a trainer follows, which replaces a follower that it left behind.
     """
+
+    of_trainer = False
 
     def __init__(self, clock: Clock, optimizer: Optimizer) -> None:
         self._clock = clock
         self._optimizer = weakref.ref(optimizer)
-        self._counted = False
+        self._is_counted = False
         self._hooks = (
-            optimizer.register_step_pre_hook(self._begins),
-            optimizer.register_step_post_hook(self._done),
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
         )
         clock.follower = self
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is still an optimizer to follow."""
+        """Whether the optimizer still exists."""
         return self._optimizer() is not None
 
     def remove(self) -> None:
-        """Gives the clock up: another optimizer, or `step()`, may move it."""
+        """Releases the clock: another optimizer, or `step()`, may move it."""
         for hook in self._hooks:
             hook.remove()
         if self._clock.follower is self:
             self._clock.follower = None
 
-    def _begins(self, *_: Any) -> None:
-        self._counted = False
+    def _before_step(self, *_: Any) -> None:
+        self._is_counted = False
 
-    def _done(self, optimizer: Optimizer, *_: Any) -> None:
-        if self._counted:  # torch calls the hooks again for a subclass around super().step()
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._is_counted:  # torch calls the hooks again for a subclass around super().step()
             return
-        self._counted = True
-        # A fused optimizer is called on a step that the scaler skips, and told so on the device.
+        self._is_counted = True
+        # A gradient scaler calls a fused optimizer even to skip a step; the flag is on the device.
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is None or not bool(found_inf):
-            self._clock.advance(1)
+            self._clock.count_step()
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +256,7 @@ def unwrapped(optimizer: object) -> Optimizer:
     """The torch optimizer inside the wrappers of Lightning and Accelerate.
 
     Raises:
-        TypeError: For what is, and holds, no torch optimizer.
+        TypeError: If there is no torch optimizer inside.
     """
     inner = optimizer
     while (wrapped := getattr(inner, "optimizer", None)) is not None:
@@ -135,3 +267,14 @@ def unwrapped(optimizer: object) -> Optimizer:
             "with anything else call criterion.step() after each of its steps"
         )
     return inner
+
+
+def whole_number(call: str, n: object) -> int:
+    """`n`, checked for `call`.
+
+    Raises:
+        ValueError: If it is not a whole number of at least 0.
+    """
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
+        raise ValueError(f"{call}() takes a whole number of at least 0, found {n!r}")
+    return int(n)

@@ -1,89 +1,254 @@
-"""What a checkpoint holds: the step, and the names by which it is known to be of these terms."""
+"""Every tensor that changes in training: declared, moved, saved and loaded as one.
+
+They are plain tensors and not buffers, which DistributedDataParallel would overwrite from the first
+rank. Learned tensors are parameters.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-KEYS = ("step", "term_names")
-
-
-def written(names: Collection[str], step: int | None) -> dict[str, Tensor]:
-    """The state as tensors, which every way of saving takes; without a step for a shared clock."""
-    state = {"term_names": encoded(sorted(names))}
-    if step is not None:
-        state["step"] = torch.tensor(step)
-    return state
+from lossweights.components.context import State
+from lossweights.criterion.distributed import ProcessGroup
+from lossweights.errors import warn
 
 
-def encoded(names: Sequence[str]) -> Tensor:
-    """Names as a tensor of bytes."""
-    return torch.tensor(list(json.dumps(names).encode()), dtype=torch.uint8)
-
-
-def decoded(names: Tensor) -> list[str]:
-    """The names again.
-
-    Raises:
-        ValueError: For bytes that hold none.
-    """
-    return list(json.loads(bytes(names.tolist())))
-
-
-class Trail:
-    """Where the keys of a state lead to that are no parameters.
+class _StateKey:
+    """Attribute stand-in for state keys that are not parameters.
 
     `torch.distributed.checkpoint.state_dict` follows every key of a model's state as attributes.
     """
 
-    def __getattr__(self, name: str) -> Trail:
-        if name.startswith("__") or name == "_fqn_modifiers":  # asked of any object, no keys
+    def __getattr__(self, name: str) -> _StateKey:
+        if name.startswith("__") or name == "_fqn_modifiers":  # asked of any object
             raise AttributeError(name)
         return self
 
 
-def read_step(found: Mapping[str, Any], error_msgs: list[str]) -> int | None:
-    """The step of a state; None where there is none, or one that cannot be."""
-    if "step" not in found:
-        return None
-    step = int(found["step"])
-    if step < 0:
-        error_msgs.append(f"step is at least 0, found {step}")
-        return None
-    return step
+class AdaptiveState(nn.Module):
+    """Tables of tensors, by group and key, in one module.
 
+    Args:
+        names: The balanced terms, sorted: the last axis of tensors that have terms.
+        channels: Names of the entries of the table `observed`.
+        group: The processes over which gradients of learned tensors are averaged.
 
-def compare_names(
-    found: Mapping[str, Any],
-    names: Collection[str],
-    prefix: str,
-    missing_keys: list[str],
-    unexpected_keys: list[str],
-    error_msgs: list[str],
-) -> None:
-    """Names the terms that only the checkpoint or only the criterion has.
-
-    As keys, so that strict=False goes on without them: torch tells no module which it is.
+    Attributes:
+        device: The device of all tensors.
     """
-    if "term_names" not in found:
-        return
-    try:
-        saved = set(decoded(found["term_names"]))
-    except ValueError:
-        error_msgs.append("term_names holds no names of terms: the checkpoint is damaged")
-        return
-    missing_keys += [
-        f"{prefix}terms.{name} (not a term of this checkpoint; strict=False goes on)"
-        for name in sorted(set(names) - saved)
-    ]
-    unexpected_keys += [
-        f"{prefix}terms.{name} (not a term of this criterion; strict=False goes on)"
-        for name in sorted(saved - set(names))
-    ]
+
+    # First parts of the keys in a checkpoint; no attribute of an instance has such a name.
+    terms = balancer = gradients = observed = last_observed = _StateKey()
+    balanced_names = channel_names = _StateKey()
+
+    def __init__(self, names: Sequence[str], channels: Sequence[str], group: ProcessGroup) -> None:
+        super().__init__()
+        self.device = torch.device("cpu")
+        self._names, self._channels = tuple(names), tuple(channels)
+        self._group = group
+        self._tables: dict[str, State] = {}
+        self._pairs: set[str] = set()
+
+    def declare(self, group: str, table: State, pairs: Collection[str] = ()) -> State:
+        """Takes charge of a table.
+
+        Args:
+            group: The first part of its keys in a checkpoint.
+            table: Its tensors; parameters become those of this module, under their own names.
+            pairs: Keys of tensors with an entry for each pair of terms.
+
+        Returns:
+            The table. Its tensors are replaced in it when they move to another device.
+        """
+        for key, tensor in table.items():
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(key, tensor)
+        self._tables[group] = table
+        self._pairs |= {f"{group}.{key}" for key in pairs}
+        return table
+
+    def average_gradients(self) -> None:
+        """Averages the gradients of learned tensors over the ranks from now on."""
+        self._group.average_gradients(list(self.parameters()))
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether any tensor is learned."""
+        return bool(self._parameters)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if hasattr(param, "device_mesh"):
+            self._refuse_shards(name)
+        super().register_parameter(name, param)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Does nothing new; but FSDP2 bypasses `register_parameter` unless a class has its own.
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self._parameters:  # FSDP1 begins by deleting it
+            self._refuse_shards(name)
+        super().__delattr__(name)
+
+    def _refuse_shards(self, name: str) -> None:
+        raise RuntimeError(
+            f"the learned weights of a criterion ({name}) cannot be sharded, each rank needs them "
+            "whole: write fully_shard(model, ignored_params=set(criterion.parameters())), or "
+            "FullyShardedDataParallel(model, ignored_states=list(criterion.parameters())); the "
+            "criterion averages their gradients itself"
+        )
+
+    # Devices
+
+    def move(self, device: torch.device) -> None:
+        """Moves all tensors but the parameters.
+
+        Raises:
+            RuntimeError: If a parameter is on another device.
+        """
+        for key, parameter in self.named_parameters():
+            if parameter.device != device:
+                raise RuntimeError(
+                    f"the learned weights of the balancer ({key}) are on {parameter.device}, the "
+                    f"losses on {device}: call criterion.to({str(device)!r}) before training"
+                )
+        if device == self.device:
+            return  # keeps every address: a captured CUDA graph reads from it
+        for table in self._tables.values():
+            for key, tensor in table.items():
+                if not isinstance(tensor, nn.Parameter):
+                    table[key] = tensor.to(device)
+        self.device = device
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def moved(tensor: Tensor) -> Tensor:
+            # Only moved: neither rounded by `.half()`, which is for the model, nor emptied by
+            # `to_empty`.
+            return tensor.to(fn(tensor).device)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        self._keep_parameters_in_tables()
+        self.move(fn(torch.empty(0, device=self.device)).device)
+        return self
+
+    def _keep_parameters_in_tables(self) -> None:
+        """Puts the module's parameters into the tables again, after torch replaced some."""
+        for table in self._tables.values():
+            for key, tensor in table.items():
+                if isinstance(tensor, nn.Parameter):
+                    table[key] = self._parameters[key]  # type: ignore[assignment]
+
+    # Checkpoints
+
+    def _saved(self) -> State:
+        """Every tensor that is not a parameter, by its key; none if no component has state."""
+        found = {
+            f"{group}.{key}": tensor
+            for group, table in self._tables.items()
+            for key, tensor in table.items()
+            if not isinstance(tensor, nn.Parameter)
+        }
+        components = [key for key in found if not key.startswith(("observed.", "last_observed."))]
+        return found if components or self._parameters else {}
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for key in self._parameters:
+            if not keep_vars:
+                destination[f"{prefix}{key}"] = destination[f"{prefix}{key}"].clone()
+        if saved := self._saved():
+            for key, tensor in saved.items():
+                destination[f"{prefix}{key}"] = tensor.clone()
+            destination[f"{prefix}balanced_names"] = encoded(self._names)
+            destination[f"{prefix}channel_names"] = encoded(self._channels)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        ours = [*self._saved()]
+        ours += ["balanced_names", "channel_names"] if ours else []
+        found = {key: state_dict[prefix + key] for key in ours if prefix + key in state_dict}
+        others = {k: v for k, v in state_dict.items() if k.removeprefix(prefix) not in found}
+        missing_keys += [prefix + key for key in ours if key not in found]
+        try:
+            names = decoded(found.pop("balanced_names", encoded(self._names)))
+            channels = decoded(found.pop("channel_names", encoded(self._channels)))
+        except ValueError:
+            error_msgs.append(f"{prefix}balanced_names or channel_names: the checkpoint is damaged")
+            return
+        if channels != self._channels:
+            found = {key: t for key, t in found.items() if not key.startswith("observed.")}
+            if "observed" in self._tables:
+                self._tables["observed"]["totals"].zero_()
+        if names != self._names:
+            self._map_parameters(others, prefix, names)
+        learned = dict(self.named_parameters())
+        super()._load_from_state_dict(
+            others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if any(new is not learned[key] for key, new in self.named_parameters()):
+            self._keep_parameters_in_tables()  # assign=True brings new ones
+            self.average_gradients()
+        error_msgs += [f"{prefix}{problem}" for problem in self._fill(found, names)]
+
+    def _map_parameters(self, found: dict[str, Any], prefix: str, names: Sequence[str]) -> None:
+        """Maps learned tensors of a checkpoint with other terms by name."""
+        for key, parameter in self.named_parameters():
+            if prefix + key in found:
+                found[prefix + key] = by_name(parameter, self._names, found[prefix + key], names)
+                warn(
+                    f"{key} is learned for other terms than in the checkpoint: it was mapped by "
+                    "name, but the optimizer's moments for it are not: leave them out"
+                )
+
+    def _fill(self, found: Mapping[str, Tensor], names: Sequence[str]) -> Iterator[str]:
+        """Copies the tensors of a checkpoint, and yields what does not fit."""
+        for key, tensor in self._saved().items():
+            if key not in found:
+                continue
+            value = found[key]
+            if names != self._names and not key.startswith("observed."):
+                value = by_name(tensor, self._names, value, names, pairs=key in self._pairs)
+            if value.shape == tensor.shape:
+                with torch.no_grad():
+                    tensor.copy_(value)
+            else:
+                yield (
+                    f"{key} has shape {tuple(value.shape)} in the checkpoint and "
+                    f"{tuple(tensor.shape)} here: the component is declared differently"
+                )
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        super().__setstate__(kept)  # type: ignore[no-untyped-call]
+        self.average_gradients()  # hooks are not copied
+
+
+def encoded(names: Sequence[str]) -> Tensor:
+    """Names as a tensor of bytes, which every way of saving accepts."""
+    return torch.tensor(list(json.dumps(list(names)).encode()), dtype=torch.uint8)
+
+
+def decoded(names: Tensor) -> tuple[str, ...]:
+    """The names again.
+
+    Raises:
+        ValueError: For bytes that are not a list of names.
+    """
+    return tuple(json.loads(bytes(names.tolist())))
 
 
 def by_name(
@@ -94,24 +259,24 @@ def by_name(
     *,
     pairs: bool = False,
 ) -> Tensor:
-    """What a checkpoint has for the terms that are still there, and ours for the others.
+    """The entries of a checkpoint for terms that still exist, and ours for the others.
 
     Args:
-        ours: With the terms on the last axis, or where it says `pairs` on the last two.
+        ours: With the terms on the last axis, or with `pairs` on the last two.
         names: The terms here.
         saved: The same of the checkpoint.
         saved_names: The terms there.
         pairs: Whether there is an entry for each pair of terms.
     """
-    there = [name for name in names if name in saved_names]
-    here = [names.index(name) for name in there]
-    then = [saved_names.index(name) for name in there]
+    if not pairs and (saved.ndim == 0 or ours.ndim == 0 or saved.shape[:-1] != ours.shape[:-1]):
+        return saved
+    common = [name for name in names if name in saved_names]
+    here = [names.index(name) for name in common]
+    there = [saved_names.index(name) for name in common]
     mapped = ours.detach().clone()
     if pairs:
-        for row, old in zip(here, then, strict=True):
-            mapped[..., row, here] = saved[..., old, then].to(mapped)
-    elif saved.ndim == 0 or ours.ndim == 0 or saved.shape[:-1] != ours.shape[:-1]:
-        return saved
+        for row, old in zip(here, there, strict=True):
+            mapped[..., row, here] = saved[..., old, there].to(mapped)
     else:
-        mapped[..., here] = saved[..., then].to(mapped)
+        mapped[..., here] = saved[..., there].to(mapped)
     return mapped

@@ -1,50 +1,63 @@
-"""`WeightedLoss`: checks the terms, weights them, adds them up, and keeps time."""
+"""`WeightedLoss`: combines named terms into one scalar, and keeps their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from os import PathLike
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
-from lossweights.components.balancers import Balancer, GradientBalancer
-from lossweights.components.durations import Duration
+from lossweights.components.balancers import Balancer
+from lossweights.components.durations import Duration, Horizon
 from lossweights.config.files import plain
 from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite
 from lossweights.config.term import TermLike
-from lossweights.criterion.account import Account
-from lossweights.criterion.gather import check_named
+from lossweights.criterion.adaptive import Adaptive
+from lossweights.criterion.clock import Clock, Follower, whole_number
+from lossweights.criterion.combine import combine, finite_terms
+from lossweights.criterion.diagnostics import audit, describe
+from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.shared import SharedLike
-from lossweights.criterion.report import Breakdown
-from lossweights.criterion.standing import Standing
-from lossweights.errors import ConfigError, HorizonError, explain
+from lossweights.criterion.modes import Mode, Modes
+from lossweights.criterion.reader import Reader, Values
+from lossweights.criterion.record import ForwardRecord
+from lossweights.criterion.report import METRICS, Breakdown, chosen, on_host
+from lossweights.criterion.state import decoded, encoded
+from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, warn
+
+_MANY_STEPS = 100  # steps after which learned weights that did not move were forgotten
 
 
-class WeightedLoss(Account):
+class WeightedLoss(nn.Module):
     """Combines named terms into one scalar, each with the weight that its config gives it now.
 
     Args:
         terms: The terms by name: a number (a constant weight), a schedule, a table, a `Term`, or
-            in Python a function of the step; or a list of names, all of weight 1.
+            in Python a function of the step; or a list of names, all of weight 1; or a whole
+            `LossConfig`, with nothing else but `clock` and `process_group`.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`.
         steps_per_epoch: Optimizer steps of an epoch.
-        eval_weights: What counts in evaluation: `final`, `current`, `ones`, or weights by name.
+        eval_weights: What counts in evaluation: `final`, `current`, or weights by name.
         on_nonfinite: `propagate`, `raise` or `skip_term`.
         ignore: Names or patterns that may be given without being terms.
         balancer: What weighs all terms together, such as `uncertainty` or a table with `kind`.
-        sync: `auto`: what adapts is averaged over the ranks, where there are several; `off`.
-        clock: Another criterion whose clock this one shares: two optimizers of one training.
+        sync: `auto` to average observations over the ranks, if there are several; or `off`.
+        clock: The clock of another criterion, for two criteria of one training.
         process_group: The ranks of `torch.distributed` that train together; None for all.
 
     Raises:
         ConfigError: For a declaration that cannot be used; each line names its place.
 
-    Only `step()`, or the optimizer that it follows, moves its time. In evaluation (eval mode, or
-    gradients disabled) `eval_weights` rules and nothing is recorded.
+    Only `step()`, or the optimizer that the criterion follows, moves its clock. In evaluation (eval
+    mode, or gradients disabled) `eval_weights` applies and nothing is recorded.
 
     >>> import torch
     >>> from lossweights import Cyclical, WeightedLoss
@@ -58,7 +71,7 @@ class WeightedLoss(Account):
 
     def __init__(
         self,
-        terms: Mapping[str, TermLike] | Sequence[str],
+        terms: Mapping[str, TermLike] | Sequence[str] | LossConfig,
         *,
         total_steps: int | Duration | str | None = None,
         steps_per_epoch: int | None = None,
@@ -67,16 +80,21 @@ class WeightedLoss(Account):
         ignore: Sequence[str] = (),
         balancer: Balancer | str | Mapping[str, Any] | None = None,
         sync: Literal["auto", "off"] = "auto",
-        clock: WeightedLoss | None = None,
+        clock: Clock | None = None,
         process_group: Any = None,
     ) -> None:
-        if isinstance(terms, str | PathLike | LossConfig):
-            raise ConfigError(
-                f"terms is a table by name or a list of names, found {terms!r}; "
-                "from a file or a LossConfig build it with WeightedLoss.from_config(...)"
+        super().__init__()
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "a criterion built inside inference_mode could not be trained with: "
+                "build it outside"
             )
-        declared = {
-            "terms": terms,
+        if clock is not None and not isinstance(clock, Clock):
+            hint = "write clock=other.clock" if isinstance(clock, WeightedLoss) else "a Clock"
+            raise TypeError(
+                f"clock= takes the clock of another criterion, found {type(clock).__name__}: {hint}"
+            )
+        fields = {
             "total_steps": total_steps,
             "steps_per_epoch": steps_per_epoch,
             "eval_weights": eval_weights,
@@ -85,17 +103,19 @@ class WeightedLoss(Account):
             "balancer": balancer,
             "sync": sync,
         }
-        try:
-            config = LossConfig.model_validate(plain(declared))
-        except ValidationError as error:
-            raise ConfigError(explain(error)) from None
-        super().__init__(config, clock, process_group)
-        self._names = tuple(sorted(config.terms))
-        self._is_plain = (
-            config.on_nonfinite == "propagate"
-            and not isinstance(config.balancer, GradientBalancer)
-            and not any(term.reduction or term.transform for term in config.terms.values())
+        self.config = config = _config_of(terms, fields)
+        self._owns_clock = clock is None
+        self.clock = Clock(config.total_steps, config.steps_per_epoch) if clock is None else clock
+        self.adaptive = Adaptive(config, ProcessGroup(config.sync, process_group))
+        self._reader = Reader(config)
+        self._record = ForwardRecord(weights_move=_weights_move(config, self.adaptive))
+        self._issued: set[str] = set()
+        self._is_checked = config.on_nonfinite != "propagate"
+        self._by_gradients = self.adaptive.weights_from_gradients is not None
+        self._modes = Modes(
+            config, self.adaptive, self._record, self.clock, shares_clock=not self._owns_clock
         )
+        self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_config(
@@ -103,15 +123,15 @@ class WeightedLoss(Account):
         source: LossConfig | Mapping[str, Any] | str | PathLike[str],
         at: str | None = None,
         *,
-        clock: WeightedLoss | None = None,
+        clock: Clock | None = None,
         process_group: Any = None,
     ) -> Self:
         """A criterion from a `LossConfig`, a mapping, or a JSON, TOML or YAML file.
 
         Args:
-            source: The config, or where it is.
-            at: Where in it the declaration lies, as a dotted path.
-            clock: Another criterion whose clock this one shares.
+            source: The config, or its file.
+            at: The place of the declaration in it, as a dotted path.
+            clock: The clock of another criterion.
             process_group: The ranks that train together; None for all.
 
         Raises:
@@ -121,9 +141,9 @@ class WeightedLoss(Account):
         >>> WeightedLoss.from_config(config, at="loss").weights
         {'nll': 1.0, 'kl': 0.5}
         """
-        config = LossConfig.read(source, at)
-        declared = {name: getattr(config, name) for name in LossConfig.model_fields}
-        return cls(**declared, clock=clock, process_group=process_group)
+        return cls(LossConfig.read(source, at), clock=clock, process_group=process_group)
+
+    # Combining
 
     def forward(
         self, terms: Mapping[str, Tensor | None], shared: SharedLike | None = None
@@ -133,78 +153,89 @@ class WeightedLoss(Account):
         Args:
             terms: A scalar tensor for each term by name, in any order; None, like a missing
                 name, for one that is optional or dormant.
-            shared: For a balancer that weighs by gradients, with respect to what they are taken:
-                features, as the trunk returned them, or parameters; a tensor, or a sequence or
-                mapping of tensors. All others leave it alone.
+            shared: For a balancer by gradients, what the terms share and gradients are computed
+                with respect to: features, as the trunk returned them, or parameters; a tensor, or
+                a sequence or mapping of tensors. Other balancers ignore it.
 
         Raises:
-            ValueError: For a name that is missing or unknown, and for a value that is no scalar;
-                for `shared` where it is needed and missing, or does not lead to a term.
-            HorizonError: Where the length of training is needed and not known: call `bind`.
+            ValueError: For a name that is missing or unknown, and for a value that is not a
+                scalar; for `shared` if it is needed and missing, or a term does not depend on it.
+            HorizonError: If the length of training is needed and not known: call `bind`.
             FloatingPointError: For a nan or inf, with `on_nonfinite="raise"`.
         """
-        if type(terms) is not dict:  # its `__class__` is what torch 2.15 does not compile
-            check_named(terms)
         training = self.training and torch.is_grad_enabled()
-        standing = self._in_training if training else self._in_evaluation
-        if standing is None:
-            raise HorizonError(self._lacking)
-        # The short way of every ordinary step: all terms there, each a scalar. Whatever does not
-        # fit raises on it and goes the long way, which checks one by one and says what is wrong.
-        adaptation = standing.adaptation
-        quiet = standing.left_out or (adaptation is not None and standing.dormant)
-        if self._is_plain and not quiet and len(terms) == len(self._names):
-            try:
-                losses: list[Tensor] = [terms[name] for name in self._names]  # type: ignore[misc]
-                values = torch.stack(losses)
-                # What is written over must be copied: it may move on before the backward pass.
-                weights = standing.weights.clone() if standing.in_place else standing.weights
-                factors, penalty, measured = None, None, values
-                if adaptation is not None and standing.weighs:
-                    if values.dtype is not torch.float32 or values.ndim != 1:
-                        return self._long_way(terms, standing, training, shared)
-                    factors, penalty = adaptation.weigh(values, self._names, standing.moments)
-                    if penalty is None:
-                        measured = values * factors
-                    else:
-                        measured = torch.addcmul(penalty, factors, values)
-                total = torch.dot(measured, weights)  # refuses all but float32 on one device
-            except (KeyError, IndexError, TypeError, RuntimeError):
-                return self._long_way(terms, standing, training, shared)
-            if training:
-                self._seen.record(self._names, losses, values, weights, factors, penalty)
-                if adaptation is not None and adaptation.observes:
-                    adaptation.observe(values, {}, self._names)
-            return total
-        return self._long_way(terms, standing, training, shared)
+        if training and self._by_gradients:
+            return self._uncompiled(terms, shared)
+        return self._total(terms, shared, training=training)
+
+    def _total(
+        self, terms: Mapping[str, Tensor | None], shared: SharedLike | None, *, training: bool
+    ) -> Tensor:
+        values, mode = self._read(terms, training)
+        parts = combine(values, mode, self._reader.names, shared, computes_gradients=training)
+        if training:
+            adaptive = self._modes.adaptive
+            self._record.add(values, parts.weights, parts.factors, parts.penalties, mode.skipped)
+            if parts.gradients is not None:
+                adaptive.record(parts.gradients)
+            if adaptive.observes:
+                adaptive.observe(values, mode.inactive)
+        return parts.total
+
+    def _read(self, terms: Mapping[str, Tensor | None], training: bool) -> tuple[Values, Mode]:
+        """The terms of a forward pass and the mode in which they count."""
+        mode = self._modes.train if training else self._modes.eval
+        if mode is None:
+            raise HorizonError(self._modes.missing)
+        values = self._reader.read(terms, mode)
+        if training:
+            if values.vector.device != mode.device:  # the criterion moves to its losses, once
+                self._modes.move(values.vector.device)
+                mode = self._modes.get(training=True)
+                values = self._reader.read(terms, mode)
+            if self._is_checked:
+                values = finite_terms(values, mode, self.config, self.current_step)
+        return values, mode
+
+    def _uncompiled(self, terms: Mapping[str, Tensor | None], shared: SharedLike | None) -> Tensor:
+        """A training forward pass with a balancer by gradients, outside of compiled graphs."""
+        if torch.compiler.is_compiling():
+            kind = getattr(self.config.balancer, "kind", "")
+            raise RuntimeError(
+                f"the balancer {kind!r} computes gradients, which a compiled graph cannot: compile "
+                "the model, and call the criterion outside"
+            )
+        # What surrounds this call may be compiled in pieces, and torch would compile on from here.
+        return _not_compiled(WeightedLoss._total)(self, terms, shared, training=True)
 
     def breakdown(self, terms: Mapping[str, Tensor | None]) -> Breakdown:
         """All parts of the total for these terms, without recording anything.
 
-        A balancer that weighs by gradients takes none: its weights are those that stand, after a
-        forward pass those of that.
+        A balancer by gradients computes none: its current weights count, after a forward pass
+        those of that pass.
 
         Raises:
             ValueError: As a call does.
             HorizonError: As a call does.
         """
-        training = self.training and torch.is_grad_enabled()
-        combined = self._combined(terms, self._standing(training), training)
-        weights, factors, penalty = combined.weights, combined.factors, combined.penalty
+        values, mode = self._read(terms, self.training and torch.is_grad_enabled())
+        parts = combine(values, mode, self._reader.names)
+        weights, factors, penalties = parts.weights, parts.factors, parts.penalties
         return Breakdown.of(
-            combined.names,
-            combined.raws,
-            combined.losses,
+            values.names,
+            values.raws,
+            values.losses,
             weights if factors is None else weights * factors,
-            None if penalty is None else weights * penalty,
-            combined.left_out,
+            None if penalties is None else weights * penalties,
+            mode.skipped,
             self.config.terms,
         )
 
     def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
         """A module that calls `function`, which returns named terms, and combines them.
 
-        For a balancer that weighs by gradients it returns what they share too, `terms, features`.
+        For a balancer by gradients the function also returns what the terms share: `terms,
+        features`.
 
         >>> criterion = WeightedLoss(terms={"mse": 1.0, "l1": 0.1})
         >>> loss_fn = criterion.wrap(
@@ -215,85 +246,407 @@ class WeightedLoss(Account):
         """
         return WrappedLoss(function, self)
 
-    def _long_way(
-        self,
-        terms: Mapping[str, Tensor | None],
-        standing: Standing,
-        training: bool,
-        shared: SharedLike | None,
-    ) -> Tensor:
-        go: Callable[..., Tensor] = WeightedLoss._checked
-        if training and isinstance(self.config.balancer, GradientBalancer):
-            if torch.compiler.is_compiling():
-                raise RuntimeError(
-                    f"the balancer {self.config.balancer.kind!r} takes gradients, which a compiled "
-                    "graph cannot: compile the model, and call the criterion outside"
-                )
-            # Around it something may be compiled, in pieces: this is called without compiling
-            # then, and torch would go on to compile what is called from here.
-            go = _uncompiled(go)
-        return go(self, terms, standing, training, shared)
+    # Time
 
-    def _checked(
-        self,
-        terms: Mapping[str, Tensor | None],
-        standing: Standing,
-        training: bool,
-        shared: SharedLike | None,
-    ) -> Tensor:
-        if training and not torch.compiler.is_compiling() and isinstance(terms, Mapping):
-            devices = {
-                value.device
-                for name, value in terms.items()
-                if isinstance(value, Tensor) and name in self.config.terms
-            }
-            if len(devices) == 1 and devices != {self._device}:
-                self._move(devices.pop())  # to where the losses are, once
-                standing = self._standing(training)
-        combined = self._combined(terms, standing, training, shared, takes_gradients=training)
-        if training:
-            names, raws, values = combined.names, combined.raws, combined.values
-            adaptation, quiet = self._adaptation, standing.inactive
-            self._seen.record(
-                names,
-                combined.losses,
-                values,
-                combined.weights,
-                combined.factors,
-                combined.penalty,
-                raws if adaptation is not None else None,
-                combined.left_out,
+    @property
+    def current_step(self) -> int:
+        """Optimizer steps done so far; 0 before the first update."""
+        return self.clock.step
+
+    @property
+    def horizon(self) -> Horizon:
+        """The length of training, as far as it is known."""
+        return self._modes.horizon
+
+    def step(self, n: int = 1) -> None:
+        """Moves the clock by `n` steps: call it after each `optimizer.step()`.
+
+        Raises:
+            RuntimeError: While the criterion follows an optimizer, or shares another's clock.
+            ValueError: If `n` is not a whole number of at least 0.
+        """
+        if not self._owns_clock:
+            self._refuse_shared("step")
+        if n.__class__ is not int or n < 0:
+            n = whole_number("step", n)
+        self.clock.advance(n)
+
+    def set_step(self, step: int) -> None:
+        """Sets the clock: `step` optimizer steps are done. Adaptive state stays as it is.
+
+        Raises:
+            RuntimeError: If the criterion shares another's clock.
+            ValueError: If `step` is not a whole number of at least 0.
+        """
+        if not self._owns_clock:
+            self._refuse_shared("set_step")
+        self.clock.set(whole_number("set_step", step))
+
+    def follow(self, optimizer: Optimizer) -> Follower:
+        """Moves the clock with each step of `optimizer`, so that `step()` need not be called.
+
+        Gradient accumulation and steps that a gradient scaler skips are counted correctly. With a
+        fused optimizer under a scaler, whether a step was skipped is read from the device.
+
+        Args:
+            optimizer: A torch optimizer, or the wrapper of Lightning or Accelerate around one.
+
+        Returns:
+            A handle. Its `remove()`, or leaving its `with` block, releases the clock.
+
+        Raises:
+            RuntimeError: If it follows an optimizer already, or shares another's clock.
+            TypeError: If it is not a torch optimizer.
+        """
+        if not self._owns_clock:
+            self._refuse_shared("follow")
+        return self.clock.follow(optimizer)
+
+    def bind(
+        self, *, total_steps: int | Duration | str | None = None, steps_per_epoch: int | None = None
+    ) -> Self:
+        """Sets how long training takes, if the config could not know.
+
+        All criteria on the same clock get it. Schedules that would end after training are reported
+        as a warning, with what to change.
+
+        Args:
+            total_steps: Optimizer steps of the whole training, or `"40 epochs"`.
+            steps_per_epoch: Optimizer steps of an epoch: batches divided by accumulation.
+
+        Returns:
+            The criterion itself.
+
+        Raises:
+            ValueError: If it is not a length of training, such as a percentage.
+        """
+        self.clock.bind(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        return self
+
+    def _refuse_shared(self, call: str) -> None:
+        raise RuntimeError(f"this criterion shares the clock of another: call {call}() on that one")
+
+    # Observations
+
+    def observe(self, **metrics: Tensor | float) -> None:
+        """Gives the values of metrics that controllers observe with `source: name`.
+
+        If a metric is given several times between two steps, the mean counts.
+
+        Args:
+            **metrics: Numbers or scalar tensors by name.
+
+        Raises:
+            ValueError: For a metric that no controller observes, and for a value that is not a
+                number.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(
+        ...     terms={
+        ...         "policy": 1.0,
+        ...         "kl": {"kind": "adaptive-kl", "target": 3.0, "source": "rollout_kl"},
+        ...     }
+        ... )
+        >>> criterion.observe(rollout_kl=3.2)
+        """
+        if metrics and not self.adaptive.slots:
+            raise ValueError(
+                f"no controller of this loss observes {quoted(metrics)}: write "
+                f"source: {next(iter(metrics))} at a controller"
             )
-            if adaptation is not None and combined.taken is not None:
-                adaptation.record(combined.taken)
-            if adaptation is not None and adaptation.observes:
-                where = [index for index, name in enumerate(names) if name not in quiet]
-                if where:
-                    adaptation.observe(
-                        torch.stack([values[index] for index in where]),
-                        {names[index]: raws[index] for index in where},
-                        [names[index] for index in where],
-                    )
-        return combined.total
+        self.adaptive.observe_metrics(metrics)
+
+    def observe_after(self, terms: Mapping[str, Tensor | None]) -> None:
+        """Gives the losses of the same batch after the optimizer step, to a balancer such as FAMO.
+
+        Call it once after each step. If the optimizer that the criterion follows made no step since
+        the last call, because a gradient scaler skipped it, nothing is learned.
+
+        Args:
+            terms: The losses by name, as in a call.
+
+        Raises:
+            ValueError: If the balancer does not learn from them, and for what a call refuses.
+            RuntimeError: If no step was done since the last call, and no optimizer is followed.
+            HorizonError: As a call does.
+        """
+        adaptive, mode = self.adaptive, self._modes.get(training=True)
+        if not adaptive.learns_after:
+            raise ValueError(
+                "no balancer of this loss learns from the losses after the step: for metrics call "
+                "criterion.observe(name=value)"
+            )
+        skipped = not adaptive.awaits_after and self.clock.follower is not None
+        if skipped and self._record.awaits_step:
+            return  # a forward pass without a step after it: the gradient scaler skipped that
+        with torch.no_grad():
+            values = self._reader.read(terms, mode)
+        adaptive.learn_after(values, mode.inactive)
+        self._modes.show(self.current_step)
+
+    @contextmanager
+    def freeze(self) -> Iterator[None]:
+        """Holds the weights of a balancer by gradients, as for a line search.
+
+        Within the block they are the mean of those of the forward passes since the last step, or
+        else those of the last step, and `shared` need not be given (except for `heads: plain`).
+        Other balancers are not affected.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(terms=["a", "b"], balancer="mgda")
+        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> _ = criterion({"a": x[0] ** 2, "b": x[1] ** 2}, shared=x)
+        >>> with criterion.freeze():
+        ...     criterion({"a": x[0] ** 2, "b": x[1] ** 2})
+        tensor(1.6000, grad_fn=...)
+        """
+        weights = self.adaptive.weights_from_gradients
+        if weights is None:
+            yield
+            return
+        was_frozen, weights.is_frozen = weights.is_frozen, True
+        try:
+            yield
+        finally:
+            weights.is_frozen = was_frozen
+
+    def param_groups(self, **options: Any) -> list[dict[str, Any]]:
+        """The learned weights as groups for an optimizer; none if nothing is learned.
+
+        Args:
+            **options: Of the group, such as `lr=1e-2`. Weight decay, which would pull learned
+                weights to an arbitrary point, is 0 unless given here.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(terms=["a", "b"], balancer="uncertainty")
+        >>> model = torch.nn.Linear(2, 2)
+        >>> optimizer = torch.optim.AdamW(
+        ...     [{"params": model.parameters()}, *criterion.param_groups(lr=1e-2)], lr=1e-3
+        ... )
+        """
+        learned = list(self.parameters())
+        return [{"params": learned, "weight_decay": 0.0, **options}] if learned else []
+
+    # Metrics and diagnostics
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """The terms, as declared."""
+        return tuple(self.config.terms)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the coming training step, by term.
+
+        A weight that depends on the losses of that step (`instant` balancers and controllers) is
+        nan here: `metrics` has that of the last forward pass.
+
+        Raises:
+            HorizonError: If the length of training is needed and not known.
+        """
+        found = dict(zip(self._reader.names, self._modes.weights(), strict=False))
+        return {name: found[name] for name in self.config.terms}
+
+    def is_active(self, name: str) -> bool:
+        """Whether the term counts now; one that does not need not be computed.
+
+        In training it does not while it is dormant, or while its weight is 0 and its config has
+        `when_zero: skip`. In evaluation the weights of evaluation decide.
+
+        Raises:
+            ValueError: For an unknown name.
+        """
+        if name not in self.config.terms:
+            raise ValueError(
+                f"no term is called {name!r}{did_you_mean(name, self.config.terms)} "
+                f"(the terms are {quoted(self.config.terms)})"
+            )
+        training = self.training and torch.is_grad_enabled()
+        return name not in self._modes.get(training=training).inactive
+
+    @overload
+    def metrics(
+        self, prefix: str = ..., include: Iterable[str] | None = ..., tensors: Literal[False] = ...
+    ) -> dict[str, float]: ...
+    @overload
+    def metrics(
+        self, prefix: str = ..., include: Iterable[str] | None = ..., *, tensors: Literal[True]
+    ) -> dict[str, Tensor]: ...
+    def metrics(
+        self, prefix: str = "", include: Iterable[str] | None = None, tensors: bool = False
+    ) -> dict[str, float] | dict[str, Tensor]:
+        """The last training forward pass for a logger; empty before the first.
+
+        Args:
+            prefix: Prepended to each name, such as `train/`.
+            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total`
+                and `controller` (as in `controller/kl/error`).
+            tensors: Whether to return 0-dim tensors, without waiting for the device; floats take
+                one transfer for all.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
+        >>> _ = criterion({"nll": torch.tensor(3.0), "kl": torch.tensor(2.0)})
+        >>> criterion.metrics(prefix="train/", include=["weighted", "total"])
+        {'train/weighted/nll': 3.0, 'train/weighted/kl': 1.0, 'train/total': 4.0}
+        """
+        wanted = chosen(include, METRICS)
+        breakdown = self._last_breakdown()
+        if breakdown is None:
+            return {}
+        for topic, note in self._notes().items():
+            if topic not in self._issued:
+                self._issued.add(topic)
+                warn(note)
+        found = breakdown.metrics(prefix, wanted)
+        return found if tensors else on_host(found)
+
+    def report(self) -> Breakdown | None:
+        """The parts of the last training forward pass; printed, a table. None before the first.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
+        >>> _ = criterion({"nll": torch.tensor(3.0), "kl": torch.tensor(2.0)})
+        >>> print(criterion.report())
+        step 0
+        term           raw       value      weight    weighted       share
+        nll              3           3           1           3       75.0%
+        kl               2           2         0.5           1       25.0%
+        total                                            4
+        """
+        breakdown = self._last_breakdown()
+        if breakdown is None:
+            return None
+        step = self.current_step if self._record.step is None else self._record.step
+        return replace(breakdown, step=step, notes=tuple(self._notes().values()))
+
+    def _last_breakdown(self) -> Breakdown | None:
+        breakdown = self._record.breakdown(self.config.terms)
+        if breakdown is None or not self.adaptive.controllers:
+            return breakdown
+        return replace(breakdown, controllers=self.adaptive.reported())
+
+    def _notes(self) -> dict[str, str]:
+        """Warnings about the training so far, by topic."""
+        notes = {
+            "clock": self._record.idle_clock_warning(self.current_step),
+            "learned": self.adaptive.unmoved_parameters_warning(_MANY_STEPS),
+        }
+        return {topic: note for topic, note in notes.items() if note}
+
+    def describe(self) -> str:
+        """The plan: for each term its weight's start, peak and end over the training."""
+        return describe(self.config, self.horizon)
+
+    def audit(self) -> list[str]:
+        """What looks wrong so far, one sentence each; empty if nothing does.
+
+        Terms that were never given, whose weight is 0 for the whole training, or that carry no
+        gradient; learned weights that never move; observations that a component waits for; a clock
+        that does not move.
+        """
+        findings = audit(self.config, self._record, self.horizon, self.current_step)
+        return findings + self.adaptive.findings()
+
+    def on_step(self, call: Callable[[int], object]) -> RemovableHandle:
+        """Calls `call(step)` after each optimizer step that had a training forward pass.
+
+        `metrics` then shows that step, whose number (optimizer steps done before it) is passed; if
+        `step(n)` counts several at once, that of the first. Copies and pickles of the criterion do
+        not have the callback.
+
+        Args:
+            call: A function of the step. An exception in it is raised by the step.
+
+        Returns:
+            A handle; its `remove()` ends the calls.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
+        >>> handle = criterion.on_step(
+        ...     lambda step: print(step, criterion.metrics(include=["total"]))
+        ... )
+        >>> _ = criterion({"nll": torch.tensor(3.0), "kl": torch.tensor(2.0)})
+        >>> criterion.step()
+        0 {'total': 4.0}
+        """
+        return self._record.add_callback(call)
 
     def extra_repr(self) -> str:
         """The terms, as declared."""
         return ", ".join(f"{name}: {term!r}" for name, term in self.config.terms.items())
 
+    # State
 
-@cache
-def _uncompiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function that torch does not compile; made once, which takes longer than a call."""
-    return torch.compiler.disable(function)  # type: ignore[no-untyped-call, no-any-return]
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}term_names"] = encoded(sorted(self.config.terms))
+        if self._owns_clock:
+            destination[f"{prefix}clock.step"] = torch.tensor(self.clock.step)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        ours = [f"{prefix}term_names", *([f"{prefix}clock.step"] if self._owns_clock else [])]
+        found = {key: state_dict[key] for key in ours if key in state_dict}
+        others = {key: value for key, value in state_dict.items() if key not in found}
+        super()._load_from_state_dict(
+            others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        missing_keys += [key for key in ours if key not in found]
+        if f"{prefix}term_names" in found:
+            try:
+                saved = set(decoded(found[f"{prefix}term_names"]))
+            except ValueError:
+                error_msgs.append("term_names are not names of terms: the checkpoint is damaged")
+                return
+            # Reported as keys, so that strict=False goes on without them: torch does not tell a
+            # module whether it is strict.
+            ending = "strict=False goes on)"
+            missing_keys += [
+                f"{prefix}terms.{name} (not a term of this checkpoint; {ending}"
+                for name in sorted(set(self.config.terms) - saved)
+            ]
+            unexpected_keys += [
+                f"{prefix}terms.{name} (not a term of this criterion; {ending}"
+                for name in sorted(saved - set(self.config.terms))
+            ]
+        if found:
+            self.adaptive.discard()  # observations belong to no step of the checkpoint
+            self._record.step_done(self.clock.step)
+        if f"{prefix}clock.step" in found:
+            step = int(found[f"{prefix}clock.step"])
+            if step < 0:
+                error_msgs.append(f"clock.step is at least 0, found {step}")
+            else:
+                self.clock.restore(step)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._modes.move(self.adaptive.device)
+        return self
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        super().__setstate__(kept)  # type: ignore[no-untyped-call]
+        self._modes.restart()
 
 
 class WrappedLoss(nn.Module):
     """A function that returns named terms, with a criterion that combines them.
 
     Args:
-        function: Called with the module's arguments, gives terms, or terms and what they share; a
-            module's parameters travel along.
-        criterion: What combines the terms.
+        function: Called with the module's arguments, returns terms, or terms and what they share;
+            the parameters of a module become parameters of this one.
+        criterion: Combines the terms.
     """
 
     def __init__(
@@ -307,7 +660,7 @@ class WrappedLoss(nn.Module):
         """The total of the terms that the function returns for these arguments.
 
         Raises:
-            TypeError: Where it returns no named terms.
+            TypeError: If it does not return named terms.
         """
         found: Any = self.function(*args, **kwargs)
         terms, shared = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
@@ -317,3 +670,52 @@ class WrappedLoss(nn.Module):
                 f"what they share, found {type(terms).__name__}"
             )
         return self.criterion(terms, shared)  # type: ignore[no-any-return]
+
+
+def _config_of(terms: Any, fields: dict[str, Any]) -> LossConfig:
+    """The config of a criterion, validated once.
+
+    Raises:
+        ConfigError: For a declaration that cannot be used.
+    """
+    if isinstance(terms, LossConfig):
+        defaults = {name: field.default for name, field in LossConfig.model_fields.items()}
+        if both := [name for name, value in fields.items() if value != defaults[name]]:
+            raise ConfigError(
+                f"{quoted(both)} beside a LossConfig: write it into the config, as in "
+                f"config.override({{{both[0]!r}: ...}})"
+            )
+        return terms
+    if isinstance(terms, str | PathLike):
+        raise ConfigError(
+            f"terms is a table by name, a list of names or a LossConfig, found {terms!r}; from a "
+            "file build it with WeightedLoss.from_config(...)"
+        )
+    try:
+        return LossConfig.model_validate(plain({"terms": terms, **fields}))
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
+def _weights_move(config: LossConfig, adaptive: Adaptive) -> bool:
+    """Whether any weight changes with time, so that the clock matters."""
+    return (
+        adaptive.observes
+        or adaptive.weights_from_gradients is not None
+        or any(
+            term.schedule is not None or Duration.parse(term.after).value > 0
+            for term in config.terms.values()
+        )
+    )
+
+
+def _after_load(criterion: WeightedLoss, _: object) -> None:
+    """Shows the weights of a checkpoint once, when all of it is loaded."""
+    criterion.adaptive.after_load()
+    criterion.clock.refresh()
+
+
+@cache
+def _not_compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function that torch does not compile; made once, which takes longer than a call."""
+    return torch.compiler.disable(function)  # type: ignore[no-untyped-call, no-any-return]

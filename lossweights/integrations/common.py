@@ -1,10 +1,9 @@
-"""What all trainers have in common: a training, and the criteria that are in step with it."""
+"""Criteria in step with the training of a trainer."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -12,13 +11,10 @@ from lossweights.criterion.clock import Follower, unwrapped
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import warn
 
-Criteria = Mapping[str, WeightedLoss]  # by where they lie in the model, such as `criterion`
-
-# Who moves which clock for a trainer. Where a training was broken off, nobody gave it up.
-_FOLLOWERS: WeakKeyDictionary[WeightedLoss, Follower] = WeakKeyDictionary()
+Criteria = Mapping[str, WeightedLoss]  # by their names in the model, such as `criterion`
 
 
-class Training:
+class TrainerSync:
     """Criteria that follow an optimizer from the beginning of a training to its end."""
 
     def __init__(self) -> None:
@@ -27,22 +23,23 @@ class Training:
         self._told: set[str] = set()
 
     def begin(self, criteria: Criteria, optimizers: Mapping[str, object]) -> None:
-        """Gives each clock to its optimizer, by the criterion's name."""
+        """Makes each clock follow its optimizer, by the criterion's name."""
         self.end()
         self._criteria = criteria
         for name, criterion in timed(criteria).items():
-            if criterion in _FOLLOWERS:
-                _FOLLOWERS.pop(criterion).remove()
-            follower = criterion.follow(optimizers[name])  # type: ignore[arg-type]  # or a wrapper
-            _FOLLOWERS[criterion] = follower
+            follower = criterion.clock.follower
+            if follower is not None and follower.of_trainer:  # of a training that was interrupted
+                follower.remove()
+            follower = criterion.clock.follow(optimizers[name])  # type: ignore[arg-type]  # or a wrapper
+            follower.of_trainer = True
             self._followers.append(follower)
 
     def bind(self, total_steps: int | None, steps_per_epoch: int | None) -> None:
-        """Says how long it takes, to those whose config does not say it; None for unknown."""
-        for criterion in self._criteria.values():
-            config = criterion.config
-            total = total_steps if config.total_steps is None else None
-            each = steps_per_epoch if config.steps_per_epoch is None else None
+        """Binds the length of training, unless a config declares it; None for unknown."""
+        for criterion in timed(self._criteria).values():
+            declared = criterion.clock.declared
+            total = total_steps if declared.total_steps is None else None
+            each = steps_per_epoch if declared.steps_per_epoch is None else None
             if total is not None or each is not None:
                 criterion.bind(total_steps=total, steps_per_epoch=each)
 
@@ -125,5 +122,8 @@ def criteria_of(model: nn.Module) -> dict[str, WeightedLoss]:
 
 
 def timed(criteria: Criteria) -> dict[str, WeightedLoss]:
-    """Those with a clock of their own; the others share one of theirs."""
-    return {name: criterion for name, criterion in criteria.items() if criterion.owns_clock}
+    """One criterion for each clock, the first."""
+    clocks: dict[int, str] = {}
+    for name, criterion in criteria.items():
+        clocks.setdefault(id(criterion.clock), name)
+    return {name: criteria[name] for name in clocks.values()}

@@ -72,7 +72,7 @@ class LossWeights:
         self._accumulated, self._every = gradient_accumulation_steps, every
         self._prefix = prefix
         self._include = chosen(include, METRICS)
-        self._training = common.Training()
+        self._training = common.TrainerSync()
 
     def attach(self, engine: Engine) -> None:
         """Takes part in the runs of an engine, the one that trains.

@@ -73,7 +73,7 @@ class LossWeights(Callback):
         self._prefix = prefix
         self._include = chosen(include, METRICS)
         self._optimizer = optimizer
-        self._training = common.Training()
+        self._training = common.TrainerSync()
         self._has_length = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

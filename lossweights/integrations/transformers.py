@@ -122,7 +122,7 @@ class _InStep(TrainerCallback):
     """Does what is to be done as a training begins, goes on and ends."""
 
     def __init__(self) -> None:
-        self.training = common.Training()
+        self.training = common.TrainerSync()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -45,10 +45,7 @@ class Training:
             reduction = None if component.level == "value" else "mean"
             terms[NAMES[0]] = Term(optional=True, transform=component, reduction=reduction)
         self._has_batch = isinstance(component, Transform) and component.level != "value"
-        self._learns_after = (
-            isinstance(component, Balancer)
-            and type(component).update_after is not Balancer.update_after
-        )
+        self._learns_after = isinstance(component, Balancer) and component.learns_after
         self._source = getattr(component, "source", None)
         self.criterion = WeightedLoss(
             terms=terms,
@@ -107,7 +104,7 @@ class Training:
         self.criterion.step()
         if self._learns_after:
             # Not one factor for all: gains that differ by rounding alone would be noise.
-            self.criterion.observe(self.terms((step + 1) % STEPS))
+            self.criterion.observe_after(self.terms((step + 1) % STEPS))
 
     def run(self, steps: Iterable[int]) -> None:
         """Forward passes and steps."""
@@ -128,18 +125,17 @@ class Training:
 
     def memory(self) -> dict[str, Tensor]:
         """What adapts, without what is learned and what waits for the step to be done."""
-        skipped = {*dict(self.criterion.named_parameters()), "memory.observed"}
+        skipped = {*dict(self.criterion.named_parameters()), "adaptive.observed.totals"}
         state = self.criterion.state_dict()
         return {
-            key.removeprefix("memory."): tensor
+            key.removeprefix("adaptive."): tensor
             for key, tensor in state.items()
-            if key.startswith("memory.") and key not in skipped
+            if key.startswith("adaptive.") and key not in skipped
         }
 
     def assert_finite(self, where: str) -> None:
         """All weights that are known and all state are finite."""
         for key, tensor in self.memory().items():
             assert tensor.isfinite().all(), f"{where}, {key!r} is {tensor}"
-        report = self.criterion.report()
-        for name, parts in report.terms.items() if report else ():
-            assert math.isfinite(parts["weight"]), f"{where}, the weight of {name!r} is not finite"
+        for name, weight in self.criterion.metrics(include=["weight"]).items():
+            assert math.isfinite(weight), f"{where}, {name!r} is not finite"

@@ -133,7 +133,7 @@ def test_a_compiled_forward_is_followed() -> None:
 
 def test_two_histories_and_two_criteria_on_one_clock() -> None:
     owner = one_term()
-    guest = WeightedLoss(terms=["b"], clock=owner)
+    guest = WeightedLoss(terms=["b"], clock=owner.clock)
     often, seldom = History(owner, every="1 steps"), History(owner, every="3 steps")
     of_guest = History(guest, every="2 steps")
     for value in range(6):
@@ -206,7 +206,7 @@ def test_a_metric_that_no_row_has_is_refused_with_the_nearest(metric: Any) -> No
         history[metric]
 
 
-# Nothing waits for the device
+# What waits for the device
 
 
 def meta() -> Tensor:
@@ -215,14 +215,15 @@ def meta() -> Tensor:
 
 
 @pytest.mark.parametrize("options", [{}, {"balancer": "relobralo"}], ids=["plain", "balanced"])
-def test_no_value_is_read_before_a_hundred_rows_wait(options: dict[str, Any]) -> None:
-    """On a device that holds no values, whatever wants one fails."""
+def test_no_value_is_read_in_steps_without_a_row(options: dict[str, Any]) -> None:
+    """On a device that holds no values, reading one fails."""
     criterion = WeightedLoss({"a": 1.0, "kl": PID}, **options)
-    history = History(criterion, every="2 steps")
-    for _ in range(198):
+    history = History(criterion, every="10 steps")
+    criterion.set_step(1)
+    history.rows.append({"step": 0})
+    for _ in range(9):
         criterion({"a": meta(), "kl": meta()})
         criterion.step()
-    assert len(history) == 99
     criterion({"a": meta(), "kl": meta()})
     with pytest.raises(NotImplementedError, match="meta"):
         criterion.step()
@@ -245,35 +246,14 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_rows_are_moved_a_hundred_together_or_when_asked_for(reads: list[str]) -> None:
-    criterion = one_term()
-    history = History(criterion, every="1 steps")
-    train(criterion, 99)
-    assert reads == []
-    train(criterion, 1)
-    assert reads == ["tolist"]  # one transfer for all of them
-    train(criterion, 10)
-    assert len(history) == 110
-    assert len(reads) == 1
-    assert history.steps.tolist() == list(range(110))
-    assert len(reads) == 2
-
-
-def test_rows_wait_half_a_minute_at_most(reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr("lossweights.analysis.history.time.monotonic", lambda: now)
-    criterion = one_term()
-    history = History(criterion, every="10 steps")
-    train(criterion, 1)
-    now += 29
-    train(criterion, 11)  # a second row waits less long than the first
-    assert (reads, len(history)) == ([], 2)
-    now += 1.5
-    train(criterion, 1)  # in a step without a row
-    assert reads == ["tolist"]
-    now += 100
-    train(criterion, 8)  # a new row waits anew
-    assert (len(reads), len(history)) == (1, 3)
+def test_a_row_takes_one_transfer(reads: list[str]) -> None:
+    criterion = WeightedLoss({"a": 1.0, "kl": PID}, balancer="uncertainty")
+    history = History(criterion, every="5 steps")
+    reads.clear()  # those of the construction
+    train(criterion, 20, a=2.0, kl=4.0)
+    assert reads == ["tolist"] * 4
+    assert history["raw/kl"].tolist() == [4.0] * 4
+    assert len(reads) == 4
 
 
 # Copies

@@ -31,7 +31,7 @@ def history(terms: Mapping[str, Any], weights: Mapping[str, float] | None = None
         for name, value in given.items():
             share = sizes[name] / total if total else 0.0
             row |= {f"raw/{name}": value, f"weight/{name}": weight[name], f"share/{name}": share}
-        found._rows.append(row)
+        found.rows.append(row)
     return found
 
 

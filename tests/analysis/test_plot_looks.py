@@ -59,7 +59,7 @@ def test_a_history_that_holds_too_little_says_what_it_needs(
     with pytest.raises(ValueError, match="the history has no rows yet"):
         picture(History())
     bare = History()
-    bare._rows.append({"step": 0, "total": 1.0, "weighted/a": 1.0})
+    bare.rows.append({"step": 0, "total": 1.0, "weighted/a": 1.0})
     with pytest.raises(ValueError, match=r"keeps no '\w+', found 'total', 'weighted/a': write"):
         picture(bare)
 
@@ -137,7 +137,11 @@ def test_pyplot_is_not_even_loaded(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_it_says_what_to_install() -> None:
-    code = "import sys; sys.modules['matplotlib'] = None; import lossweights.analysis.plot"
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; "
+        "from lossweights import LossConfig; from lossweights.analysis import History, plot; "
+        "plot.config(LossConfig.read({'terms': ['a']}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603
     assert done.stderr.splitlines()[-1] == (
         "ImportError: lossweights.analysis.plot needs matplotlib: pip install 'lossweights[plot]'"

@@ -107,7 +107,7 @@ def test_several_sections_are_listed(call: Call, tmp_path: Path) -> None:
     write(tmp_path, "two.yaml", TWO)
     done = call("check", "two.yaml")
     assert done.status == 1
-    assert "which declaration? there are 'a.loss', 'b.loss': write --at a.loss" in done.err
+    assert "there are several configs, 'a.loss', 'b.loss': write --at a.loss" in done.err
     assert "or two.yaml:a.loss" in done.err
 
 
@@ -220,4 +220,4 @@ def test_what_a_module_prints_is_not_the_answer(call: Call, tmp_path: Path) -> N
 
 
 def test_a_file_in_place_of_a_module_is_told_its_name(call: Call) -> None:
-    assert "it wants the module's name: my.spike" in call("kinds", "--import", "my/spike.py").err
+    assert "write its name: my.spike" in call("kinds", "--import", "my/spike.py").err

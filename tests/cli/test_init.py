@@ -58,7 +58,7 @@ def test_nothing_is_written_over(call: Call, tmp_path: Path) -> None:
     (tmp_path / "elbo.yaml").write_text("mine")
     done = call("init", "elbo")
     assert (done.status, done.out) == (1, "")
-    assert done.err == "error: elbo.yaml is there already; --force writes over it\n"
+    assert done.err == "error: elbo.yaml exists; --force overwrites it\n"
     assert (tmp_path / "elbo.yaml").read_text() == "mine"
     assert call("init", "elbo", "--force").status == 0
     assert (tmp_path / "elbo.yaml").read_text() == STARTERS["elbo"]
@@ -76,7 +76,7 @@ def test_another_name(call: Call, tmp_path: Path) -> None:
     ("arguments", "problem"),
     [
         (["elb"], "did you mean 'elbo'?"),
-        (["elbo", "--out", "loss.json"], "a starter is YAML"),
+        (["elbo", "--out", "loss.json"], "write a name that ends in .yaml"),
     ],
 )
 def test_a_wrong_call(arguments: list[str], problem: str, call: Call, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from lossweights import (
     WeightedLoss,
     epochs,
 )
-from lossweights.components.balancers import DynamicWeightAverage
+from lossweights.components.balancers import DWA
 from tests.small_components import Counting, Offset, Priced, Recording, Shares
 
 COUNTING = {"kind": "test-counting", "target": 3}
@@ -74,10 +74,10 @@ def test_the_published_form_of_a_controller() -> None:
     assert term.controller == Controller.read({"kind": "pid", "target": 3.0})
 
 
-@pytest.mark.parametrize("written", ["dwa", {"kind": "dwa"}, DynamicWeightAverage()])
+@pytest.mark.parametrize("written", ["dwa", {"kind": "dwa"}, DWA()])
 def test_a_balancer_may_be_written(written: Any) -> None:
-    assert read(["a"], balancer=written).balancer == DynamicWeightAverage()
-    assert WeightedLoss(terms=["a"], balancer=written).config.balancer == DynamicWeightAverage()
+    assert read(["a"], balancer=written).balancer == DWA()
+    assert WeightedLoss(terms=["a"], balancer=written).config.balancer == DWA()
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_learned_scalar_is_kept_for_other_terms() -> None:
         next(criterion.parameters()).fill_(7.0)
     with pytest.warns(UserWarning, match="weights is learned for other terms"):
         other.load_state_dict(criterion.state_dict(), strict=False)
-    assert other.memory.weights == 7.0
+    assert other.adaptive.weights == 7.0
 
 
 def test_low_and_high_precision_are_kept_as_float32() -> None:
@@ -92,7 +92,7 @@ def test_low_and_high_precision_are_kept_as_float32() -> None:
         def update(self, observed: Tensor, state: State, now: StepContext) -> None:
             """Learns nothing."""
 
-    state = build(Precise(), ["a"]).memory.state("balancer")
+    state = build(Precise(), ["a"]).adaptive.slots["balancer"].state
     kinds = [state[key].dtype for key in ("learned", "low", "count")]
     assert kinds == [torch.float32, torch.float32, torch.int32]
 

@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 import pytest
+from lossweights.criterion.describe import describe
 
 from lossweights import Horizon, LossConfig, WeightedLoss
-from lossweights.criterion.describe import describe
 from tests import small_components  # noqa: F401  # whose kinds are named below
 from tests.components.schedules.examples import ALL_SCHEDULES
 
@@ -176,7 +176,7 @@ def test_says_what_adapts(term: Any, balanced: str, said: str) -> None:
     found = lines({"kl": term, "z": 1.0}, Horizon(100), balancer={"kind": "dwa", "temperature": 3})
     assert found[1:] == [
         "evaluation: each term with its final weight, controllers and balancer at 1",
-        f"balancer: DynamicWeightAverage(temperature=3.0), of {balanced}",
+        f"balancer: DWA(temperature=3.0), of {balanced}",
         f"kl  {said}",
         "z   1: constant",
     ]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from lossweights.criterion.ranks import Ranks
 from torch import Tensor, nn
 
 from lossweights import Term, WeightedLoss
 from lossweights.criterion.observations import Observations
-from lossweights.criterion.ranks import Ranks
 from tests.small_components import Centred, Counting, Recording, leaf, losses
 
 
@@ -28,10 +28,10 @@ def watched(**options: Any) -> WeightedLoss:
 
 def noted(criterion: WeightedLoss) -> dict[str, Any]:
     """What was noted of a, b (raw), b and c (transformed), and how many updates there were."""
-    balancer = criterion.memory.state("balancer")
+    balancer = criterion.adaptive.slots["balancer"].state
     return {
-        "a": criterion.memory.state("terms.a.controller")["observed"].item(),
-        "raw b": criterion.memory.state("terms.b.transform")["last"].item(),
+        "a": criterion.adaptive.slots["terms.a.controller"].state["observed"].item(),
+        "raw b": criterion.adaptive.slots["terms.b.transform"].state["last"].item(),
         "b, c": balancer["observed"].tolist(),
         "updates": balancer["updates"].item(),
     }
@@ -83,7 +83,7 @@ def test_a_balancer_reads_1_for_what_it_never_saw_and_then_the_last() -> None:
     for given, expected in ((losses(a=5.0), 6.0), (losses(a=1.0, b=2.0), 3.0), (losses(a=4.0), 6)):
         criterion(given)
         criterion.step()
-        assert criterion.memory.state("balancer")["observed"][0] == expected
+        assert criterion.adaptive.slots["balancer"].state["observed"][0] == expected
 
 
 @pytest.mark.parametrize("given", [{}, {"a": None, "b": None, "c": None}])
@@ -235,7 +235,7 @@ def test_who_shares_a_clock_learns_when_its_owner_steps() -> None:
     guest = WeightedLoss(
         terms={"a": Counting(), "b": Term(transform=Centred()), "c": 1.0},
         balancer=Recording(),
-        clock=owner,
+        clock=owner.clock,
     )
     for value in (1.0, 3.0):
         guest(losses(a=value, b=value, c=value))

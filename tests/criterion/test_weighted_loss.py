@@ -613,7 +613,7 @@ def test_a_penalty_has_no_part_in_the_shares() -> None:
     sizes = {name: abs(breakdown.weight[name] * breakdown.value[name]) for name in ("a", "b")}
     assert breakdown.share["a"].item() == pytest.approx((sizes["a"] / sum(sizes.values())).item())
     criterion.load_state_dict(
-        {**criterion.state_dict(), "memory.log_variance": torch.tensor([-1.0, -1.0])}
+        {**criterion.state_dict(), "adaptive.log_variance": torch.tensor([-1.0, -1.0])}
     )
     breakdown = criterion.breakdown({"a": leaf(3.0), "b": leaf(1.0)})
     assert breakdown.penalty["a"].item() != 0

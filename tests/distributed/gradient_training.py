@@ -41,7 +41,6 @@ class Setup:
         wrap: One of `WRAPS`, `plain` or `fsdp`.
         inside: Whether the criterion is within what is wrapped.
         heads: Which weights what is not shared sees.
-        batched: Whether gradients are taken in one pass.
         micro_batches: Forward passes of a step.
         absent: On which ranks term `c` is absent, every other step: `none`, `first` or `all`.
         options: More of the criterion's.
@@ -52,7 +51,6 @@ class Setup:
     wrap: str = "ddp"
     inside: bool = False
     heads: str = "weighted"
-    batched: bool = False
     micro_batches: int = 1
     absent: str = "none"
     steps: int = 4
@@ -61,7 +59,7 @@ class Setup:
     def criterion(self) -> WeightedLoss:
         named = BALANCERS[self.balancer]
         fields = {"kind": named} if isinstance(named, str) else named
-        fields = {**fields, "heads": self.heads, "batched": self.batched}
+        fields = {**fields, "heads": self.heads}
         if self.of == "parameters" and self.balancer == "norm-balance":
             fields["per_item"] = False
         terms = {"a": 1.0, "b": 2.0, "c": {"optional": True}}

@@ -163,7 +163,7 @@ def test_learned_weights_cannot_be_sharded(pool: Pool, config: str) -> None:
 def test_learned_weights_cannot_be_taken_out() -> None:
     criterion = WeightedLoss(["a", "b"], balancer="uncertainty")
     with pytest.raises(RuntimeError, match=r"\(log_variance\) cannot be sharded.*ignored_states="):
-        del criterion.memory.log_variance
+        del criterion.adaptive.log_variance
 
 
 def test_a_pickled_criterion_says_that_its_group_is_lost(pool: Pool) -> None:

@@ -248,13 +248,21 @@ def test_mean_ranks_by_hand(multi_task: ModuleType) -> None:
     assert ranks == {"a": (1 + 1 + 1.5 + 1.5 + 1) / 5, "b": 3, "c": (2 + 2 + 1.5 + 1.5 + 2) / 5}
 
 
-def test_shares_leave_penalties_out(multi_task: ModuleType) -> None:
-    from digit_tasks.run import shares
-
+def test_shares_leave_penalties_out() -> None:
     criterion = WeightedLoss(["digit", "ink"], balancer="uncertainty")
     criterion({"digit": torch.tensor(3.0), "ink": torch.tensor(1.0)})
-    metrics = criterion.metrics(include=["weight", "value"])
-    assert shares(metrics, TASKS) == {"digit": 0.75, "ink": 0.25}
+    metrics = criterion.metrics(include=["share", "penalty"])
+    assert {"share/digit": 0.75, "share/ink": 0.25}.items() <= metrics.items()
+    assert "penalty/ink" in metrics
+
+
+def test_shares_are_kept_every_ten_steps_and_add_up(multi_task: ModuleType) -> None:
+    from digit_tasks.run import Run
+
+    run = Run("uncertainty", 0, 21, 2e-3, "validation")
+    shares = multi_task.train(run, lambda *_: None).shares
+    assert [*shares] == TASKS
+    assert np.sum([*shares.values()], axis=0) == pytest.approx([1, 1, 1])
 
 
 def test_times_are_medians_of_steps_in_turn(
@@ -296,7 +304,8 @@ def test_a_task_alone_is_learnt_and_no_other_head_is_touched(multi_task: ModuleT
     model = multi_task.network(0)
     before = measure(model, load("validation"))
     heads = {task: head[2].weight.clone() for task, head in model.heads.items()}
-    for _ in multi_task.training(Run("single-position", 0, 150, 2e-3, "validation"), model):
+    run = Run("single-position", 0, 150, 2e-3, "validation")
+    for _ in multi_task.training(run, model, multi_task.criterion_of(run)):
         pass
     assert measure(model, load("validation"))["position"] < before["position"] / 2
     for task, head in model.heads.items():
@@ -307,10 +316,12 @@ def test_a_task_alone_is_learnt_and_no_other_head_is_touched(multi_task: ModuleT
 def test_the_loop_gives_each_balancer_what_it_needs(multi_task: ModuleType, config: str) -> None:
     from digit_tasks.run import Run
 
-    for criterion in multi_task.training(Run(config, 0, 10, 2e-3, "test"), multi_task.network(0)):
-        last = criterion
-    assert last.current_step == 10
-    assert last.audit() == []
+    run = Run(config, 0, 10, 2e-3, "test")
+    criterion = multi_task.criterion_of(run)
+    for _ in multi_task.training(run, multi_task.network(0), criterion):
+        pass
+    assert criterion.current_step == 10
+    assert criterion.audit() == []
 
 
 def test_all_configs_have_the_same_network_and_batches_and_each_seed_has_its_own(
@@ -321,8 +332,9 @@ def test_all_configs_have_the_same_network_and_batches_and_each_seed_has_its_own
 
     def losses(config: str, seed: int, network: int) -> list[dict[str, float]]:
         run = Run(config, seed, 10, 0.0, "test")
-        training = multi_task.training(run, multi_task.network(network))
-        return [criterion.metrics(include=["raw"]) for criterion in training]
+        criterion = multi_task.criterion_of(run)
+        training = multi_task.training(run, multi_task.network(network), criterion)
+        return [criterion.metrics(include=["raw"]) for _ in training]
 
     equal = losses("equal", 0, 0)
     assert len(equal) == 10

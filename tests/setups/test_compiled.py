@@ -35,10 +35,9 @@ def train_once(trained: Model, found: WeightedLoss, of: Of, batch: Tensor) -> No
     found(terms, shared=trained.shared(features, of)).backward()
 
 
-@pytest.mark.parametrize("batched", [False, True], ids=["one by one", "batched"])
 @OF
-def test_trunk_and_heads_compiled_apart(of: Of, batched: bool) -> None:
-    trained, found = model(), criterion(batched=batched)
+def test_trunk_and_heads_compiled_apart(of: Of) -> None:
+    trained, found = model(), criterion()
     trained.trunk.compile(backend="aot_eager")
     trained.heads.compile(backend="aot_eager")
     for step in range(3):
@@ -66,8 +65,6 @@ def test_inductor_takes_gradients_one_by_one(of: Of) -> None:
         part.compile()
     train_once(trained, found, of, rows())
     assert_right(found, trained, right(trained, rows(), of))
-    with pytest.raises(RuntimeError, match="write batched: false"):
-        train_once(trained, criterion(batched=True), of, rows())
 
 
 def test_one_compiled_model_cuts_the_way_to_its_features() -> None:

@@ -13,7 +13,6 @@ from lossweights import WeightedLoss
 from tests.setups.models import Model, Of, criterion, model, right, rows, weights
 
 OF = pytest.mark.parametrize("of", ["features", "parameters"])
-BATCHED = pytest.mark.parametrize("batched", [False, True], ids=["one by one", "batched"])
 CALLED = pytest.mark.parametrize("called", ["within autocast", "after autocast"])
 
 
@@ -46,11 +45,10 @@ def exactly(trained: Sized, batch: Tensor, of: Of) -> dict[str, float]:
     return {n: w / trained.size for n, w in right(trained, batch, of).weights.items()}
 
 
-@BATCHED
 @CALLED
 @OF
-def test_gradients_too_small_for_float16(of: Of, called: str, batched: bool) -> None:
-    trained, found, batch = tiny(), criterion(batched=batched), rows()
+def test_gradients_too_small_for_float16(of: Of, called: str) -> None:
+    trained, found, batch = tiny(), criterion(), rows()
     with autocast():
         terms, features = trained(batch)
         if called == "within autocast":
@@ -114,7 +112,9 @@ def test_bfloat16(of: Of, called: str) -> None:
         found(terms, shared=trained.shared(features, of))
     assert weights(found) == pytest.approx(exactly(trained, batch, of), rel=5e-2)
     found.step()
-    assert found.memory.held.scale == 2**16  # it has the range of float32, and needs none
+    assert (
+        found.adaptive._tables["gradients"]["scale"] == 2**16
+    )  # it has the range of float32, and needs none
 
 
 @OF
@@ -157,7 +157,7 @@ class Steps:
 
     @property
     def own_scale(self) -> float:
-        return float(self.found.memory.held.scale)
+        return float(self.found.adaptive._tables["gradients"]["scale"])
 
 
 def test_a_gradient_scaler() -> None:

@@ -14,8 +14,6 @@ from lossweights import WeightedLoss
 from lossweights.criterion.gradients.shared import SharedLike
 from tests.setups.models import Products, criterion, model, norm, rows, weights
 
-BATCHED = pytest.mark.parametrize("batched", [False, True], ids=["one by one", "batched"])
-
 
 class Levels(NamedTuple):
     """What a pyramid of features may be given as."""
@@ -42,10 +40,9 @@ FORMS: dict[str, Callable[[Levels], SharedLike]] = {
 }
 
 
-@BATCHED
 @pytest.mark.parametrize("form", FORMS)
-def test_several_features(form: str, batched: bool) -> None:
-    given, found = levels(), criterion(batched=batched)
+def test_several_features(form: str) -> None:
+    given, found = levels(), criterion()
     terms = {"a": given.fine.square().mean() + given.coarse.mean(), "b": given.coarse.exp().sum()}
     taken = [gradient(term, given) for term in terms.values()]
     found(terms, shared=FORMS[form](given)).backward()
@@ -59,9 +56,8 @@ def gradient(term: Tensor, tensors: Any) -> list[Tensor]:
     return list(found)
 
 
-@BATCHED
-def test_a_tensor_that_no_term_uses(batched: bool) -> None:
-    given, found = levels(), criterion(batched=batched)
+def test_a_tensor_that_no_term_uses() -> None:
+    given, found = levels(), criterion()
     terms = {"a": given.fine.square().mean(), "b": given.fine.sum()}
     found(terms, shared=given)
     both = weights(found)
@@ -70,9 +66,8 @@ def test_a_tensor_that_no_term_uses(batched: bool) -> None:
 
 
 @pytest.mark.parametrize("heads", ["weighted", "plain"])
-@BATCHED
-def test_frozen_parameters(batched: bool, heads: str) -> None:
-    trained, found, batch = model(), criterion(batched=batched, heads=heads), rows()
+def test_frozen_parameters(heads: str) -> None:
+    trained, found, batch = model(), criterion(heads=heads), rows()
     trained.trunk.first.requires_grad_(requires_grad=False)
     terms, _ = trained(batch)
     left = list(trained.trunk.second.parameters())
@@ -89,10 +84,9 @@ def test_frozen_parameters(batched: bool, heads: str) -> None:
     )
 
 
-@BATCHED
 @pytest.mark.parametrize("shape", [(), (1,), (0, 3)], ids=["0-dim", "one", "empty"])
-def test_sizes(shape: tuple[int, ...], batched: bool) -> None:
-    features, found = torch.ones(shape, requires_grad=True) * 2.0, criterion(batched=batched)
+def test_sizes(shape: tuple[int, ...]) -> None:
+    features, found = torch.ones(shape, requires_grad=True) * 2.0, criterion()
     terms = {"a": features.square().sum(), "b": 3 * features.sum()}
     total = found(terms, shared=features)
     total.backward()
@@ -101,8 +95,7 @@ def test_sizes(shape: tuple[int, ...], batched: bool) -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@BATCHED
-def test_gradients_of_another_layout(layout: torch.memory_format, batched: bool) -> None:
+def test_gradients_of_another_layout(layout: torch.memory_format) -> None:
     x = torch.randn(2, 4, 6, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     features = torch.tanh(x.contiguous(memory_format=layout))
     factors = torch.arange(features.numel()).reshape(features.shape) / features.numel()
@@ -112,7 +105,7 @@ def test_gradients_of_another_layout(layout: torch.memory_format, batched: bool)
         "c": (features.permute(3, 0, 2, 1) * factors.permute(3, 0, 2, 1).contiguous()).mean(),
     }
     each = [gradient(term, [features])[0].reshape(-1) for term in terms.values()]
-    found = WeightedLoss([*terms], balancer=Products(batched=batched))
+    found = WeightedLoss([*terms], balancer=Products())
     found(terms, shared=features)
     expected = {name: float(row @ sum(each)) for name, row in zip(terms, each, strict=True)}
     assert weights(found) == pytest.approx(expected, rel=1e-5)
@@ -138,9 +131,6 @@ def test_sparse_gradients_of_an_embedding(heads: str) -> None:
     assert dense.weight.grad is not None
     assert sparse.weight.grad is not None
     torch.testing.assert_close(sparse.weight.grad.to_dense(), dense.weight.grad)
-    sparse, terms = table(sparse=True)
-    with pytest.raises(RuntimeError, match="write batched: false"):
-        criterion(batched=True)(terms, shared=sparse.weight)
 
 
 def test_complex_features_are_refused() -> None:

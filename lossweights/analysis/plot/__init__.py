@@ -1,7 +1,7 @@
 """Pictures of a config before training, and of a history after it.
 
-Each is a new matplotlib `Figure`, for `figure.savefig("weights.png")` or the last line of a
-notebook's cell. Nothing is changed outside of it: neither pyplot's figures nor rcParams.
+Each function returns a new matplotlib `Figure`, for `figure.savefig("weights.png")` or the last
+line of a notebook cell. Neither pyplot's figures nor rcParams are changed.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ def config(
     *,
     width: float = _WIDTH,
 ) -> Figure:
-    """The weights that configs declare, before any training.
+    """The weights of configs, before training.
 
-    Of one config, all terms in one panel where they fit; of several, a panel for each term. The
-    weight of a term that has a controller, or that a balancer weighs, is dotted: what is found in
-    training multiplies it.
+    The terms of one config share a panel if they fit; several configs are compared in one panel
+    per term. The weight of a term with a controller or a balancer is dotted, because it is
+    multiplied by a factor that is only known in training.
 
     Args:
-        configs: A config, or several by a name for each.
-        horizon: The length of training; what it leaves open is the config's own.
-        width: Inches.
+        configs: A config, or several by name.
+        horizon: Length of training; by default that of the config.
+        width: Width in inches.
 
     Raises:
-        TypeError: For what is no config.
-        HorizonError: Where a schedule needs more of the horizon than is known.
+        TypeError: If something else than a config is given.
+        HorizonError: If a schedule needs the length of training and it is not known.
 
     >>> from lossweights import LossConfig
     >>> from lossweights.analysis import plot
@@ -78,8 +78,8 @@ def config(
     named = {"": configs} if isinstance(configs, LossConfig) else configs
     if not isinstance(named, Mapping) or not all(isinstance(c, LossConfig) for c in named.values()):
         raise TypeError(
-            "plot.config takes a LossConfig, such as criterion.config, or several by a name for "
-            f"each, found {configs!r}"
+            "plot.config takes a LossConfig, such as criterion.config, or several by name, "
+            f"found {configs!r}"
         )
     if not named:
         raise ValueError("a picture shows at least one config, found none")
@@ -106,15 +106,15 @@ def config(
 def values(history: History, *, width: float = _WIDTH) -> Figure:
     """The values of the terms as they were given: `raw`.
 
-    In one panel where they are of a size, else in one for each. The axis is logarithmic where all
-    are above 0 and span two decades.
+    The terms share a panel if they are similar in size; otherwise each has its own. The axis is
+    logarithmic if all values are above 0 and span two decades.
 
     Args:
-        history: Of a training.
-        width: Inches.
+        history: The history of a training.
+        width: Width in inches.
 
     Raises:
-        ValueError: For a history without rows, or without `raw`.
+        ValueError: If the history has no rows, or no `raw`.
 
     >>> import torch
     >>> from lossweights import History, WeightedLoss
@@ -129,31 +129,31 @@ def values(history: History, *, width: float = _WIDTH) -> Figure:
 
 
 def weights(history: History, *, width: float = _WIDTH) -> Figure:
-    """The weights that the terms had, with all that was found in training.
+    """The weights of the terms, with the factors that were found in training.
 
-    In one panel where they are of a size, else in one for each.
+    The terms share a panel if they are similar in size; otherwise each has its own.
 
     Args:
-        history: Of a training.
-        width: Inches.
+        history: The history of a training.
+        width: Width in inches.
 
     Raises:
-        ValueError: For a history without rows, or without `weight`.
+        ValueError: If the history has no rows, or no `weight`.
     """
     return _of_terms(history, "weight", width)
 
 
 def shares(history: History, *, width: float = _WIDTH) -> Figure:
-    r"""Who drives the loss: $|w_i l_i| / \sum_j |w_j l_j|$, on top of each other.
+    r"""The shares of the terms in the loss, $|w_i l_i| / \sum_j |w_j l_j|$, stacked.
 
-    Of many terms, those with the largest shares; all others together.
+    If there are many terms, those with the smallest shares are combined.
 
     Args:
-        history: Of a training.
-        width: Inches.
+        history: The history of a training.
+        width: Width in inches.
 
     Raises:
-        ValueError: For a history without rows, or without `share`.
+        ValueError: If the history has no rows, or no `share`.
     """
     columns = _columns(history, "share")
     look_of, others = _told_apart(columns)
@@ -165,17 +165,18 @@ def shares(history: History, *, width: float = _WIDTH) -> Figure:
 
 
 def overview(history: History, *, width: float = _WIDTH) -> Figure:
-    """Values, weights and shares under one another on one time axis.
+    """Values, weights and shares in three panels on one time axis.
 
-    Where terms are not of a size, the axis is logarithmic, or, where some are not above 0, each is
-    shown as a part of its largest. Of many terms, those with the largest shares are told apart.
+    If terms differ in size, the axis is logarithmic or, if some values are not above 0, each term
+    is divided by its largest value. If there are many terms, those with the smallest shares are
+    gray.
 
     Args:
-        history: Of a training.
-        width: Inches.
+        history: The history of a training.
+        width: Width in inches.
 
     Raises:
-        ValueError: For a history without rows, or without `raw`, `weight` or `share`.
+        ValueError: If the history has no rows, or lacks `raw`, `weight` or `share`.
     """
     columns = _columns(history, "share")
     look_of, others = _told_apart(columns)
@@ -196,29 +197,29 @@ def overview(history: History, *, width: float = _WIDTH) -> Figure:
 
 
 def _columns(history: History, quantity: str) -> Columns:
-    """A quantity of all terms that have it, by name.
+    """A quantity by term.
 
     Raises:
-        ValueError: Where none has.
+        ValueError: If no term has it.
     """
     kept = dict.fromkeys(history)
     metrics = {name: f"{quantity}/{name}" for name in history.terms}
     found = {name: history[metric] for name, metric in metrics.items() if metric in kept}
     if not found and not len(history):
         raise ValueError(
-            "the history has no rows yet: it has one after an optimizer step whose forward pass "
-            "was in training, and knows of steps by criterion.follow(optimizer) or criterion.step()"
+            "the history has no rows yet: it takes one after an optimizer step with a training "
+            "forward pass; call criterion.follow(optimizer) once, or criterion.step() per step"
         )
     if not found:
         raise ValueError(
             f"the history keeps no {quantity!r}, found {quoted(kept)}: write "
-            f"History(criterion, include=[..., {quantity!r}]), or leave include out"
+            f"History(criterion, include=[..., {quantity!r}]), or omit include"
         )
     return found
 
 
 def _of_terms(history: History, quantity: str, width: float) -> Figure:
-    """A quantity of each term, in one panel or a panel each."""
+    """A quantity of the terms, in one panel or one panel per term."""
     columns, steps = _columns(history, quantity), history.steps
     together = _fit_together(columns)
     lines: dict[str, Line] = {
@@ -232,7 +233,7 @@ def _of_terms(history: History, quantity: str, width: float) -> Figure:
 
 
 def _one_panel(lines: dict[str, Line]) -> dict[str, dict[str, Line]]:
-    """All in one panel, which bears the name of a line that is alone."""
+    """All lines in one panel, which is named after a single line."""
     return {"".join(lines) if len(lines) == 1 else "": lines}
 
 
@@ -242,7 +243,7 @@ def _picture(
     quantity: str,
     width: float,
 ) -> Figure:
-    """Lines of a quantity, in panels by their names."""
+    """Lines of a quantity, in panels by name."""
     with our_looks():
         page = Page(width, len(panels), entries, small=len(panels) > 1)
         for panel, (title, lines) in zip(page.panels, panels.items(), strict=True):
@@ -261,7 +262,7 @@ def _fit_together(columns: Columns) -> bool:
 
 
 def _told_apart(columns: Columns) -> tuple[dict[str, Looks], list[str]]:
-    """The looks of the terms with the largest shares, and the names of the others."""
+    """The line styles of the terms with the largest shares, and the names of the others."""
     sizes = {name: np.nan_to_num(column).mean() for name, column in columns.items()}
     ranked = sorted(sizes, key=lambda name: -sizes[name])
     large = set(ranked if len(ranked) <= len(COLOURS) else ranked[: len(COLOURS) - 1])

@@ -1,40 +1,31 @@
-"""How the pictures look: panels of curves over the steps, and the legend below them."""
+"""The style of the pictures: panels of curves over the steps, with a legend below."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-try:
-    import matplotlib as mpl
-    from matplotlib import style
+if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Rectangle
-    from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
-except ImportError:
-    raise ImportError(
-        "lossweights.analysis.plot needs matplotlib: pip install 'lossweights[plot]'"
-    ) from None
 
 Column: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = Mapping[str, Column]  # of terms, by name
 Looks: TypeAlias = dict[str, Any]
 
-# Okabe and Ito's palette, which colour-blind readers tell apart, without its yellow, which white
-# swallows; the dashes tell the lines apart without any colour.
+# Okabe and Ito's palette for color-blind readers, without its yellow, which is too light on white.
+# The dashes distinguish the lines without any color.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 _DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)))
 # Kept for weights that are found in training.
 DOTTED: Looks = {"linestyle": (0, (1, 1.2)), "linewidth": 1.3, "zorder": 2.3}
-REST = "#BBBBBB"  # the colour of all that are not told apart
+REST = "#BBBBBB"  # the color of the terms that are combined
 
 _INK = "#222222"
 _LOOKS: Any = {  # newer stubs of matplotlib want their own type of key
@@ -67,14 +58,25 @@ _LOOKS: Any = {  # newer stubs of matplotlib want their own type of key
 _PANEL = 1.7  # inches: the width that a small panel needs,
 _SMALL, _LARGE = 1.15, 1.9  # and the heights of small and large ones
 _LETTER, _LINE = 0.062, 0.155  # inches: what a letter takes of a line, and a line of the height
-_SIMILAR = 20  # up to this ratio of their peaks, curves are read from one linear axis
-_AREAS = 120  # that stand side by side, at most
-_DECADES = 100  # from this ratio of largest to smallest on, a logarithmic one tells more
+_SIMILAR = 20  # up to this ratio of their peaks, curves can be read from one linear axis
+_AREAS = 120  # side by side, at most
+_DECADES = 100  # from this ratio of largest to smallest value on, the axis is logarithmic
 
 
 @contextmanager
 def our_looks() -> Iterator[None]:
-    """Whatever the style of the user, a white ground; only the choice of fonts is theirs."""
+    """The style of the pictures, on white. Of the user's style only the fonts are kept.
+
+    Raises:
+        ImportError: Without matplotlib (extra `plot`).
+    """
+    try:
+        import matplotlib as mpl  # noqa: PLC0415  # an extra
+        from matplotlib import style  # noqa: PLC0415
+    except ImportError:
+        raise ImportError(
+            "lossweights.analysis.plot needs matplotlib: pip install 'lossweights[plot]'"
+        ) from None
     # One by one: to read them all would choose a backend.
     fonts: Any = {key: mpl.rcParams[key] for key in mpl.rcParams if key.startswith("font.")}
     with style.context(["default", fonts | _LOOKS]):
@@ -82,9 +84,9 @@ def our_looks() -> Iterator[None]:
 
 
 def looks(index: int) -> Looks:
-    """Colour and dashes of one among several lines; 21 differ.
+    """Color and dashes of a line by its index; 21 are different.
 
-    The more gaps a line has, the thinner and the higher it lies: equal ones show through it.
+    Lines with more gaps are thinner and drawn later, so that equal lines show through the gaps.
     """
     gaps = (index + index // len(COLOURS)) % len(_DASHES)
     return {
@@ -96,7 +98,7 @@ def looks(index: int) -> Looks:
 
 
 def shown(name: str, inches: float) -> str:
-    """A name in one line that is no longer than so much; both of its ends are kept."""
+    """A name in one line, shortened in the middle to a width in inches."""
     name = "".join(letter if letter.isprintable() else " " for letter in name)
     most = max(int(inches / _LETTER), 8)
     if len(name) <= most:
@@ -106,7 +108,7 @@ def shown(name: str, inches: float) -> str:
 
 
 def are_similar(columns: Columns) -> bool:
-    """Whether all are of a size, so that one linear axis shows each."""
+    """Whether all have a similar size, so that one linear axis shows each."""
     peaks = [*filter(None, map(peak, columns.values()))] or [1.0]  # one of 0 fits anywhere
     return max(peaks) <= _SIMILAR * min(peaks)
 
@@ -118,7 +120,7 @@ def is_positive(columns: Columns) -> bool:
 
 
 def peak(column: Column) -> float:
-    """How far from 0 it gets."""
+    """The largest absolute value."""
     return float(np.abs(column[np.isfinite(column)]).max(initial=0.0))
 
 
@@ -127,13 +129,13 @@ def _numbers(columns: Columns) -> Column:
 
 
 class Page:
-    """A figure of panels in a grid, and a legend below that covers none of them.
+    """A figure of panels in a grid, with a legend below.
 
     Args:
-        width: Inches.
-        panels: How many there are.
-        entries: The legend: names, with the looks of their lines.
-        small: Whether they stand side by side, so far as the width allows.
+        width: Width in inches.
+        panels: The number of panels.
+        entries: The legend: names and line styles.
+        small: Whether panels are side by side, if the width allows it.
     """
 
     def __init__(
@@ -144,6 +146,10 @@ class Page:
         *,
         small: bool = False,
     ) -> None:
+        from matplotlib.figure import Figure  # noqa: PLC0415  # an extra
+        from matplotlib.patches import Rectangle  # noqa: PLC0415
+        from matplotlib.ticker import EngFormatter, MaxNLocator  # noqa: PLC0415
+
         columns = min(panels, max(int(width / _PANEL), 1)) if small else 1
         rows = math.ceil(panels / columns)
         height = rows * (_SMALL if small else _LARGE)
@@ -151,7 +157,7 @@ class Page:
         beside = max(1, min(len(entries), int(width / widest)))
         below = math.ceil(len(entries) / beside) * _LINE
         self.figure = Figure(figsize=(width, height + below + 0.3), layout="constrained")
-        # Dark styles have a say in what `savefig` puts behind a figure: it must bear the dark ink.
+        # `savefig` takes the background from the user's style, which may be as dark as the text.
         ground = Rectangle((-1, -1), 3, 3, transform=self.figure.transFigure, color="w", zorder=-1)
         ground.set_in_layout(False)
         self.figure.add_artist(ground)
@@ -172,6 +178,8 @@ class Page:
             self._legend(entries, beside, width)
 
     def _legend(self, entries: Sequence[tuple[str, Looks]], beside: int, width: float) -> None:
+        from matplotlib.lines import Line2D  # noqa: PLC0415  # an extra
+
         handles: list[Artist] = [Line2D([], [], **look) for _, look in entries]
         legend = self.figure.legend(
             handles, ["."] * len(handles), loc="outside lower left", ncols=beside, borderpad=0
@@ -185,7 +193,7 @@ class Page:
         panel.set_title(shown(name, self._inches - 0.45), loc="left", parse_math=False)
 
     def done(self) -> Figure:
-        """The figure, when all is drawn."""
+        """The finished figure."""
         left, right = self.panels[0].get_xlim()
         if right - left < 1:  # a single step
             self.panels[0].set_xlim(left - 1, right + 1)
@@ -193,7 +201,7 @@ class Page:
 
 
 def draw(panel: Axes, steps: NDArray[np.int64], column: Column, look: Looks) -> None:
-    """A line with gaps where there is no number; a number that stands alone is a point."""
+    """A line with gaps at missing values; a value between gaps is a point."""
     values = np.where(np.isfinite(column), column, np.nan)
     panel.plot(steps, values, **look)
     gaps = np.concatenate([[True], np.isnan(values), [True]])
@@ -204,10 +212,12 @@ def draw(panel: Axes, steps: NDArray[np.int64], column: Column, look: Looks) -> 
 def stack(
     panel: Axes, steps: NDArray[np.int64], columns: Sequence[Column], colours: Sequence[str]
 ) -> None:
-    """Shares on top of each other, each row until the next; a gap where they are no numbers.
+    """Stacked shares, each row until the next, with gaps at missing values.
 
-    Of more rows than can be told apart, neighbours are averaged.
+    If there are more rows than areas, neighbors are averaged.
     """
+    from matplotlib.ticker import PercentFormatter  # noqa: PLC0415  # an extra
+
     shares = np.nan_to_num(np.array(columns))  # a term that was not given has none
     firsts = np.arange(0, len(steps), math.ceil(len(steps) / _AREAS))
     sums = np.add.reduceat(shares, firsts, axis=1)
@@ -225,12 +235,12 @@ def stack(
 
 
 def fit(panel: Axes, columns: Columns, *, from_zero: bool) -> None:
-    """The scale of a panel: logarithmic where no other shows all of it.
+    """Sets the scale of a panel: logarithmic if a linear one does not show all values.
 
     Args:
-        panel: What was drawn on.
-        columns: The curves.
-        from_zero: Whether 0 means something, as for weights: it is shown where it can be.
+        panel: The panel.
+        columns: The curves in it.
+        from_zero: Whether a linear scale should include 0, as for weights.
     """
     numbers = _numbers(columns)
     if is_positive(columns) and not (from_zero and are_similar(columns)):

@@ -1,65 +1,65 @@
 """Balancers: weights for all terms at once."""
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.balancers.cov import CoefficientOfVariation
-from lossweights.components.balancers.dwa import DynamicWeightAverage
-from lossweights.components.balancers.famo import FastAdaptiveMultitask
+from lossweights.components.balancers.cov import CoVWeighting
+from lossweights.components.balancers.dwa import DWA
+from lossweights.components.balancers.famo import FAMO
 from lossweights.components.balancers.geometric import GeometricMean
 from lossweights.components.balancers.gradient import (
-    ConflictAverse,
-    ConflictFreeInverseGradients,
-    DualBalancing,
-    DualConeProjection,
-    FairResourceAllocation,
+    DBMTL,
+    IMTLG,
+    MGDA,
+    AlignedMTL,
+    CAGrad,
+    ConFIG,
+    DualProj,
+    FairGrad,
     GradientBalancer,
-    GradientVaccine,
     GradNorm,
+    GradVac,
     GramianBalancer,
-    ImpartialGradientBalancing,
-    IndependentComponentAlignment,
-    LearningRateAnnealing,
-    MultipleGradientDescent,
-    NashBargaining,
+    LRAnnealing,
+    NashMTL,
     NormBalance,
-    ProjectingConflictingGradients,
-    UnconflictingProjection,
+    PCGrad,
+    UPGrad,
 )
-from lossweights.components.balancers.imtl_l import ImpartialLossBalancing
+from lossweights.components.balancers.imtl_l import IMTLL
 from lossweights.components.balancers.moving_average import MovingAverage
 from lossweights.components.balancers.random import RandomWeighting
-from lossweights.components.balancers.relobralo import RelativeLossBalancing
+from lossweights.components.balancers.relobralo import ReLoBRaLo
 from lossweights.components.balancers.softadapt import SoftAdapt
-from lossweights.components.balancers.stch import SmoothTchebycheff
+from lossweights.components.balancers.stch import STCH
 from lossweights.components.balancers.uncertainty import UncertaintyWeighting
 
 __all__ = [
+    "DBMTL",
+    "DWA",
+    "FAMO",
+    "IMTLG",
+    "IMTLL",
+    "MGDA",
+    "STCH",
+    "AlignedMTL",
     "Balancer",
-    "CoefficientOfVariation",
-    "ConflictAverse",
-    "ConflictFreeInverseGradients",
-    "DualBalancing",
-    "DualConeProjection",
-    "DynamicWeightAverage",
-    "FairResourceAllocation",
-    "FastAdaptiveMultitask",
+    "CAGrad",
+    "CoVWeighting",
+    "ConFIG",
+    "DualProj",
+    "FairGrad",
     "GeometricMean",
     "GradNorm",
+    "GradVac",
     "GradientBalancer",
-    "GradientVaccine",
     "GramianBalancer",
-    "ImpartialGradientBalancing",
-    "ImpartialLossBalancing",
-    "IndependentComponentAlignment",
-    "LearningRateAnnealing",
+    "LRAnnealing",
     "MovingAverage",
-    "MultipleGradientDescent",
-    "NashBargaining",
+    "NashMTL",
     "NormBalance",
-    "ProjectingConflictingGradients",
+    "PCGrad",
     "RandomWeighting",
-    "RelativeLossBalancing",
-    "SmoothTchebycheff",
+    "ReLoBRaLo",
     "SoftAdapt",
+    "UPGrad",
     "UncertaintyWeighting",
-    "UnconflictingProjection",
 ]

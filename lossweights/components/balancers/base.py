@@ -24,9 +24,14 @@ class Balancer(Component):
     Attributes:
         instant: Whether `weigh` reads the losses of the forward pass that it weighs. Its weights
             are then those of a micro-batch and of a rank, not of a step.
+        learns_after: Whether `update_after` is called.
+        needs_positive: Why the weight of a term must not be negative, as the end of a sentence;
+            empty if it may be.
     """
 
     instant: ClassVar[bool] = False
+    learns_after: ClassVar[bool] = False
+    needs_positive: ClassVar[str] = ""
 
     def init(self, n: int) -> State:
         """What changes during training, by name, for `n` terms, as it is at the start.
@@ -71,9 +76,10 @@ class Balancer(Component):
         return None
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        """Learns from one optimizer step, or interval: changes the tensors of `state` in place.
+        """Learns from one optimizer step, or from one interval.
 
-        What it writes for a term that was not seen, or was not finite, is undone by the caller.
+        It changes the tensors of `state` or puts new ones in their place. Changes for terms that
+        were not seen, or not finite, are discarded by the criterion.
 
         Args:
             observed: The mean of each term over the step, or the mean of the steps of an
@@ -84,7 +90,9 @@ class Balancer(Component):
         """
 
     def update_after(self, observed: Tensor, state: State, now: StepContext) -> None:
-        """Learns from the losses after the step, which `criterion.observe(terms)` gives.
+        """Learns from the losses after the step, as passed to `criterion.observe(terms)`.
+
+        It is called only if the class has `learns_after = True`.
 
         Args:
             observed: As in `update`, of the same batch after the optimizer step.

@@ -9,14 +9,14 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.balancers.numerics import relative
 from lossweights.components.context import State, StepContext
+from lossweights.components.numerics import relative
 
 _EPSILON = 1e-8  # of the authors' code, beside the variance
 _LARGEST_RATIO = 1e15  # whose square is a float32
 
 
-class CoefficientOfVariation(Balancer, kind="cov"):
+class CoVWeighting(Balancer, kind="cov"):
     r"""Terms whose relative value varies more weigh more (CoV-weighting).
 
     With $\mu_{L_i}$ the mean of a term so far, $r_i(t) = L_i(t) / \mu_{L_i}(t - 1)$ its value

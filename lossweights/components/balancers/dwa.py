@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.balancers.numerics import relative_weights
 from lossweights.components.context import State, StepContext
 from lossweights.components.durations import Duration, epochs
+from lossweights.components.numerics import relative_weights
 
 
-class DynamicWeightAverage(Balancer, kind="dwa"):
+class DWA(Balancer, kind="dwa"):
     r"""Terms that went down less in the last epoch weigh more (DWA).
 
     With $L_i$ the mean of a term over an epoch, $w_i = L_i(e - 1) / L_i(e - 2)$ and

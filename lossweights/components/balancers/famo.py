@@ -15,7 +15,7 @@ from lossweights.components.context import State, StepContext
 _EPSILON = 1e-8
 
 
-class FastAdaptiveMultitask(Balancer, kind="famo"):
+class FAMO(Balancer, kind="famo"):
     r"""Lets the logarithms of all losses go down at the same rate, from values alone (FAMO).
 
     With logits $\xi$ and $z = \mathrm{softmax}(\xi)$ the weights are those of
@@ -52,6 +52,7 @@ class FastAdaptiveMultitask(Balancer, kind="famo"):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
 
     instant: ClassVar[bool] = True
+    learns_after: ClassVar[bool] = True
 
     def init(self, n: int) -> State:
         return {

@@ -9,7 +9,7 @@ from lossweights.components.balancers.learned import LearnedBalancer, bounded_ex
 from lossweights.components.context import State, StepContext
 
 
-class ImpartialLossBalancing(LearnedBalancer, kind="imtl-l"):
+class IMTLL(LearnedBalancer, kind="imtl-l"):
     r"""Learned weights that bring every weighted loss to 1 (IMTL-L).
 
     With a learned $s_i$ a term becomes $e^{s_i} l_i - s_i$, which is least where $e^{s_i} l_i = 1$:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -26,6 +26,8 @@ class LearnedBalancer(Balancer):
     initial: float = 0.0
     lowest: float | None = None
     highest: float | None = None
+
+    needs_positive: ClassVar[str] = "under which a weight that the balancer learns grows for ever"
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.balancers.draws import generator
 from lossweights.components.context import State, StepContext
+from lossweights.components.random import generator
 
 
 class RandomWeighting(Balancer, kind="random"):

@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.balancers.draws import fraction
-from lossweights.components.balancers.numerics import relative_weights
 from lossweights.components.context import State, StepContext
+from lossweights.components.numerics import relative_weights
+from lossweights.components.random import fraction
 
 
-class RelativeLossBalancing(Balancer, kind="relobralo"):
+class ReLoBRaLo(Balancer, kind="relobralo"):
     r"""Terms that made less progress since the last step, or the first, weigh more (ReLoBRaLo).
 
     With $\beta(t, t') = n\,\mathrm{softmax}\big(L(t) / (T L(t'))\big)$,

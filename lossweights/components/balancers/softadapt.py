@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.balancers.numerics import LARGE, safe_log
 from lossweights.components.context import State, StepContext
 from lossweights.components.durations import Duration, epochs
+from lossweights.components.numerics import LARGE, TINY, safe_log
 
 
 class SoftAdapt(Balancer, kind="softadapt"):
@@ -79,7 +79,7 @@ class SoftAdapt(Balancer, kind="softadapt"):
         slopes = torch.where(known, slopes_at_the_end(points), torch.zeros_like(observed))
         values = None
         if self.variant == "normalized":
-            slopes = slopes / slopes.abs().sum().clamp(min=1 / LARGE)
+            slopes = slopes / slopes.abs().sum().clamp(min=TINY)
         elif self.variant == "loss_weighted":
             values = points.sum(dim=0) / filled.clamp(max=self.order + 1)
         weights = softadapt_weights(slopes, self.sharpness, values)

@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.balancers.numerics import LARGE
 from lossweights.components.context import State, StepContext
+from lossweights.components.numerics import LARGE
 
 
-class SmoothTchebycheff(Balancer, kind="stch"):
+class STCH(Balancer, kind="stch"):
     r"""Minimises a smooth maximum of the losses in place of their sum (STCH).
 
     With $f(l) = \mu \log \sum_i \exp(l_i / (n \mu))$ the weights are its derivatives,

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from lossweights.components.context import State, StepContext
 from lossweights.components.controllers.base import Controller, check_bounds
+from lossweights.components.numerics import TINY
 from lossweights.components.schedules import Constant, Schedule
-
-_TINY = 1e-30
 
 
 class AdaptiveKL(Controller, kind="adaptive-kl"):
@@ -84,4 +83,4 @@ class AdaptiveKL(Controller, kind="adaptive-kl"):
 
 def relative_error(value: Tensor, target: Tensor, clip: float) -> Tensor:
     r"""$\mathrm{clip}(v / v^* - 1, -c, c)$, also where a scheduled target comes down to 0."""
-    return (value / target.clamp(min=_TINY) - 1).clamp(-clip, clip)
+    return (value / target.clamp(min=TINY) - 1).clamp(-clip, clip)

@@ -66,7 +66,9 @@ class Controller(Component):
 
     @abstractmethod
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        """Learns from one optimizer step: changes the tensors of `state` in place.
+        """Learns from one optimizer step.
+
+        It changes the tensors of `state` or puts new ones in their place.
 
         Args:
             observed: What is watched, its mean over the step; 0-dim, finite.
@@ -75,7 +77,6 @@ class Controller(Component):
         """
 
 
-LARGE = 1e30  # sums and products of a few such numbers and of gains are finite in float32
 _WIDEST = 1e12
 
 

@@ -8,7 +8,8 @@ from pydantic import model_validator
 from torch import Tensor
 
 from lossweights.components.context import StepContext
-from lossweights.components.controllers.base import LARGE, Controller
+from lossweights.components.controllers.base import Controller
+from lossweights.components.numerics import LARGE
 from lossweights.components.schedules import Schedule
 from lossweights.errors import quoted
 

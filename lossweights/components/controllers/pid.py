@@ -9,14 +9,15 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lossweights.components.context import State, StepContext
-from lossweights.components.controllers.base import LARGE, Controller, check_bounds
+from lossweights.components.controllers.base import Controller, check_bounds
 from lossweights.components.durations import Duration
+from lossweights.components.numerics import LARGE, TINY
 from lossweights.components.schedules import Schedule
 
 _PAPERS_INTEGRAL = 1e-4
 
 
-class ProportionalIntegral(Controller, kind="pid"):
+class PID(Controller, kind="pid"):
     r"""The weight that holds a value at a target, by proportional-integral control (ControlVAE).
 
     With the error $e(t) = v^* - v(t)$ the weight of the next step is
@@ -52,8 +53,8 @@ class ProportionalIntegral(Controller, kind="pid"):
     H. Shao et al., *ControlVAE: controllable variational autoencoder*, ICML 2020, arXiv
     2004.05988, with $K_p = 0.01$, $K_i = 10^{-4}$ and $w \in [0, 1]$ for text.
 
-    >>> from lossweights import ProportionalIntegral, WeightedLoss
-    >>> control = ProportionalIntegral(target=3.0, response="100 steps", proportional=0.0)
+    >>> from lossweights import PID, WeightedLoss
+    >>> control = PID(target=3.0, response="100 steps", proportional=0.0)
     >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": control})
     >>> for _ in range(2):
     ...     _ = criterion({"nll": torch.tensor(90.0), "kl": torch.tensor(4.5)})
@@ -106,7 +107,7 @@ class ProportionalIntegral(Controller, kind="pid"):
             change = gain * error
         else:
             steps = max(1, now.horizon.steps(self.response))
-            relative = (error / target.abs().clamp(min=1 / LARGE)).clamp(-1, 1)
+            relative = (error / target.abs().clamp(min=TINY)).clamp(-1, 1)
             change = (self.highest - self.lowest) / steps * relative
         done = pi_control(
             error, state["integral"], change, self.proportional, self.lowest, self.highest

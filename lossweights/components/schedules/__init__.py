@@ -1,11 +1,14 @@
 """Schedules: weights as pure functions of the step."""
 
-from lossweights.components.schedules.base import Constant, DelayedSchedule, Schedule, Steps
-from lossweights.components.schedules.combined import Product, Sequence, Stage
-from lossweights.components.schedules.cyclical import Cyclical, Repeat
+from lossweights.components.schedules.base import DelayedSchedule, Schedule, Steps
+from lossweights.components.schedules.constant import Constant
+from lossweights.components.schedules.cyclical import Cyclical
 from lossweights.components.schedules.exponential import Exponential
 from lossweights.components.schedules.piecewise import Piecewise
-from lossweights.components.schedules.ramp import Ramp, Warmup
+from lossweights.components.schedules.product import Product
+from lossweights.components.schedules.ramp import Ramp
+from lossweights.components.schedules.repeat import Repeat
+from lossweights.components.schedules.sequence import Sequence, Stage
 from lossweights.components.schedules.shapes import (
     CosineShape,
     ExponentialShape,
@@ -16,6 +19,7 @@ from lossweights.components.schedules.shapes import (
     SigmoidShape,
     Values,
 )
+from lossweights.components.schedules.warmup import Warmup
 
 __all__ = [
     "Constant",

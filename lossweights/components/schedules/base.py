@@ -1,18 +1,16 @@
-"""What a schedule is, and the two that stand behind shorthands: a number and a function."""
+"""The base classes of schedules."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import PlainSerializer
 
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon, steps
-from lossweights.components.schedules.shapes import Shape, Values
+from lossweights.components.schedules.shapes import Values
 
 Steps = NDArray[np.int64]
 
@@ -127,6 +125,8 @@ class Schedule(Component):
                 raise cls.not_a_member(written) from None
             return cls.of_kind("constant")(value=number)  # type: ignore[call-arg]
         if callable(written) and not isinstance(written, type):
+            from lossweights.components.schedules.function import Function  # noqa: PLC0415
+
             return Function(function=written)  # type: ignore[return-value]
         if isinstance(written, type) and issubclass(written, cls):
             raise ValueError(f"{written.__name__} is a class: call it, {written.__name__}(...)")
@@ -162,75 +162,3 @@ class DelayedSchedule(Schedule):
     def waiting(self, horizon: Horizon) -> float:
         """The weight until the delay is over; one that jumps when it is over overrides this."""
         return float(self.undelayed(np.zeros(1, dtype=np.int64), horizon)[0])
-
-
-class Constant(Schedule, kind="constant"):
-    """The same weight at every step.
-
-    Args:
-        value: The weight.
-
-    >>> Constant(value=0.5)([0, 1, 1000])
-    array([0.5, 0.5, 0.5])
-    """
-
-    value: float
-
-    def values(self, steps: Steps, horizon: Horizon) -> Values:
-        return np.full(steps.shape, self.value)
-
-    def ends(self, horizon: Horizon) -> float:
-        return 0
-
-
-def _cannot_be_saved(function: Callable[[int], float]) -> str:
-    name = getattr(function, "__qualname__", repr(function))
-    raise ValueError(
-        f"the schedule {name} is a Python function, which a file cannot hold: "
-        'make it a class, `class Mine(Schedule, kind="mine")`'
-    )
-
-
-class Function(Schedule):
-    """A plain function of the step; it has no kind, since a file cannot hold it.
-
-    It is never asked for a step after the last one of training, if that is known.
-
-    Args:
-        function: From the step (an int) to the weight (a float).
-
-    Raises:
-        ValueError: Where the function fails, naming the step.
-
-    >>> Function(function=lambda step: 1 / (1 + step))([0, 1, 3])
-    array([1.  , 0.5 , 0.25])
-    """
-
-    function: Annotated[Callable[[int], float], PlainSerializer(_cannot_be_saved)]
-
-    def values(self, steps: Steps, horizon: Horizon) -> Values:
-        if horizon.is_bounded:
-            steps = np.minimum(steps, max(horizon.span - 1, 0))
-        asked, places = np.unique(steps, return_inverse=True)
-        return np.array([self._at(int(step)) for step in asked])[places]
-
-    def _at(self, step: int) -> float:
-        try:
-            return float(self.function(step))
-        except Exception as error:
-            raise ValueError(f"{self!r} failed at step {step}: {error!r}") from error
-
-
-def interpolate(start: float, stop: float, shape: Shape | str, progress: Values) -> Values:
-    """From `start` at progress 0 to `stop` at 1 and beyond along `shape`, both ends exact."""
-    fraction = Shape.read(shape)(progress)
-    values: Values = (stop - start) * fraction
-    values += start
-    if start + (stop - start) != stop:  # which rounding brings about
-        values[fraction == 1.0] = stop
-    return values
-
-
-def progress(steps: NDArray[Any], length: float) -> Values:
-    """How far along `length` each step is: 0 at step 0, 1 at the end, at once where it is 0."""
-    return steps / length if length else np.ones(steps.shape)

@@ -9,8 +9,14 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from lossweights.components.durations import Duration, Horizon
-from lossweights.components.schedules.base import Schedule, Steps, interpolate, progress
-from lossweights.components.schedules.shapes import LinearShape, Shape, Values
+from lossweights.components.schedules.base import Schedule, Steps
+from lossweights.components.schedules.shapes import (
+    LinearShape,
+    Shape,
+    Values,
+    interpolate,
+    progress,
+)
 
 
 class Piecewise(Schedule, kind="piecewise"):

@@ -1,15 +1,16 @@
-"""Ramps: once from here to there."""
+"""Once from one weight to another."""
 
 from __future__ import annotations
 
 from lossweights.components.durations import Duration, Horizon
-from lossweights.components.schedules.base import (
-    DelayedSchedule,
-    Steps,
+from lossweights.components.schedules.base import DelayedSchedule, Steps
+from lossweights.components.schedules.shapes import (
+    LinearShape,
+    Shape,
+    Values,
     interpolate,
     progress,
 )
-from lossweights.components.schedules.shapes import LinearShape, Shape, Values
 
 
 class Ramp(DelayedSchedule, kind="ramp"):
@@ -38,34 +39,6 @@ class Ramp(DelayedSchedule, kind="ramp"):
 
     def waiting(self, horizon: Horizon) -> float:
         return self.start
-
-    def ends(self, horizon: Horizon) -> float:
-        return horizon.steps(self.delay) + horizon.length(self.over)
-
-
-class Warmup(DelayedSchedule, kind="warmup"):
-    r"""From 0 to 1 along `shape`, then flat: $w(t) = f(\min(t / T, 1))$.
-
-    Linear over the first part of training this is the monotonic annealing of the KL term of
-    Bowman et al. 2016 (K16-1002), who used a sigmoid.
-
-    Args:
-        over: Length $T$ of the warm-up; of 0, the weight is 1 from the first step.
-        shape: $f$: linear, cosine, sigmoid, exponential, power, hold, or one with options.
-        delay: How long to stay at 0 before.
-
-    >>> Warmup(over="4 steps", delay="2 steps")([0, 2, 3, 6, 99])
-    array([0.  , 0.  , 0.25, 1.  , 1.  ])
-    """
-
-    over: Duration | str
-    shape: Shape | str = LinearShape()
-
-    def undelayed(self, steps: Steps, horizon: Horizon) -> Values:
-        return interpolate(0.0, 1.0, self.shape, progress(steps, horizon.length(self.over)))
-
-    def waiting(self, horizon: Horizon) -> float:
-        return 0.0
 
     def ends(self, horizon: Horizon) -> float:
         return horizon.steps(self.delay) + horizon.length(self.over)

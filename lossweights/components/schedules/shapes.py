@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,3 +138,18 @@ class HoldShape(Shape, kind="hold"):
 
     def values(self, progress: Values) -> Values:
         return np.zeros_like(progress)
+
+
+def interpolate(start: float, stop: float, shape: Shape | str, progress: Values) -> Values:
+    """From `start` at progress 0 to `stop` at 1 and beyond along `shape`, both ends exact."""
+    fraction = Shape.read(shape)(progress)
+    values: Values = (stop - start) * fraction
+    values += start
+    if start + (stop - start) != stop:  # which rounding brings about
+        values[fraction == 1.0] = stop
+    return values
+
+
+def progress(steps: NDArray[Any], length: float) -> Values:
+    """How far along `length` each step is: 0 at step 0, 1 at the end, at once where it is 0."""
+    return steps / length if length else np.ones(steps.shape)

@@ -1,4 +1,4 @@
-"""What lies in the graph between terms and what they share."""
+"""Checks of the graph between terms and the tensors that they share."""
 
 from __future__ import annotations
 
@@ -9,81 +9,98 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
+from lossweights.criterion import torch_internals
 from lossweights.criterion.gradients.shared import Shared
 from lossweights.errors import warn
 
-_LOOK_EVERY = 512  # forward passes
+_CHECK_EVERY = 512  # forward passes
 
 Edge: TypeAlias = tuple[Node, int]
 
 
-class Lookout:
-    """Looks through the graph of terms for what would make their gradients wrong in silence.
+class GraphChecks:
+    """Calls `check_graph` for each new term, and for all terms every 512 forward passes.
 
-    A graph is gone through when a term is given for the first time, and then now and then: it takes
-    longer than the gradients do.
+    A check takes longer than the gradients.
 
     Attributes:
-        is_half: Whether there was float16 in it, in which small gradients become 0.
+        is_half: Whether any check so far has found float16, in which small gradients become 0.
     """
 
     def __init__(self) -> None:
         self.is_half = False
         self._known: set[str] = set()
-        self._looks = 0
+        self._calls = 0
 
-    def look(self, losses: Mapping[str, Tensor], shared: Shared) -> None:
-        """Goes through the graph of terms some of which are new.
+    def check(self, losses: Mapping[str, Tensor], shared: Shared) -> None:
+        """Checks the graph of the terms, if it is time to.
 
         Raises:
-            ValueError: For a term that does not depend on what is shared.
-            RuntimeError: For a part of the model whose gradients cannot be taken rightly, with
-                what to write instead.
+            ValueError: As `check_graph`.
+            RuntimeError: As `check_graph`.
         """
-        self._looks += 1
-        if self._known.issuperset(losses) and self._looks % _LOOK_EVERY:
+        self._calls += 1
+        if self._known.issuperset(losses) and self._calls % _CHECK_EVERY:
             return
-        wanted = {_edge(tensor) for tensor in shared.tensors}
-        ways = {n: _way(loss, wanted) for n, loss in losses.items() if loss.requires_grad}
-        shared.refuse_apart([name for name, way in ways.items() if not way.reached], list(losses))
-        nodes = {node for way in ways.values() for node in way.nodes}
-        reached = {edge for way in ways.values() for edge in way.reached}
-        for node in nodes:
-            _refuse_static_graph(node)
-            if node.name() == "CheckpointFunctionBackward" and reached != wanted:
-                raise RuntimeError(
-                    "reentrant checkpointing hides parameters that are given as shared=: write "
-                    "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-                )
-        if any(_frees_its_buffers(node) for node in nodes):
-            warn(
-                "a compiled part of the model may free its buffers in its first backward pass, "
-                "and fail in the second (as it does with a batch of another size): write import "
-                "torch._functorch.config and torch._functorch.config.donated_buffer = False before "
-                "it is compiled"
-            )
-        self.is_half = self.is_half or any(_is_half(node) for node in nodes)
-        self._known.update(ways)
+        self.is_half = check_graph(losses, shared) or self.is_half
+        self._known.update(name for name, loss in losses.items() if loss.requires_grad)
 
 
-class _Way(NamedTuple):
-    """The nodes of the graph from a term up to what is shared, and what of that it reaches."""
+def check_graph(losses: Mapping[str, Tensor], shared: Shared) -> bool:
+    """Finds in the graph what would make the gradients of single terms wrong without an error.
+
+    Args:
+        losses: The terms, with their graph. One that needs no gradient is skipped.
+        shared: The tensors that the gradients are taken with respect to.
+
+    Returns:
+        Whether there is float16 in the graph between them.
+
+    Raises:
+        ValueError: For a term that does not depend on any of the tensors.
+        RuntimeError: For a part of the model whose gradients would be wrong, with what to write
+            instead.
+    """
+    shared_edges = {_edge(tensor) for tensor in shared.tensors}
+    paths = {n: _path(loss, shared_edges) for n, loss in losses.items() if loss.requires_grad}
+    shared.refuse_apart([name for name, path in paths.items() if not path.reached], list(losses))
+    nodes = {node for path in paths.values() for node in path.nodes}
+    reached = {edge for path in paths.values() for edge in path.reached}
+    for node in nodes:
+        _refuse_static_graph(node)
+    if reached != shared_edges and any(map(torch_internals.is_reentrant_checkpoint, nodes)):
+        raise RuntimeError(
+            "reentrant checkpointing hides parameters that are given as shared=: write "
+            "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+        )
+    if any(map(torch_internals.is_compiled, nodes)) and torch_internals.donates_buffers():
+        warn(
+            "a compiled part of the model may free its buffers in its first backward pass, and "
+            "fail in the second (as it does with a batch of another size): write import "
+            "torch._functorch.config and torch._functorch.config.donated_buffer = False before it "
+            "is compiled"
+        )
+    return any(map(_is_half, nodes))
+
+
+class _Path(NamedTuple):
+    """The nodes of the graph from a term to the shared tensors, and which tensors it reaches."""
 
     nodes: set[Node]
     reached: set[Edge]
 
 
-def _way(loss: Tensor, wanted: Collection[Edge]) -> _Way:
-    way = _Way(set(), set())
+def _path(loss: Tensor, shared: Collection[Edge]) -> _Path:
+    path = _Path(set(), set())
     ahead = [_edge(loss)]
     while ahead:
         edge = ahead.pop()
-        if edge in wanted:
-            way.reached.add(edge)
-        elif edge[0] not in way.nodes:
-            way.nodes.add(edge[0])
+        if edge in shared:
+            path.reached.add(edge)
+        elif edge[0] not in path.nodes:
+            path.nodes.add(edge[0])
             ahead += [(node, index) for node, index in edge[0].next_functions if node is not None]
-    return way
+    return path
 
 
 def _edge(tensor: Tensor) -> Edge:
@@ -92,28 +109,19 @@ def _edge(tensor: Tensor) -> Edge:
 
 
 def _is_half(node: Node) -> bool:
-    # Where autocast is over when the criterion is called, nothing else tells of it.
-    parts = [part.dtype for part in node._input_metadata]  # noqa: SLF001
-    if _is_compiled(node):  # what is computed in it shows only in what it has kept
-        try:
-            parts += [kept.dtype for kept in node.saved_tensors if kept is not None]  # type: ignore[attr-defined]
-        except RuntimeError:  # gone, or changed in place: whoever takes the gradients is told
-            return False
-    return torch.float16 in parts
-
-
-def _is_compiled(node: Node) -> bool:
-    return node.name() == "CompiledFunctionBackward"
-
-
-def _frees_its_buffers(node: Node) -> bool:
-    return _is_compiled(node) and bool(torch._functorch.config.donated_buffer)  # noqa: SLF001
+    # If autocast is over when the criterion is called, nothing else shows it.
+    if torch.float16 in torch_internals.output_dtypes(node):
+        return True
+    if not torch_internals.is_compiled(node):
+        return False
+    try:  # of the dtypes inside only those of the tensors that it saved are known
+        return torch.float16 in torch_internals.saved_dtypes(node)
+    except RuntimeError:  # freed, or changed in place: taking the gradients raises the error
+        return False
 
 
 def _refuse_static_graph(node: Node) -> None:
-    if node.name() != "_DDPSinkBackward":
-        return
-    model = node.ddp_weakref()  # type: ignore[attr-defined]
+    model = torch_internals.data_parallel_module(node)
     if model is not None and model.static_graph:
         raise RuntimeError(
             "DistributedDataParallel(static_graph=True) takes the gradients of single terms for "

@@ -1,262 +1,285 @@
-"""Statistics of gradients: of one term after another, tensor by tensor, and over the ranks."""
+"""Statistics of gradients: sums over tensors, sums over ranks, then Gramian, norms and means."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lossweights.components.context import Gradients, Statistic
+from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.shared import Rows, Shared
-from lossweights.criterion.ranks import Ranks
+from lossweights.criterion.indexing import put, take
 
-# Elements of a gradient that are looked at together: on a processor so few that they stay in its
-# cache, elsewhere so many that the device is busy.
-_CHUNK, _CHUNK_ELSEWHERE = 2**15, 2**20
+# How many numbers are converted to float64 at a time, over all terms: on a CPU so few that they
+# stay in its cache, elsewhere so many that the device is busy.
+_CHUNK, _CHUNK_ELSEWHERE = 2**18, 2**23
+
+Column: TypeAlias = "Sequence[Tensor | None]"  # the gradients of all terms, of one tensor
 
 
 class Collected(NamedTuple):
-    """What a forward pass shows of the gradients, over all ranks.
+    """Statistics of the gradients of a forward pass, over all ranks.
 
     Args:
-        gradients: The statistics of the terms that were given anywhere.
-        losses: Their values, shape (m,), float32.
+        gradients: The statistics of the terms that were given on any rank.
+        losses: The values of these terms, shape (m,), float32.
     """
 
     gradients: Gradients
     losses: Tensor
 
 
-def collect(
-    shared: Shared | None,
-    rows: Rows,
-    values: Tensor,
-    given: Sequence[str],
-    names: Sequence[str],
-    needs: Collection[Statistic],
-    ranks: Ranks,
-    *,
-    scale: Tensor | None,
-    may_lack: bool,
-) -> Collected:
-    """The statistics that are needed.
+class Collector:
+    """Computes the statistics that a balancer needs.
+
+    Sums are computed in float64: squares of 1e-30 do not vanish, squares of 1e30 do not overflow,
+    and gradients that are nearly parallel stay apart. Autocast and
+    `torch.set_float32_matmul_precision`, which round the factors of products in float32, change
+    nothing.
 
     Args:
-        shared: With respect to what the gradients were taken; None where nothing was given.
-        rows: The gradients of the terms that were given, by name.
-        values: Their values, detached, shape (k,), float32.
-        given: Their names.
-        names: All terms that the balancer weighs; so many there are on every rank.
+        names: All terms that the balancer weighs, sorted; the same on every rank.
         needs: The statistics.
-        ranks: The processes to sum over.
-        scale: By what the gradients were multiplied; None for 1.
-        may_lack: Whether a term may be absent: then its presence anywhere is looked at on the host.
+        group: The processes to sum over, with one collective of fixed length for each forward
+            pass, one more for `max_abs`, and one for each tensor if they are parameters.
+        may_lack: Whether a term may be absent. With several ranks the host then waits for the
+            device, to learn which terms were given anywhere.
     """
-    n, count, home = len(names), ranks.count, values.device
-    where = [names.index(name) for name in given]
-    sums = _Sums(n, needs, home)
-    with torch.no_grad():
-        of_parameters = shared is not None and not shared.are_features
-        for index, tensor in enumerate([] if shared is None else shared.tensors):
-            parts: list[Tensor | None] = [None] * n
-            for place, name in zip(where, given, strict=True):
-                parts[place] = rows[name][index]
-            if of_parameters and count > 1:
-                parts = _averaged(parts, tensor, ranks, scale)
-            sums.add(parts, tensor, of_parameters=of_parameters)
-        sums.end(None if of_parameters and count > 1 else scale)
-        present, losses = list(given), values
-        if count > 1:
-            totals, counts = sums.add_up(values, where, ranks, of_parameters=of_parameters)
-            if may_lack:
-                there = (counts > 0).tolist()
-                present = [name for name, is_there in zip(names, there, strict=True) if is_there]
-            losses = _chosen(totals / counts, [names.index(name) for name in present], n).float()
-        places = [names.index(name) for name in present]
-        chosen = {key: _chosen(found, places, n) for key, found in sums.statistics().items()}
-        seen = torch.ones(len(present), dtype=torch.bool, device=home)
-        return Collected(Gradients(present, chosen, seen), losses)
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        needs: Sequence[Statistic],
+        group: ProcessGroup,
+        *,
+        may_lack: bool,
+    ) -> None:
+        self._names, self._needs = tuple(names), tuple(needs)
+        self._group, self._may_lack = group, may_lack
+
+    @torch.no_grad()
+    def collect(
+        self, rows: Rows, losses: Tensor, shared: Shared | None, scale: Tensor | None = None
+    ) -> Collected:
+        """The statistics of the gradients in a forward pass.
+
+        Args:
+            rows: The gradients of the terms that were given on this rank, by name.
+            losses: The values of these terms, detached, shape (k,), float32. The statistics are
+                on the same device.
+            shared: The tensors that the gradients were taken with respect to; None if no term was
+                given.
+            scale: What the gradients were multiplied by; None for 1.
+
+        Raises:
+            ValueError: If norms of items are needed, and the tensors have no common batch axis.
+        """
+        present, has_ranks = tuple(rows), self._group.count > 1
+        of_features = shared is None or shared.are_features
+        if has_ranks and shared is not None and not of_features:
+            sums = self._over_averaged(rows, losses.device, shared, scale)
+        else:
+            sums = self._over_tensors(rows, losses.device, shared, scale)
+        if has_ranks:
+            sums, losses, present = self._over_ranks(sums, rows, losses, of_features=of_features)
+        seen = torch.ones(len(present), dtype=torch.bool, device=losses.device)
+        return Collected(Gradients(present, sums.statistics(), seen), losses)
+
+    def _over_tensors(
+        self, rows: Rows, device: torch.device, shared: Shared | None, scale: Tensor | None
+    ) -> _Sums:
+        """The sums of the terms that were given on this rank."""
+        sums = _Sums()
+        if shared is not None:
+            for index, tensor in enumerate(shared.tensors):
+                sums.elements += tensor.numel()
+                sums.add([row[index] for row in rows.values()], self._needs, device)
+            if "item_norms" in self._needs:
+                sums.add_items(rows, shared, device)
+        if scale is not None:
+            sums.divide(scale.double())
+        return sums.complete(self._needs, len(rows), device)
+
+    def _over_averaged(
+        self, rows: Rows, device: torch.device, shared: Shared, scale: Tensor | None
+    ) -> _Sums:
+        """The sums of all terms, whose gradients of parameters are averaged over the ranks."""
+        sums = _Sums()
+        if "item_norms" in self._needs:
+            sums.add_items(rows, shared, device)  # raises the error
+        for index, tensor in enumerate(shared.tensors):
+            # Of this dtype on all ranks, also on those that have no scale.
+            dtype = torch.promote_types(tensor.dtype, torch.float32)
+            zero = torch.zeros_like(tensor, dtype=dtype)
+            parts = [rows[name][index] if name in rows else None for name in self._names]
+            mean = torch.stack([zero if p is None else _dense(p).to(dtype) for p in parts])
+            if scale is not None:
+                mean /= scale.to(mean)
+            self._group.sum(mean)
+            mean /= self._group.count
+            sums.elements += tensor.numel()
+            sums.add(mean.unbind(), self._needs, device)
+        return sums.complete(self._needs, len(self._names), device)
+
+    def _over_ranks(
+        self, sums: _Sums, rows: Rows, losses: Tensor, *, of_features: bool
+    ) -> tuple[_Sums, Tensor, tuple[str, ...]]:
+        """The sums, the mean values of the terms, and the names of those given on any rank."""
+        n, count, values = len(self._names), self._group.count, losses.double()
+        given = [self._names.index(name) for name in rows]
+        found = {key: _of_all(tensor, given, n) for key, tensor in sums.found.items()}
+        added = [key for key in found if key != "max_abs"]
+        parts = [
+            _of_all(values, given, n),
+            _of_all(torch.ones_like(values), given, n),
+            values.new_full((1,), sums.elements),
+            values.new_full((1,), sums.items),
+            *(found[key].flatten() for key in added),
+        ]
+        whole = torch.cat(parts)
+        self._group.sum(whole)
+        totals, counts, elements, items, *rest = whole.split([len(part) for part in parts])
+        for key, total in zip(added, rest, strict=True):
+            found[key] = total.view_as(found[key])
+            if not of_features:  # each rank has added up the same averaged gradients
+                found[key] /= count
+        if "max_abs" in found:
+            self._group.max(found["max_abs"])
+        present = self._names
+        if self._may_lack:
+            there = (counts > 0).tolist()
+            present = tuple(n for n, is_there in zip(self._names, there, strict=True) if is_there)
+        where = [self._names.index(name) for name in present]
+        found = {key: take(tensor, where, axes=tensor.ndim) for key, tensor in found.items()}
+        total_sums = _Sums(found, elements if of_features else elements / count, items)
+        if of_features:
+            # The loss of the training is the mean over the ranks, so the gradient with respect to
+            # the features of a rank is that of its loss divided by their number.
+            total_sums.divide(count)
+        return total_sums, take(totals / counts, where).float(), present
 
 
-def _averaged(
-    parts: Sequence[Tensor | None], tensor: Tensor, ranks: Ranks, scale: Tensor | None
-) -> list[Tensor | None]:
-    """The means over the ranks of the gradients of one parameter, without the scale."""
-    dtype = torch.promote_types(tensor.dtype, torch.float32)  # of all ranks, scaled or not
-    stacked = torch.stack(
-        [torch.zeros_like(tensor, dtype=dtype) if p is None else _dense(p).to(dtype) for p in parts]
-    )
-    if scale is not None:
-        stacked /= scale.to(stacked)
-    ranks.add_up(stacked)
-    stacked /= ranks.count
-    return list(stacked.unbind())
+@dataclass
+class _Sums:
+    """Sums over the elements, or the items, of gradients.
+
+    Args:
+        found: By statistic, in float64: products, squares (`norms`) or magnitudes of elements, and
+            the largest one for `max_abs`.
+        elements: How many elements a gradient has.
+        items: How many items the batch has.
+    """
+
+    found: dict[Statistic, Tensor] = field(default_factory=dict)
+    elements: int | Tensor = 0
+    items: int | Tensor = 0
+
+    def add(self, column: Column, needs: Sequence[Statistic], device: torch.device) -> None:
+        """Adds the gradients of all terms with respect to one tensor."""
+        given = [_dense(part).detach().reshape(-1) for part in column if part is not None]
+        if not given or not len(given[0]):
+            return
+        where = [index for index, part in enumerate(column) if part is not None]
+        for chunk in _chunks(given):
+            for key in needs:
+                if key == "item_norms":
+                    continue
+                found = _of_all(_SUM[key](chunk).to(device), where, len(column))
+                if key not in self.found:
+                    self.found[key] = found
+                elif key == "max_abs":
+                    self.found[key] = torch.maximum(self.found[key], found)
+                else:
+                    self.found[key] += found
+
+    def add_items(self, rows: Rows, shared: Shared, device: torch.device) -> None:
+        """Adds the norms of the gradients of the items of the batch.
+
+        Raises:
+            ValueError: If the tensors have no common batch axis.
+        """
+        if not shared.are_features or any(tensor.ndim == 0 for tensor in shared.tensors):
+            raise ValueError(
+                "norms of each item of the batch are needed, and shared= has no batch axis: give "
+                "features, or write per_item: false"
+            )
+        lengths = [len(tensor) for tensor in shared.tensors]
+        if min(lengths) < max(lengths):
+            raise ValueError(
+                "norms of each item of the batch are needed, and the tensors of shared= have "
+                f"first axes of {min(lengths)} and {max(lengths)}: give features with the batch "
+                "first, or write per_item: false"
+            )
+        self.items = items = lengths[0]
+        sums = []
+        for row in rows.values():
+            squares = torch.zeros(items, dtype=torch.float64, device=device)
+            for part in row:
+                if part is not None:
+                    matrix = _dense(part).detach().reshape(items, part.numel() // max(items, 1))
+                    norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
+                    squares += norms.square().to(device)
+            sums.append(squares.sqrt().sum())
+        if sums:
+            self.found["item_norms"] = torch.stack(sums)
+
+    def divide(self, by: Tensor | float) -> None:
+        """Changes the sums to those of gradients that are divided by a number."""
+        for key in self.found:
+            self.found[key] /= by**2 if key in ("gramian", "norms") else by
+
+    def complete(self, needs: Sequence[Statistic], count: int, device: torch.device) -> _Sums:
+        """The same with 0 for what has no elements, in the order of `needs`."""
+        found = {}
+        for key in needs:
+            if key in self.found:
+                found[key] = self.found[key]
+            else:
+                shape = (count, count) if key == "gramian" else (count,)
+                found[key] = torch.zeros(shape, dtype=torch.float64, device=device)
+        return _Sums(found, self.elements, self.items)
+
+    def statistics(self) -> dict[Statistic, Tensor]:
+        """What the balancer is given."""
+        found = dict(self.found)
+        if "norms" in found:
+            found["norms"] = found["norms"].sqrt()
+        if "mean_abs" in found:
+            found["mean_abs"] = found["mean_abs"] / self.elements
+        if "item_norms" in found:
+            found["item_norms"] = found["item_norms"] / self.items
+        return found
+
+
+_SUM: dict[Statistic, Callable[[Tensor], Tensor]] = {
+    "gramian": lambda rows: rows @ rows.T,
+    "norms": lambda rows: torch.linalg.vector_norm(rows, dim=1).square(),
+    "mean_abs": lambda rows: rows.abs().sum(dim=1),
+    "max_abs": lambda rows: rows.abs().amax(dim=1),
+}
+
+
+def _chunks(rows: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Gradients of one length as matrices in float64, a row each, some elements at a time."""
+    limit = _CHUNK if rows[0].device.type == "cpu" else _CHUNK_ELSEWHERE
+    length = max(1, limit // len(rows))
+    if len(rows[0]) <= length:
+        yield torch.stack(rows).double()
+        return
+    for parts in zip(*(row.split(length) for row in rows), strict=True):
+        yield torch.stack(parts).double()
+
+
+def _of_all(sums: Tensor, where: Sequence[int], count: int) -> Tensor:
+    """Sums of `count` terms, with 0 for those that are not at one of the places `where`."""
+    if sums.shape[-1] == count:
+        return sums
+    return put(sums, where, sums.new_zeros([count] * sums.ndim), axes=sums.ndim)
 
 
 def _dense(part: Tensor) -> Tensor:
     return part.to_dense() if part.is_sparse else part
-
-
-class _Sums:
-    """What is added up over tensors and ranks, in float64: squares of tiny ones do not vanish."""
-
-    def __init__(self, n: int, needs: Collection[Statistic], home: torch.device) -> None:
-        self._n, self._home = n, home
-        self._found = {
-            need: torch.zeros((n, n) if need == "gramian" else n, dtype=torch.float64, device=home)
-            for need in needs
-        }
-        self._elements: int | Tensor = 0  # of what is shared
-        self._items: int | Tensor = 0  # of the batch
-        self._item_squares: Tensor | None = None
-
-    def add(self, parts: Sequence[Tensor | None], tensor: Tensor, *, of_parameters: bool) -> None:
-        """Adds the gradients with respect to one tensor."""
-        self._elements += tensor.numel()
-        there = [index for index, part in enumerate(parts) if part is not None]
-        flat = [_dense(part).detach().reshape(-1) for part in parts if part is not None]
-        if not there:
-            return
-        length = _CHUNK if tensor.device.type == "cpu" else _CHUNK_ELSEWHERE
-        for start in range(0, max(tensor.numel(), 1), length):
-            whole = tensor.numel() <= length
-            pieces = flat if whole else [part[start : start + length] for part in flat]
-            piece = torch.stack(pieces).double()
-            piece = piece.to(self._home)
-            if "gramian" in self._found:
-                self._put("gramian", there, piece @ piece.T)
-            if "norms" in self._found:
-                self._put("norms", there, piece.square().sum(dim=1))
-            if "mean_abs" in self._found:
-                self._put("mean_abs", there, piece.abs().sum(dim=1))
-            if "max_abs" in self._found and piece.numel():
-                self._put("max_abs", there, piece.abs().amax(dim=1))
-        if "item_norms" in self._found:
-            self._add_items(parts, tensor, of_parameters=of_parameters)
-
-    def _put(self, need: Statistic, there: Sequence[int], found: Tensor) -> None:
-        """Adds what was found of some terms, or keeps the larger."""
-        sums, found = self._found[need], _spread(found, there, self._n)
-        if need == "max_abs":
-            torch.maximum(sums, found, out=sums)
-        else:
-            sums += found
-
-    def _add_items(
-        self, parts: Sequence[Tensor | None], tensor: Tensor, *, of_parameters: bool
-    ) -> None:
-        if of_parameters or tensor.ndim == 0:
-            raise ValueError(
-                "norms of each item of the batch are asked for, and shared= has no batch axis: "
-                "give features, or write per_item: false"
-            )
-        squares = torch.stack(
-            [
-                torch.zeros(len(tensor), dtype=torch.float64, device=self._home)
-                if part is None
-                else part.detach()
-                .reshape(len(tensor), -1)
-                .double()
-                .square()
-                .sum(dim=1)
-                .to(self._home)
-                for part in parts
-            ]
-        )
-        if self._item_squares is None:
-            self._item_squares = squares
-        elif self._item_squares.shape == squares.shape:
-            self._item_squares += squares
-        else:
-            raise ValueError(
-                "norms of each item of the batch are asked for, and the tensors of shared= have "
-                f"first axes of {self._item_squares.shape[1]} and {squares.shape[1]}: give "
-                "features with the batch first, or write per_item: false"
-            )
-
-    def end(self, scale: Tensor | None) -> None:
-        """Called when all tensors were added, ahead of `add_up`: another rank may have no scale.
-
-        Args:
-            scale: By what the gradients were multiplied; None for 1.
-        """
-        if self._item_squares is not None:
-            self._found["item_norms"] = self._item_squares.sqrt().sum(dim=1)
-            self._items = self._item_squares.shape[1]
-        if scale is not None:
-            for need, found in self._found.items():
-                found.div_(scale.double().square() if need in ("gramian", "norms") else scale)
-
-    def add_up(
-        self, values: Tensor, where: Sequence[int], ranks: Ranks, *, of_parameters: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Adds up over the ranks, in one collective.
-
-        Args:
-            values: The values of the terms that were given here.
-            where: Their places.
-            ranks: The processes.
-            of_parameters: Whether each of them has added up the same gradients.
-
-        Returns:
-            The sums of the values, and on how many ranks each term was given, shape (n,).
-        """
-        count, values = ranks.count, values.double()
-        sizes = [values.new_zeros(1) + size for size in (self._elements, self._items)]
-        sums = {key: found for key, found in self._found.items() if key != "max_abs"}
-        parts = [
-            _spread(values, where, self._n),
-            _spread(torch.ones_like(values), where, self._n),
-            *sizes,
-            *(found.flatten() for found in sums.values()),
-        ]
-        whole = torch.cat(parts)
-        ranks.add_up(whole)
-        totals, counts, elements, items, *rest = torch.split(whole, [len(part) for part in parts])
-        self._elements, self._items = elements, items
-        for (key, found), total in zip(sums.items(), rest, strict=True):
-            if of_parameters:
-                divisor = count if key in ("gramian", "norms") else 1
-            else:  # the loss of the training is the mean over the ranks
-                divisor = count**2 if key in ("gramian", "norms") else count
-            self._found[key] = total.view_as(found) / divisor
-        if "max_abs" in self._found:
-            ranks.largest(self._found["max_abs"])
-            self._found["max_abs"] /= 1 if of_parameters else count
-        return totals, counts
-
-    def statistics(self) -> dict[Statistic, Tensor]:
-        """Those of all n terms; 0 for terms that were not given."""
-        found = dict(self._found)
-        if "norms" in found:
-            found["norms"] = found["norms"].sqrt()
-        if "mean_abs" in found:
-            found["mean_abs"] = found["mean_abs"] / self._elements
-        if "item_norms" in found:
-            found["item_norms"] = found["item_norms"] / self._items
-        return found
-
-
-def _chosen(values: Tensor, places: Sequence[int], n: int) -> Tensor:
-    """The entries of some terms, on each axis; one by one, an index would be uploaded."""
-    if len(places) == n:
-        return values
-    for axis in range(values.ndim):
-        picked = [values.select(axis, place) for place in places]
-        values = torch.stack(picked, dim=axis) if picked else values.narrow(axis, 0, 0)
-    return values
-
-
-def _spread(values: Tensor, places: Sequence[int], n: int) -> Tensor:
-    """The opposite: entries at the places of their terms, on each axis, and 0 elsewhere."""
-    if len(places) == n:
-        return values
-    for axis in range(values.ndim):
-        zero = values.new_zeros([size for i, size in enumerate(values.shape) if i != axis])
-        spread = [zero] * n
-        for place, entry in zip(places, values.unbind(axis), strict=True):
-            spread[place] = entry
-        values = torch.stack(spread, dim=axis)
-    return values

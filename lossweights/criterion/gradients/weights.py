@@ -1,43 +1,44 @@
-"""Weights from gradients: when they are taken, what follows from them, and what stays of them."""
+"""Weights from gradients: when gradients are computed, and which weights count until then."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lossweights.components.balancers.gradient import GradientBalancer
-from lossweights.components.context import Gradients, StepContext
-from lossweights.config.loss_config import LossConfig
-from lossweights.criterion.gradients.checks import Lookout
-from lossweights.criterion.gradients.running import NO_FLOAT64, Held
+from lossweights.components.balancers import GradientBalancer
+from lossweights.components.context import Gradients, State
+from lossweights.components.durations import Horizon
+from lossweights.criterion.distributed import ProcessGroup
+from lossweights.criterion.gradients.checks import GraphChecks
+from lossweights.criterion.gradients.heads import LOW_PRECISION, all_finite
 from lossweights.criterion.gradients.shared import Rows, Shared, SharedLike
-from lossweights.criterion.gradients.statistics import collect
-from lossweights.criterion.memory import Memory
-from lossweights.criterion.ranks import Ranks
+from lossweights.criterion.gradients.statistics import Collector
+from lossweights.criterion.indexing import put, take
+from lossweights.criterion.slots import Slot
 from lossweights.errors import warn
 
-_LOW = (
-    "heads: plain changes the gradient of the plain sum into the balanced one, so the rounding of "
-    "the largest gradient stays: in float16 and bfloat16 0.1% and 0.4% of it, as much as the "
-    "gradient of a term a few hundred times smaller. Write heads: weighted, or compute the heads "
-    "in float32"
+_NO_FLOAT64 = (
+    "weights from gradients need float64, which mps has not: train on the CPU, or write a balancer "
+    "of values"
 )
+# Float16 gradients are multiplied by a scale, so that small ones do not become 0. It adapts like
+# that of torch's gradient scaler: halved after an overflow, doubled after 2,000 steps without one.
+_FIRST_SCALE, _LARGEST_SCALE, _CALM_STEPS = 2.0**16, 2.0**24, 2000
 
 
-class Taken(NamedTuple):
-    """What a forward pass has taken of the gradients.
+class GradientStep(NamedTuple):
+    """What a forward pass computed from gradients.
 
     Args:
-        balance: The weights of the balanced terms that were given, shape (k,), float32.
-        weights: The same of all terms that were given on any rank, shape (m,).
-        gradients: Statistics of those.
-        overflowed: 1 where any of these is not finite, else 0; 0-dim.
-        rows: The gradients themselves, multiplied by `scale`, where they are needed once more.
-        shared: With respect to what they were taken.
+        balance: The weights of the balanced terms present, shape (k,), float32.
+        weights: The weights of all terms present on any rank, shape (m,).
+        gradients: Statistics of those terms.
+        overflowed: 1 if any of the statistics is not finite, else 0; 0-dim.
+        rows: The gradients themselves, multiplied by `scale`, for `heads: plain`.
+        shared: What they were computed with respect to.
         scale: None for 1.
     """
 
@@ -50,268 +51,249 @@ class Taken(NamedTuple):
     scale: Tensor | None = None
 
 
-class GradientWeighing:
-    """Weighs the terms of a config by their gradients.
+class GradientWeights:
+    """The weights of a balancer by gradients, in and between the steps that compute gradients.
 
     Args:
-        config: The declaration, with a `GradientBalancer`.
-        balancer: That balancer.
-        memory: Where its state lives.
-        ranks: The processes over which the batch is spread.
+        slot: The balancer in its place.
+        group: The processes over which the batch is spread.
+        may_lack: Whether a balanced term may be absent from a forward pass.
 
     Attributes:
-        names: The terms that are balanced, sorted.
-        now: When it is, with the balancer's scheduled fields; kept up to date from outside.
-        is_frozen: Whether the weights stand still until `freeze` ends.
-        has_taken: Whether gradients were taken since the last step.
+        tensors: All that changes. `weights` are those of the last step that computed gradients (1
+            before), `computed` is 1 for terms that counted in such a step, `fresh` has sums and
+            counts of the weights since then; `scale` multiplies float16 gradients, `overflows`
+            counts since the last step, `calm` the steps without one; and the sums of the
+            statistics that `update` reads.
+        is_due: Whether the next forward pass computes gradients.
+        is_frozen: Whether the weights are held until `freeze` ends.
+        has_new: Whether gradients were computed since the last step.
     """
 
-    def __init__(
-        self, config: LossConfig, balancer: GradientBalancer, memory: Memory, ranks: Ranks
-    ) -> None:
-        self._balancer, self._memory, self._ranks = balancer, memory, ranks
-        self.names = config.balanced_names
-        terms = [config.terms[name] for name in self.names]
-        self._may_lack = config.on_nonfinite == "skip_term" or any(term.optional for term in terms)
-        self._keeps_rows = balancer.heads == "plain"
-        self._lookout = Lookout()
+    def __init__(self, slot: Slot, group: ProcessGroup, *, may_lack: bool) -> None:
+        if not isinstance(slot.component, GradientBalancer):
+            raise TypeError("a GradientBalancer is needed")
+        self.balancer, self._slot = slot.component, slot
+        self.names = slot.terms
+        self._keeps_rows = self.balancer.heads == "plain"
+        self._checks = GraphChecks()
         self._has_scaled = self._has_warned = False
-        self._weighed: frozenset[str] = frozenset()  # that counted when gradients were taken
-        self.now = StepContext({})
-        self._active = frozenset(self.names)  # that count now
-        self.is_frozen = False
-        self.has_taken = False
+        learns = type(self.balancer).update is not GradientBalancer.update
+        self._sums = self.balancer.statistics if learns else ()
+        self._collector = Collector(self.names, self.balancer.statistics, group, may_lack=may_lack)
+        self.tensors = self._initial()
+        self._active = frozenset(self.names)
+        self._computed: frozenset[str] = frozenset()  # the same as the tensor, on the host
+        self.is_due, self.is_frozen, self.has_new = True, False, False
 
-    @property
-    def held(self) -> Held:
-        """The weights that stand."""
-        return self._memory.held
+    def _initial(self) -> State:
+        n = len(self.names)
+        state = {
+            "weights": torch.ones(n, dtype=torch.float32),
+            "computed": torch.zeros(n, dtype=torch.float32),
+            "fresh": torch.zeros(2, n, dtype=torch.float32),
+            "scale": torch.full((), _FIRST_SCALE, dtype=torch.float32),
+            "calm": torch.zeros((), dtype=torch.float32),
+            "overflows": torch.zeros((), dtype=torch.float32),
+        }
+        for name in self._sums:
+            shape = (n, n) if name == "gramian" else (n,)
+            state[name] = torch.zeros(shape, dtype=torch.float64)
+        if "gramian" in self._sums:
+            state["pairs"] = torch.zeros(n, n, dtype=torch.float32)
+        return state
 
-    def standing(self, given: Sequence[str]) -> Tensor:
-        """The weights that stand for some of the balanced terms, shape (k,)."""
-        held = self.held
-        weights = held.standing() if self.has_taken else held.tensors["weights"].clone()
-        return _picked(weights, [self.names.index(name) for name in given])
+    # In a forward pass
 
-    def weigh(
-        self,
-        losses: Mapping[str, Tensor],
-        shared: SharedLike | None,
-        inactive: Collection[str] = (),
-    ) -> Taken:
-        """The weights of the balanced terms that were given, sorted, in a forward pass.
+    def current(self, names: Sequence[str]) -> Tensor:
+        """The weights of some terms without new gradients, shape (k,).
 
-        Gradients are taken when `every` says so, and where a term counts now that never did when
-        they were taken: its weight is not known yet.
+        The mean of those of the forward passes since the last step, or those of that step.
+        """
+        weights = self._mean() if self.has_new else self.tensors["weights"].clone()
+        return take(weights, [self.names.index(name) for name in names])
+
+    def _mean(self) -> Tensor:
+        sums, counts = self.tensors["fresh"].unbind()
+        return torch.where(counts > 0, sums / counts, self.tensors["weights"])
+
+    def weigh(self, losses: Mapping[str, Tensor], shared: SharedLike | None) -> GradientStep:
+        """The weights of the balanced terms present in a forward pass.
 
         Args:
-            losses: Their values, with their graph.
+            losses: Their values by name, sorted, with their graph.
             shared: What they depend on.
-            inactive: Terms that do not count now: the same on all ranks, whatever is given there.
 
         Raises:
-            ValueError: Where `shared` is needed and missing, and for terms that do not depend on
-                it.
-            RuntimeError: Where torch cannot take the gradients.
+            ValueError: If `shared` is needed and missing, or a term does not depend on it.
+            RuntimeError: If torch cannot compute the gradients.
         """
         names = list(losses)
-        self._active = frozenset(self.names).difference(inactive)
-        takes = self._takes
-        if not takes and not self._keeps_rows:
-            return Taken(self.standing(names))
+        computes = self.is_due and not self.is_frozen
+        if not computes and not self._keeps_rows:
+            return GradientStep(self.current(names))
         if shared is None and names:
             raise ValueError(
-                f"the balancer {self._balancer.kind!r} weighs the terms by their gradients: give "
+                f"the balancer {self.balancer.kind!r} weighs the terms by their gradients: give "
                 "what they share, criterion(terms, shared=features) with what the trunk returned, "
                 "or shared=trunk.parameters()"
             )
         found = None if shared is None else Shared(shared)
         if found is not None:
-            self._lookout.look(losses, found)
+            self._checks.check(losses, found)
             if self._keeps_rows and found.is_low and not self._has_warned:
                 self._has_warned = True
-                warn(_LOW)
-        is_half = found is not None and (found.is_half or self._lookout.is_half)
-        scale = self.held.scale.clone() if is_half else None
-        rows = {}
+                warn(LOW_PRECISION)
+        is_half = found is not None and (found.is_half or self._checks.is_half)
+        scale = self.tensors["scale"].clone() if is_half else None
+        rows: Rows = {}
         if found is not None and losses:
-            rows = found.rows(losses, scale, batched=self._balancer.batched)
+            rows = found.rows(losses, scale)
         kept: dict[str, Any] = {"scale": scale}
         if self._keeps_rows:
             kept |= {"rows": rows, "shared": found}
-        if not takes:
-            overflowed = _is_finite(*_parts(rows)).logical_not() if is_half else 0.0
-            return Taken(self.standing(names), overflowed=overflowed, **kept)
-        home = self._memory.device
+        if not computes:
+            parts = [part for row in rows.values() for part in row if part is not None]
+            overflowed = all_finite(*parts).logical_not() if is_half else 0.0
+            return GradientStep(self.current(names), overflowed=overflowed, **kept)
+        home = self.tensors["weights"].device
         if home.type == "mps":
-            raise RuntimeError(NO_FLOAT64)
+            raise RuntimeError(_NO_FLOAT64)
         values = [loss.detach().float().to(home) for loss in losses.values()]
-        gradients, seen_losses = collect(
-            found,
-            rows,
-            torch.stack(values) if values else torch.zeros(0, device=home),
-            names,
-            self.names,
-            self._balancer.statistics,
-            self._ranks,
-            scale=scale,
-            may_lack=self._may_lack,
-        )
+        seen = torch.stack(values) if values else torch.zeros(0, device=home)
+        gradients, seen_losses = self._collector.collect(rows, seen, found, scale)
         weights, overflowed = self._weights(seen_losses, gradients)
-        balance = _picked(weights, [gradients.names.index(name) for name in names])
-        return Taken(balance, weights, gradients, overflowed, **kept)
+        balance = take(weights, [gradients.names.index(name) for name in names])
+        return GradientStep(balance, weights, gradients, overflowed, **kept)
 
     @torch.no_grad()
     def _weights(self, losses: Tensor, gradients: Gradients) -> tuple[Tensor, Tensor | float]:
-        """The weights, those that stand where not all is finite; and whether gradients are not."""
-        last = self.standing(gradients.names)
-        state, places = self._memory.state("balancer"), gradients.names
-        if len(places) < len(self.names):
-            where = [self.names.index(name) for name in places]
-            pairs = self._balancer.pairs
-            state = {k: _of_terms(t, where, pairs=k in pairs) for k, t in state.items()}
-        if not places:
+        """The weights, or the current ones if not all is finite; and whether gradients are not."""
+        last = self.current(gradients.names)
+        if not gradients.names:
             return last, 0.0
-        finite = _is_finite(*gradients.found.values())
-        if self._balancer.on_host:
-            losses, gradients = _on_host(losses, gradients)
-            state = {key: tensor.cpu() for key, tensor in state.items()}
-        weights = self._balancer.weigh(losses, state, self.now.with_gradients(gradients))
+        state = self._slot.state
+        if len(gradients.names) < len(self.names):
+            where = [self.names.index(name) for name in gradients.names]
+            pairs = self.balancer.pairs
+            state = {
+                key: take(tensor, where, axes=2 if key in pairs else 1)
+                for key, tensor in state.items()
+            }
+        finite = all_finite(*gradients.found.values())
+        weights = self.balancer.weigh(losses, state, self._slot.now.with_gradients(gradients))
         weights = weights.to(last)
-        good = finite & _is_finite(weights)
+        good = finite & all_finite(weights)
         return torch.where(good, weights, last), finite.logical_not()
 
-    def record(self, taken: Taken) -> None:
-        """Adds what a training forward has taken."""
-        self.held.overflowed(taken.overflowed)
-        self._has_scaled = self._has_scaled or taken.scale is not None
-        if taken.weights is not None and taken.gradients is not None:
-            self.held.record(taken.weights, taken.gradients)
-            self.has_taken = True
-            if not self._weighed.issuperset(self._active):
-                self._weighed |= self._active
-                for name in self._active:
-                    self.held.tensors["taken"][self.names.index(name)] = 1
+    def record(self, step: GradientStep) -> None:
+        """Adds what a training forward pass computed."""
+        self._has_scaled = self._has_scaled or step.scale is not None
+        if step.scale is not None:
+            self.tensors["overflows"] += step.overflowed
+        if step.weights is None or step.gradients is None:
+            return
+        self.has_new = True
+        where = [self.names.index(name) for name in step.gradients.names]
+        ones = torch.ones_like(step.weights)
+        sums, counts = self.tensors["fresh"].unbind()
+        _add(sums, step.weights, where)
+        _add(counts, ones, where)
+        for name in self._sums:
+            axes = 2 if name == "gramian" else 1
+            _add(self.tensors[name], step.gradients.found[name], where, axes)
+        if "pairs" in self.tensors:
+            _add(self.tensors["pairs"], torch.outer(ones, ones), where, axes=2)
 
-    def coming(self) -> Tensor:
-        """The weights of the next forward pass, shape (n,); nan where gradients decide."""
-        standing = self.held.standing()
-        return torch.full_like(standing, torch.nan) if self._takes else standing
+    # Between forward passes
+
+    def show(self, step: int, horizon: Horizon, inactive: Collection[str]) -> None:
+        """Decides whether the forward passes of a step compute gradients.
+
+        They do when `every` says so, and if a term counts that never counted in a step that
+        computed gradients: its weight is not known yet.
+
+        Args:
+            step: The step.
+            horizon: The length of training.
+            inactive: The terms that do not count in it.
+        """
+        length = max(1, horizon.steps(self.balancer.every))
+        self._active = frozenset(self.names).difference(inactive)
+        self.is_due = step % length == 0 or not self._computed.issuperset(self._active)
+
+    def next_weights(self) -> Tensor:
+        """The weights of the next forward pass, shape (n,); nan if it computes gradients."""
+        if self.is_due and not self.is_frozen:
+            return torch.full_like(self.tensors["weights"], torch.nan)
+        return self._mean()
+
+    def observed(self) -> Gradients:
+        """Means since the last step; 0 for terms that were not seen, or not all finite.
+
+        The Gramian is nan for two terms that were seen, but never in one forward pass.
+        """
+        counts = self.tensors["fresh"][1]
+        found, seen = {}, counts > 0
+        for name in self._sums:
+            divisor = self.tensors["pairs"] if name == "gramian" else counts
+            found[name] = self.tensors[name] / divisor
+            own = found[name].diagonal() if name == "gramian" else found[name]
+            seen = seen & own.isfinite()
+        for name, mean in found.items():
+            both = seen[:, None] & seen if name == "gramian" else seen
+            found[name] = torch.where(both, mean, 0.0)
+        return Gradients(self.names, found, seen)
 
     def step_done(self) -> None:
-        """Lets the weights of the step stand."""
-        self.held.step_done(scaled=self._has_scaled)
-        self._has_scaled = self.has_taken = False
+        """Makes the mean weights of the step the current ones."""
+        tensors = self.tensors
+        tensors["weights"].copy_(self._mean())
+        if self.has_new and not self._computed.issuperset(self._active):
+            self._computed |= self._active
+            for name in self._active:
+                tensors["computed"][self.names.index(name)] = 1
+        if self._has_scaled:
+            overflow, calm = tensors["overflows"] > 0, tensors["calm"]
+            calm.add_(1).mul_(overflow.logical_not())
+            grows = calm >= _CALM_STEPS
+            calm.mul_(grows.logical_not())
+            tensors["scale"].mul_(1 - 0.5 * overflow + 1.0 * grows).clamp_(1.0, _LARGEST_SCALE)
+        self._drop()
 
-    def forget(self) -> None:
-        """Drops what was seen since the last step: the clock was set to another time."""
-        self.held.drop()
-        self.held.tensors["taken"].zero_()
-        self._weighed = frozenset()
-        self._has_scaled = self.has_taken = False
+    def _drop(self) -> None:
+        for key, tensor in self.tensors.items():
+            if key not in ("weights", "computed", "scale", "calm"):
+                tensor.zero_()
+        self._has_scaled = self.has_new = False
 
-    def remember(self) -> None:
-        """Called when the memory was loaded."""
-        self.has_taken = bool(self.held.tensors["fresh"].any())
-        taken = self.held.tensors["taken"].tolist()
-        self._weighed = frozenset(n for n, is_in in zip(self.names, taken, strict=True) if is_in)
+    def discard(self) -> None:
+        """Drops everything computed since the last step: the clock was set to another time."""
+        self._drop()
+        self.tensors["computed"].zero_()
+        self._computed = frozenset()
 
-    @property
-    def _takes(self) -> bool:
-        length = max(1, self.now.horizon.steps(self._balancer.every))
-        is_due = self.now.step % length == 0 or not self._weighed.issuperset(self._active)
-        return is_due and not self.is_frozen
+    def after_load(self) -> None:
+        """Called when the tensors were loaded."""
+        self.has_new = bool(self.tensors["fresh"].any())
+        computed = self.tensors["computed"].tolist()
+        self._computed = frozenset(
+            n for n, is_in in zip(self.names, computed, strict=True) if is_in
+        )
+
+    def check_device(self, device: torch.device) -> None:
+        """Refuses a device without float64, if sums of statistics are kept.
+
+        Raises:
+            RuntimeError: On such a device.
+        """
+        if device.type == "mps" and self._sums:
+            raise RuntimeError(_NO_FLOAT64)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "is_frozen": False}  # a copy made within `freeze` is not
+        return {**self.__dict__, "is_frozen": False}  # a copy made within `freeze` is not frozen
 
 
-def directed(taken: Taken, changes: Tensor) -> Tensor:
-    r"""A 0 whose gradient with respect to what is shared is $\sum_i c_i g_i$.
-
-    Args:
-        taken: Of a balancer with `heads: plain`.
-        changes: $c$, shape (k,).
-    """
-    if not taken.rows or taken.shared is None:
-        return changes.new_zeros(())
-    with torch.no_grad():
-        if taken.scale is not None:
-            changes = changes / taken.scale
-        directions = [
-            _combined([row[index] for row in taken.rows.values()], changes, tensor)
-            for index, tensor in enumerate(taken.shared.tensors)
-        ]
-        # After an overflow, or for a gradient that is nan: as if there were no balancer. The
-        # optimizer, and with it the clock, might never step again.
-        finite = _is_finite(*directions)
-        directions = [torch.where(finite.to(d.device), d, 0) for d in directions]
-    zero = changes.new_zeros(())
-    found: Tensor = _Directed.apply(zero, directions, *taken.shared.tensors)  # type: ignore[no-untyped-call]
-    return found
-
-
-def _combined(parts: Sequence[Tensor | None], changes: Tensor, tensor: Tensor) -> Tensor:
-    total = torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
-    for part, change in zip(parts, changes.unbind(), strict=True):
-        if part is not None:
-            total += change.to(total) * part
-    return total
-
-
-class _Directed(torch.autograd.Function):
-    """0, with given gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, zero: Tensor, directions: list[Tensor], *_: Tensor) -> Tensor:
-        ctx.save_for_backward(*directions)  # gone after the backward pass
-        return zero.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "with heads: plain there are no second derivatives (create_graph=True): write "
-                "heads: weighted"
-            )
-        directions = ctx.saved_tensors
-        return None, None, *(gradient.to(direction) * direction for direction in directions)
-
-
-def _is_finite(*tensors: Tensor) -> Tensor:
-    """Whether all entries are, 0-dim; sums in float64 of what float32 can hold are finite."""
-    total = reduce(torch.add, [tensor.sum(dtype=torch.float64) for tensor in tensors])
-    return (total - total).logical_not()  # inf - inf is nan
-
-
-def _parts(rows: Rows) -> list[Tensor]:
-    return [part for row in rows.values() for part in row if part is not None]
-
-
-def _on_host(losses: Tensor, gradients: Gradients) -> tuple[Tensor, Gradients]:
-    """The same in the memory of the host, in one transfer."""
-    parts = [losses.double(), *gradients.found.values()]
-    whole = torch.cat([part.flatten() for part in parts]).cpu()
-    moved = torch.split(whole, [part.numel() for part in parts])
-    found = {
-        key: part.view_as(tensor)
-        for (key, tensor), part in zip(gradients.found.items(), moved[1:], strict=True)
-    }
-    seen = torch.ones(len(gradients.names), dtype=torch.bool, device="cpu")
-    return moved[0].float(), Gradients(gradients.names, found, seen)
-
-
-def _picked(values: Tensor, where: Sequence[int]) -> Tensor:
-    if len(where) == len(values):
-        return values
-    entries = [values[index] for index in where]
-    return torch.stack(entries) if entries else values[:0]
-
-
-def _of_terms(tensor: Tensor, where: Sequence[int], *, pairs: bool) -> Tensor:
-    """The state of some terms: of the last axis, or of the last two."""
-    if tensor.ndim == 0 or not where:
-        return tensor
-    for axis in (-1, -2) if pairs else (-1,):
-        tensor = torch.stack([tensor.select(axis, index) for index in where], dim=axis)
-    return tensor
+def _add(sums: Tensor, values: Tensor, where: Sequence[int], axes: int = 1) -> None:
+    """Adds the entries of some terms, on each of the last axes."""
+    sums += put(values, where, torch.zeros_like(sums), axes)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from lossweights import ConfigError, WeightedLoss
-from lossweights.components.balancers import CoefficientOfVariation
+from lossweights.components.balancers import CoVWeighting
 from lossweights.components.balancers.cov import cov_weights
 from tests.components.balancers.reference import LOSSES, agree, moment, trained, weights_of
 
@@ -37,7 +37,7 @@ def test_terms_that_are_not_known_have_an_equal_share() -> None:
 
 
 def test_running_statistics_are_those_of_the_definition() -> None:
-    ours, _ = weights_of(CoefficientOfVariation())
+    ours, _ = weights_of(CoVWeighting())
     assert ours[:2].tolist() == [[1 / 3] * 3] * 2
     for step in range(2, len(LOSSES)):
         agree(ours[step], torch.from_numpy(by_definition(LOSSES[:step].numpy())))
@@ -52,8 +52,8 @@ def test_trajectory_of_a_criterion() -> None:
 
 def test_moving_averages_begin_as_plain_means() -> None:
     """1 / (1 - 0.9) = 10 steps long."""
-    plain, _ = weights_of(CoefficientOfVariation())
-    moving, _ = weights_of(CoefficientOfVariation(smoothing=0.9))
+    plain, _ = weights_of(CoVWeighting())
+    moving, _ = weights_of(CoVWeighting(smoothing=0.9))
     agree(moving[:11], plain[:11])
     assert not torch.allclose(moving[11:], plain[11:])
 
@@ -64,15 +64,15 @@ def test_moving_averages_forget() -> None:
     losses = torch.ones(steps, 2, dtype=torch.float64)
     losses[:50:2, 0] = 3.0
     losses[::2, 1] = 1.5
-    moving, _ = weights_of(CoefficientOfVariation(smoothing=0.9), losses)
-    plain, _ = weights_of(CoefficientOfVariation(), losses)
+    moving, _ = weights_of(CoVWeighting(smoothing=0.9), losses)
+    plain, _ = weights_of(CoVWeighting(), losses)
     assert moving[-1, 0] < 0.01
     assert plain[-1, 0] > 0.3
 
 
 def test_a_moving_variance_is_the_weighted_one() -> None:
     """Of the ratios, with weights that decay: as computed from all of them at once."""
-    balancer, beta = CoefficientOfVariation(smoothing=0.5), 0.5
+    balancer, beta = CoVWeighting(smoothing=0.5), 0.5
     state = {key: tensor.double() for key, tensor in balancer.init(1).items()}
     ratios, mean = [], 0.0
     for step, loss in enumerate([2.0, 3.0, 1.0, 5.0, 4.0]):
@@ -87,7 +87,7 @@ def test_a_moving_variance_is_the_weighted_one() -> None:
 
 def test_losses_of_0() -> None:
     losses = torch.tensor([[0.0, 1.0], [0.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
-    weights, _ = weights_of(CoefficientOfVariation(), torch.cat((losses, losses)))
+    weights, _ = weights_of(CoVWeighting(), torch.cat((losses, losses)))
     assert weights.isfinite().all()
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(8))
 

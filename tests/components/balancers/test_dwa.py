@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lossweights import ConfigError, WeightedLoss
-from lossweights.components.balancers import DynamicWeightAverage
+from lossweights.components.balancers import DWA
 from tests.components.balancers.reference import agree, recorded, trained, weights_of
 
 TABLES = {
@@ -21,7 +21,7 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_trajectory_in_float64(name: str) -> None:
-    weights, _ = weights_of(DynamicWeightAverage.model_validate(TABLES[name]))
+    weights, _ = weights_of(DWA.model_validate(TABLES[name]))
     agree(weights, recorded(name), relative=1e-7)
 
 
@@ -32,7 +32,7 @@ def test_trajectory_of_a_criterion(name: str) -> None:
 
 
 def test_softadapt_by_ratios_is_a_case_of_it_one_step_later() -> None:
-    weights, _ = weights_of(DynamicWeightAverage(temperature=1, every="1 steps"))
+    weights, _ = weights_of(DWA(temperature=1, every="1 steps"))
     agree(weights[1:], recorded("softadapt-ratio")[:-1], relative=1e-7)
 
 
@@ -40,7 +40,7 @@ def test_two_epochs_by_hand() -> None:
     """Means of 3 and 1, then 3 (1 + log 3) and 1: exponents that differ by log 3."""
     ratio = 1 + math.log(3)
     losses = torch.tensor([[2.0, 0.5], [4.0, 1.5], [3 * ratio, 1.0], [3 * ratio, 1.0], [0, 0]])
-    weights, _ = weights_of(DynamicWeightAverage(temperature=1, every="2 steps"), losses)
+    weights, _ = weights_of(DWA(temperature=1, every="2 steps"), losses)
     assert weights[:4].tolist() == [[1, 1]] * 4
     assert weights[4].tolist() == pytest.approx([1.5, 0.5])
 

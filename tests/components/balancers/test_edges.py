@@ -102,7 +102,7 @@ def test_a_term_that_is_never_seen(table: dict[str, Any]) -> None:
         assert total.isfinite()
         criterion.step()
         if table["kind"] == "famo":
-            criterion.observe({"a": a * 0.9, "b": b * 0.8})
+            criterion.observe_after({"a": a * 0.9, "b": b * 0.8})
     report = criterion.report()
     assert report is not None
     assert set(report.terms) == {"a", "b"}

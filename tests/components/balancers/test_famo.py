@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lossweights import ConfigError, WeightedLoss
-from lossweights.components.balancers import FastAdaptiveMultitask
+from lossweights.components.balancers import FAMO
 from lossweights.components.balancers.famo import famo_gradient, famo_weights
 from tests.components.balancers.reference import AFTER, LOSSES, agree, recorded, trained, weights_of
 
@@ -47,14 +47,14 @@ def test_weights_and_gradient_are_those_of_the_objective() -> None:
     [("famo-1e-3", 1e-3), ("famo-1e-5", 1e-5), ("famo-1e-2", 1e-2), ("famo-libmtl", 1e-3)],
 )
 def test_trajectory_in_float64(name: str, weight_decay: float) -> None:
-    weights, state = weights_of(FastAdaptiveMultitask(weight_decay=weight_decay), after=AFTER)
+    weights, state = weights_of(FAMO(weight_decay=weight_decay), after=AFTER)
     agree(weights, recorded(name))
     if name == "famo-1e-3":
         agree(state["logits"], recorded("famo-1e-3-logits")[-1])
 
 
 def test_other_lower_bounds_are_shifts() -> None:
-    balancer = FastAdaptiveMultitask(learning_rate=0.1)
+    balancer = FAMO(learning_rate=0.1)
     weights, _ = weights_of(balancer, LOSSES - MINIMUM, AFTER - MINIMUM)
     agree(weights, recorded("famo-minimum"))
 
@@ -73,14 +73,14 @@ def test_weights_sum_to_1() -> None:
 
 
 def test_weights_stand_still_without_the_losses_after() -> None:
-    weights, state = weights_of(FastAdaptiveMultitask())
+    weights, state = weights_of(FAMO())
     assert state["logits"].tolist() == [0, 0, 0]
     agree(weights, torch.nn.functional.normalize(1 / LOSSES, p=1, dim=1), relative=1e-7)
 
 
 def test_losses_of_0_and_below() -> None:
     losses = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -5.0]])
-    weights, state = weights_of(FastAdaptiveMultitask(), losses, losses.flip(0))
+    weights, state = weights_of(FAMO(), losses, losses.flip(0))
     assert weights.isfinite().all()
     assert all(tensor.isfinite().all() for tensor in state.values())
 
@@ -88,7 +88,7 @@ def test_losses_of_0_and_below() -> None:
 def test_default_decay_is_the_one_of_torchjd() -> None:
     scalarization = pytest.importorskip("torchjd.scalarization")
     default = inspect.signature(scalarization.FAMO).parameters
-    ours = FastAdaptiveMultitask()
+    ours = FAMO()
     assert ours.weight_decay == default["weight_decay"].default
     assert ours.learning_rate == default["lr"].default
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from lossweights import WeightedLoss
-from lossweights.components.balancers import ImpartialLossBalancing, UncertaintyWeighting
+from lossweights.components.balancers import IMTLL, UncertaintyWeighting
 from tests.components.balancers.reference import LOSSES, moment
 
 
 def test_weights_and_penalties_by_hand() -> None:
-    balancer, state = ImpartialLossBalancing(), {"log_scale": torch.tensor([0.0, math.log(3)])}
+    balancer, state = IMTLL(), {"log_scale": torch.tensor([0.0, math.log(3)])}
     assert balancer.weigh(torch.ones(2), state, moment(0)).tolist() == pytest.approx([1, 3])
     assert balancer.penalty(state, moment(0)).tolist() == pytest.approx([0, -math.log(3)])
 
@@ -47,7 +47,7 @@ def test_three_steps_by_hand() -> None:
 
 def test_it_is_twice_uncertainty_at_the_opposite_scale() -> None:
     scale = torch.tensor([0.3, -1.2, 2.0])
-    impartial, uncertainty = ImpartialLossBalancing(), UncertaintyWeighting()
+    impartial, uncertainty = IMTLL(), UncertaintyWeighting()
     ours, theirs = {"log_scale": scale}, {"log_variance": -scale}
     for method in ("weigh", "penalty"):
         arguments = (scale,) if method == "weigh" else ()

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lossweights import ConfigError, WeightedLoss
-from lossweights.components.balancers import RelativeLossBalancing
-from lossweights.components.balancers.numerics import relative_weights
+from lossweights.components.balancers import ReLoBRaLo
 from lossweights.components.balancers.relobralo import relobralo_weights
+from lossweights.components.numerics import relative_weights
 from tests.components.balancers.reference import (
     LOSSES,
     agree,
@@ -32,7 +32,7 @@ def test_trajectory_without_lookback() -> None:
     """Theirs weigh the losses that they were computed from, ours those of the next step."""
     theirs = recorded("relobralo-no-lookback")
     table = {"smoothing": 0.95, "temperature": 1, "saudade": 1}
-    ours, _ = weights_of(RelativeLossBalancing.model_validate(table))
+    ours, _ = weights_of(ReLoBRaLo.model_validate(table))
     agree(ours[1:], theirs[:-1], relative=TOLERANCE)
     ours, _ = trained({"kind": "relobralo", **table})
     agree(ours[1:], theirs[:7], relative=1e-5)
@@ -55,7 +55,7 @@ def test_trajectory_with_lookbacks() -> None:
 
 def test_saudade_is_how_seldom_it_looks_back() -> None:
     """With `smoothing` at 1 the weights move in lookbacks alone."""
-    balancer = RelativeLossBalancing(smoothing=1, saudade=0.8, seed=5)
+    balancer = ReLoBRaLo(smoothing=1, saudade=0.8, seed=5)
     losses = torch.linspace(1, 1.5, 2000)[:, None] * torch.tensor([1.0, 2.0])
     losses[:, 1] = 2.0
     weights, _ = weights_of(balancer, losses)
@@ -65,30 +65,27 @@ def test_saudade_is_how_seldom_it_looks_back() -> None:
 
 def test_never_and_always() -> None:
     losses = torch.tensor([[1.0, 1.0], [2.0, 1.0], [2.0, 1.0]])
-    never, _ = weights_of(RelativeLossBalancing(smoothing=1, saudade=1), losses.repeat(50, 1))
+    never, _ = weights_of(ReLoBRaLo(smoothing=1, saudade=1), losses.repeat(50, 1))
     assert never.tolist() == [[1.0, 1.0]] * 150
-    always, _ = weights_of(RelativeLossBalancing(smoothing=1, saudade=0), losses)
+    always, _ = weights_of(ReLoBRaLo(smoothing=1, saudade=0), losses)
     assert always[0].tolist() == always[1].tolist() == [1, 1]
     torch.testing.assert_close(always[2], 2 * torch.softmax(torch.tensor([2.0, 1.0]), dim=0))
 
 
 def test_lookbacks_follow_from_the_seed() -> None:
-    runs = [
-        weights_of(RelativeLossBalancing(saudade=0.5, smoothing=0.9, seed=seed))[0]
-        for seed in (1, 1, 2)
-    ]
+    runs = [weights_of(ReLoBRaLo(saudade=0.5, smoothing=0.9, seed=seed))[0] for seed in (1, 1, 2)]
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
 
 
 def test_weights_sum_to_n() -> None:
-    weights, _ = weights_of(RelativeLossBalancing(saudade=0.5, smoothing=0.5))
+    weights, _ = weights_of(ReLoBRaLo(saudade=0.5, smoothing=0.5))
     torch.testing.assert_close(weights.sum(dim=1), torch.full((24,), 3.0, dtype=torch.float64))
 
 
 def test_a_term_begins_with_the_first_value_that_was_seen() -> None:
     """State of terms that were not seen is put back by the criterion: here by hand."""
-    balancer = RelativeLossBalancing(saudade=1, smoothing=0)
+    balancer = ReLoBRaLo(saudade=1, smoothing=0)
     state = balancer.init(2)
     for step, late in enumerate((1.0, 1.0, 50.0), start=1):
         kept = {key: tensor[1].clone() for key, tensor in state.items()}

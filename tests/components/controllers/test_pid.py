@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lossweights import ConfigError, HorizonError, LossConfig, ProportionalIntegral
+from lossweights import PID, ConfigError, HorizonError, LossConfig
 from lossweights.components.controllers.pid import pi_control
 from tests.components.controllers.plant import column, fed, tradeoff, tradeoff_loss, train
 
@@ -44,7 +44,7 @@ def test_integral_stops_at_either_bound() -> None:
 
 def test_within_its_bounds_it_is_the_papers_sum_of_errors() -> None:
     observed = [3.0, 5.0, 4.5, 2.0]
-    states = fed(ProportionalIntegral(target=2.5, integral=0.01), observed, target=2.5)
+    states = fed(PID(target=2.5, integral=0.01), observed, target=2.5)
     errors = [2.5 - value for value in observed]
     for n, state in enumerate(states[1:], start=1):
         expected = 0.01 / (1 + math.exp(errors[n - 1])) - 0.01 * sum(errors[:n])
@@ -54,16 +54,14 @@ def test_within_its_bounds_it_is_the_papers_sum_of_errors() -> None:
 
 
 def test_defaults_are_those_of_the_paper() -> None:
-    (_, state) = fed(ProportionalIntegral(target=1.0), [101.0], target=1.0)
+    (_, state) = fed(PID(target=1.0), [101.0], target=1.0)
     assert state["coefficient"].item() == pytest.approx(0.01 + 1e-4 * 100, rel=1e-5)
 
 
 def test_windup_is_undone_at_once() -> None:
     """After a hundred steps far over the target, the first one under it lowers the weight."""
     observed = [9.0] * 100 + [1.0] * 2
-    states = fed(
-        ProportionalIntegral(target=2.0, integral=0.1, proportional=0.0), observed, target=2.0
-    )
+    states = fed(PID(target=2.0, integral=0.1, proportional=0.0), observed, target=2.0)
     weights = column(states, "coefficient")
     assert weights[100] == 1.0
     torch.testing.assert_close(weights[101:], torch.tensor([0.9, 0.8]))
@@ -71,18 +69,14 @@ def test_windup_is_undone_at_once() -> None:
 
 def test_windup_downwards_is_undone_at_once() -> None:
     observed = [1.0] * 100 + [3.0]
-    states = fed(
-        ProportionalIntegral(target=2.0, integral=0.1, proportional=0.0), observed, target=2.0
-    )
+    states = fed(PID(target=2.0, integral=0.1, proportional=0.0), observed, target=2.0)
     weights = column(states, "coefficient")
     assert weights[100] == 0.0
     torch.testing.assert_close(weights[101], torch.tensor(0.1))
 
 
 def test_response_is_the_time_from_bound_to_bound() -> None:
-    control = ProportionalIntegral(
-        target=2.0, response="10 steps", proportional=0.0, lowest=1.0, highest=3.0
-    )
+    control = PID(target=2.0, response="10 steps", proportional=0.0, lowest=1.0, highest=3.0)
     weights = column(fed(control, [4.0] * 11, target=2.0), "coefficient")
     expected = torch.linspace(1.0, 3.0, 11)
     torch.testing.assert_close(weights, torch.cat([expected, torch.tensor([3.0])]))
@@ -94,21 +88,19 @@ def test_response_is_the_time_from_bound_to_bound() -> None:
 
 @pytest.mark.parametrize(("value", "weight"), [(1e-3, 0.1), (0.0, 0.0)])
 def test_response_to_a_target_of_zero(value: float, weight: float) -> None:
-    control = ProportionalIntegral(target=0.0, response="10 steps", proportional=0.0)
+    control = PID(target=0.0, response="10 steps", proportional=0.0)
     (_, state) = fed(control, [value], target=0.0)
     torch.testing.assert_close(state["coefficient"], torch.tensor(weight))
 
 
 def test_initial_weight_is_where_the_integral_goes_on_from() -> None:
-    control = ProportionalIntegral(
-        target=2.0, integral=0.1, proportional=0.0, lowest=0.25, initial=0.5
-    )
+    control = PID(target=2.0, integral=0.1, proportional=0.0, lowest=0.25, initial=0.5)
     weights = column(fed(control, [2.0, 3.0], target=2.0), "coefficient")
     torch.testing.assert_close(weights, torch.tensor([0.5, 0.5, 0.6]))
 
 
 def test_opposite_direction_raises_the_weight_below_the_target() -> None:
-    control = ProportionalIntegral(
+    control = PID(
         target=0.9, integral=0.1, proportional=0.0, source="accuracy", direction="opposite"
     )
     (_, state) = fed(control, [0.4], target=0.9)
@@ -117,9 +109,7 @@ def test_opposite_direction_raises_the_weight_below_the_target() -> None:
 
 @pytest.mark.parametrize("start", [0.0, 10.0])
 def test_holds_its_target(start: float) -> None:
-    criterion = tradeoff_loss(
-        ProportionalIntegral(target=2.0, response="10%", highest=4.0), total_steps=1000
-    )
+    criterion = tradeoff_loss(PID(target=2.0, response="10%", highest=4.0), total_steps=1000)
     end = train(criterion, torch.tensor(start), tradeoff, 1000)
     assert end["kl"].item() == pytest.approx(2.0, rel=0.01)
     assert criterion.weights["kl"] == pytest.approx(1.0, rel=0.01)
@@ -137,15 +127,13 @@ def test_follows_a_scheduled_target() -> None:
 
 def test_the_papers_gain_is_too_small_for_a_short_training() -> None:
     """As its documentation says: 1e-4 a step does not get there in 2,000 steps."""
-    criterion = tradeoff_loss(ProportionalIntegral(target=2.0, highest=4.0), total_steps=2000)
+    criterion = tradeoff_loss(PID(target=2.0, highest=4.0), total_steps=2000)
     end = train(criterion, torch.tensor(0.0), tradeoff, 2000)
     assert end["kl"].item() > 3.0
 
 
 def test_watches_a_metric() -> None:
-    criterion = tradeoff_loss(
-        ProportionalIntegral(target=1.0, integral=0.1, proportional=0.0, source="val_kl")
-    )
+    criterion = tradeoff_loss(PID(target=1.0, integral=0.1, proportional=0.0, source="val_kl"))
     terms = {"nll": ONE, "kl": torch.tensor(77.0)}
     for value in (3.0, None, 2.0):
         if value is not None:
@@ -175,6 +163,6 @@ def test_refuses(fields: dict[str, object], message: str) -> None:
 
 
 def test_response_in_percent_needs_the_length_of_training() -> None:
-    criterion = tradeoff_loss(ProportionalIntegral(target=2.0, response="5%"))
+    criterion = tradeoff_loss(PID(target=2.0, response="5%"))
     with pytest.raises(HorizonError, match="total_steps"):
         criterion({"nll": ONE, "kl": ONE})

@@ -1,4 +1,4 @@
-"""What the base checks for every schedule, and the two behind shorthands."""
+"""What the base checks for every schedule, and what it reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from lossweights import (
     Values,
     Warmup,
 )
-from lossweights.components.schedules.base import Function, interpolate
 
 
 class Wrong(Schedule):
@@ -72,9 +71,6 @@ def test_a_float32_never_stands_between() -> None:
         assert abs(Fraction(float(value)) - Fraction(0.1) * k / 3) < Fraction(1, 10**17)
 
 
-# Numbers
-
-
 @pytest.mark.parametrize(
     ("written", "value"),
     [
@@ -109,57 +105,6 @@ def test_what_is_no_schedule_is_refused_with_what_is(written: object) -> None:
         Schedule.read(written)
 
 
-# Functions
-
-
-def test_a_function_is_given_each_step_as_an_int() -> None:
-    seen: list[object] = []
-
-    def slow(step: int) -> float:
-        seen.append(step)
-        return step / 10
-
-    schedule = Schedule.read(slow)
-    assert schedule([[0, 5], [2, 2]]).tolist() == [[0.0, 0.5], [0.2, 0.2]]
-    assert [type(step) for step in seen] == [int] * 3
-    assert schedule.ends(Horizon()) is None
-
-
-def test_a_function_is_asked_for_no_step_that_training_does_not_reach() -> None:
-    table = [0.1, 0.2, 0.3]
-    schedule = Schedule.read(lambda step: table[step])
-    assert schedule([0, 2, 3, 99], Horizon(3)).tolist() == [0.1, 0.3, 0.3, 0.3]
-    assert schedule.final(Horizon(3)) == 0.3
-    assert Schedule.read(lambda step: 5.0).final(Horizon(0)) == 5.0
-
-
-def test_a_function_without_an_end_needs_one_for_its_final() -> None:
-    with pytest.raises(
-        HorizonError, match=r"the length of training cannot be .* before total_steps"
-    ):
-        Schedule.read(lambda step: 1.0).final(Horizon())
-
-
-def test_equal_functions_are_equal_schedules() -> None:
-    assert Schedule.read(math.sqrt) == Schedule.read(math.sqrt)
-    assert hash(Schedule.read(math.sqrt)) == hash(Function(function=math.sqrt))
-    assert Schedule.read(math.sqrt) != Schedule.read(math.exp)
-
-
-@pytest.mark.parametrize("mode", ["python", "json"])
-def test_a_function_cannot_be_saved(mode: str) -> None:
-    with pytest.raises(ValueError, match=r"the schedule sqrt is a Python function.*class Mine\("):
-        Function(function=math.sqrt).model_dump(mode=mode)
-    assert "function" not in Schedule.kinds()
-
-
-def test_a_function_that_fails_names_the_step() -> None:
-    with pytest.raises(ValueError, match=r"failed at step 0: ZeroDivisionError"):
-        Schedule.read(lambda step: 1 / step)([0])
-    with pytest.raises(ValueError, match="is not finite at step 0"):
-        Schedule.read(lambda step: math.nan)([0])
-
-
 def test_a_kind_or_a_class_in_place_of_a_schedule_says_what_to_write() -> None:
     with pytest.raises(ValueError, match="a kind stands in a table: write {kind: cyclical}"):
         Schedule.read("cyclical")
@@ -174,23 +119,6 @@ def test_a_plugin_cannot_write_over_the_steps_of_others() -> None:
             return steps.astype(float)
 
     assert Product(factors=(Greedy(), Greedy()))([0, 1]).tolist() == [1.0, 4.0]
-
-
-# The ends
-
-
-@pytest.mark.parametrize(
-    ("start", "stop"), [(0.1, 0.3), (0.3, 0.1), (1e-30, 1.0), (1e16, 1.0), (-0.7, 0.1), (0.1, -0.2)]
-)
-@pytest.mark.parametrize("shape", ["linear", "cosine", "sigmoid", "exponential", "power", "hold"])
-def test_interpolation_is_exact_at_both_ends(start: float, stop: float, shape: str) -> None:
-    """start + (stop - start) is not stop for each pair of floats."""
-    values = interpolate(start, stop, shape, np.array([-0.5, 0.0, 0.5, 1.0, 1.5]))
-    assert values[[0, 1, 3, 4]].tolist() == [start, start, stop, stop]
-
-
-def test_some_of_these_pairs_do_round() -> None:
-    assert any(a + (b - a) != b for a, b in [(0.1, 0.3), (1e16, 1.0), (-0.7, 0.1)])
 
 
 def test_horizon_may_be_left_out_where_it_is_not_needed() -> None:

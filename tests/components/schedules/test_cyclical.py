@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 from math import ceil, floor
 
@@ -12,25 +11,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lossweights import Cyclical, Horizon, Ramp, Repeat, Schedule, Warmup, percent
-from lossweights.components.schedules.cyclical import since_cycle_began
+from lossweights import Cyclical, Horizon, Repeat, Schedule, Warmup, percent
+from tests.components.schedules.cycles import exact_local
 
 RATIOS = st.sampled_from([1e-9, 0.1, 0.25, 0.3, 0.333, 0.5, 0.7, 0.99, 1.0])
 
 
-def exact_local(step: int, period: Fraction, cycles: int | None) -> int:
-    """Steps since the last cycle that began: found by looking, one cycle after the other."""
-    cycle = 0
-    while (cycles is None or cycle + 1 < cycles) and floor((cycle + 1) * period) <= step:
-        cycle += 1
-    return step - floor(cycle * period)
-
-
 def exact_progress(local: int, period: Fraction, ratio: float) -> Fraction:
     return min(local / (Fraction(ratio) * period), Fraction(1))
-
-
-# Cyclical
 
 
 @given(st.integers(1, 300), st.integers(1, 60), RATIOS)
@@ -50,23 +38,6 @@ def test_each_cycle_starts_at_start(total: int, cycles: int, ratio: float) -> No
     begins = [floor(cycle * Fraction(total, cycles)) for cycle in range(cycles)]
     assert set(schedule(begins, Horizon(total))) == {0.1}
     assert set(schedule(np.arange(total, 2 * total + 10), Horizon(total))) <= {0.3} or ratio == 1.0
-
-
-@given(st.integers(2, 10**9), st.integers(1, 10**4), st.integers(0, 10**9))
-def test_long_trainings_stay_exact(total: int, cycles: int, step: int) -> None:
-    """In float64, as long as (t + 1) * denominator stays under 2**53."""
-    period = Fraction(total, cycles)
-    cycle = min(ceil((step + 1) / period) - 1, cycles - 1)
-    assert floor(cycle * period) <= step
-    found = since_cycle_began(np.array([step]), period, cycles)
-    if (step + 1) * period.denominator < 2**53:
-        assert found[0] == step - floor(cycle * period)
-
-
-@given(st.fractions(Fraction(1, 20), 50, max_denominator=1000), st.integers(0, 3000))
-def test_cycles_without_a_last_one_go_on(period: Fraction, step: int) -> None:
-    found = since_cycle_began(np.array([step]), period, None)
-    assert found[0] == exact_local(step, period, None)
 
 
 @example(27, 9, 1 / 3, "linear", 0)
@@ -197,56 +168,3 @@ def test_cycles_without_a_last_one_have_no_end(schedule: Schedule) -> None:
 def test_refuses(fields: dict[str, object], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         Cyclical.model_validate(fields)
-
-
-# Repeat
-
-
-def float_of(step: int) -> float:
-    return float(step)
-
-
-@given(st.integers(1, 200), st.integers(1, 30))
-def test_repeat_hands_on_the_steps_since_the_cycle_began(total: int, cycles: int) -> None:
-    period = Fraction(total, cycles)
-    schedule = Repeat(schedule=Schedule.read(float_of), cycles=cycles)
-    exact = [exact_local(step, period, cycles) for step in range(total)]
-    assert schedule.curve(total).tolist() == exact
-
-
-@given(st.integers(1, 200), st.integers(1, 30), RATIOS)
-def test_a_repeated_ramp_is_cyclical(total: int, cycles: int, ratio: float) -> None:
-    """Where the cycles are whole, so that both mean the same length of ramp."""
-    total *= cycles
-    over = f"{100 * ratio / cycles!r}%"
-    repeated = Repeat(schedule=Warmup(over=over), cycles=cycles).curve(total)
-    np.testing.assert_allclose(
-        repeated, Cyclical(cycles=cycles, ratio=ratio).curve(total), atol=1e-12
-    )
-
-
-@given(st.integers(1, 500), st.integers(1, 40))
-def test_repeat_stays_at_the_inner_final_from_the_last_step_on(total: int, cycles: int) -> None:
-    schedule = Repeat(schedule=Ramp(start=1.0, stop=0.0, over="1000 steps"), cycles=cycles)
-    after = schedule(np.arange(total, total + 10), Horizon(total))
-    assert set(after) == {schedule.final(Horizon(total))} == {1 - math.ceil(total / cycles) / 1000}
-
-
-def test_what_is_repeated_shares_a_cycle() -> None:
-    nested = Repeat(schedule=Cyclical(cycles=2, ratio=1), period="8 steps")
-    assert nested(range(9)).tolist() == [0, 0.25, 0.5, 0.75, 0, 0.25, 0.5, 0.75, 0]
-
-
-def test_repeat_with_cycles_ends_and_without_does_not() -> None:
-    warmup = Warmup(over="2 steps")
-    assert Repeat(schedule=warmup, period="5 steps", cycles=3).ends(Horizon()) == 15
-    assert Repeat(schedule=warmup, period="5 steps").ends(Horizon(100)) is None
-    assert Repeat(schedule=warmup, cycles=3).ends(Horizon(100)) is None
-    assert Repeat(schedule=warmup, period="5 steps").final(Horizon()) == 1.0
-
-
-def test_repeat_needs_to_know_how_often() -> None:
-    with pytest.raises(ValidationError, match="say how often: `period: 10 epochs`, `cycles: 4`"):
-        Repeat(schedule=Warmup(over="2 steps"))
-    with pytest.raises(ValidationError, match="a cycle takes time"):
-        Repeat(schedule=Warmup(over="2 steps"), period="0%")

@@ -39,21 +39,6 @@ def test_a_linear_ramp_is_that_of_exact_arithmetic(
     assert float(found) == pytest.approx(float(exact), rel=0, abs=1e-14)
 
 
-@given(st.integers(0, 100), st.sampled_from(ALL_SHAPES))
-def test_warmup_is_the_ramp_from_0_to_1(over: int, shape: Shape) -> None:
-    steps = np.arange(130)
-    warmup = Warmup(over=f"{over} steps", shape=shape, delay="7 steps")
-    ramp = Ramp(start=0.0, stop=1.0, over=f"{over} steps", shape=shape, delay="7 steps")
-    assert warmup(steps).tolist() == ramp(steps).tolist()
-    assert warmup.ends(Horizon()) == ramp.ends(Horizon())
-
-
-def test_a_length_between_two_steps_is_not_rounded() -> None:
-    """15% of 10 steps are one and a half."""
-    assert Warmup(over="15%").curve(4 + 6)[:3].tolist() == [0.0, 1 / 1.5, 1.0]
-    assert Warmup(over="15%").ends(Horizon(10)) == 1.5
-
-
 def test_the_last_step_of_training_is_not_the_end_of_a_ramp_over_all_of_it() -> None:
     """Step T is the one after the last: the weight of update T - 1 is (T - 1) / T of the way."""
     ramp = Ramp(start=0.0, stop=1.0, over="100%")
@@ -78,14 +63,6 @@ def test_a_ramp_of_no_length_jumps_when_its_delay_is_over() -> None:
 def test_training_that_ends_within_the_ramp_ends_where_it_has_come_to() -> None:
     assert Ramp(start=0.0, stop=1.0, over="20 steps").final(Horizon(5)) == 0.25
     assert Ramp(start=0.0, stop=1.0, over="20 steps", delay="9 steps").final(Horizon(5)) == 0.0
-
-
-def test_bowmans_monotonic_annealing() -> None:
-    """Bowman et al. 2016: from 0 to 1 in the first part of training, then 1; at half way 1/2."""
-    weights = Warmup(over="25%", shape="sigmoid").curve(400)
-    assert weights[0] == 0.0
-    assert weights[50] == 0.5
-    assert (weights[100:] == 1.0).all()
 
 
 def test_needs_its_length() -> None:

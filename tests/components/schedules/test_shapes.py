@@ -20,6 +20,7 @@ from lossweights import (
     Shape,
     SigmoidShape,
 )
+from lossweights.components.schedules.shapes import interpolate
 
 PROGRESS = st.floats(0.001, 0.999)
 
@@ -107,3 +108,17 @@ def test_options_stand_in_a_table() -> None:
 def test_refuses(written: object, problem: str) -> None:
     with pytest.raises((ValueError, ValidationError), match=problem):
         Shape.read(written)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0.1, 0.3), (0.3, 0.1), (1e-30, 1.0), (1e16, 1.0), (-0.7, 0.1), (0.1, -0.2)]
+)
+@pytest.mark.parametrize("shape", ["linear", "cosine", "sigmoid", "exponential", "power", "hold"])
+def test_interpolation_is_exact_at_both_ends(start: float, stop: float, shape: str) -> None:
+    """start + (stop - start) is not stop for each pair of floats."""
+    values = interpolate(start, stop, shape, np.array([-0.5, 0.0, 0.5, 1.0, 1.5]))
+    assert values[[0, 1, 3, 4]].tolist() == [start, start, stop, stop]
+
+
+def test_some_of_these_pairs_do_round() -> None:
+    assert any(a + (b - a) != b for a, b in [(0.1, 0.3), (1e16, 1.0), (-0.7, 0.1)])

@@ -40,7 +40,7 @@ def test_frozen_repeated_and_whole_numbers_are_left_out() -> None:
     ("given", "message"),
     [
         ([], "it is empty"),
-        (torch.ones(3), "none of them takes a gradient"),
+        (torch.ones(3), "none of them needs a gradient"),
         (nn.Linear(2, 2), r"found Linear: give its features, or module.parameters\(\)"),
         ("features", "found str"),
         (3.0, "found float"),
@@ -52,11 +52,10 @@ def test_what_cannot_be_shared(given: Any, message: str) -> None:
         Shared(given)
 
 
-@pytest.mark.parametrize("batched", [False, True])
-def test_rows_are_the_gradients_of_single_terms(batched: bool) -> None:
+def test_rows_are_the_gradients_of_single_terms() -> None:
     x, y = features(), features()
     losses = {"a": (x**2).sum(), "b": (3 * x + y).sum()}
-    rows = Shared([x, y]).rows(losses, None, batched=batched)
+    rows = Shared([x, y]).rows(losses)
     assert torch.equal(_there(rows["a"][0]), 2 * x)
     assert torch.equal(_there(rows["b"][0]), torch.full_like(x, 3.0))
     assert torch.equal(_there(rows["b"][1]), torch.ones_like(y))
@@ -65,13 +64,10 @@ def test_rows_are_the_gradients_of_single_terms(batched: bool) -> None:
     sum(losses.values()).backward()  # type: ignore[union-attr]  # the graph is still there
 
 
-@pytest.mark.parametrize("batched", [False, True])
-def test_rows_are_multiplied_by_the_scale(batched: bool) -> None:
+def test_rows_are_multiplied_by_the_scale() -> None:
     x = features()
     losses = {"a": (x**2).sum(), "b": x.double().sum()}
-    if batched:
-        losses["b"] = x.sum()
-    rows = Shared(x).rows(losses, torch.tensor(8.0), batched=batched)
+    rows = Shared(x).rows(losses, torch.tensor(8.0))
     assert torch.equal(_there(rows["a"][0]), 16 * x)
     assert torch.equal(_there(rows["b"][0]), torch.full_like(x, 8.0))
 
@@ -86,20 +82,20 @@ def test_a_constant_term_is_named() -> None:
     with pytest.raises(
         ValueError, match=r"term 'b' carries no gradient.*optional: true at terms.b"
     ):
-        Shared(x).rows({"a": x.sum(), "b": torch.tensor(1.0)}, None, batched=False)
+        Shared(x).rows({"a": x.sum(), "b": torch.tensor(1.0)})
 
 
 def test_a_term_that_does_not_depend_on_what_is_shared_is_named() -> None:
     x, y = features(), features()
     losses = {"a": x.sum(), "b": y.sum()}
     with pytest.raises(ValueError, match=r"term 'b' does not depend .*balanced: false at terms.b"):
-        Shared(x).rows(losses, None, batched=False)
+        Shared(x).rows(losses)
 
 
 def test_a_copy_of_the_features_is_not_what_the_terms_depend_on() -> None:
     x = features()
-    with pytest.raises(ValueError, match="no term depends on what is given as shared="):
-        Shared(x.clone()).rows({"a": x.sum()}, None, batched=False)
+    with pytest.raises(ValueError, match="no term depends on the tensors in shared="):
+        Shared(x.clone()).rows({"a": x.sum()})
 
 
 def test_a_graph_that_is_gone_is_explained() -> None:
@@ -107,7 +103,7 @@ def test_a_graph_that_is_gone_is_explained() -> None:
     loss = (x**2).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     with pytest.raises(RuntimeError, match="call the criterion first"):
-        Shared(x).rows({"a": loss}, None, batched=False)
+        Shared(x).rows({"a": loss})
 
 
 def test_other_errors_pass_as_they_are() -> None:
@@ -122,23 +118,7 @@ def test_other_errors_pass_as_they_are() -> None:
 
     x = features()
     with pytest.raises(RuntimeError, match=r"^of the user$"):
-        Shared(x).rows({"a": Broken.apply(x)}, None, batched=False)  # type: ignore[no-untyped-call]
-
-
-def test_what_cannot_be_vectorised_is_explained() -> None:
-    class Host(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return x.sum()
-
-        @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            return torch.full((2, 3), gradient.item())
-
-    x = features()
-    losses = {"a": Host.apply(x), "b": Host.apply(x)}  # type: ignore[no-untyped-call]
-    with pytest.raises(RuntimeError, match="batched: false"):
-        Shared(x).rows(losses, None, batched=True)
+        Shared(x).rows({"a": Broken.apply(x)})  # type: ignore[no-untyped-call]
 
 
 def test_float16_is_known_by_the_tensors_or_by_autocast() -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
+from lossweights.criterion.ranks import Ranks
 from torch import Tensor
 
 from lossweights.components.context import STATISTICS, Gradients
 from lossweights.criterion.gradients import statistics
 from lossweights.criterion.gradients.shared import Rows, Shared
-from lossweights.criterion.ranks import Ranks
 
 NAMES = ("a", "b", "c")
 
@@ -26,19 +27,14 @@ def collected(
     scale: float | None = None,
     needs: tuple[str, ...] = STATISTICS,
 ) -> Gradients:
-    given = list(rows)
-    found = statistics.collect(
-        Shared([tensor.requires_grad_() * 1 for tensor in tensors]),
+    collector = statistics.Collector(NAMES, needs, Ranks("off"), may_lack=True)  # type: ignore[arg-type]
+    found = collector.collect(
         rows,
-        torch.arange(1.0, len(given) + 1),
-        given,
-        NAMES,
-        needs,  # type: ignore[arg-type]
-        Ranks("off"),
-        scale=None if scale is None else torch.tensor(scale),
-        may_lack=True,
+        torch.arange(1.0, len(rows) + 1),
+        Shared([tensor.requires_grad_() * 1 for tensor in tensors]),
+        None if scale is None else torch.tensor(scale),
     )
-    assert found.losses.tolist() == [float(index) for index in range(1, len(given) + 1)]
+    assert found.losses.tolist() == [float(index) for index in range(1, len(rows) + 1)]
     return found.gradients
 
 
@@ -157,3 +153,73 @@ def test_an_empty_batch_gives_gradients_of_0() -> None:
     found = collected(rows, [torch.zeros(0, 3)], needs=("gramian", "norms", "max_abs"))
     assert not found.gramian.any()
     assert not found.max_abs.any()
+
+
+def hostile(kind: str, size: int) -> Tensor:
+    """Three gradients, shape (3, size), float32."""
+    one, other = drawn(size, seed=1), drawn(size, seed=2)
+    if kind == "scales":
+        return torch.stack([1e-30 * one, one + other, 1e30 * other])
+    if kind == "nearly parallel":
+        return torch.stack([one, one + 1e-5 * other, one * (1 + 1e-6)])
+    if kind == "nearly opposed":
+        return torch.stack([1e-12 * one, -(one + 1e-5 * other), 1e6 * (other - one)])
+    return torch.stack([drawn(size, seed=seed) ** 9 for seed in (1, 2, 3)])  # few large entries
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+@pytest.mark.parametrize("size", [7, 10_000, 300_000])
+@pytest.mark.parametrize("kind", ["scales", "nearly parallel", "nearly opposed", "heavy tails"])
+def test_cosines_are_exact_for_gradients_of_any_scale(kind: str, size: int, precision: str) -> None:
+    jacobian = hostile(kind, size)
+    rows: Rows = dict(zip(NAMES, ([row] for row in jacobian), strict=True))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        found = collected(rows, [drawn(size)], needs=("gramian", "norms"))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    exact = jacobian.numpy().astype(np.longdouble)
+    gramian = (exact[:, None] * exact).sum(axis=2)
+    norms = np.sqrt(gramian.diagonal())
+    errors = (found.gramian.numpy() - gramian) / np.outer(norms, norms)
+    assert np.abs(errors).max() < 1e-13
+    assert np.abs(found.norms.numpy() / norms - 1).max() < 1e-13
+    # What separates nearly parallel gradients is far below the rounding of float32.
+    apart = found.gramian[0, 0] + found.gramian[1, 1] - 2 * found.gramian[0, 1]
+    assert apart.item() == pytest.approx(float(((exact[0] - exact[1]) ** 2).sum()), rel=1e-2)
+
+
+@pytest.mark.parametrize("form", ["expanded", "transposed", "channels last", "sparse", "bfloat16"])
+def test_gradients_of_any_layout(form: str) -> None:
+    shape = (4, 3, 2, 5)
+    plain = [drawn(*shape, seed=seed) for seed in (1, 2, 3)]
+    if form == "expanded":
+        plain = [part[:1, :1].expand(shape) for part in plain]
+    elif form == "transposed":
+        plain = [part.transpose(0, 3).contiguous().transpose(0, 3) for part in plain]
+    elif form == "channels last":
+        plain = [plain[0], *(p.to(memory_format=torch.channels_last) for p in plain[1:])]
+    elif form == "bfloat16":
+        plain = [part.bfloat16() for part in plain]
+    given = [part.to_sparse() for part in plain] if form == "sparse" else plain
+    found = collected(dict(zip(NAMES, ([part] for part in given), strict=True)), [drawn(*shape)])
+    copied = [part.double().clone(memory_format=torch.contiguous_format) for part in plain]
+    jacobian = torch.stack([part.flatten() for part in copied])
+    torch.testing.assert_close(found.gramian, jacobian @ jacobian.T)
+    torch.testing.assert_close(found.max_abs, jacobian.abs().amax(dim=1))
+    items = torch.stack([part.flatten(1).norm(dim=1).mean() for part in copied])
+    torch.testing.assert_close(found.item_norms, items)
+
+
+def test_tensors_add_up_one_after_another() -> None:
+    shapes = [(4, 100), (4, 1), (4, 0), (4, 7, 3)]
+    rows: Rows = {n: [drawn(*shape, seed=s) for shape in shapes] for s, n in enumerate(NAMES)}
+    found = collected(rows, [drawn(*shape) for shape in shapes])
+    whole: Rows = {
+        n: [torch.cat([part.flatten(1) for part in row if part is not None], dim=1)]
+        for n, row in rows.items()
+    }
+    joined = collected(whole, [drawn(4, 122)])
+    for need in STATISTICS:
+        torch.testing.assert_close(found.found[need], joined.found[need])

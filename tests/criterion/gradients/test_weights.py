@@ -80,12 +80,11 @@ def norms(terms: Mapping[str, Tensor], shared: Tensor) -> list[float]:
 
 
 @pytest.mark.parametrize("of", ["features", "parameters"])
-@pytest.mark.parametrize("batched", [False, True])
-def test_one_ordinary_scalar_of_weighted_terms(of: str, batched: bool) -> None:
+def test_one_ordinary_scalar_of_weighted_terms(of: str) -> None:
     model = Model()
     terms, features = model()
     shared = features if of == "features" else model.trunk
-    ours = criterion({"kind": "test-inverse-norm", "batched": batched})
+    ours = criterion({"kind": "test-inverse-norm"})
     loss = ours(terms, shared=shared)
     expected = sum(terms[n] / norm for n, norm in zip("ab", norms(terms, shared), strict=True))
     assert loss.ndim == 0
@@ -95,12 +94,11 @@ def test_one_ordinary_scalar_of_weighted_terms(of: str, batched: bool) -> None:
 
 
 @pytest.mark.parametrize("of", ["features", "parameters"])
-@pytest.mark.parametrize("batched", [False, True])
-def test_plain_heads_keep_their_own_gradients(of: str, batched: bool) -> None:
+def test_plain_heads_keep_their_own_gradients(of: str) -> None:
     model = Model()
     terms, features = model()
     shared = features if of == "features" else model.trunk
-    table = {"kind": "test-inverse-norm", "heads": "plain", "batched": batched}
+    table = {"kind": "test-inverse-norm", "heads": "plain"}
     ours = criterion(table, terms={"a": 3.0, "b": 2.0})
     loss = ours(terms, shared=shared)
     weighted = sum(
@@ -220,10 +218,10 @@ def test_what_update_is_told_is_the_mean_of_the_step() -> None:
     ours.step()
     state = ours.state_dict()
     mean = [0.75 * norm for norm in norms(terms, features)]
-    assert state["memory.balancer.test-following.norms"].tolist() == pytest.approx(mean)
+    assert state["adaptive.balancer.test-following.norms"].tolist() == pytest.approx(mean)
     ours(terms)
     ours.step()  # without gradients
-    assert ours.state_dict()["memory.balancer.test-following.updates"] == 1
+    assert ours.state_dict()["adaptive.balancer.test-following.updates"] == 1
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_last_weights() -> None:
@@ -237,7 +235,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_last_weights() -> None:
     assert total.item() == pytest.approx(1 / (2 * root2) + 1 / (4 * root2))
     ours.step()
     after = ours.state_dict()
-    assert all(torch.equal(before[key], after[key]) for key in before if key != "step")
+    assert all(torch.equal(before[key], after[key]) for key in before if key != "clock.step")
 
 
 def test_evaluation_takes_no_gradients() -> None:
@@ -259,7 +257,7 @@ def test_breakdown_shows_the_weights_and_records_nothing() -> None:
     ours = criterion()
     assert ours.breakdown(terms).weight["b"] == 1
     assert ours.metrics() == {}
-    assert not ours.state_dict()["memory.held.fresh"].any()
+    assert not ours.state_dict()["adaptive.gradients.fresh"].any()
     ours(terms, shared=features)
     shown = ours.breakdown(terms)
     assert shown.weight["b"].item() == pytest.approx(1 / norms(terms, features)[1])
@@ -336,8 +334,8 @@ def test_state_is_mapped_by_name_where_terms_were_added() -> None:
     more.load_state_dict(ours.state_dict(), strict=False)
     state = more.state_dict()
     one, two = norms(terms, features)
-    assert state["memory.balancer.test-following.norms"].tolist() == pytest.approx([one, 1, two])
-    assert state["memory.held.weights"].tolist() == [1, 1, 1]
+    assert state["adaptive.balancer.test-following.norms"].tolist() == pytest.approx([one, 1, two])
+    assert state["adaptive.gradients.weights"].tolist() == [1, 1, 1]
 
 
 def test_plain_heads_in_double_precision() -> None:
@@ -380,7 +378,7 @@ def test_plain_heads_recover_from_an_overflow_of_the_scale() -> None:
     for _ in range(19):
         step()
     assert ours.current_step == 20
-    assert ours.state_dict()["memory.held.scale"] < 2**16
+    assert ours.state_dict()["adaptive.gradients.scale"] < 2**16
     assert max(ours.metrics(include=["weight"]).values()) != 1
 
 

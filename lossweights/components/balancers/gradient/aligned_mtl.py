@@ -13,7 +13,7 @@ from lossweights.components.context import State, StepContext
 Scale: TypeAlias = Literal["min", "median", "rmse"]
 
 
-class IndependentComponentAlignment(GramianBalancer, kind="aligned-mtl"):
+class AlignedMTL(GramianBalancer, kind="aligned-mtl"):
     r"""Replaces the gradients by the nearest that are orthogonal and of one size (Aligned-MTL).
 
     With the Gramian $G = V \Lambda V^\top$ of rank $r$, and a size $\sigma$,

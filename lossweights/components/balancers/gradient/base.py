@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
-from lossweights.components.balancers.numerics import LARGE
 from lossweights.components.context import STATISTICS, State, Statistic, StepContext
 from lossweights.components.durations import Duration, steps
+from lossweights.components.numerics import LARGE
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -34,25 +35,18 @@ class GradientBalancer(Balancer):
         heads: What is not shared is weighted as the rest (`weighted`), or keeps the weight that
             it has without the balancer (`plain`): then only gradients of what is shared are
             combined.
-        batched: Whether one vectorised backward pass takes the gradients of all terms. Faster
-            where the terms have most of their computation in common, slower where each has a
-            head of its own.
 
     Attributes:
         pairs: The tensors of `init` that have an entry for each pair of terms, shape (n, n).
         needs: The statistics that `weigh` and `update` may read.
-        on_host: Whether the statistics are wanted in the memory of the host: `weigh` then waits
-            for the device, once a forward pass.
     """
 
     every: Duration | str = steps(1)
     heads: Literal["weighted", "plain"] = "weighted"
-    batched: bool = False
 
     instant: ClassVar[bool] = True
     needs: ClassVar[tuple[Statistic, ...]] = ()
     pairs: ClassVar[tuple[str, ...]] = ()
-    on_host: ClassVar[bool] = False
 
     @classmethod
     def __pydantic_init_subclass__(cls, kind: str = "", **kwargs: Any) -> None:
@@ -88,20 +82,23 @@ class GradientBalancer(Balancer):
 class GramianBalancer(GradientBalancer):
     r"""Weights from the Gramian of the terms' gradients, computed on the host.
 
+    `weigh` moves the Gramian and the state to the host, and so waits for the device.
     The direction in which what is shared moves is $-\sum_i b_i g_i$. Weights that float32 could not
     hold are scaled down together, which keeps the direction.
     """
 
     needs: ClassVar[tuple[Statistic, ...]] = ("gramian",)
-    on_host: ClassVar[bool] = True
+    needs_positive: ClassVar[str] = (
+        "under which the balancer takes its agreement with the others for conflict"
+    )
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
-        gramian = now.gradients.gramian
-        array: Array = gramian.numpy()
-        if not np.isfinite(array).all():
+        gramian = now.gradients.gramian.cpu()
+        if not math.isfinite(gramian.sum().item()):
             return torch.full_like(losses, torch.nan)
-        weights = self.solve(array, state, now)
-        highest = np.abs(weights).max()
+        state = {key: tensor.cpu() for key, tensor in state.items()}
+        weights = self.solve(gramian.numpy(), state, now)
+        highest = max(map(abs, weights.tolist()))
         return torch.from_numpy(weights * (LARGE / highest) if highest > LARGE else weights)
 
     @abstractmethod
@@ -111,7 +108,7 @@ class GramianBalancer(GradientBalancer):
         Args:
             gramian: $g_i \cdot g_j$, finite, shape (m, m), float64; not to be changed. It may be
                 0, of low rank, and of any scale.
-            state: What `init` declared.
+            state: What `init` declared, on the host.
             now: As in `weigh`.
 
         Returns:

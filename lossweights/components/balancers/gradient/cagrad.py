@@ -12,11 +12,12 @@ from lossweights.components.balancers.gradient.gramian import cosines, inverse_n
 from lossweights.components.balancers.gradient.mgda import mgda_weights
 from lossweights.components.balancers.gradient.nonnegative import nonnegative_minimum
 from lossweights.components.context import State, StepContext
+from lossweights.components.numerics import EPSILON
 
-_ROUNDING = 8 * float(np.finfo(np.float64).eps)
+_ROUNDING = 8 * EPSILON
 
 
-class ConflictAverse(GramianBalancer, kind="cagrad"):
+class CAGrad(GramianBalancer, kind="cagrad"):
     r"""Goes near the mean gradient, where the term that gains least gains most (CAGrad).
 
     With the mean gradient $g_0$ of the $m$ terms

@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
-from lossweights.components.balancers.gradient.gramian import cosines, inverse_norms, spectrum
+from lossweights.components.balancers.gradient.gramian import (
+    ROUNDING,
+    cosines,
+    inverse_norms,
+    spectrum,
+)
 from lossweights.components.context import State, StepContext
 
-_ROUNDING = float(np.finfo(np.float32).eps) ** 2
 
-
-class ConflictFreeInverseGradients(GramianBalancer, kind="config"):
+class ConFIG(GramianBalancer, kind="conflict-free"):
     r"""Goes at the same angle to every gradient, as far as they reach that way (ConFIG).
 
     With unit gradients $u_i = g_i / \lVert g_i \rVert$, their cosines $C_{ij} = u_i \cdot u_j$ and
@@ -40,7 +43,7 @@ class ConflictFreeInverseGradients(GramianBalancer, kind="config"):
 
     >>> import torch
     >>> from lossweights import WeightedLoss
-    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="config")
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="conflict-free")
     >>> x = torch.zeros(2, requires_grad=True)
     >>> criterion({"a": x[0], "b": 3 * x[1]}, shared=x).backward()
     >>> x.grad  # 45 degrees from both
@@ -63,6 +66,6 @@ def conflict_free_weights(gramian: Array) -> Array:
         solution = vectors @ (vectors.sum(axis=0) / values)
         square = float(solution.sum())  # of the length of the combination of unit gradients
         reach = float(unit @ solution @ (1 / inverses))
-        kept = square > len(unit) * _ROUNDING
+        kept = square > len(unit) * ROUNDING
         weights[parts] = solution * inverses * (reach / square) if kept else 0.0
     return weights

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from lossweights.components.balancers.gradient.base import GradientBalancer
-from lossweights.components.balancers.numerics import LARGE, nan_for_inf
 from lossweights.components.context import State, Statistic, StepContext
+from lossweights.components.numerics import LARGE, nan_for_inf
 
 _EPSILON = 1e-8
 
 
-class DualBalancing(GradientBalancer, kind="db-mtl"):
+class DBMTL(GradientBalancer, kind="db-mtl"):
     r"""Gives the gradients of all terms one norm: the largest that a logarithm has (DB-MTL).
 
     The gradient of $\log l_i$ is $u_i = g_i / l_i$. All are brought to the largest of their norms,

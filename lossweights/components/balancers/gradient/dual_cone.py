@@ -10,7 +10,6 @@ from pydantic import model_validator
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
 from lossweights.components.balancers.gradient.gramian import cosines, inverse_norms
 from lossweights.components.balancers.gradient.nonnegative import nonnegative_minimum
-from lossweights.components.context import State, StepContext
 
 _ACCURATE = 1e-12
 
@@ -34,77 +33,6 @@ class DualConeBalancer(GramianBalancer):
         return self
 
 
-class UnconflictingProjection(DualConeBalancer, kind="upgrad"):
-    r"""Projects each gradient on the directions that conflict with none, then averages (UPGrad).
-
-    With $\pi$ the projection onto the dual cone of the $m$ gradients,
-
-    $$\sum_i b_i g_i = \frac{1}{m} \sum_i \pi(g_i).$$
-
-    The direction conflicts with no term, whatever the gradients are: a small step along it
-    increases none. It is 0 where the gradients allow nothing else. What a term contributes grows
-    with its gradient. Weights are at least $1 / m$, and that is what they are where no two
-    gradients conflict, where all are 0, and for a term whose gradient is 0.
-
-    The promise is of the terms as they are balanced: base weights and schedules multiply the
-    weights afterwards, and unequal ones may bring a conflict back.
-
-    P. Quinton, V. Rey, *Jacobian descent for multi-objective optimization*, 2024,
-    arXiv 2406.16232. Solved to about 1e-10 of the largest gradient, whatever the scales are.
-    (torchjd's default `reg_eps` loses the promise where scales differ: by a factor of 100 the
-    direction is off by up to 7% of the largest gradient; below a norm of 0.01 its default
-    `norm_eps` gives the mean.)
-
-    >>> import torch
-    >>> from lossweights import WeightedLoss
-    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="upgrad")
-    >>> x = torch.zeros(2, requires_grad=True)
-    >>> criterion({"a": 2 * x[0], "b": x[1] - x[0]}, shared=x).backward()
-    >>> x.grad  # (1, 1) is the projection of (2, 0), and (0, 1) that of (-1, 1)
-    tensor([0.5000, 1.0000])
-    """
-
-    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
-        terms = len(gramian)
-        weights: Array = projection_weights(gramian, np.eye(terms) / terms).sum(axis=0)
-        return weights
-
-
-class DualConeProjection(DualConeBalancer, kind="dualproj"):
-    r"""Projects the mean of the gradients on the directions that conflict with none (DualProj).
-
-    With $\pi$ the projection onto the dual cone of the $m$ gradients,
-
-    $$\sum_i b_i g_i = \pi\Big(\frac{1}{m} \sum_i g_i\Big):$$
-
-    of all directions that conflict with no term it is the nearest to that of plain averaging, and
-    it is that of plain averaging wherever this conflicts with no term. Weights are at least
-    $1 / m$; they are $1 / m$ also where all gradients are 0, and for a term whose gradient is 0.
-
-    The promise is of the terms as they are balanced: base weights and schedules multiply the
-    weights afterwards, and unequal ones may bring a conflict back. Small gradients that conflict
-    with a large one are left with no more than no conflict; `upgrad` gives them a share.
-
-    D. Lopez-Paz, M. Ranzato, *Gradient episodic memory for continual learning*, NeurIPS 2017,
-    arXiv 1706.08840, equation 11, with the mean for the gradient of the current task. (The authors'
-    code asks for more than no conflict, by a margin of 0.5 on the multipliers.) Quinton and Rey
-    (arXiv 2406.16232) gave it its name.
-
-    >>> import torch
-    >>> from lossweights import WeightedLoss
-    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="dualproj")
-    >>> x = torch.zeros(2, requires_grad=True)
-    >>> criterion({"a": x[0], "b": x[1] - 3 * x[0]}, shared=x).backward()
-    >>> x.grad  # the mean is (-1, 0.5), against a
-    tensor([0.0000, 0.5000])
-    """
-
-    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
-        terms = len(gramian)
-        weights: Array = projection_weights(gramian, np.full((1, terms), 1 / terms))[0]
-        return weights
-
-
 def projection_weights(gramian: Array, vectors: Array) -> Array:
     r"""Projects weighted sums of the gradients onto the dual cone of the gradients.
 
@@ -118,24 +46,25 @@ def projection_weights(gramian: Array, vectors: Array) -> Array:
     Returns:
         $v$, shape (k, m).
     """
+    if gramian.min() >= 0:  # no conflict
+        return vectors
     inverses = inverse_norms(gramian)
-    parts = inverses > 0  # a gradient of 0 is in nobody's way
+    parts = np.flatnonzero(inverses)  # a zero gradient constrains nothing
+    inverses = inverses[parts]
+    unit = cosines(gramian[parts[:, None], parts], inverses)
+    scaled = vectors[:, parts] / inverses
+    sizes = scaled.max(axis=1, keepdims=True)
+    sizes = np.where(sizes > 0, sizes, 1.0)
     projected = vectors.copy()
-    if parts.any():
-        inverses = inverses[parts]
-        unit = cosines(gramian[parts][:, parts], inverses)
-        scaled = vectors[:, parts] / inverses
-        sizes = scaled.max(axis=1, keepdims=True)
-        sizes = np.where(sizes > 0, sizes, 1.0)
-        projected[:, parts] += sizes * _least_changes(unit, scaled / sizes) * inverses
+    projected[:, parts] += sizes * _least_changes(unit, scaled / sizes) * inverses
     return projected
 
 
 def _least_changes(unit: Array, vectors: Array) -> Array:
     r"""The $x \ge 0$ for which $(u + x)^\top C (u + x)$ is least, for each row $u$.
 
-    The solver in C is many times faster than `nonnegative_minimum`, which tells the truth also
-    where gradients are opposed, or depend on others, but for rounding.
+    The solver in C is many times faster than `nonnegative_minimum`, which stays exact also for
+    gradients that are opposed, or depend on others, but for rounding.
     """
     changes = np.zeros_like(vectors)
     conflicting = np.flatnonzero((vectors @ unit).min(axis=1) < 0)

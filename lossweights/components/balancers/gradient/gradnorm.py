@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lossweights.components.balancers.adam import adam_step
 from lossweights.components.balancers.gradient.base import GradientBalancer
-from lossweights.components.balancers.numerics import relative
 from lossweights.components.context import State, Statistic, StepContext
+from lossweights.components.numerics import relative
 
 _LOWEST = 1e-6
 

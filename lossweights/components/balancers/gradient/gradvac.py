@@ -10,14 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
-from lossweights.components.balancers.gradient.pairs import Orders, orders
 from lossweights.components.context import State, StepContext
+from lossweights.components.random import Orders, orders
 
 _HIGHEST = 1 - 1e-6  # a cosine of 1 would take infinitely much of the other gradient
 _NOTHING = 1e-7  # what rounding leaves of a gradient that was cut away
 
 
-class GradientVaccine(GramianBalancer, kind="gradvac"):
+class GradVac(GramianBalancer, kind="gradvac"):
     r"""Turns each gradient towards others that it agrees with less than it used to (GradVac).
 
     $g_i' = g_i$ meets the gradients of all other terms, in an order of its own. Where the cosine

@@ -8,7 +8,7 @@ from lossweights.components.balancers.gradient.base import Array
 
 # Gradients come in float32: a singular value below its precision is rounding, and an eigenvalue
 # of the Gramian is the square of one.
-_ROUNDING = float(np.finfo(np.float32).eps) ** 2
+ROUNDING = float(np.finfo(np.float32).eps) ** 2
 
 
 def inverse_norms(gramian: Array) -> Array:
@@ -34,5 +34,5 @@ def spectrum(gramian: Array) -> tuple[Array, Array]:
         gramian: Not 0.
     """
     eigenvalues, vectors = np.linalg.eigh(gramian)
-    kept = eigenvalues > len(gramian) * _ROUNDING * eigenvalues[-1]
+    kept = eigenvalues > len(gramian) * ROUNDING * eigenvalues[-1]
     return eigenvalues[kept], vectors[:, kept]

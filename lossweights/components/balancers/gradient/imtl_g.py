@@ -12,7 +12,7 @@ _STATIONARY = 1e-10  # of the length of the sum of unit gradients: below is roun
 _LARGEST = 1e3
 
 
-class ImpartialGradientBalancing(GramianBalancer, kind="imtl-g"):
+class IMTLG(GramianBalancer, kind="imtl-g"):
     r"""Gives the direction the same projection on every term's gradient (IMTL-G).
 
     With unit gradients $u_i = g_i / \lVert g_i \rVert$, their Gramian $C$ and its pseudo-inverse,

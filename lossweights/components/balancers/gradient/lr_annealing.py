@@ -9,12 +9,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lossweights.components.balancers.gradient.base import GradientBalancer
-from lossweights.components.balancers.numerics import nan_for_inf
 from lossweights.components.context import State, Statistic, StepContext
+from lossweights.components.numerics import nan_for_inf
 from lossweights.errors import did_you_mean, quoted
 
 
-class LearningRateAnnealing(GradientBalancer, kind="lr-annealing"):
+class LRAnnealing(GradientBalancer, kind="lr-annealing"):
     r"""Brings the gradients of all terms towards the size of the reference's, by moving averages.
 
     $$\hat b_i = \frac{\max |g_r|}{\mathrm{mean}\, |b_i g_i|},

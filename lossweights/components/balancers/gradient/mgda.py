@@ -11,12 +11,12 @@ from torch import Tensor
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
 from lossweights.components.balancers.gradient.nonnegative import nonnegative_minimum
 from lossweights.components.context import Gradients, State, StepContext
+from lossweights.components.numerics import EPSILON, TINY
 
-_SMALL = 1e-30
-_ROUNDING = 8 * float(np.finfo(np.float64).eps)
+_ROUNDING = 8 * EPSILON
 
 
-class MultipleGradientDescent(GramianBalancer, kind="mgda"):
+class MGDA(GramianBalancer, kind="mgda"):
     r"""Goes along the shortest vector between the gradients, down for every term (MGDA).
 
     $$b = \arg\min_{b \ge 0,\ \sum_i b_i = 1} \left\lVert \sum_i b_i g_i \right\rVert^2.$$
@@ -59,9 +59,10 @@ class MultipleGradientDescent(GramianBalancer, kind="mgda"):
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         if self.normalize == "none":
             return super().weigh(losses, state, now)
-        found = now.gradients
-        sizes = self._sizes(found.gramian, losses)
-        scaled = found.gramian / torch.outer(sizes, sizes)
+        found, losses = now.gradients, losses.cpu()
+        gramian = found.gramian.cpu()
+        sizes = self._sizes(gramian, losses)
+        scaled = gramian / torch.outer(sizes, sizes)
         gradients = Gradients(found.names, {"gramian": scaled}, found.seen)
         weights = super().weigh(losses, state, now.with_gradients(gradients)) / sizes
         return weights / weights.sum()
@@ -75,7 +76,7 @@ class MultipleGradientDescent(GramianBalancer, kind="mgda"):
         if self.normalize != "loss":
             sizes = gramian.diagonal().sqrt()
         if self.normalize != "norm":
-            sizes = sizes * losses.to(gramian).abs().clamp(min=_SMALL)
+            sizes = sizes * losses.to(gramian).abs().clamp(min=TINY)
         return torch.where(sizes == 0, 1.0, sizes)
 
 
@@ -89,15 +90,16 @@ def mgda_weights(gramian: Array) -> Array:
         gramian: $g_i \cdot g_j$, shape (m, m).
     """
     squares = gramian.diagonal()
-    zero = squares <= 1e-200 * squares.max()
-    if zero.any():
+    shortest, least = squares.min(), 1e-200 * squares.max()
+    if shortest <= least:
+        zero = squares <= least
         return np.asarray(zero / zero.sum(), np.float64)
     # In the units of the shortest gradient, with every gradient of length 1.
-    shortest = squares.min()
     scale = np.sqrt(shortest / squares)
-    matrix = (gramian / shortest + 1) * np.outer(scale, scale)
+    matrix = (gramian / shortest + 1) * (scale[:, None] * scale)
     weights = nonnegative_minimum(matrix, scale) * scale
-    apart = squares[:, None] + squares - 2 * gramian
-    equal = apart <= _ROUNDING * (squares[:, None] + squares)
-    weights = equal @ (weights / equal.sum(axis=0))
+    sums = squares[:, None] + squares
+    equal = sums - 2 * gramian <= _ROUNDING * sums
+    if np.count_nonzero(equal) > len(squares):
+        weights = equal @ (weights / equal.sum(axis=0))
     return np.asarray(weights / weights.sum(), np.float64)

@@ -1,21 +1,17 @@
-"""Directions on which the terms agree: Nash bargaining, and fair shares of what is gained."""
+"""Nash bargaining among the terms."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
-from lossweights.components.balancers.gradient.gramian import cosines, inverse_norms
+from lossweights.components.balancers.gradient.fairgrad import clipped, fair_weights
 from lossweights.components.context import State, StepContext
 
-_EPSILON = float(np.finfo(np.float64).eps)
-_REGULARIZATION = 1e-12
 
-
-class NashBargaining(GramianBalancer, kind="nash-mtl"):
+class NashMTL(GramianBalancer, kind="nash-mtl"):
     r"""Goes where the terms would agree to go if they bargained for it (Nash-MTL).
 
     Of all directions of one length, the one with the largest product of gains
@@ -58,107 +54,3 @@ class NashBargaining(GramianBalancer, kind="nash-mtl"):
 
     def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
         return clipped(fair_weights(gramian, 1.0), gramian, self.max_norm)
-
-
-class FairResourceAllocation(GramianBalancer, kind="fairgrad"):
-    r"""Shares what a step gains among the terms, as fairly as is asked for (FairGrad).
-
-    Of all directions of one length, the one with the largest utility
-    $\sum_i (g_i \cdot d)^{1 - \alpha} / (1 - \alpha)$. With weights $b > 0$
-
-    $$d = \sum_i b_i g_i, \qquad g_i \cdot d = b_i^{-1 / \alpha} \quad \text{for all } i,$$
-
-    so $d$ conflicts with no term. With $\alpha$ towards 0 it is the plain sum, with 1 it is that of
-    `nash-mtl`, and the larger $\alpha$ is, the more do terms count that gain little.
-
-    Args:
-        fairness: $\alpha$, from 0.01 to 30. The authors' code has 1 by default, its script for
-            CelebA has 2.
-        max_norm: The largest length of $d$: the weights are scaled down where it is longer. None,
-            as in the paper, LibMTL and torchjd; the authors' code clips gradients at 1.
-
-    With gradients $s$ times as long $d$ is $s^{(1 - \alpha) / (1 + \alpha)}$ times as long: for
-    $\alpha > 1$ it grows towards a minimum, where `max_norm` helps.
-
-    All this holds where some direction is down for all terms. Where there is none
-    (Pareto-stationary), the equation has no solution, and near it weights grow without bound. So
-    $10^{-12}$ is added to the squares of the gradients, relative to them: weights are large then,
-    but finite, and $d$ is about 0 next to what it is the sum of. What is not shared feels such
-    weights: with heads, `heads: plain` is the safer way. The same may happen where gradients that
-    conflict are ten orders of magnitude apart, and $\alpha$ is not 1. A term whose gradient is 0
-    takes no part: its weight is 1, as is that of all where all are 0.
-
-    H. Ban, K. Ji, *Fair resource allocation in multi-task learning*, ICML 2024, arXiv 2402.15638.
-    Solved by Newton's method; the authors' code, LibMTL and torchjd minimise the squares of what is
-    missing from the equation. (The authors' code multiplies $d$ by $m$ before it clips.)
-
-    >>> import torch
-    >>> from lossweights import WeightedLoss
-    >>> balancer = {"kind": "fairgrad", "fairness": 2}
-    >>> criterion = WeightedLoss(terms=["a", "b"], balancer=balancer)
-    >>> x = torch.zeros(2, requires_grad=True)
-    >>> criterion({"a": x[0], "b": 8 * x[1]}, shared=x).backward()
-    >>> x.grad  # the weights are 1 and 1/16, and the gains 1 and 4
-    tensor([1.0000, 0.5000])
-    """
-
-    fairness: Annotated[float, Field(ge=0.01, le=30)] = 1.0
-    max_norm: Annotated[float, Field(gt=0)] | None = None
-
-    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
-        return clipped(fair_weights(gramian, 1 / self.fairness), gramian, self.max_norm)
-
-
-def fair_weights(gramian: Array, power: float) -> Array:
-    r"""The $b > 0$ with $(G b)_i = b_i^{-p}$ for all $i$; 1 for a gradient of 0.
-
-    It is the minimum of a convex function, and found by Newton's method from the weights that the
-    terms would have if they were orthogonal, $\lVert g_i \rVert^{-2 / (1 + p)}$.
-
-    Args:
-        gramian: $g_i \cdot g_j$, shape (m, m).
-        power: $p$, above 0.
-    """
-    weights = np.ones(len(gramian))
-    inverses = inverse_norms(gramian)
-    parts = inverses > 0
-    if parts.any():
-        inverses = inverses[parts]
-        unit = cosines(gramian[parts][:, parts], inverses)
-        # Relative to the weights that terms have alone; gradients weighted by those are so long.
-        lengths = inverses ** ((1 - power) / (1 + power))
-        weights[parts] = _balanced(unit, lengths, power) * inverses * lengths
-    return weights
-
-
-def _balanced(unit: Array, lengths: Array, power: float) -> Array:
-    r"""The $v > 0$ with $s_i \sum_j C_{ij} s_j v_j = s_i^2 v_i^{-p}$ for cosines $C$, lengths $s$.
-
-    It is where a strictly convex function, $\frac{1}{2} \sum_{ij} s_i s_j C_{ij} v_i v_j -
-    \sum_i s_i^2 \phi(v_i)$ with $\phi' = v^{-p}$, is least. Newton's steps are relative to $v$.
-    """
-    size = len(lengths)
-    identity = np.eye(size)
-    squares = lengths * lengths
-    matrix = (unit + _REGULARIZATION * identity) * (lengths[:, None] * lengths)
-    v = np.full(size, (squares.sum() / matrix.sum()) ** (1 / (1 + power)))
-    for _ in range(100):
-        pulls = squares * v ** (1 - power)
-        missing = pulls - v * (matrix @ v)
-        sizes = lengths * v
-        if (np.abs(missing) <= 8 * size * _EPSILON * sizes * sizes.sum()).all():
-            break
-        roots = np.sqrt(sizes * sizes + power * pulls)
-        scale = v / roots
-        hessian = matrix * (scale[:, None] * scale) + identity * (power * pulls / (roots * roots))
-        step = np.linalg.solve(hessian, missing / roots) / roots
-        v = v * (1 + step * min(1.0, 0.9 / max(float(-step.min()), 0.1)))  # stays above 0
-    return v
-
-
-def clipped(weights: Array, gramian: Array, max_norm: float | None) -> Array:
-    """The weights, scaled down so that the direction is no longer than `max_norm`."""
-    if max_norm is None:
-        return weights
-    length = float(np.sqrt(max(float(weights @ gramian @ weights), 0.0)))
-    return weights * min(1.0, max_norm / length) if length > 0 else weights

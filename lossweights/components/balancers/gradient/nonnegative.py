@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lossweights.components.balancers.gradient.base import Array
+from lossweights.components.numerics import EPSILON
 
-_EPSILON = float(np.finfo(np.float64).eps)
-_TINY = float(np.finfo(np.float64).tiny)
+_SMALLEST = float(np.finfo(np.float64).tiny)
 
 
 def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None) -> Array:
@@ -41,7 +41,7 @@ def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None
         if start.min() > 0:
             return start
     size = len(vector)
-    rounding = 8 * size * _EPSILON
+    rounding = 8 * size * EPSILON
     largest = float(np.abs(vector).max())
     best, lowest = np.zeros(size), 0.0
     entering: int | None = None
@@ -71,7 +71,7 @@ def _minimum_of_face(matrix: Array, vector: Array, point: Array) -> Array:
         if not len(falling):
             return target
         # As far towards the target as no variable is negative.
-        reach = point[falling] / np.maximum(point[falling] - target[falling], _TINY)
+        reach = point[falling] / np.maximum(point[falling] - target[falling], _SMALLEST)
         point = point + reach.min() * (target - point)
         free[falling[reach <= reach.min()]] = False
     return np.zeros(len(vector))

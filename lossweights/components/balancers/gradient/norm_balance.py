@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lossweights.components.balancers.gradient.base import GradientBalancer
-from lossweights.components.balancers.numerics import LARGE, nan_for_inf
 from lossweights.components.context import State, Statistic, StepContext
+from lossweights.components.numerics import LARGE, nan_for_inf
 
 _EPSILON = 1e-12
 

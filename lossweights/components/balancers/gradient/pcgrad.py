@@ -8,11 +8,11 @@ import numpy as np
 from pydantic import Field
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer
-from lossweights.components.balancers.gradient.pairs import Orders, orders
 from lossweights.components.context import State, StepContext
+from lossweights.components.random import Orders, orders
 
 
-class ProjectingConflictingGradients(GramianBalancer, kind="pcgrad"):
+class PCGrad(GramianBalancer, kind="pcgrad"):
     r"""Cuts from each gradient what conflicts with another, then sums (PCGrad, gradient surgery).
 
     $g_i' = g_i$ meets the gradients of all other terms, in an order of its own, and where
@@ -48,6 +48,8 @@ class ProjectingConflictingGradients(GramianBalancer, kind="pcgrad"):
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
     def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
+        if gramian.min() >= 0:  # no conflict
+            return np.ones(len(gramian))
         return pcgrad_weights(gramian, orders(self.seed, now.step, len(gramian)))
 
 

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lossweights import Horizon
+from lossweights import Horizon, WeightedLoss
 from lossweights.components.balancers.gradient import GramianBalancer
+from lossweights.components.balancers.gradient.mgda import mgda_weights
 from lossweights.components.context import Gradients, StepContext, When
 
 Array = npt.NDArray[np.float64]
@@ -134,3 +135,20 @@ def weights_of(
     found = balancer.weigh(values, state or balancer.init(terms), moment(gramian(jacobian)))
     weights: Array = found.numpy()
     return weights
+
+
+def stationary(jacobian: Array) -> bool:
+    """Whether no direction is down for all terms."""
+    units = jacobian / np.maximum(np.linalg.norm(jacobian, axis=1, keepdims=True), 1e-300)
+    return bool(np.linalg.norm(units.T @ mgda_weights(gramian(units))) < 1e-3)
+
+
+def gradient(jacobian: Array, kind: str) -> Array:
+    """What a criterion with this balancer leaves in `.grad`, for linear terms."""
+    x = torch.zeros(jacobian.shape[1], requires_grad=True)
+    values = torch.tensor(jacobian, dtype=torch.float32) @ x
+    names = [f"t{i}" for i in range(len(values))]
+    criterion = WeightedLoss(terms=names, balancer=kind)
+    criterion(dict(zip(names, values, strict=True)), shared=x).backward()
+    assert x.grad is not None
+    return x.grad.numpy()

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from lossweights import ConfigError, WeightedLoss
-from lossweights.components.balancers.gradient.aligned_mtl import IndependentComponentAlignment
+from lossweights.components.balancers.gradient.aligned_mtl import AlignedMTL
 from tests.components.balancers.gradient.gramians import cases, hostile, moment, weights_of
 
 MODES = ("min", "median", "rmse")
 
 
-def balancer(scale_mode: str = "min") -> IndependentComponentAlignment:
-    return IndependentComponentAlignment.model_validate({"scale_mode": scale_mode})
+def balancer(scale_mode: str = "min") -> AlignedMTL:
+    return AlignedMTL.model_validate({"scale_mode": scale_mode})
 
 
 @pytest.mark.parametrize("mode", MODES)

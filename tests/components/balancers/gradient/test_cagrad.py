@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lossweights import ConfigError, WeightedLoss
-from lossweights.components.balancers.gradient.cagrad import ConflictAverse, conflict_averse_weights
+from lossweights.components.balancers.gradient.cagrad import CAGrad, conflict_averse_weights
 from lossweights.components.balancers.gradient.mgda import mgda_weights
 from tests.components.balancers.gradient import exact
 from tests.components.balancers.gradient.gramians import (
@@ -72,7 +72,7 @@ def test_recorded_values(name: str, radius: float, rescale: int, tolerance: floa
             if not theirs.any():
                 continue
             theirs = case.jacobian.T @ theirs
-        balancer = ConflictAverse.model_validate({"radius": radius, "rescale": rescale})
+        balancer = CAGrad.model_validate({"radius": radius, "rescale": rescale})
         ours = case.jacobian.T @ weights_of(balancer, case.jacobian)
         size = float(np.linalg.norm(case.jacobian.mean(axis=0)))
         # A mean of 0 is 0 up to rounding.
@@ -112,7 +112,7 @@ def test_no_direction_in_the_ball_has_a_better_worst_product(name: str, radius: 
 @pytest.mark.parametrize("name", hostile())
 def test_hostile_gradients(name: str, radius: float) -> None:
     jacobian = hostile()[name]
-    weights = weights_of(ConflictAverse(radius=radius), jacobian).astype(np.float32)
+    weights = weights_of(CAGrad(radius=radius), jacobian).astype(np.float32)
     assert np.isfinite(weights).all()
     assert (weights >= 0).all()
     exactly = conflict_averse_weights(gramian(jacobian), radius)
@@ -204,9 +204,9 @@ def test_the_order_of_terms_does_not_matter() -> None:
 
 def test_rescaled() -> None:
     jacobian = np.diag([6.0, 8.0])
-    plain = weights_of(ConflictAverse(radius=0.6), jacobian)
+    plain = weights_of(CAGrad(radius=0.6), jacobian)
     for rescale, divisor in ((1, 1.36), (2, 1.6)):
-        balancer = ConflictAverse.model_validate({"radius": 0.6, "rescale": rescale})
+        balancer = CAGrad.model_validate({"radius": 0.6, "rescale": rescale})
         assert weights_of(balancer, jacobian).tolist() == pytest.approx((plain / divisor).tolist())
 
 

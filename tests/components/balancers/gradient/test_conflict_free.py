@@ -8,7 +8,7 @@ import torch
 
 from lossweights import WeightedLoss
 from lossweights.components.balancers.gradient.conflict_free import (
-    ConflictFreeInverseGradients,
+    ConFIG,
     conflict_free_weights,
 )
 from tests.components.balancers.gradient.gramians import (
@@ -83,7 +83,7 @@ def test_independent_gradients_have_the_same_angle_to_the_direction() -> None:
 
 @pytest.mark.parametrize("name", hostile())
 def test_hostile_gradients(name: str) -> None:
-    weights = weights_of(ConflictFreeInverseGradients(), hostile()[name]).astype(np.float32)
+    weights = weights_of(ConFIG(), hostile()[name]).astype(np.float32)
     assert np.isfinite(weights).all()
 
 
@@ -141,7 +141,7 @@ def test_a_criterion_goes_there() -> None:
         x = torch.zeros(case.jacobian.shape[1], requires_grad=True)
         values = torch.tensor(case.jacobian, dtype=torch.float32) @ x
         names = [f"t{i}" for i in range(len(values))]
-        criterion = WeightedLoss(terms=names, balancer="config")
+        criterion = WeightedLoss(terms=names, balancer="conflict-free")
         criterion(dict(zip(names, values, strict=True)), shared=x).backward()
         assert x.grad is not None
         theirs = case.recorded["conflictfree direction ConFIG"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lossweights import WeightedLoss
-from lossweights.components.balancers.gradient.db_mtl import DualBalancing, dual_balancing_weights
+from lossweights.components.balancers.gradient.db_mtl import DBMTL, dual_balancing_weights
 from tests.components.balancers.gradient.norms import (
     HOSTILE,
     THETA,
@@ -74,7 +74,7 @@ def test_the_scale_of_a_loss_does_not_matter(
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_norms(name: str) -> None:
-    weights = hostile_weights(DualBalancing(), name, steps=4)
+    weights = hostile_weights(DBMTL(), name, steps=4)
     assert (weights > 0).all()
     assert (weights <= 1e30).all()
 
@@ -101,15 +101,15 @@ def test_a_loss_next_to_0_counts_as_a_tiny_one() -> None:
 
 
 def test_gradients_that_are_not_finite() -> None:
-    is_no_number_where_any_is_not(DualBalancing())
+    is_no_number_where_any_is_not(DBMTL())
 
 
 def test_nothing_waits_for_the_device() -> None:
-    goes_without_values(DualBalancing())
+    goes_without_values(DBMTL())
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_loss_that_is_not_finite(bad: float) -> None:
     now = moment(torch.tensor([1.0, 1.0], dtype=torch.float64))
-    weights = DualBalancing().weigh(torch.tensor([1.0, bad]), {}, now)
+    weights = DBMTL().weigh(torch.tensor([1.0, bad]), {}, now)
     assert not weights.isfinite().all()

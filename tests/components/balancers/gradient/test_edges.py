@@ -16,7 +16,7 @@ from tests.components.balancers.gradient.gramians import hostile
 TABLES: list[dict[str, Any]] = [
     {"kind": "aligned-mtl"},
     {"kind": "cagrad"},
-    {"kind": "config"},
+    {"kind": "conflict-free"},
     {"kind": "db-mtl"},
     {"kind": "dualproj"},
     {"kind": "fairgrad"},

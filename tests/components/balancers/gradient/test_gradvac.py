@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from lossweights import ConfigError, Horizon, WeightedLoss
-from lossweights.components.balancers.gradient.gradvac import GradientVaccine, gradvac_weights
-from lossweights.components.balancers.gradient.pairs import Orders, orders
+from lossweights.components.balancers.gradient.gradvac import GradVac, gradvac_weights
 from lossweights.components.balancers.gradient.pcgrad import pcgrad_weights
 from lossweights.components.context import Gradients, State, StepContext, When
+from lossweights.components.random import Orders, orders
 from tests.components.balancers.gradient.gramians import (
     Array,
     cases,
@@ -47,7 +47,7 @@ def after(step: int, products: Array, seen: list[bool] | None = None) -> StepCon
     return StepContext({}, When(Horizon(), step, step - 1), gradients)
 
 
-def trained(balancer: GradientVaccine, jacobians: list[Array]) -> tuple[list[Array], State]:
+def trained(balancer: GradVac, jacobians: list[Array]) -> tuple[list[Array], State]:
     """The directions of some steps, and the state at the end, in float64."""
     state = {key: tensor.double() for key, tensor in balancer.init(len(jacobians[0])).items()}
     directions = []
@@ -74,7 +74,7 @@ def test_recorded_weights_of_two_terms() -> None:
     checked = 0
     for case in cases("torchjd weights GradVac", "libmtl direction GradVac"):
         if len(case.jacobian) == 2:
-            ours = weights_of(GradientVaccine(), case.jacobian)
+            ours = weights_of(GradVac(), case.jacobian)
             np.testing.assert_allclose(ours, case.recorded["torchjd weights GradVac"], rtol=1e-6)
             theirs = case.recorded["libmtl direction GradVac"]
             np.testing.assert_allclose(case.jacobian.T @ ours, theirs, rtol=1e-6)
@@ -88,7 +88,7 @@ def test_the_trajectory_of_torchjd_with_two_terms() -> None:
     rng = np.random.default_rng(0)
     jacobians = [rng.normal(size=(2, 4)) + 0.7 for _ in range(12)]
     theirs = aggregation.GradVacWeighting(beta=0.5, eps=0.0)
-    directions, _ = trained(GradientVaccine(smoothing=0.5), jacobians)
+    directions, _ = trained(GradVac(smoothing=0.5), jacobians)
     for jacobian, ours in zip(jacobians, directions, strict=True):
         wanted = jacobian.T @ theirs(torch.from_numpy(gramian(jacobian))).numpy()
         np.testing.assert_allclose(ours, wanted, rtol=1e-9)
@@ -100,7 +100,7 @@ def test_the_same_as_on_the_gradients(share: float) -> None:
     rng = np.random.default_rng(1)
     jacobians = [rng.normal(size=(5, 7)) * 10 ** rng.uniform(-1, 1, size=(5, 1)) for _ in range(20)]
     targets = np.zeros((5, 5))
-    directions, state = trained(GradientVaccine(smoothing=1 - share, seed=3), jacobians)
+    directions, state = trained(GradVac(smoothing=1 - share, seed=3), jacobians)
     for step, (jacobian, ours) in enumerate(zip(jacobians, directions, strict=True)):
         wanted, targets = vaccinated(jacobian, targets, orders(3, step, 5), share)
         np.testing.assert_allclose(ours, wanted, rtol=1e-8)
@@ -117,7 +117,7 @@ def test_without_targets_it_is_pcgrad() -> None:
 
 def test_targets_rise_as_well_as_fall() -> None:
     """In LibMTL they move only where a cosine is below its target, and so never above 0."""
-    _, state = trained(GradientVaccine(smoothing=0.9), [np.array([[1.0, 0.0], [3.0, 4.0]])] * 30)
+    _, state = trained(GradVac(smoothing=0.9), [np.array([[1.0, 0.0], [3.0, 4.0]])] * 30)
     wanted = 0.6 * (1 - 0.9**30)
     assert state["targets"].flatten().tolist() == pytest.approx([0, wanted, wanted, 0])
 
@@ -125,11 +125,11 @@ def test_targets_rise_as_well_as_fall() -> None:
 def test_weights_where_nothing_falls_behind() -> None:
     """Gradients that agree as ever have weights of 1, and so have gradients of 0."""
     agreeing = np.abs(np.random.default_rng(2).normal(size=(4, 6)))
-    directions, _ = trained(GradientVaccine(smoothing=0.5), [agreeing] * 30)
+    directions, _ = trained(GradVac(smoothing=0.5), [agreeing] * 30)
     for direction in directions:
         np.testing.assert_allclose(direction, agreeing.sum(axis=0), rtol=1e-9)
     state = {"targets": torch.full((4, 4), 0.9)}
-    found = weights_of(GradientVaccine(), np.zeros((4, 3)), state=state)
+    found = weights_of(GradVac(), np.zeros((4, 3)), state=state)
     assert found.tolist() == [1] * 4
 
 
@@ -137,16 +137,16 @@ def test_weigh_changes_nothing() -> None:
     state = {"targets": torch.full((3, 3), 0.3)}
     products = gramian(hostile()["stationary"])
     for _ in range(2):
-        GradientVaccine().weigh(torch.ones(3), state, moment(products))
+        GradVac().weigh(torch.ones(3), state, moment(products))
     assert (state["targets"] == torch.tensor(0.3)).all()
-    GradientVaccine().update(torch.ones(3), state, after(1, products))
+    GradVac().update(torch.ones(3), state, after(1, products))
     same = state["targets"] == torch.tensor(0.3)
     assert torch.equal(same, torch.eye(3, dtype=torch.bool))  # a term does not meet itself
 
 
 def test_terms_that_are_absent_keep_their_targets() -> None:
     """The others move as if they were alone."""
-    balancer = GradientVaccine(smoothing=0.5, seed=8)
+    balancer = GradVac(smoothing=0.5, seed=8)
     rows = np.random.default_rng(3).normal(size=(5, 4))
     start = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)).mul(0.8)
     state = {"targets": start.clone()}
@@ -189,7 +189,7 @@ def test_what_was_cut_away_keeps_its_targets() -> None:
 def test_weights_and_targets_stay_finite(name: str, target: float) -> None:
     jacobian = hostile()[name]
     terms = len(jacobian)
-    balancer = GradientVaccine(smoothing=0.5)
+    balancer = GradVac(smoothing=0.5)
     state = {"targets": torch.full((terms, terms), target)}
     weights = weights_of(balancer, jacobian, state=state)
     assert np.isfinite(weights.astype(np.float32)).all()
@@ -200,26 +200,24 @@ def test_weights_and_targets_stay_finite(name: str, target: float) -> None:
 
 def test_a_target_of_1_takes_much_of_the_other_and_not_all() -> None:
     state = {"targets": torch.ones(2, 2)}
-    weights = weights_of(GradientVaccine(), np.eye(2), state=state)
+    weights = weights_of(GradVac(), np.eye(2), state=state)
     assert weights.tolist() == pytest.approx([708, 708], abs=1)
 
 
 def test_a_target_of_1_is_met_by_gradients_that_are_as_good_as_equal() -> None:
     rows = np.array([[1.0, 0.0], [1.0, 4e-4]])
     state = {"targets": torch.ones(2, 2)}
-    assert weights_of(GradientVaccine(), rows, state=state).tolist() == [1, 1]
+    assert weights_of(GradVac(), rows, state=state).tolist() == [1, 1]
 
 
 def test_a_target_below_0_lets_a_conflict_be() -> None:
     rows = np.array([[1.0, 0.0], [-0.6, 0.8]])
     state = {"targets": torch.full((2, 2), -0.7)}
-    assert weights_of(GradientVaccine(), rows, state=state).tolist() == [1, 1]
+    assert weights_of(GradVac(), rows, state=state).tolist() == [1, 1]
 
 
 def test_gradients_that_are_not_finite() -> None:
-    found = GradientVaccine().weigh(
-        torch.ones(2), GradientVaccine().init(2), moment(np.full((2, 2), np.nan))
-    )
+    found = GradVac().weigh(torch.ones(2), GradVac().init(2), moment(np.full((2, 2), np.nan)))
     assert found.isnan().all()
 
 
@@ -256,12 +254,12 @@ def test_terms_of_batches_of_their_own_keep_their_target() -> None:
     )
     criterion(terms, shared=x)
     criterion.step()
-    before = criterion.memory.state("balancer")["targets"].clone()
+    before = criterion.adaptive.slots["balancer"].state["targets"].clone()
     assert before[0, 1] > 0
     for names in (("a",), ("b", "c")):
         criterion({name: terms[name] for name in names}, shared=x)
     criterion.step()
-    after = criterion.memory.state("balancer")["targets"]
+    after = criterion.adaptive.slots["balancer"].state["targets"]
     assert torch.equal(after[0], before[0])
     assert torch.equal(after[:, 0], before[:, 0])
     assert after[1, 2] != before[1, 2]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lossweights import WeightedLoss
-from lossweights.components.balancers.gradient.imtl_g import ImpartialGradientBalancing
+from lossweights.components.balancers.gradient.imtl_g import IMTLG
 from tests.components.balancers.gradient.gramians import (
     Array,
     cases,
@@ -17,7 +17,7 @@ from tests.components.balancers.gradient.gramians import (
     weights_of,
 )
 
-IMTL_G = ImpartialGradientBalancing()
+IMTL_G = IMTLG()
 
 
 def projections(jacobian: Array, weights: Array) -> Array:

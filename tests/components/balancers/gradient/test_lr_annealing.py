@@ -9,7 +9,7 @@ import torch
 
 from lossweights import ConfigError, WeightedLoss
 from lossweights.components.balancers.gradient.lr_annealing import (
-    LearningRateAnnealing,
+    LRAnnealing,
     annealed_ratios,
 )
 from tests.components.balancers.gradient.norms import (
@@ -44,9 +44,7 @@ def test_ratios_by_hand() -> None:
 )
 def test_trajectory_with_the_mean_of_the_reference(case: str, smoothing: float, every: int) -> None:
     """Theirs weigh the step that they were computed in, and add 1e-8 to each denominator."""
-    balancer = LearningRateAnnealing(
-        reference="a", smoothing=smoothing, statistic="mean", compared="plain"
-    )
+    balancer = LRAnnealing(reference="a", smoothing=smoothing, statistic="mean", compared="plain")
     ours, state = weights_of(balancer, [of_rows(rows) for rows in GRADIENTS[::every]])
     agree(ours, recorded(case)[::every], relative=1e-7)
     agree(state["weights"], ours[-1])
@@ -55,7 +53,7 @@ def test_trajectory_with_the_mean_of_the_reference(case: str, smoothing: float, 
 @pytest.mark.parametrize("compared", ["weighted", "plain"])
 def test_trajectory_by_the_definition(compared: Literal["weighted", "plain"]) -> None:
     """The paper's: the largest entry of the reference over the mean of each, averaged from 1 on."""
-    balancer = LearningRateAnnealing(reference="b", compared=compared)
+    balancer = LRAnnealing(reference="b", compared=compared)
     ours, _ = weights_of(balancer, [of_rows(rows) for rows in GRADIENTS])
     lambdas = torch.ones(3, dtype=torch.float64)
     for weights, rows in zip(ours, GRADIENTS, strict=True):
@@ -67,7 +65,7 @@ def test_trajectory_by_the_definition(compared: Literal["weighted", "plain"]) ->
 
 def test_plain_gradients_come_to_the_size_of_the_reference() -> None:
     rows = torch.tensor([[3.0, -4.0], [0.1, 0.3], [-50.0, 10.0]], dtype=torch.float64)
-    balancer = LearningRateAnnealing(reference="a", compared="plain")
+    balancer = LRAnnealing(reference="a", compared="plain")
     weights, _ = weights_of(balancer, [of_rows(rows)] * 300)
     means = (weights[-1, :, None] * rows).abs().mean(dim=1)
     assert means.tolist() == pytest.approx([3.5, 4, 4])
@@ -76,12 +74,12 @@ def test_plain_gradients_come_to_the_size_of_the_reference() -> None:
 def test_weighted_ones_come_half_the_way_to_it() -> None:
     """Weights settle at the square roots of those that would bring them there."""
     rows = torch.tensor([[3.0, -4.0], [0.1, 0.3], [-50.0, 10.0]], dtype=torch.float64)
-    weights, _ = weights_of(LearningRateAnnealing(reference="a"), [of_rows(rows)] * 300)
+    weights, _ = weights_of(LRAnnealing(reference="a"), [of_rows(rows)] * 300)
     assert weights[-1].tolist() == pytest.approx([1, (4 / 0.2) ** 0.5, (4 / 30) ** 0.5])
 
 
 def test_a_step_is_what_was_weighed() -> None:
-    balancer = LearningRateAnnealing(reference="a")
+    balancer = LRAnnealing(reference="a")
     state = initial(balancer, 3)
     now = moment(of_rows(GRADIENTS[0]))
     before = state["weights"].clone()
@@ -92,7 +90,7 @@ def test_a_step_is_what_was_weighed() -> None:
 
 
 def test_micro_batches_are_each_averaged_with_the_last_step() -> None:
-    balancer = LearningRateAnnealing(reference="a", smoothing=0.5)
+    balancer = LRAnnealing(reference="a", smoothing=0.5)
     state = initial(balancer, 2)
     for sizes in ([4.0, 1.0], [4.0, 2.0]):
         known = gradients(torch.tensor(sizes, dtype=torch.float64), ["a", "b"])
@@ -110,7 +108,7 @@ def test_hostile_norms(name: str, statistic: str, compared: str) -> None:
         "statistic": statistic,
         "compared": compared,
     }
-    weights = hostile_weights(LearningRateAnnealing.model_validate(table), name)
+    weights = hostile_weights(LRAnnealing.model_validate(table), name)
     assert (weights >= 0).all()
     assert (weights <= 1e6).all()
     torch.testing.assert_close(weights[:, 0], torch.ones(len(weights)).double())
@@ -119,7 +117,7 @@ def test_hostile_norms(name: str, statistic: str, compared: str) -> None:
 @pytest.mark.parametrize("sizes", [[0.0, 2.0, 3.0], [2.0, 0.0, 0.0]], ids=str)
 def test_a_gradient_of_0_says_nothing(sizes: list[float]) -> None:
     """Neither the reference's, by which all keep their weights, nor another's."""
-    balancer = LearningRateAnnealing(reference="t00")
+    balancer = LRAnnealing(reference="t00")
     state = initial(balancer, 3)
     state["weights"].copy_(torch.tensor([1.0, 7.0, 0.3]))
     now = moment(torch.tensor(sizes, dtype=torch.float64))
@@ -127,14 +125,14 @@ def test_a_gradient_of_0_says_nothing(sizes: list[float]) -> None:
 
 
 def test_without_the_reference_all_keep_their_weights() -> None:
-    balancer = LearningRateAnnealing(reference="a")
+    balancer = LRAnnealing(reference="a")
     state = {"weights": torch.tensor([5.0, 0.25])}
     now = moment(gradients(torch.tensor([1.0, 2.0]), ["b", "c"]))
     assert balancer.weigh(torch.ones(2), state, now).tolist() == [5, 0.25]
 
 
 def test_terms_that_were_not_seen() -> None:
-    balancer = LearningRateAnnealing(reference="t01", smoothing=0, compared="plain")
+    balancer = LRAnnealing(reference="t01", smoothing=0, compared="plain")
     state = initial(balancer, 3)
     norms = torch.tensor([2.0, 8.0, 1.0], dtype=torch.float64)
     some_seen(balancer, state, torch.ones(3), norms, [True, True, False])
@@ -146,17 +144,15 @@ def test_terms_that_were_not_seen() -> None:
 
 
 def test_gradients_that_are_not_finite() -> None:
-    is_no_number_where_any_is_not(LearningRateAnnealing(reference="t00"))
+    is_no_number_where_any_is_not(LRAnnealing(reference="t00"))
 
 
 def test_nothing_waits_for_the_device() -> None:
-    goes_without_values(LearningRateAnnealing(reference="t01"))
+    goes_without_values(LRAnnealing(reference="t01"))
 
 
 def test_in_a_criterion() -> None:
-    ours, _ = weights_of(
-        LearningRateAnnealing(reference="b"), [of_rows(rows) for rows in GRADIENTS]
-    )
+    ours, _ = weights_of(LRAnnealing(reference="b"), [of_rows(rows) for rows in GRADIENTS])
     criterion = WeightedLoss(
         terms=["a", "b", "c"], balancer={"kind": "lr-annealing", "reference": "b"}
     )

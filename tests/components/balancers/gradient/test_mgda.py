@@ -8,7 +8,7 @@ import torch
 
 from lossweights import ConfigError, WeightedLoss
 from lossweights.components.balancers.gradient.mgda import (
-    MultipleGradientDescent,
+    MGDA,
     mgda_weights,
 )
 from tests.components.balancers.gradient import exact
@@ -64,7 +64,7 @@ def test_directions_found_by_trying_every_face() -> None:
 @pytest.mark.parametrize("name", hostile())
 def test_hostile_gradients(name: str) -> None:
     jacobian = hostile()[name]
-    weights = weights_of(MultipleGradientDescent(), jacobian)
+    weights = weights_of(MGDA(), jacobian)
     assert (weights >= 0).all()
     assert weights.sum() == pytest.approx(1)
     norms = np.linalg.norm(jacobian, axis=1)
@@ -117,7 +117,7 @@ def test_gradients_divided_by_their_length() -> None:
         if not case.jacobian.any():
             continue
         units = case.jacobian / np.linalg.norm(case.jacobian, axis=1, keepdims=True)
-        d = case.jacobian.T @ weights_of(MultipleGradientDescent(normalize="norm"), case.jacobian)
+        d = case.jacobian.T @ weights_of(MGDA(normalize="norm"), case.jacobian)
         shortest = exact.shortest(units)
         if np.linalg.norm(shortest) > 1e-9:
             assert d / np.linalg.norm(d) == pytest.approx(shortest / np.linalg.norm(shortest))
@@ -137,7 +137,7 @@ def test_normalized_by_hand(normalize: str, sizes: tuple[float, float]) -> None:
     """
     a, b = sizes
     expected = np.array([a**2 / a, b**2 / 4 / b])
-    balancer = MultipleGradientDescent.model_validate({"normalize": normalize})
+    balancer = MGDA.model_validate({"normalize": normalize})
     weights = weights_of(balancer, np.diag([1.0, 2.0]), [5.0, -3.0])
     assert weights.tolist() == pytest.approx((expected / expected.sum()).tolist())
 
@@ -147,7 +147,7 @@ def test_normalized_by_hand(normalize: str, sizes: tuple[float, float]) -> None:
 def test_normalized_gradients_conflict_with_none(normalize: str, name: str) -> None:
     jacobian = hostile()[name]
     losses = np.random.default_rng(5).normal(size=len(jacobian)).tolist()
-    balancer = MultipleGradientDescent.model_validate({"normalize": normalize})
+    balancer = MGDA.model_validate({"normalize": normalize})
     weights = weights_of(balancer, jacobian, losses)
     assert np.isfinite(weights).all()
     assert (weights >= 0).all()
@@ -159,11 +159,11 @@ def test_normalized_gradients_conflict_with_none(normalize: str, name: str) -> N
 
 def test_losses_of_0_and_what_is_not_finite() -> None:
     jacobian = np.diag([1.0, 2.0])
-    balancer = MultipleGradientDescent(normalize="loss")
+    balancer = MGDA(normalize="loss")
     assert weights_of(balancer, jacobian, [0.0, 1.0]).tolist() == pytest.approx([0, 1])
     assert weights_of(balancer, jacobian, [0.0, 0.0]).tolist() == pytest.approx([0.8, 0.2])
     assert np.isnan(weights_of(balancer, jacobian, [np.nan, 1.0])).all()
-    for plain in (balancer, MultipleGradientDescent()):
+    for plain in (balancer, MGDA()):
         for value in (np.inf, np.nan):
             given = moment(np.array([[value, 0.0], [0.0, 1.0]]))
             assert plain.weigh(torch.ones(2), {}, given).isnan().all()
@@ -173,7 +173,7 @@ def test_the_gramian_is_left_alone() -> None:
     given = gramian(hostile()["badly scaled"])
     before = given.copy()
     for normalize in ("none", "norm", "loss", "loss+"):
-        balancer = MultipleGradientDescent.model_validate({"normalize": normalize})
+        balancer = MGDA.model_validate({"normalize": normalize})
         balancer.weigh(torch.ones(len(given)), {}, moment(given))
     assert np.array_equal(given, before)
 

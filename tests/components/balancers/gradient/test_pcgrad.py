@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lossweights import ConfigError, WeightedLoss
-from lossweights.components.balancers.gradient.pairs import Orders, orders
 from lossweights.components.balancers.gradient.pcgrad import (
-    ProjectingConflictingGradients,
+    PCGrad,
     pcgrad_weights,
 )
+from lossweights.components.random import Orders, orders
 from tests.components.balancers.gradient.gramians import (
     Array,
     cases,
@@ -22,7 +22,7 @@ from tests.components.balancers.gradient.gramians import (
     weights_of,
 )
 
-PCGRAD = ProjectingConflictingGradients()
+PCGRAD = PCGrad()
 
 
 def surgery(jacobian: Array, order: Orders) -> Array:
@@ -140,7 +140,7 @@ def test_orders_follow_from_seed_and_step() -> None:
 
     def at(seed: int, step: int) -> tuple[float, ...]:
         now = moment(gramian(jacobian), step=step)
-        balancer = ProjectingConflictingGradients(seed=seed)
+        balancer = PCGrad(seed=seed)
         return tuple(balancer.weigh(torch.ones(6), {}, now).tolist())
 
     before = torch.random.get_rng_state()

@@ -1,0 +1,44 @@
+"""Dual-cone projection of the mean gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lossweights.components.balancers.gradient.base import Array
+from lossweights.components.balancers.gradient.dual_cone import DualConeBalancer, projection_weights
+from lossweights.components.context import State, StepContext
+
+
+class DualProj(DualConeBalancer, kind="dualproj"):
+    r"""Projects the mean of the gradients on the directions that conflict with none (DualProj).
+
+    With $\pi$ the projection onto the dual cone of the $m$ gradients,
+
+    $$\sum_i b_i g_i = \pi\Big(\frac{1}{m} \sum_i g_i\Big):$$
+
+    of all directions that conflict with no term it is the nearest to that of plain averaging, and
+    it is that of plain averaging wherever this conflicts with no term. Weights are at least
+    $1 / m$; they are $1 / m$ also where all gradients are 0, and for a term whose gradient is 0.
+
+    The promise is of the terms as they are balanced: base weights and schedules multiply the
+    weights afterwards, and unequal ones may bring a conflict back. Small gradients that conflict
+    with a large one are left with no more than no conflict; `upgrad` gives them a share.
+
+    D. Lopez-Paz, M. Ranzato, *Gradient episodic memory for continual learning*, NeurIPS 2017,
+    arXiv 1706.08840, equation 11, with the mean for the gradient of the current task. (The authors'
+    code asks for more than no conflict, by a margin of 0.5 on the multipliers.) Quinton and Rey
+    (arXiv 2406.16232) gave it its name.
+
+    >>> import torch
+    >>> from lossweights import WeightedLoss
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer="dualproj")
+    >>> x = torch.zeros(2, requires_grad=True)
+    >>> criterion({"a": x[0], "b": x[1] - 3 * x[0]}, shared=x).backward()
+    >>> x.grad  # the mean is (-1, 0.5), against a
+    tensor([0.0000, 0.5000])
+    """
+
+    def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
+        terms = len(gramian)
+        weights: Array = projection_weights(gramian, np.full((1, terms), 1 / terms))[0]
+        return weights

@@ -1,0 +1,35 @@
+"""Constants and formulas that stay finite for every loss: 0, negative, tiny or huge."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LARGE = 1e30  # far from float32's largest: a sum of such weights, times losses, stays finite
+TINY = 1e-30  # a size below it counts as 0
+EPSILON = 2.0**-52  # of float64
+
+
+def relative(losses: Tensor, before: Tensor) -> Tensor:
+    """How large losses are, relative to what they were; one that was 0 counts as unchanged."""
+    return _ratio(losses, before).clamp(-LARGE, LARGE)
+
+
+def relative_weights(losses: Tensor, before: Tensor, temperature: float) -> Tensor:
+    r"""$n\,\mathrm{softmax}(L / (T L'))$, for losses $L$ that were $L'$; they sum to $n$."""
+    exponent = (_ratio(losses, before) / temperature).clamp(-LARGE, LARGE)  # no softmax of inf
+    return len(losses) * torch.softmax(exponent, dim=-1)
+
+
+def _ratio(losses: Tensor, before: Tensor) -> Tensor:
+    return torch.where(before == 0, 1.0, losses / before)
+
+
+def nan_for_inf(values: Tensor) -> Tensor:
+    """The values, with nan for what is infinite: what follows from it is then no number either."""
+    return torch.where(values.isfinite(), values, torch.nan)
+
+
+def safe_log(losses: Tensor) -> Tensor:
+    """The logarithm; of what is not above 0, that of something very small."""
+    return losses.clamp(min=TINY).log()

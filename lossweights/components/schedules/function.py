@@ -1,0 +1,51 @@
+"""A Python function as a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import numpy as np
+from pydantic import PlainSerializer
+
+from lossweights.components.durations import Horizon
+from lossweights.components.schedules.base import Schedule, Steps
+from lossweights.components.schedules.shapes import Values
+
+
+def _cannot_be_saved(function: Callable[[int], float]) -> str:
+    name = getattr(function, "__qualname__", repr(function))
+    raise ValueError(
+        f"the schedule {name} is a Python function, which a file cannot hold: "
+        'make it a class, `class Mine(Schedule, kind="mine")`'
+    )
+
+
+class Function(Schedule):
+    """A plain function of the step; it has no kind, since a file cannot hold it.
+
+    It is never asked for a step after the last one of training, if that is known.
+
+    Args:
+        function: From the step (an int) to the weight (a float).
+
+    Raises:
+        ValueError: Where the function fails, naming the step.
+
+    >>> Function(function=lambda step: 1 / (1 + step))([0, 1, 3])
+    array([1.  , 0.5 , 0.25])
+    """
+
+    function: Annotated[Callable[[int], float], PlainSerializer(_cannot_be_saved)]
+
+    def values(self, steps: Steps, horizon: Horizon) -> Values:
+        if horizon.is_bounded:
+            steps = np.minimum(steps, max(horizon.span - 1, 0))
+        asked, places = np.unique(steps, return_inverse=True)
+        return np.array([self._at(int(step)) for step in asked])[places]
+
+    def _at(self, step: int) -> float:
+        try:
+            return float(self.function(step))
+        except Exception as error:
+            raise ValueError(f"{self!r} failed at step {step}: {error!r}") from error

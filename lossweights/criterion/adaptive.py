@@ -1,0 +1,580 @@
+"""The components of a criterion: they weigh in a forward pass and learn in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lossweights.components.balancers import Balancer, GradientBalancer
+from lossweights.components.context import State
+from lossweights.components.controllers import Controller
+from lossweights.components.durations import Horizon
+from lossweights.components.transforms import Transform
+from lossweights.config.loss_config import LossConfig, Part
+from lossweights.criterion.distributed import ProcessGroup
+from lossweights.criterion.gradients.shared import SharedLike
+from lossweights.criterion.gradients.weights import GradientStep, GradientWeights
+from lossweights.criterion.indexing import take
+from lossweights.criterion.observations import Observations
+from lossweights.criterion.reader import Values
+from lossweights.criterion.slots import Slot
+from lossweights.criterion.state import AdaptiveState
+from lossweights.criterion.torch_internals import version
+from lossweights.errors import ConfigError, did_you_mean, quoted
+
+_ENOUGH_STEPS = 2  # the first step of a warm-up has a learning rate of 0
+_NEGATIVE_LEARNED = "under which a weight that the balancer learns grows without bound"
+
+
+class Factors(NamedTuple):
+    """What multiplies the weights in a forward pass.
+
+    Args:
+        factors: One for each term present, shape (m,).
+        penalties: Added to the weighted values, in the same measure; None if there are none.
+        gradients: What was computed from gradients; None if nothing was.
+        plain: `factors` without the balancer, for `heads: plain`; None otherwise.
+    """
+
+    factors: Tensor
+    penalties: Tensor | None = None
+    gradients: GradientStep | None = None
+    plain: Tensor | None = None
+
+
+class Adaptive(AdaptiveState):
+    """The controllers, transforms and the balancer of a config, with their state.
+
+    Args:
+        config: The declaration.
+        group: The processes over which observations are averaged.
+
+    Attributes:
+        slots: The components by place.
+        transforms: The slots of transforms, by term.
+        weighs_inside: Whether weights are learned, or depend on the losses that they weigh.
+        observes: Whether anything learns from the values of forward passes.
+        learns_after: Whether the balancer learns from the losses after the step.
+        awaits_after: Whether a step was done whose losses after it were not observed yet.
+        weights_from_gradients: For a balancer by gradients; None for others.
+    """
+
+    def __init__(self, config: LossConfig, group: ProcessGroup) -> None:
+        terms = tuple(sorted(config.terms))
+        balanced = config.balanced_names if config.balancer else ()
+        parts = config.adaptive_parts()
+        # On the CPU, whatever the default device is: the first losses say where to go.
+        with torch.inference_mode(mode=False), torch.device("cpu"):
+            states = [_initial_state(part, len(balanced)) for part in parts]
+            adapting = [
+                str(part.term)
+                for part, state in zip(parts, states, strict=True)
+                if isinstance(part.component, Transform) and state
+            ]
+            observations = Observations(terms, adapting, _metrics_of(config))
+            super().__init__(balanced, observations.names, group)
+            self.observations = observations
+            self._config, self._term_names, self._balanced = config, terms, balanced
+            self.slots = {
+                part.place: self._slot(part, state)
+                for part, state in zip(parts, states, strict=True)
+            }
+            self._sort()
+            self._declare_observed()
+        self.average_gradients()
+        self._check_signs()
+        self.after_load()
+        self._refresh()
+
+    def _slot(self, part: Part, declared: State) -> Slot:
+        terms = self._balanced if part.term is None else (part.term,)
+        kind = type(part.component)
+        for key, tensor in declared.items():
+            if isinstance(tensor, nn.Parameter) and (not key.isidentifier() or hasattr(self, key)):
+                raise ConfigError(f"{part.place}: nothing learned can be called {key!r} here")
+        pairs = getattr(part.component, "pairs", ())
+        state = self.declare(f"{part.place}.{kind.kind or kind.__name__}", declared, pairs)
+        return Slot(part.place, part.component, terms, state)
+
+    def _sort(self) -> None:
+        """Sorts the slots by what they do, and when."""
+        slots = self.slots.values()
+        of = {slot.terms[0]: slot for slot in slots if isinstance(slot.component, Controller)}
+        self.transforms = {s.terms[0]: s for s in slots if isinstance(s.component, Transform)}
+        self.controllers = of
+        self._instant = {name: slot for name, slot in of.items() if _is_instant(slot)}
+        self._steered = {name: slot for name, slot in of.items() if not _is_instant(slot)}
+        self.balancer_slot = self.slots.get("balancer")
+        self._where_balanced = [self._term_names.index(name) for name in self._balanced]
+        self._balances_inside = self.balancer_slot is not None and (
+            self.is_learned or _is_instant(self.balancer_slot)
+        )
+        self._balances_all = len(self._balanced) == len(self._term_names) and not of
+        self.weighs_inside = self._balances_inside or bool(self._instant)
+
+    def _declare_observed(self) -> None:
+        """Declares what the engine itself keeps: observations, and what a balancer last saw."""
+        if self.slots:
+            self.declare("observed", self.observations.state)
+        self.learns_after = self._learns = False
+        self._interval = None
+        self.weights_from_gradients: GradientWeights | None = None
+        self._last: State = {}
+        self.awaits_after = False
+        n, slot = len(self._balanced), self.balancer_slot
+        if slot is not None and isinstance(slot.component, Balancer):
+            balancer = slot.component
+            self.learns_after = balancer.learns_after
+            self._learns = type(balancer).update is not Balancer.update or self.learns_after
+            self._interval = balancer.interval
+            if isinstance(balancer, GradientBalancer):
+                may_lack = self._config.on_nonfinite == "skip_term" or any(
+                    self._config.terms[name].optional for name in self._balanced
+                )
+                self.weights_from_gradients = GradientWeights(slot, self._group, may_lack=may_lack)
+                self.declare("gradients", self.weights_from_gradients.tensors, ("gramian", "pairs"))
+            if self._learns:
+                self._last["values"] = torch.ones(n)
+                if self._interval is not None:
+                    self._last["interval"] = torch.zeros(2, n)
+                if self.learns_after:
+                    self._last["awaited"] = torch.zeros(n)
+                    self._after = Observations(self._term_names, (), ())
+                self._last = {key: tensor.float() for key, tensor in self._last.items()}
+                self.declare("last_observed", self._last)
+        raws, controllers = self.observations.raws, self.controllers
+        self.observes = bool(controllers or raws or self._learns)
+        self._steps = 0
+        self._metrics_seen: set[str] = set()
+        self._has_observed_after = False
+
+    def _check_signs(self) -> None:
+        """Refuses negative weights where the balancer can make no sense of them."""
+        for name in self._balanced if self.why_positive else ():
+            term = self._config.terms[name]
+            falls = term.controller is not None and not term.controller.stays_above_zero
+            if term.weight < 0 or falls:
+                what = (
+                    "a controller that may give weights below 0" if falls else "a negative weight"
+                )
+                raise ConfigError(
+                    f"term {name!r} has {what}, {self.why_positive}: write balanced: false at "
+                    f"terms.{name}, or flip the term's sign"
+                )
+
+    @property
+    def why_positive(self) -> str:
+        """Why a negative weight makes no sense under the balancer; empty if it does."""
+        if self.balancer_slot is None:
+            return ""
+        balancer = self.balancer_slot.component
+        why = balancer.needs_positive if isinstance(balancer, Balancer) else ""
+        return why or (_NEGATIVE_LEARNED if self.is_learned else "")
+
+    def _refresh(self) -> None:
+        """Makes constants on the device of the state."""
+        with torch.inference_mode(mode=False):
+            self._zero = torch.zeros((), dtype=torch.float32, device=self.device)
+            self._one, self._nan = self._zero + 1, self._zero + torch.nan
+            self._unread = self._nan.repeat(len(self._balanced))
+
+    # In a forward pass
+
+    def weigh(
+        self,
+        values: Values,
+        inactive: Collection[str],
+        shared: SharedLike | None = None,
+        *,
+        computes_gradients: bool = False,
+    ) -> Factors:
+        """The factors that depend on the losses of a forward pass, or are learned.
+
+        Args:
+            values: The terms present.
+            inactive: Terms that do not count now.
+            shared: What the terms depend on, for a balancer by gradients.
+            computes_gradients: Whether it may compute them; else its current weights count.
+        """
+        step = balance = None
+        if (gradients := self.weights_from_gradients) is not None:
+            losses = {
+                name: loss
+                for name, loss in zip(values.names, values.losses, strict=True)
+                if name in self._balanced and name not in inactive
+            }
+            if computes_gradients:
+                step = gradients.weigh(losses, shared)
+                balance = step.balance
+            else:
+                balance = gradients.current(list(losses))
+        factors, penalties = self._factors(values.names, values.vector, inactive, balance)
+        plain = None
+        if step is not None and step.rows:
+            plain, _ = self._factors(
+                values.names, values.vector, inactive, torch.ones_like(step.balance)
+            )
+        return Factors(factors, penalties, step, plain)
+
+    def _factors(
+        self,
+        names: Sequence[str],
+        vector: Tensor,
+        inactive: Collection[str],
+        balance: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        vector = vector.detach()
+        if self._balances_all and not inactive and len(names) == len(self._term_names):
+            if balance is not None:
+                return balance, None
+            return self.balancer_slot.weigh_inside(vector)  # type: ignore[union-attr]
+        if not names:
+            return vector, None
+        factors, penalties, penalty = [self._one] * len(names), [self._zero] * len(names), None
+        where = [i for i, n in enumerate(names) if n in self._balanced and n not in inactive]
+        if self._balances_inside and where:
+            if balance is None:
+                places = [self._balanced.index(names[index]) for index in where]
+                balance, penalty = self.balancer_slot.weigh_inside(  # type: ignore[union-attr]
+                    take(vector, where), None if len(places) == len(self._balanced) else places
+                )
+            _replace(factors, where, balance)
+            if penalty is not None:
+                _replace(penalties, where, penalty)
+        for name, slot in self._instant.items():
+            if name in names and name not in inactive:
+                index = names.index(name)
+                weight, _ = slot.weigh_inside(vector[index])
+                factors[index], penalties[index] = (
+                    factors[index] * weight,
+                    penalties[index] * weight,
+                )
+        return torch.stack(factors), None if penalty is None else torch.stack(penalties)
+
+    def anchor(self, present: Collection[str]) -> Tensor | None:
+        """A 0 that has the learned tensors in its graph, if no balanced term is present.
+
+        A rank without a gradient would leave the others waiting for their mean, as it would in
+        DistributedDataParallel.
+        """
+        if not self._parameters or any(name in present for name in self._balanced):
+            return None
+        return torch.stack([0 * parameter.sum() for parameter in self.parameters()]).sum()
+
+    def observe(self, values: Values, inactive: Collection[str]) -> None:
+        """Adds up the values of a training forward pass."""
+        names, vector = values.names, values.vector.detach()
+        raws = {} if values.raws is values.losses else dict(zip(names, values.raws, strict=True))
+        if inactive:
+            where = [index for index, name in enumerate(names) if name not in inactive]
+            if not where:
+                return
+            names, vector = [names[index] for index in where], take(vector, where)
+            raws = {name: raw for name, raw in raws.items() if name in names}
+        self.observations.add_terms(vector, names)
+        if self.observations.raws:
+            self.observations.add_raws(raws)
+
+    def record(self, step: GradientStep) -> None:
+        """Adds up what a training forward pass computed from gradients."""
+        if self.weights_from_gradients is not None:
+            self.weights_from_gradients.record(step)
+
+    # Between forward passes
+
+    def at(self, step: int, before: int, horizon: Horizon) -> None:
+        """Sets the step for all components."""
+        for slot in self.slots.values():
+            slot.at(step, before, horizon)
+
+    def show(self, fields: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Sets the values of scheduled fields, by the place of their component."""
+        for place, values in fields.items():
+            self.slots[place].show(values)
+
+    def factors(self) -> Tensor | None:
+        """The factors of all terms until the next step, shape (n,); None if all are 1."""
+        factors = [self._one] * len(self._term_names)
+        if self.balancer_slot is not None and not self._balances_inside:
+            balance = self.balancer_slot.weigh(self._unread)
+            if self._balances_all:
+                return balance
+            _replace(factors, self._where_balanced, balance)
+        elif not self._steered:
+            return None
+        for name, slot in self._steered.items():
+            index = self._term_names.index(name)
+            factors[index] = factors[index] * slot.weigh(self._nan)
+        return torch.stack(factors)
+
+    @torch.no_grad()
+    def next_factors(self) -> Tensor | None:
+        """Beside `factors`, those of the next forward pass; nan if they depend on its losses."""
+        if not self.weighs_inside:
+            return None
+        gradients = self.weights_from_gradients
+        balance = None if gradients is None else gradients.next_weights()
+        unread = self._nan.repeat(len(self._term_names))
+        return self._factors(self._term_names, unread, (), balance)[0]
+
+    def check(self) -> None:
+        """Calls each component once and checks what it returns.
+
+        Raises:
+            ConfigError: Naming the component and what to change.
+        """
+        for slot in self.slots.values():
+            slot.check(self.device)
+
+    @torch.no_grad()
+    def learn(self, inactive: Collection[str]) -> None:
+        """Updates all components from the means of the step that was done, over the ranks.
+
+        Args:
+            inactive: Terms that were dormant in it: their controllers could steer nothing.
+        """
+        self._steps += 1
+        if self.observes:
+            self._update(inactive)
+        if self.weights_from_gradients is not None:
+            self.weights_from_gradients.step_done()
+
+    def _update(self, inactive: Collection[str]) -> None:
+        observations = self.observations
+        values, valid = observations.take(self._group)
+        for name, slot in self.controllers.items():
+            if name not in inactive:
+                channel = observations.channel(slot.component.source or name)  # type: ignore[union-attr]
+                self._update_one(slot, values[channel], valid[channel])
+        for name in observations.raws:
+            channel = observations.channel_of_raw(name)
+            self._update_one(self.transforms[name], values[channel], valid[channel])
+        if self._learns:
+            n = len(self._term_names)
+            self._update_balancer(
+                take(values[:n], self._where_balanced), take(valid[:n], self._where_balanced)
+            )
+
+    def _update_one(self, slot: Slot, value: Tensor, valid: Tensor) -> None:
+        slot.learn(torch.where(valid, value, self._one), valid)
+
+    def _update_balancer(self, values: Tensor, seen: Tensor) -> None:
+        slot, last = self.balancer_slot, self._last
+        if slot is None:
+            return
+        if self.learns_after:
+            last["awaited"].copy_(seen)
+            self.awaits_after = True
+        if self._interval is not None:
+            sums, counts = last["interval"].unbind()
+            sums += torch.where(seen, values, self._zero)
+            counts += seen
+            if not slot.now.passed(self._interval):
+                return
+            values = sums / counts
+            seen = values.isfinite()  # 0 / 0 if nothing was seen
+            last["interval"].zero_()
+        torch.where(seen, values, last["values"], out=last["values"])
+        gradients = None
+        if self.weights_from_gradients is not None:
+            if not self.weights_from_gradients.has_new:
+                return
+            gradients = self.weights_from_gradients.observed()
+            seen = seen & gradients.seen
+        slot.learn(last["values"], seen, gradients)
+
+    @torch.no_grad()
+    def learn_after(self, values: Values, inactive: Collection[str]) -> None:
+        """Updates the balancer from the losses of the same batch after the step.
+
+        Raises:
+            RuntimeError: If no step was done since the last call.
+        """
+        if not self.awaits_after:
+            raise RuntimeError(
+                "criterion.observe_after(terms) is called once after each optimizer step, with "
+                "the mean over micro-batches: no step was done since the last call"
+            )
+        self.awaits_after, self._has_observed_after = False, True
+        where = [index for index, name in enumerate(values.names) if name not in inactive]
+        if where:
+            vector = take(values.vector, where).float().to(self.device)
+            self._after.add_terms(vector, [values.names[index] for index in where])
+        observed, valid = (take(x, self._where_balanced) for x in self._after.take(self._group))
+        valid = valid & (self._last["awaited"] > 0)  # else there is nothing to compare with
+        self._last["awaited"].zero_()
+        observed = torch.where(valid, observed, self._last["values"])
+        if self.balancer_slot is not None:
+            self.balancer_slot.learn_after(observed, valid)
+
+    def observe_metrics(self, metrics: Mapping[str, Tensor | float]) -> None:
+        """Adds values of metrics that controllers observe.
+
+        Raises:
+            ValueError: For a metric that no controller observes, and for a value that is not a
+                number.
+        """
+        known = self.observations.metrics
+        for name in metrics:
+            if name not in known:
+                what = "not observed"
+                if name in self._term_names:
+                    what = "a term (losses after a step go to criterion.observe_after({...}))"
+                raise ValueError(
+                    f"{name!r} is {what}{did_you_mean(name, known)} (observed metrics: "
+                    f"{quoted(known)}); a controller observes its source:"
+                )
+        numbers = {name: _number(name, value, self.device) for name, value in metrics.items()}
+        for name, number in numbers.items():
+            self.observations.add_metric(name, number)
+            self._metrics_seen.add(name)
+
+    def move(self, device: torch.device) -> None:
+        if self.weights_from_gradients is not None:
+            self.weights_from_gradients.check_device(device)
+        if device == self.device:
+            super().move(device)
+            return
+        super().move(device)
+        if not self.slots:
+            return
+        self.observations.refresh()
+        if self.learns_after:
+            self._after.state["totals"] = self._after.state["totals"].to(device)
+            self._after.refresh()
+        self._refresh()
+
+    def after_load(self) -> None:
+        """Brings the rest in line with tensors that were just loaded."""
+        self.awaits_after = self.learns_after and bool(self._last["awaited"].any())
+        self._start = {key: version(p) for key, p in self.named_parameters()}
+        if self.weights_from_gradients is not None:
+            self.weights_from_gradients.after_load()
+
+    def discard(self) -> None:
+        """Drops everything observed since the last step: the clock was set to another time."""
+        self.observations.drop()
+        if self.learns_after:
+            self._last["awaited"].zero_()
+        self.awaits_after = False
+        self._steps = 0
+        self._start = {key: version(p) for key, p in self.named_parameters()}
+        if self.weights_from_gradients is not None:
+            self.weights_from_gradients.discard()
+
+    # Diagnostics
+
+    def reported(self) -> dict[str, dict[str, Tensor]]:
+        """Copies of the state of all controllers, by term."""
+        return {
+            name: {key: tensor.detach().clone() for key, tensor in slot.state.items()}
+            for name, slot in self.controllers.items()
+        }
+
+    def unmoved_parameters_warning(self, least: int) -> str:
+        """What to write if learned weights have not moved in `least` steps; empty otherwise."""
+        if self._steps < least:
+            return ""
+        for key, parameter in self.named_parameters():
+            if version(parameter) == self._start[key]:
+                return (
+                    f"the learned weights of the balancer ({key}) have not moved in {self._steps} "
+                    "steps: give them to the optimizer, as in Adam([{'params': "
+                    "model.parameters()}, *criterion.param_groups(lr=1e-2)])"
+                )
+        return ""
+
+    def findings(self) -> list[str]:
+        """What looks wrong, one sentence each."""
+        if self._steps < _ENOUGH_STEPS:
+            return []
+        found = [note] if (note := self.unmoved_parameters_warning(_ENOUGH_STEPS)) else []
+        found += [
+            f"metric {metric!r} was never given to the controller that observes it: call "
+            f"criterion.observe({metric}=...) before the optimizer step"
+            for metric in self.observations.metrics
+            if metric not in self._metrics_seen
+        ]
+        if self.learns_after and not self._has_observed_after and self.balancer_slot is not None:
+            found.append(
+                f"the balancer {self.balancer_slot.component.kind!r} learns from the losses after "
+                "the step and never observed them: call criterion.observe_after(terms) after each "
+                "optimizer step"
+            )
+        return found
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        super().__setstate__(kept)
+        self._start = {key: version(p) for key, p in self.named_parameters()}
+
+
+def _replace(entries: list[Tensor], where: Sequence[int], values: Tensor) -> None:
+    for index, value in zip(where, values.unbind(), strict=True):
+        entries[index] = value
+
+
+def _is_instant(slot: Slot) -> bool:
+    return bool(getattr(slot.component, "instant", False))
+
+
+def _metrics_of(config: LossConfig) -> list[str]:
+    """The metrics that controllers observe, which are not terms."""
+    controllers = [term.controller for term in config.terms.values()]
+    sources = {controller.source for controller in controllers if controller is not None}
+    return sorted(source for source in sources if source and source not in config.terms)
+
+
+def _initial_state(part: Part, n: int) -> State:
+    """The tensors that a component declares, checked; float32 or whole numbers."""
+    component, place = part.component, part.place
+    if isinstance(component, Balancer):
+        declared, wanted = component.init(n), f"is 0-dim, or has the {n} terms on its last axis"
+    else:
+        n, declared, wanted = 0, component.init(), "is 0-dim"
+    if not isinstance(declared, dict) or not all(
+        isinstance(tensor, Tensor) for tensor in declared.values()
+    ):
+        raise ConfigError(
+            f"{place}: init() returns tensors by name, as in {{'average': torch.zeros(n)}}, found "
+            f"{declared!r}"
+        )
+    state: State = {}
+    for key, tensor in declared.items():
+        if tensor.ndim > 0 and (n == 0 or tensor.shape[-1] != n):
+            raise ConfigError(
+                f"{place}: init() returns {key!r} of shape {tuple(tensor.shape)}; a tensor of the "
+                f"state {wanted}"
+            )
+        if not isinstance(tensor, nn.Parameter):
+            state[key] = tensor.float() if tensor.is_floating_point() else tensor
+        elif isinstance(component, GradientBalancer):
+            raise ConfigError(
+                f"{place}: {key!r} is learned, which weights from gradients cannot be: let "
+                "update() change it"
+            )
+        elif isinstance(component, Balancer):
+            state[key] = nn.Parameter(tensor.detach().float())
+        else:
+            raise ConfigError(f"{place}: {key!r} is learned, which only a balancer's can be")
+    return state
+
+
+def _number(metric: str, value: Any, device: torch.device) -> Tensor | float:
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, Tensor | np.ndarray):
+        raise ValueError(f"metric {metric!r} is a number or a scalar tensor, found {value!r}")
+    tensor = torch.as_tensor(value)
+    if tensor.numel() != 1 or tensor.is_complex() or tensor.dtype is torch.bool:
+        raise ValueError(
+            f"metric {metric!r} is a number or a scalar tensor, found one of shape "
+            f"{tuple(tensor.shape)} and {tensor.dtype}"
+        )
+    tensor = tensor.detach().reshape(())
+    # A scalar on the host may be added anywhere, without waiting for the device.
+    return tensor if tensor.device.type == "cpu" else tensor.to(device)

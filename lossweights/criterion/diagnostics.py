@@ -1,0 +1,158 @@
+"""A config in words, and what looks wrong in a training so far."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lossweights.components.durations import Duration, Horizon
+from lossweights.components.schedules import Steps, Values
+from lossweights.config.loss_config import LossConfig
+from lossweights.config.timeline import weight_of
+from lossweights.criterion.record import ForwardRecord
+from lossweights.errors import HorizonError, quoted
+
+_UNBOUNDED_STEPS = 10_000  # looked at of a schedule without end in a training without end
+_MOST_STEPS = 1_000_000  # of a longer training, so many steps evenly chosen are looked at
+
+
+def describe(config: LossConfig, horizon: Horizon) -> str:
+    """One line a term: its factors, where its weight starts, peaks and ends."""
+    lines = [_training(horizon), f"evaluation: {_evaluation(config)}"]
+    if config.balancer is not None:
+        lines.append(f"balancer: {config.balancer!r}, of {quoted(config.balanced_names)}")
+    width = max(map(len, config.terms))
+    lines += [f"{name:<{width}}  {_term(config, name, horizon)}" for name in config.terms]
+    return "\n".join(lines)
+
+
+def _training(horizon: Horizon) -> str:
+    total = horizon.total_steps
+    if total is None:
+        return "training: total_steps is not known yet"
+    if isinstance(total, Duration):
+        return f"training: {total}, steps_per_epoch is not known yet"
+    each = f", {horizon.steps_per_epoch} an epoch" if horizon.steps_per_epoch else ""
+    return f"training: {total} steps{each}"
+
+
+def _evaluation(config: LossConfig) -> str:
+    if isinstance(config.eval_weights, dict):
+        given = ", ".join(f"{name} {weight:g}" for name, weight in config.eval_weights.items())
+        return f"{given}, the others with their final weight"
+    steered = any(term.controller is not None for term in config.terms.values())
+    still = ", controllers and balancer at 1" if config.balancer or steered else ""
+    return {
+        "final": f"each term with its final weight{still}",
+        "current": "each term as in training",
+    }[config.eval_weights]
+
+
+def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
+    term = config.terms[name]
+    factor = term.schedule if term.controller is None else term.controller
+    text = f"{term.weight:g}" if factor is None else f"{term.weight:g} x {factor!r}"
+    try:
+        text += f": {_course(config, name, horizon)}"
+    except HorizonError as error:
+        text += f": not known yet, {error}"
+    except ValueError as error:  # of a step that is still far off
+        text += f": its schedule fails: {error}"
+    if term.transform is not None:
+        text += f"; its value through {term.transform!r}"
+    if config.balancer is not None and not term.is_balanced:
+        text += "; not balanced"
+    if term.optional:
+        text += "; optional"
+    if term.reduction is not None:
+        text += f"; reduced by {term.reduction}"
+    if term.when_zero == "skip":
+        text += "; left out of the sum while its weight is 0"
+    return text
+
+
+def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
+    term = config.terms[name]
+    start = horizon.steps(term.after)
+    dormant = f"dormant until step {start}, then " if start else ""
+    if term.controller is not None:
+        observed = "its own value" if term.controller.source is None else term.controller.source
+        return f"{dormant}steered by {observed}"
+    if term.schedule is None:
+        return f"{dormant}constant"
+    steps, weights = _sampled(config, name, horizon)
+    lowest, highest = int(weights.argmin()), int(weights.argmax())
+    final = weight_of(config, name, horizon).final() + 0.0  # no -0
+    if weights[lowest] == weights[highest] == final:
+        return f"{dormant}{final:g} throughout"
+    course = f"{dormant}starts at {weights[0]:g}"
+    if highest != 0 and weights[highest] >= final:
+        course += f", first peaks at {weights[highest]:g} in step {steps[highest]}"
+    if lowest != 0 and weights[lowest] != final:
+        course += f", is lowest at {weights[lowest]:g} in step {steps[lowest]}"
+    return f"{course}, ends at {final:g}"
+
+
+def _sampled(config: LossConfig, name: str, horizon: Horizon) -> tuple[Steps, Values]:
+    """Steps of the training from where the term wakes up, and its weights there."""
+    column = weight_of(config, name, horizon)
+    if column.horizon.is_bounded:
+        last = max(column.horizon.span - 1, 0)
+    else:
+        end = column.end()
+        last = (
+            _UNBOUNDED_STEPS if end is None else math.ceil(end - column.start) or _UNBOUNDED_STEPS
+        )
+    steps = column.start + np.arange(0, last + 1, max(1, last // _MOST_STEPS))
+    return steps, column.values(steps) + 0.0  # no -0
+
+
+def audit(config: LossConfig, record: ForwardRecord, horizon: Horizon, step: int) -> list[str]:
+    """What looks wrong so far, one sentence each."""
+    findings = [note] if (note := record.idle_clock_warning(step)) else []
+    findings += [
+        f"term {name!r} carries no gradient: it was computed without one (detached, under "
+        "no_grad, or from .item()), so its weight changes nothing"
+        for name, weight in record.detached.items()
+        if weight != 0  # a placeholder of a term that is off
+    ]
+    moving = [name for name, term in config.terms.items() if term.schedule is not None]
+    if moving and horizon.is_bounded and step > (end := horizon.span):
+        findings.append(
+            f"training goes on at step {step} past its end at {end}, for which the schedules of "
+            f"{quoted(moving)} were laid out: say with total_steps how long it is"
+        )
+    for name in config.terms:
+        try:
+            steps, weights = _sampled(config, name, horizon)
+        except HorizonError as error:
+            findings.append(f"term {name!r} has no weight yet: {error}, with criterion.bind(...)")
+            continue
+        except ValueError as error:
+            findings.append(f"term {name!r} has a schedule that fails: {error}")
+            continue
+        never = name not in record.given.union(record.names) and _is_awaited(config, name)
+        if never and record.names and step >= steps[0]:
+            findings.append(
+                f"term {name!r} was never given{_or_finite(config)}; if it is not needed, drop it "
+                f"at terms.{name}"
+            )
+        if not weights.any():
+            findings.append(
+                f"term {name!r} has a weight of 0 for the whole training: "
+                f"terms.{name} is {config.terms[name]!r}; drop it, or give it a weight"
+            )
+    return findings
+
+
+def _is_awaited(config: LossConfig, name: str) -> bool:
+    """Whether it should be given some time, and is not there for its controller alone."""
+    term = config.terms[name]
+    if not term.optional or term.controller is None or term.controller.source is None:
+        return True
+    return term.controller.source in config.terms  # no metric, which `observe` gives
+
+
+def _or_finite(config: LossConfig) -> str:
+    return " or never finite" if config.on_nonfinite == "skip_term" else ""

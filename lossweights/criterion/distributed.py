@@ -1,0 +1,100 @@
+"""The ranks of a distributed training: sums over them, and gradients averaged over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, distributed, nn
+
+from lossweights.criterion.torch_internals import after_backward
+
+
+class ProcessGroup:
+    """The processes that train together, or this process alone.
+
+    Args:
+        sync: `auto`, or `off` to keep each process to itself.
+        group: A process group of `torch.distributed`; None for all processes.
+    """
+
+    def __init__(self, sync: str, group: Any = None) -> None:
+        self._is_on = sync == "auto"
+        self._group = group
+        self._lost_group = False
+
+    @property
+    def count(self) -> int:
+        """Number of processes.
+
+        Raises:
+            RuntimeError: If the process group stayed behind in another process.
+        """
+        if not self._is_on or not distributed.is_available() or not distributed.is_initialized():
+            return 1
+        if self._lost_group:
+            raise RuntimeError(
+                "a pickled criterion cannot take its process group along: build it again with "
+                "WeightedLoss(..., process_group=...), then load_state_dict()"
+            )
+        return distributed.get_world_size(self._group)  # -1 in a process outside the group
+
+    def sum(self, tensor: Tensor) -> None:
+        """Replaces a tensor by its sum over the processes, without waiting for the device."""
+        if self.count > 1:
+            distributed.all_reduce(tensor, group=self._group)
+
+    def max(self, tensor: Tensor) -> None:
+        """Replaces a tensor by its maximum over the processes, without waiting for the device."""
+        if self.count > 1:
+            distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self._group)
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Makes each backward pass leave the mean over the processes in the parameters' gradients.
+
+        Averaging is linear and idempotent, so it agrees with gradient accumulation, and with a
+        DistributedDataParallel that averages the same gradients itself.
+        """
+        waiting: list[bool] = []
+
+        @torch.no_grad()
+        def average() -> None:
+            if not waiting:  # one backward pass may have touched several of the parameters
+                return
+            waiting.clear()
+            learned = [parameter for parameter in parameters if parameter.requires_grad]
+            for parameter in learned:
+                if parameter.grad is None:  # it may have one on another rank
+                    parameter.grad = torch.zeros_like(parameter)
+            gradients = [parameter.grad for parameter in learned if parameter.grad is not None]
+            mean = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            self.sum(mean)
+            mean /= self.count
+            pieces = torch.split(mean, [gradient.numel() for gradient in gradients])
+            for gradient, piece in zip(gradients, pieces, strict=True):
+                gradient.copy_(piece.view_as(gradient))  # it may be a view into a bucket of DDP
+
+        def accumulated(_: Tensor) -> None:
+            # Queued twice: the second callback runs after all that were queued during the backward
+            # pass, so after DistributedDataParallel wrote its own means, and all ranks start the
+            # same collectives in the same order.
+            if self.count > 1:
+                waiting.append(True)
+                after_backward(lambda: after_backward(average))
+
+        for parameter in parameters:
+            wanted = parameter.requires_grad
+            # A frozen parameter takes no hook, and would lack it once it is unfrozen.
+            parameter.requires_grad_().register_post_accumulate_grad_hook(accumulated)  # type: ignore[no-untyped-call]
+            parameter.requires_grad_(wanted)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__)  # the group too: it has the same processes
+        return copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A group belongs to its process.
+        lost = self._lost_group or self._group is not None
+        return {"_is_on": self._is_on, "_group": None, "_lost_group": lost}

@@ -1,0 +1,359 @@
+"""How terms count in training and in evaluation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossweights.components.durations import Horizon
+from lossweights.config.loss_config import LossConfig
+from lossweights.config.timeline import Timeline
+from lossweights.criterion.adaptive import Adaptive
+from lossweights.criterion.clock import Clock
+from lossweights.criterion.record import ForwardRecord
+from lossweights.criterion.slots import Slot
+from lossweights.errors import HorizonError, warn
+
+Fields = Mapping[str, Mapping[str, Tensor]]
+_NOTHING = nullcontext()  # made once: a context costs more than what it would guard
+
+
+class Mode:
+    """How terms count in one mode of the module.
+
+    Attributes:
+        weights: float32, in sorted order of the terms: the factors known before a forward pass.
+        device: Where they are.
+        in_place: Whether `weights` is overwritten when the clock moves, or replaced.
+        transforms: Functions of a term's value, by term.
+        adaptive: What weighs inside a forward pass; None if nothing does.
+        dormant: Terms that do not count yet, and may be absent.
+        skipped: Terms of weight 0 that are left out of the sum, and may be absent.
+        inactive: Both.
+    """
+
+    __slots__ = (
+        "adaptive",
+        "device",
+        "dormant",
+        "in_place",
+        "inactive",
+        "skipped",
+        "transforms",
+        "weights",
+    )
+
+    def __init__(
+        self,
+        weights: Tensor,
+        transforms: Mapping[str, Callable[[Tensor], Tensor]],
+        adaptive: Adaptive | None = None,
+        skipped: frozenset[str] = frozenset(),
+    ) -> None:
+        self.weights, self.device = weights, weights.device
+        self.in_place = False
+        self.transforms, self.adaptive = transforms, adaptive
+        self.dormant: frozenset[str] = frozenset()
+        self.skipped = self.inactive = skipped
+
+
+class Modes:
+    """The modes of training and evaluation, kept in step with a clock.
+
+    Args:
+        config: The declaration.
+        adaptive: Its components.
+        record: The record of forward passes, which a step completes.
+        clock: The clock.
+        shares_clock: Whether the clock is another criterion's; then a length of training in the
+            config wins over the clock's.
+
+    Attributes:
+        train: The mode of training; None if `missing`.
+        eval: The mode of evaluation; None if `missing`.
+        missing: What is not known yet and must be bound, as an error message.
+        horizon: The length of training.
+        timeline: The schedules; None if `missing`.
+    """
+
+    def __init__(
+        self,
+        config: LossConfig,
+        adaptive: Adaptive,
+        record: ForwardRecord,
+        clock: Clock,
+        *,
+        shares_clock: bool,
+    ) -> None:
+        self.config, self.adaptive, self._record, self.clock = config, adaptive, record, clock
+        self._own = (config.total_steps, config.steps_per_epoch) if shares_clock else (None, None)
+        self.device = torch.device("cpu")
+        self._reset()
+        self.on_bind()
+        clock.subscribe(self)
+
+    def _reset(self) -> None:
+        self.horizon, self.missing = Horizon(), ""
+        self.timeline: Timeline | None = None
+        self.train: Mode | None = None
+        self.eval: Mode | None = None
+        self._rows: tuple[Tensor, ...] = ()
+        self._first = 0
+
+    def get(self, *, training: bool) -> Mode:
+        """The mode of training or of evaluation.
+
+        Raises:
+            HorizonError: If the length of training is needed and not known.
+        """
+        mode = self.train if training else self.eval
+        if mode is None:
+            raise HorizonError(self.missing)
+        return mode
+
+    # Events of the clock
+
+    def on_bind(self) -> None:
+        """Computes all weights for the horizon of the clock, and warns of what does not arrive.
+
+        Raises:
+            ConfigError: If a schedule makes no sense for it.
+        """
+        of_clock = self.clock.horizon
+        horizon = Horizon(
+            of_clock.total_steps if self._own[0] is None else self._own[0],
+            of_clock.steps_per_epoch if self._own[1] is None else self._own[1],
+        )
+        missing, timeline = "", None
+        try:
+            timeline = Timeline(self.config, horizon)
+        except HorizonError as error:
+            missing = _ask_to_bind(error)
+        if timeline is not None and (why := self.adaptive.why_positive):
+            timeline.refuse_negative(self.config.balanced_names, why)
+        self.horizon, self.timeline, self.missing = horizon, timeline, missing
+        self._build(check=True)
+        for sentence in timeline.overruns() if timeline else []:
+            warn(sentence)
+
+    def on_tick(self, before: int, step: int, *, stepped: bool) -> None:
+        """Learns from the step that was done, and sets the weights of the next."""
+        if not stepped:
+            self.adaptive.discard()
+        if self.train is None:
+            self._record.step_done(before)
+            return
+        if self.adaptive.slots:
+            self.adaptive.at(step, before, self.horizon)
+            if stepped and step != before:
+                with _trainable():
+                    self.adaptive.learn(self.train.dormant)
+        is_due = self._record.step_done(before) and stepped and step != before
+        try:
+            self.show(step)
+        except Exception as error:
+            self.train, self.missing = None, str(error)  # no weights of another step
+            raise
+        if self.eval is None and before == 0:
+            warn(f"training goes on, but evaluation cannot: {self.missing}")
+        self._record.is_due = is_due
+
+    def after_tick(self, before: int, *, stepped: bool) -> None:
+        """Runs the callbacks of a step that had a training forward."""
+        if self._record.is_due:
+            self._record.call_back(before)
+
+    def refresh(self) -> None:
+        """Computes the weights of the clock's step after a checkpoint was loaded."""
+        self._record.step_done(self.clock.step)
+        if self.train is not None:
+            self.adaptive.at(self.clock.step, self.clock.step, self.horizon)
+            self.show(self.clock.step)
+
+    # Weights
+
+    def show(self, step: int, *, check: bool = False) -> None:
+        """Sets the weights, and the scheduled fields of components, to those of a step.
+
+        Args:
+            step: The step.
+            check: Whether to check what the components return, on the host.
+        """
+        mode, timeline, adaptive = self.get(training=True), self.timeline, self.adaptive
+        if timeline is None:
+            return
+        weights = row = self._row(step)
+        if mode.in_place:
+            weights = row = self._on_device.copy_(row)
+        if adaptive.slots:
+            fields = {}
+            if timeline.fields:
+                weights, fields = row[: len(timeline.names)], _fields_of(timeline, row)
+            adaptive.show(fields)
+            if check and self.device.type != "meta":
+                adaptive.check()
+            with _trainable():
+                factors = adaptive.factors()
+                weights = weights if factors is None else weights * factors
+        if mode.in_place:
+            mode.weights.copy_(weights)
+        else:
+            mode.weights = weights
+        if timeline.is_patterned:
+            # Replaced only when they change: a compiled graph is made for each pattern of them.
+            dormant, skipped = timeline.dormant(step), timeline.skipped(step)
+            if (dormant, skipped) != (mode.dormant, mode.skipped):
+                mode.dormant, mode.skipped, mode.inactive = dormant, skipped, dormant | skipped
+        if adaptive.weights_from_gradients is not None:
+            adaptive.weights_from_gradients.show(step, self.horizon, mode.inactive)
+
+    def weights(self) -> list[float]:
+        """The weights of the coming training step, in sorted order of the terms.
+
+        nan if a weight depends on the losses of that step.
+        """
+        mode, timeline = self.get(training=True), self.timeline
+        if timeline is None or not self.adaptive.slots:
+            row = [] if timeline is None else timeline.row(self.clock.step)
+            return [float(weight) for weight in row]
+        factors = self.adaptive.next_factors()
+        weights = mode.weights if factors is None else mode.weights * factors
+        return [float(weight) for weight in weights.tolist()]
+
+    def move(self, device: torch.device) -> None:
+        """Computes all weights on another device."""
+        if device != self.device:
+            self.adaptive.move(device)
+            self.device = device
+            self._build()
+
+    def restart(self) -> None:
+        """Subscribes to the clock and computes all weights, in a copy."""
+        self.device = self.adaptive.device
+        self.clock.subscribe(self)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # issued when the original was built
+            self.on_bind()
+
+    def _build(self, *, check: bool = False) -> None:
+        """Makes both modes on the device."""
+        self.train = self.eval = None
+        self._rows = ()
+        if self.timeline is None:
+            return
+        adaptive = self.adaptive
+        with torch.inference_mode(mode=False):
+            n = len(self.timeline.names)
+            weights = torch.zeros(n, dtype=torch.float32, device=self.device)
+            self.train = Mode(
+                weights,
+                {name: self._through(slot) for name, slot in adaptive.transforms.items()},
+                adaptive if adaptive.weighs_inside else None,
+            )
+            # On the CPU the next row replaces the last, which costs nothing. On other devices it
+            # is copied over it: a captured CUDA graph reads from one address.
+            self.train.in_place = self.device.type != "cpu"
+            if self.train.in_place:
+                self._on_device = torch.zeros(
+                    self.timeline.width, dtype=torch.float32, device=self.device
+                )
+        if self.config.eval_weights == "current":
+            self.eval = self.train
+        else:
+            try:
+                self.eval = self._final_mode(self.timeline)
+            except HorizonError as error:
+                self.missing = f"{_ask_to_bind(error)}; or write eval_weights: current"
+        self.adaptive.at(self.clock.step, self.clock.step, self.horizon)
+        self.show(self.clock.step, check=check)
+
+    def _final_mode(self, timeline: Timeline) -> Mode:
+        """The mode of evaluation with final weights, or those of a table.
+
+        Raises:
+            HorizonError: If a schedule that counts never settles, and the end of training is not
+                known.
+        """
+        config = self.config
+        table = config.eval_weights if isinstance(config.eval_weights, dict) else {}
+        final = timeline.final(but=table)
+        weights = dict(zip(timeline.names, final.tolist(), strict=False))
+        for name, term in config.terms.items():
+            if term.controller is not None:
+                weights[name] *= term.controller.sign
+        weights |= table
+        skipped = frozenset(
+            name
+            for name, weight in weights.items()
+            if weight == 0 and config.terms[name].when_zero == "skip"
+        )
+        with torch.inference_mode(mode=False):
+            tensor = torch.tensor(list(weights.values()), dtype=torch.float32, device=self.device)
+            fields = _fields_of(timeline, torch.from_numpy(final).to(self.device))
+        # Transforms that adapt are left out: the measure of evaluation does not move.
+        transforms = {
+            name: self._through(slot.with_fields(fields.get(slot.place, {})))
+            for name, slot in self.adaptive.transforms.items()
+            if not slot.adapts
+        }
+        return Mode(tensor, transforms, None, skipped)
+
+    def _through(self, slot: Slot) -> Callable[[Tensor], Tensor]:
+        """A transform on the device of its state, also in an evaluation on another device."""
+        device = self.device
+
+        def apply(value: Tensor) -> Tensor:
+            if value.device == device:
+                return slot.apply(value)
+            return slot.apply(value.to(device)).to(value.device)
+
+        return apply
+
+    def _row(self, step: int) -> Tensor:
+        """The values of a step in all columns, float32; a device gets one upload a block."""
+        index = step - self._first
+        if not 0 <= index < len(self._rows) and self.timeline is not None:
+            self._first, block = self.timeline.block(step)
+            with torch.inference_mode(mode=False):  # training could not use what is made in it
+                rows = torch.from_numpy(block.astype(np.float32))
+                self._rows = rows.to(self.device, non_blocking=True).unbind()
+            index = step - self._first
+        return self._rows[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Computed again, on the CPU: another machine may lack the device.
+        kept = ("config", "adaptive", "_record", "clock", "_own")
+        return {key: self.__dict__[key] for key in kept}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__dict__.update(kept)
+        self._reset()
+
+
+def _fields_of(timeline: Timeline, row: Tensor) -> dict[str, dict[str, Tensor]]:
+    """The values of scheduled fields in a row, by the place of their component."""
+    return {
+        place: {field: row[column] for field, column in columns.items()}
+        for place, columns in timeline.fields.items()
+    }
+
+
+def _trainable() -> AbstractContextManager[None]:
+    """Outside inference mode: training could not use what is made in it."""
+    if torch.is_inference_mode_enabled():
+        return torch.inference_mode(mode=False)
+    return _NOTHING
+
+
+def _ask_to_bind(error: HorizonError) -> str:
+    return (
+        f"{error}. Write it into the config, or call "
+        "criterion.bind(total_steps=len(loader) * epochs, steps_per_epoch=len(loader)) "
+        "before the first step"
+    )

@@ -1,0 +1,250 @@
+"""From the given terms to one checked vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from numbers import Real
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lossweights.config.loss_config import LossConfig
+from lossweights.errors import did_you_mean, quoted
+
+
+class Values(NamedTuple):
+    """The terms of a forward pass.
+
+    Args:
+        names: The terms present, sorted.
+        raws: Their values, reduced to scalars; the same list as `losses` without transforms.
+        losses: The same, transformed.
+        vector: `losses` as one vector, float32 or float64, shape (m,).
+    """
+
+    names: tuple[str, ...]
+    raws: list[Tensor]
+    losses: list[Tensor]
+    vector: Tensor
+
+
+class ReadMode(Protocol):
+    """What a reader needs to know of a mode."""
+
+    device: torch.device
+    inactive: frozenset[str]
+    skipped: frozenset[str]
+    transforms: Mapping[str, Callable[[Tensor], Tensor]]
+
+
+class Reader:
+    """Reads the terms of a forward pass.
+
+    Args:
+        config: The declaration.
+
+    Attributes:
+        names: The terms, sorted.
+    """
+
+    def __init__(self, config: LossConfig) -> None:
+        self._config = config
+        self.names = tuple(sorted(config.terms))
+        # Terms whose value is not taken as it is: by name, the reduction and the level of the
+        # transform.
+        self._prepared = {
+            name: (term.reduction, None if term.transform is None else term.transform.level)
+            for name, term in config.terms.items()
+            if term.reduction or term.transform
+        }
+
+    def read(self, terms: Mapping[str, Any], mode: ReadMode) -> Values:
+        """The terms as one vector, in sorted order of their names.
+
+        Args:
+            terms: The values by name; None, like a missing name, for an absent term.
+            mode: Which terms may be absent, and the transforms.
+
+        Raises:
+            ValueError: For a name that is unknown or missing, and for a value that is not a
+                scalar.
+        """
+        names, losses = self.names, self._all(terms)
+        if losses is None:
+            names, losses = self._select(terms, mode.inactive)
+        raws = losses
+        if self._prepared:
+            raws, losses = self._prepare(names, losses, mode)
+        if mode.skipped:
+            losses = [
+                loss.detach() if name in mode.skipped and isinstance(loss, Tensor) else loss
+                for name, loss in zip(names, losses, strict=True)
+            ]
+        try:
+            vector = torch.stack(losses)
+        except (TypeError, RuntimeError):
+            vector = None
+        if vector is None or vector.ndim != 1 or vector.dtype is not torch.float32:
+            same = raws is losses
+            losses, vector = self._convert(names, losses, vector, mode)
+            raws = losses if same else raws
+        return Values(names, raws, losses, vector)
+
+    def _all(self, terms: Mapping[str, Any]) -> list[Any] | None:
+        """The values of all terms; None if one is absent or something else is in `terms`."""
+        if type(terms) is not dict or len(terms) != len(self.names):
+            return None
+        try:
+            losses = [terms[name] for name in self.names]
+        except KeyError:
+            return None
+        return None if any(loss is None for loss in losses) else losses
+
+    def _prepare(
+        self, names: tuple[str, ...], values: list[Any], mode: ReadMode
+    ) -> tuple[list[Any], list[Any]]:
+        """The values, reduced, as they are and through their transforms."""
+        raws, losses = list(values), list(values)
+        for index, name in enumerate(names):
+            if name not in self._prepared:
+                continue
+            reduction, level = self._prepared[name]
+            value = values[index]
+            if not isinstance(value, Tensor) or value.dtype is not torch.float32:
+                value = _tensor(name, value, mode.device)
+            raws[index] = raw = reduced(name, value, reduction)
+            apply = mode.transforms.get(name)
+            if apply is None:
+                losses[index] = raw
+            elif level == "value":
+                losses[index] = apply(raw)
+            else:
+                batch = _with_batch(name, value, f"a transform of each {level}")
+                if level == "element":
+                    losses[index] = reduced(name, apply(batch), reduction)
+                else:
+                    mean = apply(batch.mean(dim=0))
+                    losses[index] = reduced(name, mean.expand_as(batch), reduction)
+        return raws, losses
+
+    def _select(
+        self, terms: Mapping[str, Any], inactive: Collection[str]
+    ) -> tuple[tuple[str, ...], list[Any]]:
+        """The terms present and their values.
+
+        Raises:
+            ValueError: For a name that is unknown or missing.
+        """
+        if not hasattr(terms, "items"):
+            raise ValueError(
+                "the terms are given by name, as in criterion({'nll': nll, 'kl': kl}), found "
+                f"{type(terms).__name__}"
+            )
+        given = {name: value for name, value in terms.items() if value is not None}
+        known = self._config.terms
+        missing = [
+            name
+            for name, term in known.items()
+            if name not in given and not term.optional and name not in inactive
+        ]
+        unknown = [
+            name
+            for name in given
+            if name not in known
+            and not any(fnmatchcase(str(name), pattern) for pattern in self._config.ignore)
+        ]
+        if missing or unknown:
+            raise ValueError(_wrong_names(unknown, missing, list(known), list(given)))
+        names = tuple(name for name in self.names if name in given)
+        return names, [given[name] for name in names]
+
+    def _convert(
+        self, names: Sequence[str], losses: list[Any], vector: Tensor | None, mode: ReadMode
+    ) -> tuple[list[Tensor], Tensor]:
+        """The values as tensors of float32 or float64, and as one vector.
+
+        Raises:
+            ValueError: For a value that is not a real scalar, and for values on several devices.
+        """
+        if vector is not None and vector.ndim == 1:
+            if vector.dtype is torch.float64:
+                return losses, vector
+            if all(loss.is_floating_point() for loss in losses):
+                return losses, vector.float()
+        devices = {n: v.device for n, v in zip(names, losses, strict=True) if isinstance(v, Tensor)}
+        if len(set(devices.values())) > 1:
+            found = ", ".join(f"{name!r} on {device}" for name, device in devices.items())
+            raise ValueError(f"the terms are on different devices ({found}): move them to one")
+        device = next(iter(devices.values()), mode.device)
+        losses = [
+            reduced(name, _tensor(name, loss, device), None)
+            for name, loss in zip(names, losses, strict=True)
+        ]
+        return losses, torch.stack(losses) if losses else torch.empty(0, device=device)
+
+
+def _wrong_names(
+    unknown: Sequence[str], missing: Sequence[str], known: list[str], given: list[str]
+) -> str:
+    not_given = [name for name in known if name not in given]
+    problems = [
+        f"{name!r} is not a term of this loss{did_you_mean(str(name), not_given or known)} "
+        f"(the terms are {quoted(known)}); if it is only for logging, write ignore: [{name}]"
+        for name in unknown
+    ]
+    problems += [
+        f"term {name!r} is missing (given: {quoted(given)}); "
+        f"if it may be absent, write optional: true at terms.{name}"
+        for name in missing
+    ]
+    return "\n".join(problems)
+
+
+def _tensor(name: str, value: object, device: torch.device) -> Tensor:
+    """A term's value as a real tensor of float32 or float64."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return torch.tensor(float(value), device=device)  # the 0.0 of a branch that is off
+    if not isinstance(value, Tensor):
+        found = f"{type(value).__name__}: {value!r}"
+        if isinstance(value, list | tuple):
+            found = f"{type(value).__name__} of {len(value)}: give one value, such as its sum(...)"
+        raise ValueError(f"term {name!r} is a tensor, found {found}")
+    if value.is_complex():
+        raise ValueError(f"term {name!r} is real, found {value.dtype}: give its absolute value")
+    return value if value.dtype is torch.float64 else value.float()
+
+
+def reduced(name: str, value: Tensor, reduction: str | None) -> Tensor:
+    """A term's value as a scalar.
+
+    Raises:
+        ValueError: For a value that is not a scalar, if no reduction is declared.
+    """
+    if reduction is None:
+        if value.ndim == 0:
+            return value
+        raise ValueError(
+            f"term {name!r} has shape {tuple(value.shape)}, a scalar is needed: reduce it before, "
+            f"or write reduction: mean, sum or batch_mean at terms.{name}"
+        )
+    if reduction == "mean":
+        return value.mean()
+    if reduction == "sum":
+        return value.sum()
+    return value.sum() / len(_with_batch(name, value, f"reduction: {reduction}"))
+
+
+def _with_batch(name: str, value: Tensor, wanted_by: str) -> Tensor:
+    """The value, which has a batch axis.
+
+    Raises:
+        ValueError: For a scalar.
+    """
+    if value.ndim == 0:
+        raise ValueError(
+            f"term {name!r} has no batch axis for {wanted_by}: give one value per example, or drop "
+            f"it at terms.{name}"
+        )
+    return value

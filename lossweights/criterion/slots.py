@@ -1,0 +1,197 @@
+"""One component in its place, with its state and the values of its scheduled fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lossweights.components.balancers import Balancer, GradientBalancer
+from lossweights.components.context import Gradients, State, StepContext, orthonormal
+from lossweights.components.controllers import Controller
+from lossweights.components.durations import Horizon
+from lossweights.components.transforms import Transform
+from lossweights.criterion.indexing import take
+from lossweights.criterion.torch_internals import version
+from lossweights.errors import ConfigError
+
+
+class Slot:
+    """A component in its place.
+
+    Args:
+        place: Its place in the config, such as `terms.kl.controller` or `balancer`.
+        component: The component.
+        terms: The terms that it serves, sorted.
+        state: Its tensors, learned ones included; at fixed addresses on a device.
+
+    Attributes:
+        now: What the component is given between forward passes.
+    """
+
+    __slots__ = ("_inside", "_penalty", "component", "now", "place", "state", "terms")
+
+    def __init__(
+        self,
+        place: str,
+        component: Controller | Transform | Balancer,
+        terms: tuple[str, ...],
+        state: State,
+    ) -> None:
+        self.place = place
+        self.component = component
+        self.terms = terms
+        self.state = state
+        self.now = self._inside = StepContext({}, terms=terms)
+        self._penalty = (
+            component.penalty
+            if isinstance(component, Balancer) and type(component).penalty is not Balancer.penalty
+            else None
+        )
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the component has any state."""
+        return bool(self.state)
+
+    def with_fields(self, fields: Mapping[str, Tensor]) -> Slot:
+        """Another slot with the same component, for values of scheduled fields that stay."""
+        slot = Slot(self.place, self.component, self.terms, self.state)
+        slot.show(fields)
+        return slot
+
+    def at(self, step: int, before: int, horizon: Horizon) -> None:
+        """Sets the step. Scheduled fields keep their values until `show`."""
+        self.now = StepContext(
+            self.now.fields, terms=self.terms, step=step, before=before, horizon=horizon
+        )
+
+    def show(self, fields: Mapping[str, Tensor]) -> None:
+        """Sets the values of scheduled fields."""
+        self.now = self.now.with_fields(fields)
+        self._inside = StepContext(fields, terms=self.terms)
+
+    def apply(self, value: Tensor) -> Tensor:
+        """The value through a transform."""
+        # Copies: the clock may move before the backward pass, and the state with it.
+        state = {key: tensor.clone() for key, tensor in self.state.items()}
+        return self.component.apply(value, state, self._inside)  # type: ignore[union-attr]
+
+    def weigh(self, values: Tensor) -> Tensor:
+        """The weights until the next step, of a component that does not read the losses."""
+        return self.component.weigh(values, self.state, self.now)  # type: ignore[union-attr]
+
+    def weigh_inside(
+        self, values: Tensor, where: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The weights and penalties of a forward pass, none of which is a tensor of the state.
+
+        Args:
+            values: The values of the terms present, detached.
+            where: Their positions among the slot's terms; None for all.
+        """
+        state = self.state
+        if where is not None:
+            state = {k: t if t.ndim == 0 else take(t, where) for k, t in state.items()}
+        weights = self.component.weigh(values, state, self._inside)  # type: ignore[union-attr]
+        penalty = None if self._penalty is None else self._penalty(state, self._inside)
+        # The state may change before the backward pass.
+        weights = weights.clone() if weights.is_leaf else weights
+        if penalty is not None and penalty.is_leaf:
+            penalty = penalty.clone()
+        return weights, penalty
+
+    def learn(self, observed: Tensor, valid: Tensor, gradients: Gradients | None = None) -> None:
+        """Updates the state from one step, or one interval.
+
+        Args:
+            observed: What the component observes.
+            valid: Whether something finite was observed: 0-dim, or one for each term. The state of
+                the other terms stays as it was.
+            gradients: Means of the gradients' statistics over the step.
+        """
+        now = self.now if gradients is None else self.now.with_gradients(gradients)
+        self._change(self.component.update, observed, valid, now)
+
+    def learn_after(self, observed: Tensor, valid: Tensor) -> None:
+        """Updates the state from the losses after the step."""
+        self._change(self.component.update_after, observed, valid, self.now)  # type: ignore[union-attr]
+
+    def _change(
+        self,
+        update: Callable[[Tensor, State, StepContext], None],
+        observed: Tensor,
+        valid: Tensor,
+        now: StepContext,
+    ) -> None:
+        """Gives `update` copies of the state, and keeps what belongs to terms that were seen."""
+        state = {key: tensor.detach().clone() for key, tensor in self.state.items()}
+        copies = dict(state)
+        update(observed, state, now)
+        if state.keys() != copies.keys():
+            raise RuntimeError(_other_keys(self.place, state, copies))
+        for key, tensor in self.state.items():
+            new = state[key]
+            if new.shape != tensor.shape:
+                raise RuntimeError(
+                    f"{self.place}: update() gives {key!r} shape {tuple(new.shape)}, init() gave "
+                    f"it {tuple(tensor.shape)}: keep the shape"
+                )
+            mask = valid if tensor.ndim or not valid.ndim else valid.any()
+            if not isinstance(tensor, nn.Parameter):
+                torch.where(mask, new, tensor, out=tensor)
+            elif new is not copies[key] or version(new) > 0:  # else a backward pass may need it
+                with torch.no_grad():
+                    tensor.copy_(torch.where(mask, new, tensor))
+
+    def check(self, device: torch.device) -> None:
+        """Calls the component once, and checks what it returns.
+
+        Raises:
+            ConfigError: If its weights are not numbers, or not one for each term.
+        """
+        component = self.component
+        if isinstance(component, Transform):
+            return
+        n = len(self.terms)
+        shape = () if isinstance(component, Controller) else (n,)
+        now, home = self.now, device
+        values = torch.full(shape, 1.0 if component.instant else torch.nan, device=device)
+        if isinstance(component, GradientBalancer):
+            now = now.with_gradients(orthonormal(self.terms, home))
+        with torch.no_grad():
+            weights = component.weigh(values, self.state, now)
+            self._check_weights(weights, shape, "weigh")
+            if self._penalty is not None:
+                penalty = self._penalty(self.state, now)
+                if penalty is not None:
+                    self._check_weights(penalty, shape, "penalty")
+
+    def _check_weights(self, weights: Tensor, shape: tuple[int, ...], method: str) -> None:
+        kind, place = type(self.component).__name__, self.place
+        if not isinstance(weights, Tensor):
+            raise ConfigError(f"{place}: {method}() of {kind} returns a tensor, found {weights!r}")
+        if tuple(weights.shape) != shape:
+            raise ConfigError(
+                f"{place}: {method}() of {kind} returns shape {tuple(weights.shape)}, {shape} is "
+                f"needed: {'one number for each term' if shape else 'one number'}"
+            )
+        if not weights.is_meta and not weights.isfinite().all():
+            instant = getattr(self.component, "instant", False)
+            hint = (
+                ""
+                if instant or method != "weigh"
+                else ": weigh() reads the losses only in a class with `instant = True`"
+            )
+            raise ConfigError(f"{place}: {method}() of {kind} returns {weights.tolist()}{hint}")
+
+
+def _other_keys(place: str, state: State, declared: State) -> str:
+    added, removed = state.keys() - declared.keys(), declared.keys() - state.keys()
+    if added:
+        return (
+            f"{place}: update() puts {min(added)!r} into its state, where it would be lost: let "
+            "init() declare it"
+        )
+    return f"{place}: update() removes {min(removed)!r} from its state: keep what init() declared"

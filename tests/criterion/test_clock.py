@@ -1,0 +1,456 @@
+"""The clock: who moves it, what it counts, and what survives a checkpoint or a copy."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import pickle
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from lossweights import (
+    ConfigError,
+    Cyclical,
+    HorizonError,
+    Piecewise,
+    Product,
+    Ramp,
+    Schedule,
+    Term,
+    Warmup,
+    WeightedLoss,
+)
+
+
+def ramp(**options: Any) -> WeightedLoss:
+    return WeightedLoss(terms={"a": Ramp(start=0.0, stop=1.0, over="8 steps")}, **options)
+
+
+def train(criterion: WeightedLoss, optimizer: torch.optim.Optimizer, model: nn.Module) -> Tensor:
+    total: Tensor = criterion({"a": model(torch.ones(1, 2)).square().mean()})
+    total.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    optimizer.zero_grad()
+    return total
+
+
+@pytest.fixture
+def model() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(2, 1)
+
+
+# Moving it by hand
+
+
+def test_forward_moves_nothing() -> None:
+    criterion = ramp()
+    for _ in range(20):
+        criterion({"a": torch.tensor(1.0, requires_grad=True)})
+    assert (criterion.current_step, criterion.weights) == (0, {"a": 0.0})
+
+
+def test_step_and_set_step() -> None:
+    criterion = ramp()
+    criterion.step()
+    criterion.step(3)
+    assert (criterion.current_step, criterion.weights) == (4, {"a": 0.5})
+    criterion.set_step(100_000)
+    assert criterion.weights == {"a": 1.0}
+    criterion.set_step(0)
+    assert criterion.weights == {"a": 0.0}
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, "1", True, None])
+def test_steps_are_whole_and_not_below_zero(wrong: Any) -> None:
+    criterion = ramp()
+    with pytest.raises(ValueError, match=r"step\(\) takes a whole number of at least 0, found"):
+        criterion.step(wrong)
+    with pytest.raises(ValueError, match=r"set_step\(\) takes a whole number of at least 0"):
+        criterion.set_step(wrong)
+    assert criterion.current_step == 0
+
+
+def test_a_step_between_forward_and_backward_changes_no_gradient() -> None:
+    criterion = ramp()
+    criterion.set_step(4)
+    value = torch.tensor(1.0, requires_grad=True)
+    total = criterion({"a": value})
+    criterion.step()
+    total.backward()
+    assert value.grad == torch.tensor(0.5)
+
+
+def test_weights_over_block_boundaries() -> None:
+    schedule = Cyclical(period="700 steps")
+    criterion = WeightedLoss(terms={"a": schedule})
+    curve = schedule.curve(total_steps=3000)
+    for step in range(3000):
+        assert criterion.weights["a"] == curve[step]
+        if step % 97 == 0:
+            total = criterion({"a": torch.tensor(1.0)})
+            assert total == torch.tensor(curve[step], dtype=torch.float32)
+        criterion.step()
+
+
+# Following an optimizer
+
+
+def test_following_counts_optimizer_steps(model: nn.Linear) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion = ramp()
+    criterion.follow(optimizer)
+    for _ in range(4):  # gradient accumulation over two batches
+        for _ in range(2):
+            criterion({"a": model(torch.ones(1, 2)).mean()}).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert criterion.weights == {"a": 0.5}
+
+
+def test_a_closure_called_many_times_is_one_step(model: nn.Linear) -> None:
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=5)
+    criterion = ramp()
+    criterion.follow(optimizer)
+    calls = 0
+
+    def closure() -> float:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        total: Tensor = criterion({"a": (model(torch.ones(1, 2)) - 1).square().mean()})
+        total.backward()  # type: ignore[no-untyped-call]
+        return total.item()
+
+    criterion.set_step(8)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    assert calls > 1
+    assert criterion.current_step == 9
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_steps_that_the_scaler_skips_do_not_count(model: nn.Linear, fused: bool) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    criterion = WeightedLoss(terms={"a": 1.0})
+    criterion.follow(optimizer)
+    counted = []
+    for bad in (False, True, False, True, True):
+        total = criterion({"a": model(torch.ones(1, 2)).mean() * (float("inf") if bad else 1.0)})
+        scaler.scale(total).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        counted.append(criterion.current_step)
+    assert counted == [1, 1, 2, 2, 2]
+
+
+def test_a_subclass_that_calls_its_parents_step_counts_once(model: nn.Linear) -> None:
+    class Mine(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    torch.optim.SGD(model.parameters())  # from now on torch runs the hooks of both classes
+    optimizer = Mine(model.parameters(), lr=0.1)
+    criterion = ramp()
+    criterion.follow(optimizer)
+    for _ in range(3):
+        train(criterion, optimizer, model)
+    assert criterion.current_step == 3
+
+
+def test_an_optimizer_that_is_gone_gives_the_clock_up(model: nn.Linear) -> None:
+    criterion = ramp()
+    criterion.follow(torch.optim.SGD(model.parameters(), lr=0.1))
+    gc.collect()
+    criterion.step()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion.follow(optimizer)
+    train(criterion, optimizer, model)
+    assert criterion.current_step == 2
+
+
+def test_weights_that_cannot_be_computed_stand_for_no_step() -> None:
+    def breaks(step: int) -> float:
+        return 1 / (1500 - step)
+
+    criterion = WeightedLoss(terms={"a": breaks}, eval_weights="ones")
+    with pytest.raises(ValueError, match=r"term 'a'.*failed at step 1500.*ZeroDivisionError"):
+        criterion.step(1030)
+    with pytest.raises(HorizonError, match="failed at step 1500"):
+        criterion({"a": torch.tensor(1.0, requires_grad=True)})
+
+
+def test_a_bind_that_is_refused_changes_nothing() -> None:
+    points = (("10%", 0.0), ("50 steps", 1.0))
+    criterion = WeightedLoss(terms={"a": Piecewise(points=points)}, total_steps=100)
+    before = criterion.weights
+    with pytest.raises(ConfigError, match="the moments of `points` rise"):
+        criterion.bind(total_steps=10_000)
+    assert criterion.weights == before
+    criterion.set_step(50)
+    assert criterion({"a": torch.tensor(1.0, requires_grad=True)}).item() == 1.0
+
+
+def test_one_owner(model: nn.Linear) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion = ramp()
+    handle = criterion.follow(optimizer)
+    with pytest.raises(RuntimeError, match=r"follows an optimizer already.*handle.remove\(\)"):
+        criterion.follow(optimizer)
+    with pytest.raises(RuntimeError, match=r"follows an optimizer, which moves its clock"):
+        criterion.step()
+    handle.remove()
+    criterion.step()
+    train(criterion, optimizer, model)
+    assert criterion.current_step == 1
+    with criterion.follow(optimizer):
+        train(criterion, optimizer, model)
+    train(criterion, optimizer, model)
+    assert criterion.current_step == 2
+    handle.remove()
+
+
+def test_wrapped_optimizers_are_unwrapped(model: nn.Linear) -> None:
+    class Wrapper:
+        def __init__(self, optimizer: object) -> None:
+            self.optimizer = optimizer
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion = ramp()
+    criterion.follow(Wrapper(Wrapper(optimizer)))  # type: ignore[arg-type]
+    train(criterion, optimizer, model)
+    assert criterion.current_step == 1
+
+
+@pytest.mark.parametrize("wrong", [None, "adam", object()])
+def test_what_is_no_optimizer_cannot_be_followed(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"takes a torch optimizer, found .*criterion.step\(\)"):
+        ramp().follow(wrong)
+
+
+def test_an_optimizer_keeps_no_criterion_alive(model: nn.Linear) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion = ramp()
+    criterion.follow(optimizer)
+    gone = weakref.ref(criterion)
+    del criterion
+    gc.collect()
+    assert gone() is None
+    optimizer.step()
+
+
+# Sharing a clock
+
+
+def test_two_criteria_on_one_clock(model: nn.Linear) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    generator = ramp()
+    discriminator = ramp(clock=generator.clock)
+    generator.follow(optimizer)
+    for _ in range(4):
+        train(generator, optimizer, model)
+        discriminator({"a": torch.tensor(1.0, requires_grad=True)})
+    assert discriminator.weights == generator.weights == {"a": 0.5}
+    report = discriminator.report()
+    assert report is not None
+    assert report.step == 4
+
+
+def test_a_shared_clock_brings_the_length_of_training() -> None:
+    owner = WeightedLoss(terms={"a": Warmup(over="50%")}).bind(total_steps=100)
+    other = WeightedLoss(terms={"b": Warmup(over="25%")}, clock=owner.clock)
+    owner.step(10)
+    assert other.weights == {"b": 0.4}
+
+
+def test_a_shared_clock_is_moved_by_its_owner_alone(model: nn.Linear) -> None:
+    owner = ramp()
+    other = ramp(clock=owner.clock)
+    assert (owner.owns_clock, other.owns_clock) == (True, False)
+    with pytest.raises(RuntimeError, match=r"shares the clock of another: call step\(\) on that"):
+        other.step()
+    with pytest.raises(RuntimeError, match=r"shares the clock of another: call set_step\(\)"):
+        other.set_step(3)
+    with pytest.raises(RuntimeError, match="shares the clock of another"):
+        other.follow(torch.optim.SGD(model.parameters(), lr=0.1))
+    owner.follow(torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(RuntimeError, match="shares the clock of another"):
+        other.step()
+    with pytest.raises(TypeError, match="clock= takes another WeightedLoss, found int"):
+        ramp(clock=3)
+
+
+def test_who_was_refused_is_not_told_of_a_shared_clock() -> None:
+    owner = ramp()
+    with pytest.raises(ConfigError, match="too large for float32") as caught:
+        WeightedLoss(terms={"a": 1e39}, clock=owner.clock)
+    assert caught.tb is not None  # in which the half-built one still lives
+    owner.step()
+    assert owner.weights == {"a": 0.125}
+
+
+# Checkpoints
+
+
+class Jump(Schedule, kind="jump-of-the-timekeeper-tests"):
+    """A schedule that the library does not know."""
+
+    def values(self, steps: Any, horizon: Any) -> Any:
+        return 1.0 + (steps % 7) * 0.1
+
+
+SCHEDULES: dict[str, Any] = {
+    "cyclical": Cyclical(cycles=3, shape="sigmoid"),
+    "warmup": Warmup(over="30%", shape="cosine", delay="2 steps"),
+    "product": Product(factors=(Ramp(start=2.0, stop=0.1, over="20 steps"), Jump())),
+    "late": Term(weight=0.3, schedule=Cyclical(period="5 steps"), after="4 steps"),
+    "function": lambda step: 1 / (1 + step),
+}
+
+
+def run(criterion: WeightedLoss, steps: int, seed: int) -> list[bytes]:
+    """Totals, bit for bit."""
+    totals = []
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(seed + step)
+        values = torch.rand(len(SCHEDULES), generator=generator).requires_grad_()
+        total = criterion(dict(zip(SCHEDULES, values.unbind(), strict=True)))
+        totals.append(total.detach().numpy().tobytes())
+        criterion.step()
+    return totals
+
+
+def saved_with_torch(criterion: WeightedLoss, folder: Path) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    torch.save(criterion.state_dict(), buffer)
+    buffer.seek(0)
+    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
+    return loaded
+
+
+def saved_with_dcp(criterion: WeightedLoss, folder: Path) -> dict[str, Any]:
+    save(criterion.state_dict(), checkpoint_id=folder)
+    state = WeightedLoss(terms=SCHEDULES, total_steps=60).state_dict()
+    load(state, checkpoint_id=folder)
+    return state
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:torch.distributed")
+@pytest.mark.parametrize("through", [saved_with_torch, saved_with_dcp])
+def test_resume_is_bitwise(through: Any, tmp_path: Path) -> None:
+    straight = run(WeightedLoss(terms=SCHEDULES, total_steps=60), 60, seed=0)
+    first = WeightedLoss(terms=SCHEDULES, total_steps=60)
+    totals = run(first, 23, seed=0)
+    second = WeightedLoss(terms=SCHEDULES, total_steps=60)
+    second.load_state_dict(through(first, tmp_path / "checkpoint"))
+    assert totals + run(second, 37, seed=23) == straight
+
+
+def test_state_dict_is_a_copy() -> None:
+    criterion = ramp()
+    state = criterion.state_dict()
+    criterion.step(5)
+    assert state["clock.step"] == 0
+    state["clock.step"].fill_(99)
+    assert criterion.current_step == 5
+
+
+def test_a_checkpoint_of_other_terms_is_refused() -> None:
+    saved = WeightedLoss(terms=["a", "old"])
+    saved.set_step(5)
+    criterion = WeightedLoss(terms=["a", "new"])
+    with pytest.raises(RuntimeError, match=r"terms.new \(not a term of this checkpoint; strict=F"):
+        criterion.load_state_dict(saved.state_dict())
+    with pytest.raises(RuntimeError, match=r"terms.old \(not a term of this criterion; strict=F"):
+        criterion.load_state_dict(saved.state_dict())
+    whole = nn.ModuleDict({"criterion": WeightedLoss(terms=["a", "new"])})
+    state = {f"criterion.{key}": value for key, value in saved.state_dict().items()}
+    with pytest.raises(RuntimeError, match=r"criterion.terms.new \(not a term"):
+        whole.load_state_dict(state)
+    whole.load_state_dict(state, strict=False)
+    assert whole["criterion"].current_step == 5
+
+
+def test_a_checkpoint_without_a_step_is_refused() -> None:
+    criterion = ramp()
+    criterion.set_step(3)
+    with pytest.raises(RuntimeError, match='Missing key.*"step", "term_names"'):
+        criterion.load_state_dict({})
+    assert criterion.current_step == 3
+    with pytest.raises(RuntimeError, match='Unexpected key.*"stage"'):
+        criterion.load_state_dict({**criterion.state_dict(), "stage": torch.tensor(1)})
+
+
+def test_a_damaged_checkpoint_is_refused() -> None:
+    criterion = ramp()
+    state = criterion.state_dict()
+    with pytest.raises(RuntimeError, match="step is at least 0, found -3"):
+        criterion.load_state_dict({**state, "clock.step": torch.tensor(-3)})
+    with pytest.raises(RuntimeError, match="the checkpoint is damaged"):
+        criterion.load_state_dict({**state, "term_names": torch.tensor([1, 2])})
+    assert criterion.current_step == 0
+
+
+def test_state_lies_within_the_model_around_it() -> None:
+    criterion = ramp()
+    whole = nn.ModuleDict({"net": nn.Linear(1, 1), "criterion": criterion})
+    criterion.step(4)
+    other = nn.ModuleDict({"net": nn.Linear(1, 1), "criterion": ramp()})
+    other.load_state_dict(whole.state_dict())
+    assert other["criterion"].current_step == 4
+
+
+def test_who_shares_a_clock_does_not_save_it() -> None:
+    owner = ramp()
+    other = ramp(clock=owner.clock)
+    owner.set_step(5)
+    assert set(other.state_dict()) == {"term_names"}
+    owner.load_state_dict({**owner.state_dict(), "clock.step": torch.tensor(2)})
+    other.load_state_dict(other.state_dict())
+    assert other.weights == {"a": 0.25}
+
+
+def test_loading_while_following_goes_on_from_there(model: nn.Linear) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion = ramp()
+    criterion.follow(optimizer)
+    criterion.load_state_dict({**criterion.state_dict(), "clock.step": torch.tensor(6)})
+    train(criterion, optimizer, model)
+    assert criterion.current_step == 7
+
+
+# Copies
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_a_copy_has_a_clock_of_its_own(copied: Any, model: nn.Linear) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion = ramp()
+    criterion.follow(optimizer)
+    train(criterion, optimizer, model)
+    twin = copied(criterion)
+    assert twin.weights == criterion.weights == {"a": 0.125}
+    twin.step()
+    assert twin.weights == {"a": 0.25}
+    train(criterion, optimizer, model)
+    train(criterion, optimizer, model)
+    assert (twin.current_step, criterion.current_step) == (2, 3)
+    assert twin({"a": torch.tensor(1.0)}).item() == 0.25
+    assert twin.metrics() == {**criterion.metrics(), **twin.metrics()}
+
+
+def test_copies_of_two_on_one_clock_still_share_one() -> None:
+    owner = ramp()
+    first, second = copy.deepcopy([owner, ramp(clock=owner.clock)])
+    first.step(4)
+    assert second.weights == {"a": 0.5}
+    assert owner.current_step == 0

@@ -1,0 +1,355 @@
+"""What adapts, saved, loaded, copied and moved."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lossweights import State, Term, WeightedLoss
+from tests.small_components import Centred, Comparing, Counting, Recording, leaf, losses
+
+TERMS: dict[str, Any] = {
+    "b": Term(controller=Counting(source="m"), balanced=True),
+    "a": Term(transform=Centred()),
+    "c.d": 1.0,
+}
+
+
+def build(balancer: Any = "test-priced", terms: Any = TERMS) -> WeightedLoss:
+    return WeightedLoss(terms=terms, balancer=balancer)
+
+
+def train(
+    criterion: WeightedLoss, steps: int, optimizer: torch.optim.Optimizer | None = None
+) -> list[float]:
+    """Steps that depend on the clock alone; every total."""
+    optimizer = optimizer or torch.optim.SGD([nn.Parameter(torch.ones(()))])
+    totals = []
+    for _ in range(steps):
+        step = criterion.current_step
+        if criterion.adaptive.observations.metrics:
+            criterion.observe(m=0.5 * step)
+        names = criterion.config.terms
+        given = {name: leaf(1.0 + step + len(name)) for name in names}
+        totals.append(criterion(given))
+        totals[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        criterion.step()
+    return [total.item() for total in totals]
+
+
+def learner(criterion: WeightedLoss) -> torch.optim.Optimizer:
+    return torch.optim.Adam([*criterion.param_groups(), {"params": [leaf(1.0)]}], lr=0.01)
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("balancer", [None, "test-priced", "test-recording", "uncertainty"])
+def test_going_on_from_a_file_is_going_on(balancer: Any) -> None:
+    terms = TERMS if balancer else {**TERMS, "b": Counting(source="m")}
+    whole, begun, resumed = (build(balancer, terms) for _ in range(3))
+    optimizers = [learner(criterion) for criterion in (whole, begun, resumed)]
+    expected = train(whole, 7, optimizers[0])
+    found = train(begun, 3, optimizers[1])
+    begun.observe(m=100.0)  # in the middle of a step
+    state = through_a_file({"loss": begun.state_dict(), "adam": optimizers[1].state_dict()})
+    resumed.load_state_dict(state["loss"])
+    optimizers[2].load_state_dict(state["adam"])
+    resumed.adaptive.observations.drop()
+    found += train(resumed, 4, optimizers[2])
+    assert found == expected
+    assert same(whole.state_dict(), resumed.state_dict())
+
+
+def test_what_was_seen_before_a_checkpoint_counts_after_it() -> None:
+    criterion, resumed = build(), build()
+    criterion.observe(m=3.0)
+    resumed.load_state_dict(criterion.state_dict())
+    resumed.observe(m=5.0)
+    resumed.step()
+    assert resumed.adaptive.slots["terms.b.controller"].state["observed"] == 4.0
+
+
+def test_a_state_is_a_copy_of_everything() -> None:
+    criterion = build()
+    state = criterion.state_dict()
+    before = {key: tensor.clone() for key, tensor in state.items()}
+    train(criterion, 2, learner(criterion))
+    assert same(state, before)
+    for tensor in state.values():
+        tensor.zero_()
+    assert not same(criterion.state_dict(), state)
+    kept = criterion.state_dict(keep_vars=True)["adaptive.learned"]
+    assert kept is criterion.adaptive.learned
+
+
+def test_weights_follow_from_what_was_loaded_at_once() -> None:
+    for balancer in ("test-recording", "test-priced"):
+        criterion, other = build(balancer), build(balancer)
+        train(criterion, 3, learner(criterion))
+        other.load_state_dict(criterion.state_dict())
+        assert other.weights == criterion.weights
+        assert other.weights["c.d"] != 1.0
+
+
+def test_state_lies_in_the_order_of_names_not_of_the_declaration() -> None:
+    criterion = build()
+    backwards = build(terms=dict(reversed(TERMS.items())))
+    train(criterion, 3, learner(criterion))
+    backwards.load_state_dict(criterion.state_dict())
+    assert backwards.weights == criterion.weights
+
+
+# A checkpoint of something else
+
+
+@pytest.mark.parametrize("balancer", ["test-recording", "test-priced"])
+def test_terms_that_come_and_go_are_mapped_by_name(balancer: str) -> None:
+    old = build(balancer, {"a": 1.0, "b": 1.0, "gone": 1.0})
+    train(old, 2, learner(old))
+    new = build(balancer, {"a": 1.0, "aa": 1.0, "b": Counting(), "c": Term(), "gone": 1.0})
+    with pytest.raises(RuntimeError, match=r"terms.aa \(not a term of this checkpoint"):
+        _load(new, old)
+    fresh = build(balancer, {"a": 1.0, "b": 1.0, "c": 1.0})
+    _load(fresh, old, strict=False)
+    key = "learned" if balancer == "test-priced" else "weights"
+    ours, theirs = (c.adaptive.slots["balancer"].state[key] for c in (fresh, old))
+    assert ours.tolist() == [theirs[0], theirs[1], 1.0]
+    assert fresh.current_step == 2
+    assert fresh.state_dict()["adaptive.last_observed.values"].tolist()[2] == 1.0
+    if balancer == "test-recording":
+        assert fresh.adaptive.slots["balancer"].state["updates"] == 2
+    train(fresh, 1)
+
+
+def _load(criterion: WeightedLoss, other: WeightedLoss, *, strict: bool = True) -> None:
+    state = other.state_dict()
+    learns = dict(criterion.named_parameters())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            criterion.load_state_dict(state, strict=strict)
+        finally:
+            told = [str(warning.message) for warning in caught]
+            assert len(told) == len(learns)
+            assert all("optimizer's moments for it are not: leave" in text for text in told)
+
+
+def test_what_was_seen_of_other_terms_is_dropped() -> None:
+    old = build(terms={"a": Counting(), "b": 1.0})
+    new = WeightedLoss(terms={"a": Counting(), "c": 1.0}, balancer="test-priced", clock=old.clock)
+    old(losses(a=5.0, b=5.0))
+    new(losses(a=1.0, c=1.0))
+    with pytest.warns(UserWarning, match="learned is learned for other terms"):
+        new.load_state_dict(old.state_dict(), strict=False)
+    assert not new.state_dict()["adaptive.observed.totals"].any()
+
+
+def test_a_component_that_is_declared_otherwise_is_refused() -> None:
+    class Windowed(Recording, kind="test-windowed"):
+        rows: int = 1
+
+        def init(self, n: int) -> State:
+            return {**super().init(n), "observed": torch.zeros(self.rows, n)}
+
+    with pytest.raises(
+        RuntimeError, match=r"observed has shape \(1, 3\).*and \(2, 3\) here: the co"
+    ):
+        build(Windowed(rows=2)).load_state_dict(build(Windowed()).state_dict())
+
+
+def test_one_kind_takes_over_nothing_from_another() -> None:
+    class Namesake(Recording, kind="test-namesake"):
+        """Another kind, whose state has the same names."""
+
+    old, new = build("test-recording"), build(Namesake())
+    train(old, 2)
+    with pytest.raises(RuntimeError, match=r"(?s)Missing.*test-namesake.*Unexpected.*test-record"):
+        _load(new, old)
+    _load(new, old, strict=False)
+    assert new.adaptive.slots["balancer"].state["updates"] == 0
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "problem"),
+    [
+        ("test-recording", "test-priced", r"Missing.*test-recording.observed.*Unexpected.*learned"),
+        ("test-priced", None, r"Missing.*learned"),
+        (None, "test-priced", r"Unexpected.*learned"),
+    ],
+)
+def test_another_component_is_told_by_its_keys(ours: Any, theirs: Any, problem: str) -> None:
+    terms = {"a": 1.0, "b": Counting()}
+    with pytest.raises(RuntimeError, match=rf"(?s){problem}"):
+        build(ours, terms).load_state_dict(build(theirs, terms).state_dict())
+
+
+def test_a_checkpoint_without_our_keys_is_refused_and_changes_nothing() -> None:
+    criterion = build()
+    train(criterion, 2, learner(criterion))
+    before = criterion.state_dict()
+    with pytest.raises(RuntimeError, match=r"(?s)Missing.*step.*adaptive.learned"):
+        criterion.load_state_dict({})
+    criterion.load_state_dict({}, strict=False)
+    assert same(criterion.state_dict(), before)
+
+
+@pytest.mark.parametrize("key", ["balanced_names", "channels"])
+@pytest.mark.parametrize("bytes_", [[1, 2, 3], [255, 254]])
+def test_a_damaged_checkpoint_is_refused(key: str, bytes_: list[int]) -> None:
+    criterion = build()
+    state = criterion.state_dict()
+    state[f"adaptive.{key}"] = torch.tensor(bytes_, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="balanced_names or channels: the checkpoint is damaged"):
+        criterion.load_state_dict(state)
+
+
+def test_assigned_weights_are_the_ones_that_are_learned() -> None:
+    criterion, other = build("uncertainty"), build("uncertainty")
+    train(other, 2, learner(other))
+    criterion.load_state_dict(other.state_dict(), assign=True)
+    (learned,) = criterion.parameters()
+    assert learned._post_accumulate_grad_hooks  # averages gradients over ranks
+    assert train(criterion, 2, learner(criterion)) != train(build("uncertainty"), 2)
+
+
+# Copies
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))],
+    ids=["deepcopy", "pickle"],
+)
+@pytest.mark.parametrize("balancer", ["test-recording", "test-priced", "uncertainty"])
+def test_a_copy_goes_on_alike_and_by_itself(copied: Any, balancer: str) -> None:
+    criterion = build(balancer)
+    train(criterion, 2, learner(criterion))
+    criterion.observe(m=3.0)
+    other = copied(criterion)
+    assert same(criterion.state_dict(), other.state_dict())
+    before = other.state_dict()
+    optimizer = learner(other)
+    totals = train(criterion, 3, learner(criterion))
+    assert same(other.state_dict(), before)
+    assert train(other, 3, optimizer) == totals
+    assert same(criterion.state_dict(), other.state_dict())
+    ours, theirs = set(map(id, criterion.parameters())), set(map(id, other.parameters()))
+    assert not ours & theirs
+    for parameter in other.parameters():
+        assert len(parameter._post_accumulate_grad_hooks) == 1
+
+
+def test_a_copy_awaits_the_losses_after_the_step_that_was_done() -> None:
+    criterion = build(Comparing(), {"a": 1.0})
+    train(criterion, 1)
+    other = copy.deepcopy(criterion)
+    for each in (criterion, other):
+        each.observe_after({"a": leaf(3.0)})
+    assert same(criterion.state_dict(), other.state_dict())
+
+
+# Precision and places
+
+
+@pytest.mark.parametrize(
+    "convert", [nn.Module.half, nn.Module.bfloat16, nn.Module.double], ids=lambda f: f.__name__
+)
+def test_conversions_are_for_the_model(convert: Callable[[nn.Module], nn.Module]) -> None:
+    criterion = build("uncertainty")
+    optimizer = learner(criterion)
+    train(criterion, 2, optimizer)
+    before, learned = criterion.state_dict(), list(criterion.parameters())
+    convert(nn.Sequential(criterion))
+    assert same(criterion.state_dict(), before)
+    assert next(criterion.parameters()) is learned[0]
+    assert learned[0].dtype is torch.float32
+    train(criterion, 1, optimizer)
+    assert not torch.equal(learned[0], before["adaptive.log_variance"])
+
+
+@pytest.mark.parametrize("balancer", ["test-recording", "test-priced"])
+def test_everything_goes_to_another_device_together(balancer: str) -> None:
+    criterion = build(balancer)
+    train(criterion, 1)
+    criterion.to("meta")
+    given = {name: torch.ones((), device="meta", requires_grad=True) for name in TERMS}
+    criterion(given).backward()
+    criterion.step()
+    placed = [*criterion.parameters(), *criterion.adaptive._plain().values()]
+    assert {tensor.device.type for tensor in placed} == {"meta"}
+
+
+def test_state_goes_where_the_losses_are_whatever_lies_beside_them() -> None:
+    criterion = WeightedLoss(terms=["a", "b"], balancer=Recording(), ignore=["accuracy"])
+    given = {name: torch.ones((), device="meta", requires_grad=True) for name in "ab"}
+    criterion({**given, "accuracy": torch.ones(())})
+    criterion.step()
+    assert criterion.adaptive.device.type == "meta"
+
+
+def test_learned_weights_that_lie_elsewhere_are_named() -> None:
+    criterion = build("uncertainty", ["a"])
+    message = r"\(log_variance\) lie on cpu, the losses on meta: call criterion.to\('meta'\) before"
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=message):
+            criterion({"a": torch.ones((), device="meta", requires_grad=True)})
+    train(criterion, 1)
+
+
+def test_what_was_built_without_memory_keeps_what_is_learned() -> None:
+    with torch.device("meta"):
+        criterion = build("uncertainty")
+        model = nn.ModuleDict({"criterion": criterion, "head": nn.Linear(2, 2)})
+    model.to_empty(device="cpu")
+    assert set(criterion.weights.values()) == {0.5}
+
+
+def test_state_stays_where_it_is_unless_the_device_changes() -> None:
+    criterion = build("test-recording")
+    before = criterion.adaptive.slots["balancer"].state["observed"].data_ptr()
+    criterion.to("cpu").float()
+    assert criterion.adaptive.slots["balancer"].state["observed"].data_ptr() == before
+
+
+def test_two_values_of_two_terms_are_no_pairs() -> None:
+    """A history as long as there are terms is mapped by its last axis alone."""
+    old = WeightedLoss(terms=["a", "b"], balancer="softadapt")
+    old.adaptive.slots["balancer"].state["points"].copy_(torch.tensor([[5.0, 10.0], [6.0, 12.0]]))
+    new = WeightedLoss(terms=["a", "c"], balancer="softadapt")
+    new.load_state_dict(old.state_dict(), strict=False)
+    assert new.adaptive.slots["balancer"].state["points"][:, 0].tolist() == [5, 6]
+
+
+def test_pairs_of_terms_are_mapped_by_both() -> None:
+    old = WeightedLoss(terms=["a", "b"], balancer="gradvac")
+    old.adaptive.slots["balancer"].state["targets"].copy_(torch.tensor([[0.0, 0.5], [0.25, 0.0]]))
+    new = WeightedLoss(terms=["b", "aa", "a"], balancer="gradvac")
+    new.load_state_dict(old.state_dict(), strict=False)
+    assert new.adaptive.slots["balancer"].state["targets"].tolist() == [
+        [0, 0, 0.5],
+        [0, 0, 0],
+        [0.25, 0, 0],
+    ]
