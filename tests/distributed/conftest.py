@@ -16,6 +16,7 @@ def pool() -> Iterator[Pool]:
     pool.close()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Tests that use the ranks run in one process, or each process would start its own."""
     for item in items:
