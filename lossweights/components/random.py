@@ -34,9 +34,11 @@ def orders(seed: int, step: int, terms: int) -> Orders:
     >>> orders(0, 7, 2).tolist()
     [[1], [0]]
     """
-    drawn = torch.rand(terms, terms, generator=generator(seed, step), dtype=torch.float64)
-    drawn.fill_diagonal_(2)  # the term itself comes last
-    return drawn.argsort(dim=1)[:, :-1].numpy()
+    # Bits of a hash: several times faster than a generator that is seeded for one call.
+    drawn = hashlib.shake_128(b"%d %d" % (seed, step)).digest(8 * terms**2)
+    keys = np.frombuffer(drawn, np.dtype("<u8")) >> 1
+    keys[:: terms + 1] = 2**63  # the term itself comes last
+    return keys.reshape(terms, terms).argsort(axis=1)[:, :-1]
 
 
 def _mixed(seed: int, step: int) -> int:

@@ -142,7 +142,8 @@ class Collector:
         ]
         whole = torch.cat(parts)
         self._group.sum(whole)
-        totals, counts, elements, items, *rest = torch.split(whole, [len(part) for part in parts])
+        lengths = [len(part) for part in parts]
+        totals, counts, elements, items, *rest = torch.split(whole, lengths)
         for key, total in zip(added, rest, strict=True):
             found[key] = total.view_as(found[key])
             if not of_features:  # each rank has added up the same averaged gradients
@@ -181,7 +182,7 @@ class _Sums:
     def add(self, column: Column, needs: Sequence[Statistic], device: torch.device) -> None:
         """Adds the gradients of all terms with respect to one tensor."""
         given = [_dense(part).detach().reshape(-1) for part in column if part is not None]
-        if not given or not len(given[0]):
+        if not given or not given[0].numel():
             return
         where = [index for index, part in enumerate(column) if part is not None]
         for chunk in _chunks(given):
@@ -263,12 +264,12 @@ _SUM: dict[Statistic, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _chunks(rows: Sequence[Tensor]) -> Iterator[Tensor]:
+def _chunks(rows: list[Tensor]) -> Iterator[Tensor]:
     """Gradients of one length as matrices in float64, a row each, some elements at a time."""
     limit = _CHUNK if rows[0].device.type == "cpu" else _CHUNK_ELSEWHERE
     length = max(1, limit // len(rows))
-    if len(rows[0]) <= length:
-        yield torch.stack(list(rows)).double()
+    if rows[0].numel() <= length:
+        yield torch.stack(rows).double()
         return
     for parts in zip(*(torch.split(row, length) for row in rows), strict=True):
         yield torch.stack(parts).double()

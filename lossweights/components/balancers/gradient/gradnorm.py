@@ -98,15 +98,10 @@ def gradnorm_gradient(norms: Tensor, progress: Tensor, asymmetry: float) -> Tens
         asymmetry: $\alpha$.
     """
     counts = norms > 0
-    sizes = _relative_to_mean(norms, counts)
-    targets = _relative_to_mean(progress, counts) ** asymmetry
-    return torch.where(counts, sizes * torch.sign(sizes - targets), 0.0)
-
-
-def _relative_to_mean(values: Tensor, counts: Tensor) -> Tensor:
-    """Values over the mean of those that count; 1 where that is 0."""
-    mean = torch.where(counts, values, 0.0).sum() / counts.sum()
-    return torch.where(mean > 0, values / mean, 1.0)
+    both = torch.stack([norms, progress])
+    means = torch.where(counts, both, 0.0).sum(dim=1, keepdim=True) / counts.sum()
+    sizes, targets = torch.where(means > 0, both / means, 1.0).unbind()
+    return torch.where(counts, sizes * torch.sign(sizes - targets**asymmetry), 0.0)
 
 
 def _rescaled(moved: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
