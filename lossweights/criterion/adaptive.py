@@ -207,13 +207,15 @@ class Adaptive(AdaptiveState):
         """
         step = balance = None
         if (gradients := self.weights_from_gradients) is not None:
-            losses = {
-                name: loss
-                for name, loss in zip(values.names, values.losses, strict=True)
+            where = [
+                index
+                for index, name in enumerate(values.names)
                 if name in self._balanced and name not in inactive
-            }
+            ]
+            dtype = values.vector.dtype  # of losses in low precision too
+            losses = {values.names[index]: values.losses[index].to(dtype) for index in where}
             if computes_gradients:
-                step = gradients.weigh(losses, shared)
+                step = gradients.weigh(losses, take(values.vector.detach(), where), shared)
                 balance = step.balance
             else:
                 balance = gradients.current(list(losses))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,32 +11,10 @@ from lossweights.config.loss_config import LossConfig
 from lossweights.criterion.adaptive import Factors
 from lossweights.criterion.gradients.heads import directed
 from lossweights.criterion.gradients.shared import SharedLike
-from lossweights.criterion.gradients.weights import GradientStep
 from lossweights.criterion.indexing import take
 from lossweights.criterion.modes import Mode
 from lossweights.criterion.reader import Values
-
-
-class Parts(NamedTuple):
-    """A total and its parts.
-
-    Args:
-        total: A scalar with its graph.
-        values: The terms present.
-        weights: Their weights, as far as they are known before the forward pass.
-        factors: What multiplies these weights; None for 1.
-        penalties: Added to the values, in the same measure; None if there are none.
-        skipped: Terms that are left out of the sum.
-        gradients: What was computed from gradients.
-    """
-
-    total: Tensor
-    values: Values
-    weights: Tensor
-    factors: Tensor | None = None
-    penalties: Tensor | None = None
-    skipped: frozenset[str] = frozenset()
-    gradients: GradientStep | None = None
+from lossweights.criterion.record import Parts
 
 
 def combine(
@@ -57,7 +34,17 @@ def combine(
         shared: What the terms depend on, for a balancer by gradients.
         computes_gradients: Whether it may compute them; else its current weights count.
     """
-    present, vector, weights = values.names, values.vector, mode.weights
+    present, _, _, vector = values
+    weights = mode.weights
+    if (  # the ordinary step
+        mode.adaptive is None
+        and present is names
+        and not mode.skipped
+        and not mode.in_place
+        and vector.dtype is torch.float32
+        and vector.device == mode.device
+    ):
+        return Parts(torch.dot(vector, weights), values, weights)
     if mode.in_place:  # the clock may overwrite it before the backward pass
         weights = weights.clone()
     if vector.device != mode.device:  # an evaluation elsewhere
@@ -77,7 +64,7 @@ def combine(
         anchor = mode.adaptive.anchor([name for name in present if name not in mode.inactive])
         total = total if anchor is None else total + anchor
     if factors is None:
-        return Parts(total, values, weights, skipped=mode.skipped)
+        return Parts(total, values, weights)
     if factors.plain is not None:
         total = _in_shared_alone(total, values, weights, mode, factors)
     return Parts(
@@ -86,7 +73,6 @@ def combine(
         weights,
         factors.factors.to(vector.device),
         None if factors.penalties is None else factors.penalties.to(vector.device),
-        mode.skipped,
         factors.gradients,
     )
 

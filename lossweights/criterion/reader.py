@@ -71,8 +71,12 @@ class Reader:
             ValueError: For a name that is unknown or missing, and for a value that is not a
                 scalar.
         """
-        names, losses = self.names, self._all(terms)
-        if losses is None:
+        names = self.names
+        if type(terms) is dict and len(terms) == len(names):
+            losses = [terms.get(name) for name in names]
+            if self._prepared and any(loss is None for loss in losses):
+                names, losses = self._select(terms, mode.inactive)
+        else:
             names, losses = self._select(terms, mode.inactive)
         raws = losses
         if self._prepared:
@@ -86,21 +90,14 @@ class Reader:
             vector = torch.stack(losses)
         except (TypeError, RuntimeError):
             vector = None
-        if vector is None or vector.ndim != 1 or vector.dtype is not torch.float32:
-            same = raws is losses
-            losses, vector = self._convert(names, losses, vector, mode)
-            raws = losses if same else raws
-        return Values(names, raws, losses, vector)
-
-    def _all(self, terms: Mapping[str, Any]) -> list[Any] | None:
-        """The values of all terms; None if one is absent or something else is in `terms`."""
-        if type(terms) is not dict or len(terms) != len(self.names):
-            return None
-        try:
-            losses = [terms[name] for name in self.names]
-        except KeyError:
-            return None
-        return None if any(loss is None for loss in losses) else losses
+        if vector is not None and vector.dtype is torch.float32 and vector.ndim == 1:
+            return Values(names, raws, losses, vector)
+        if vector is None and any(loss is None for loss in losses):
+            names, losses = self._select(terms, mode.inactive)
+            raws = losses
+        same = raws is losses
+        losses, vector = self._convert(names, losses, vector, mode)
+        return Values(names, losses if same else raws, losses, vector)
 
     def _prepare(
         self, names: tuple[str, ...], values: list[Any], mode: ReadMode

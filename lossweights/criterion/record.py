@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from lossweights.criterion.gradients.weights import GradientStep
 from lossweights.criterion.reader import Values
 from lossweights.criterion.report import Breakdown
 from lossweights.criterion.torch_internals import inside_func_transform
@@ -27,6 +28,26 @@ _Last: TypeAlias = tuple[
     list[Tensor] | None,
     frozenset[str],
 ]
+
+
+class Parts(NamedTuple):
+    """A total and its parts.
+
+    Args:
+        total: A scalar with its graph.
+        values: The terms present.
+        weights: Their weights, as far as they are known before the forward pass.
+        factors: What multiplies these weights; None for 1.
+        penalties: Added to the values, in the same measure; None if there are none.
+        gradients: What was computed from gradients.
+    """
+
+    total: Tensor
+    values: Values
+    weights: Tensor
+    factors: Tensor | None = None
+    penalties: Tensor | None = None
+    gradients: GradientStep | None = None
 
 
 class ForwardRecord:
@@ -64,24 +85,14 @@ class ForwardRecord:
         """Whether there was a forward pass, and no step since."""
         return self._last is not None and self.step is None
 
-    def add(
-        self,
-        values: Values,
-        weights: Tensor,
-        factors: Tensor | None = None,
-        penalties: Tensor | None = None,
-        skipped: frozenset[str] = frozenset(),
-    ) -> None:
+    def add(self, parts: Parts, skipped: frozenset[str]) -> None:
         """Keeps the parts of a total, without waiting for the device.
 
         Args:
-            values: The terms present.
-            weights: Their weights, as far as they are known before the forward pass.
-            factors: What multiplies the weights; None for 1.
-            penalties: Added to the values, in the same measure; None if there are none.
+            parts: The parts.
             skipped: Terms that are left out of the sum.
         """
-        names, raws, losses, vector = values
+        _, (names, raws, losses, vector), weights, factors, penalties, _ = parts
         if torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
             self._look(names, losses, weights)
         else:

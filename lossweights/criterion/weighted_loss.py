@@ -172,18 +172,18 @@ class WeightedLoss(nn.Module):
     def _total(
         self, terms: Mapping[str, Tensor | None], shared: SharedLike | None, *, training: bool
     ) -> Tensor:
-        values, mode = self._read(terms, training)
+        values, mode = self._read(terms, training=training)
         parts = combine(values, mode, self._reader.names, shared, computes_gradients=training)
         if training:
             adaptive = self._modes.adaptive
-            self._record.add(values, parts.weights, parts.factors, parts.penalties, mode.skipped)
+            self._record.add(parts, mode.skipped)
             if parts.gradients is not None:
                 adaptive.record(parts.gradients)
             if adaptive.observes:
                 adaptive.observe(values, mode.inactive)
         return parts.total
 
-    def _read(self, terms: Mapping[str, Tensor | None], training: bool) -> tuple[Values, Mode]:
+    def _read(self, terms: Mapping[str, Tensor | None], *, training: bool) -> tuple[Values, Mode]:
         """The terms of a forward pass and the mode in which they count."""
         mode = self._modes.train if training else self._modes.eval
         if mode is None:
@@ -218,7 +218,7 @@ class WeightedLoss(nn.Module):
             ValueError: As a call does.
             HorizonError: As a call does.
         """
-        values, mode = self._read(terms, self.training and torch.is_grad_enabled())
+        values, mode = self._read(terms, training=self.training and torch.is_grad_enabled())
         parts = combine(values, mode, self._reader.names)
         weights, factors, penalties = parts.weights, parts.factors, parts.penalties
         return Breakdown.of(

@@ -111,17 +111,22 @@ class GradientWeights:
         The mean of those of the forward passes since the last step, or those of that step.
         """
         weights = self._mean() if self.has_new else self.tensors["weights"].clone()
+        if len(names) == len(self.names):
+            return weights
         return take(weights, [self.names.index(name) for name in names])
 
     def _mean(self) -> Tensor:
         sums, counts = self.tensors["fresh"].unbind()
         return torch.where(counts > 0, sums / counts, self.tensors["weights"])
 
-    def weigh(self, losses: Mapping[str, Tensor], shared: SharedLike | None) -> GradientStep:
+    def weigh(
+        self, losses: Mapping[str, Tensor], vector: Tensor, shared: SharedLike | None
+    ) -> GradientStep:
         """The weights of the balanced terms present in a forward pass.
 
         Args:
             losses: Their values by name, sorted, with their graph.
+            vector: The same as one vector, detached.
             shared: What they depend on.
 
         Raises:
@@ -138,40 +143,47 @@ class GradientWeights:
                 "what they share, criterion(terms, shared=features) with what the trunk returned, "
                 "or shared=trunk.parameters()"
             )
-        found = None if shared is None else Shared(shared)
-        if found is not None:
-            self._checks.check(losses, found)
-            if self._keeps_rows and found.is_low and not self._has_warned:
-                self._has_warned = True
-                warn(LOW_PRECISION)
-        is_half = found is not None and (found.is_half or self._checks.is_half)
-        scale = self.tensors["scale"].clone() if is_half else None
-        rows: Rows = {}
-        if found is not None and losses:
-            rows = found.rows(losses, scale)
+        found, rows, scale = self._rows(losses, shared)
         kept: dict[str, Any] = {"scale": scale}
         if self._keeps_rows:
             kept |= {"rows": rows, "shared": found}
+        overflowed: Tensor | float = 0.0
         if not computes:
-            parts = [part for row in rows.values() for part in row if part is not None]
-            overflowed = all_finite(*parts).logical_not() if is_half else 0.0
+            if scale is not None:
+                parts = [part for row in rows.values() for part in row if part is not None]
+                overflowed = all_finite(*parts).logical_not()
             return GradientStep(self.current(names), overflowed=overflowed, **kept)
-        home = self.tensors["weights"].device
-        if home.type == "mps":
+        if vector.device.type == "mps":
             raise RuntimeError(_NO_FLOAT64)
-        values = [loss.detach().float().to(home) for loss in losses.values()]
-        seen = torch.stack(values) if values else torch.zeros(0, device=home)
-        gradients, seen_losses = self._collector.collect(rows, seen, found, scale)
-        weights, overflowed = self._weights(seen_losses, gradients)
-        balance = take(weights, [gradients.names.index(name) for name in names])
+        gradients, seen = self._collector.collect(rows, vector.float(), found, scale)
+        if scale is not None:
+            overflowed = all_finite(*gradients.found.values()).logical_not()
+        weights = balance = self._weights(seen, gradients)
+        if len(names) < len(gradients.names):
+            balance = take(weights, [gradients.names.index(name) for name in names])
         return GradientStep(balance, weights, gradients, overflowed, **kept)
 
+    def _rows(
+        self, losses: Mapping[str, Tensor], shared: SharedLike | None
+    ) -> tuple[Shared | None, Rows, Tensor | None]:
+        """The gradients of some terms, with what they are multiplied by."""
+        if shared is None or not losses:
+            return None if shared is None else Shared(shared), {}, None
+        found = Shared(shared)
+        self._checks.check(losses, found)
+        if self._keeps_rows and found.is_low and not self._has_warned:
+            self._has_warned = True
+            warn(LOW_PRECISION)
+        is_half = found.is_half or self._checks.is_half
+        scale = self.tensors["scale"].clone() if is_half else None
+        return found, found.rows(losses, scale), scale
+
     @torch.no_grad()
-    def _weights(self, losses: Tensor, gradients: Gradients) -> tuple[Tensor, Tensor | float]:
-        """The weights, or the current ones if not all is finite; and whether gradients are not."""
+    def _weights(self, losses: Tensor, gradients: Gradients) -> Tensor:
+        """The weights, or the current ones if not all is finite."""
         last = self.current(gradients.names)
         if not gradients.names:
-            return last, 0.0
+            return last
         state = self._slot.state
         if len(gradients.names) < len(self.names):
             where = [self.names.index(name) for name in gradients.names]
@@ -180,11 +192,9 @@ class GradientWeights:
                 key: take(tensor, where, axes=2 if key in pairs else 1)
                 for key, tensor in state.items()
             }
-        finite = all_finite(*gradients.found.values())
         weights = self.balancer.weigh(losses, state, self._slot.now.with_gradients(gradients))
         weights = weights.to(last)
-        good = finite & all_finite(weights)
-        return torch.where(good, weights, last), finite.logical_not()
+        return torch.where(all_finite(weights, *gradients.found.values()), weights, last)
 
     def record(self, step: GradientStep) -> None:
         """Adds what a training forward pass computed."""
@@ -262,9 +272,8 @@ class GradientWeights:
         self._drop()
 
     def _drop(self) -> None:
-        for key, tensor in self.tensors.items():
-            if key not in ("weights", "computed", "scale", "calm"):
-                tensor.zero_()
+        kept = ("weights", "computed", "scale", "calm")
+        torch._foreach_zero_([t for key, t in self.tensors.items() if key not in kept])
         self._has_scaled = self.has_new = False
 
     def discard(self) -> None:
