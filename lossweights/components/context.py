@@ -1,4 +1,4 @@
-"""What a component is given: the step, the horizon, scheduled fields, gradient statistics."""
+"""The context of a call: step, horizon, scheduled fields and gradient statistics."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 
 
 class Gradients:
-    r"""Statistics of the terms' gradients $g_i$ with respect to what they share.
+    r"""Statistics of the terms' gradients $g_i$ with respect to the shared tensors.
 
-    All are float64, and those of the whole batch where there are several ranks. A balancer is
-    given those that its class declares in `needs`, and no others.
+    All are float64 and cover the whole batch, over all ranks. A balancer has only those that its
+    class declares in `needs`.
 
     Args:
-        names: The terms, sorted: of the rows, and of what else has one entry for each term.
+        names: The terms, sorted, in the order of all statistics.
         found: The statistics by name.
-        seen: Which of the terms were seen, shape (m,), bool; what is told of the others is 0.
+        seen: Which of the terms were seen, shape (m,), bool; the statistics of the others are 0.
 
     Attributes:
-        gramian: $g_i \cdot g_j$, shape (m, m); in `update` nan for two terms that were seen, but
-            never in one forward pass.
+        gramian: $g_i \cdot g_j$, shape (m, m); in `update`, nan for two terms that were seen but
+            never in the same forward pass.
         norms: $\lVert g_i \rVert$, shape (m,).
         max_abs: The largest $|g|$ of each term, shape (m,).
         mean_abs: The mean $|g|$ of each term, shape (m,).
@@ -72,14 +72,14 @@ class Gradients:
     def _get(self, statistic: Statistic) -> Tensor:
         if statistic not in self.found:
             raise ValueError(
-                f"the gradients' {statistic} was not computed: write "
+                f"the statistic {statistic!r} was not computed: write "
                 f"needs = ({statistic!r},) in the class of the balancer"
             )
         return self.found[statistic]
 
 
 def orthonormal(names: Sequence[str], device: torch.device) -> Gradients:
-    """What is known of gradients of length 1 that are orthogonal to each other."""
+    """Statistics of orthogonal gradients of length 1."""
     n = len(names)
     found = {key: torch.ones(n, dtype=torch.float64, device=device) for key in STATISTICS}
     found["gramian"] = torch.eye(n, dtype=torch.float64, device=device)
@@ -88,12 +88,12 @@ def orthonormal(names: Sequence[str], device: torch.device) -> Gradients:
 
 @dataclass
 class When:
-    """Where the clock stands.
+    """The time of the clock.
 
     Args:
-        horizon: The length of training, as far as it is known.
+        horizon: The length of training, if it is known.
         step: Optimizer steps done.
-        before: Steps that were done before the clock last moved.
+        before: Optimizer steps done before the clock last moved.
     """
 
     horizon: Horizon
@@ -102,17 +102,16 @@ class When:
 
 
 class StepContext:
-    """When something happens, with the values of a component's scheduled fields then.
+    """The context in which a method of a component is called, passed as `now`.
 
-    `now["target"]` is the value of the field `target` at this step, a 0-dim float32 tensor. What
-    runs inside a forward pass is told the values of its fields and nothing else: a compiled
-    graph must not depend on the number of the step. A balancer that weighs by gradients, which is
-    never compiled, is told those and the step too.
+    `now["target"]` is the value of the scheduled field `target` at this step, a 0-dim float32
+    tensor. Inside a forward pass there is nothing else, since a compiled graph must not depend on
+    the step. Gradient balancers, which are never compiled, have gradients and the step there too.
 
     Args:
-        fields: Values of the fields that are schedules, by name.
-        when: Where the clock stands; None inside a forward pass.
-        gradients: Of the terms, with respect to what they share; None where nobody asked.
+        fields: Values of the scheduled fields, by name.
+        when: The time of the clock; None inside a forward pass.
+        gradients: Statistics of the terms' gradients; None except for gradient balancers.
     """
 
     __slots__ = ("_gradients", "_when", "fields")
@@ -130,30 +129,30 @@ class StepContext:
     def __getitem__(self, field: str) -> Tensor:
         if field not in self.fields:
             raise ValueError(
-                f"{field!r} is no scheduled field: type it Schedule (numbers may still be given), "
-                f"or read it as self.{field}"
+                f"{field!r} is not a scheduled field: declare it as a Schedule (a number is still "
+                f"allowed), or read self.{field}"
             )
-        # A forward pass gets a copy: the clock may move, and write over it, before the backward.
+        # A copy for forward passes: the clock may overwrite the field before the backward pass.
         return self.fields[field].clone() if self._when is None else self.fields[field]
 
     @property
     def gradients(self) -> Gradients:
-        """What is known of the terms' gradients.
+        """Statistics of the terms' gradients.
 
         Raises:
-            RuntimeError: In a component that does not weigh by gradients.
+            RuntimeError: In a component that is not a gradient balancer.
         """
         if self._gradients is None:
-            raise RuntimeError("gradients are known to a GradientBalancer only: derive from that")
+            raise RuntimeError("only a GradientBalancer has gradients: derive from it")
         return self._gradients
 
     def with_gradients(self, gradients: Gradients) -> StepContext:
-        """The same moment, with what is known of the terms' gradients."""
+        """The same context with these statistics of gradients."""
         return StepContext(self.fields, self._when, gradients)
 
     @property
     def step(self) -> int:
-        """Optimizer steps done so far.
+        """Optimizer steps done.
 
         Raises:
             RuntimeError: Inside a forward pass.
@@ -162,7 +161,7 @@ class StepContext:
 
     @property
     def horizon(self) -> Horizon:
-        """The length of training, as far as it is known.
+        """The length of training, if it is known.
 
         Raises:
             RuntimeError: Inside a forward pass.
@@ -170,10 +169,10 @@ class StepContext:
         return self._known().horizon
 
     def passed(self, every: Duration | str) -> bool:
-        """Whether the clock has just reached, or gone past, a multiple of `every`.
+        """Whether the clock has just reached or passed a multiple of `every`.
 
         Raises:
-            HorizonError: Where the horizon does not say what `every` needs.
+            HorizonError: If the horizon lacks what `every` needs.
             RuntimeError: Inside a forward pass.
         """
         when = self._known()
@@ -183,7 +182,7 @@ class StepContext:
     def _known(self) -> When:
         if self._when is None:
             raise RuntimeError(
-                "the step is not known inside a forward pass: keep what you need of it in the "
-                "state, in update(), or make the field a Schedule and read now['field']"
+                "the step is not known inside a forward pass: store what you need in the state, "
+                "in update(), or declare the field as a Schedule and read now['field']"
             )
         return self._when

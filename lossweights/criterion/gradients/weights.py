@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lossweights.components.balancers.gradient import GradientBalancer
+from lossweights.components.balancers import GradientBalancer
 from lossweights.components.context import Gradients, StepContext
 from lossweights.config.loss_config import LossConfig
 from lossweights.criterion.gradients.checks import Lookout

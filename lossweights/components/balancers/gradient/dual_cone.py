@@ -1,4 +1,4 @@
-"""Directions that conflict with no term: projections onto the dual cone of the gradients."""
+"""Projections onto the dual cone of the gradients: directions that conflict with no term."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DualConeBalancer(GramianBalancer):
     r"""Weights from projections onto the dual cone, $\{d : g_i \cdot d \ge 0 \text{ for all } i\}$.
 
     Raises:
-        ValueError: Where the solver of least squares is not installed.
+        ValueError: If the solver of least squares is not installed.
     """
 
     @model_validator(mode="after")
@@ -36,18 +36,18 @@ class DualConeBalancer(GramianBalancer):
 def projection_weights(gramian: Array, vectors: Array) -> Array:
     r"""Projects weighted sums of the gradients onto the dual cone of the gradients.
 
-    The projection of $\sum_i u_i g_i$ is $\sum_i v_i g_i$ with the least norm among all
-    $v \ge u$. It is looked for in units of unit gradients, in which no term is small.
+    The projection of $\sum_i u_i g_i$ is $\sum_i v_i g_i$ with the smallest norm among all
+    $v \ge u$. It is computed in units of unit gradients, in which no term is small.
 
     Args:
-        gramian: Of the gradients, shape (m, m).
-        vectors: $u$, not below 0, a row each, shape (k, m).
+        gramian: Gramian of the gradients, shape (m, m).
+        vectors: $u$, not negative, a row each, shape (k, m).
 
     Returns:
         $v$, shape (k, m).
     """
     inverses = inverse_norms(gramian)
-    parts = inverses > 0  # a gradient of 0 is in nobody's way
+    parts = inverses > 0  # a zero gradient constrains nothing
     projected = vectors.copy()
     if parts.any():
         inverses = inverses[parts]
@@ -60,10 +60,10 @@ def projection_weights(gramian: Array, vectors: Array) -> Array:
 
 
 def _least_changes(unit: Array, vectors: Array) -> Array:
-    r"""The $x \ge 0$ for which $(u + x)^\top C (u + x)$ is least, for each row $u$.
+    r"""The $x \ge 0$ that minimizes $(u + x)^\top C (u + x)$, for each row $u$.
 
-    The solver in C is many times faster than `nonnegative_minimum`, which tells the truth also
-    where gradients are opposed, or depend on others, but for rounding.
+    The solver in C is many times faster than `nonnegative_minimum`, which stays exact up to
+    rounding for opposed or dependent gradients.
     """
     changes = np.zeros_like(vectors)
     conflicting = np.flatnonzero((vectors @ unit).min(axis=1) < 0)
@@ -76,9 +76,9 @@ def _least_changes(unit: Array, vectors: Array) -> Array:
         vector = vectors[row]
         try:
             change = solve(root, -root @ vector)[0]
-        except RuntimeError:  # it gave up
+        except RuntimeError:  # too many iterations
             change = np.full_like(vector, np.nan)
-        slope = unit @ (vector + change)  # not below 0, and 0 where there is a change
+        slope = unit @ (vector + change)  # at least 0, and 0 where x > 0
         if not (slope.min() >= -_ACCURATE and np.abs(change * slope).max() <= _ACCURATE):
             change = nonnegative_minimum(unit, -unit @ vector, np.zeros_like(vector))
         changes[row] = change
@@ -86,7 +86,7 @@ def _least_changes(unit: Array, vectors: Array) -> Array:
 
 
 def _solver() -> Any:
-    """Imported here, so that all else works without it."""
+    """Imports the solver when it is needed, so that everything else works without it."""
     from scipy.optimize import nnls  # noqa: PLC0415
 
     return nnls
