@@ -38,7 +38,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lossweights import Balancer, State, StepContext, WeightedLoss
-from lossweights.components.balancers.gradient import GradientBalancer, GramianBalancer
+from lossweights.components.balancers import GradientBalancer, GramianBalancer
 from lossweights.components.balancers.gradient.base import Array
 from timing import interleaved, ratio
 

@@ -1,4 +1,4 @@
-"""What this library raises on purpose, and the words that its messages share."""
+"""Exceptions, and the phrases that messages share."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pydantic import ValidationError
 
 
 class ConfigError(ValueError):
-    """A declaration that cannot be used: each line names a place in it and says what to write."""
+    """A config is invalid: each line names a place in it and says what to write."""
 
 
 class HorizonError(RuntimeError):
-    """A percentage or an epoch was asked for before the length of training was known."""
+    """A duration in percent or epochs was used before the length of training was known."""
 
 
 def quoted(names: Iterable[str]) -> str:
-    """`'a', 'b'`: names as they stand in a message."""
+    """`'a', 'b'`: names as they appear in a message."""
     return ", ".join(repr(name) for name in names) or "none"
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """`"; did you mean 'kl'?"` for the nearest of `options`, or nothing where none is near."""
+    """`"; did you mean 'kl'?"` for the nearest of `options`; empty if none is near."""
     lowered = {option.lower(): option for option in options}
     near = get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
     return f"; did you mean {lowered[near[0]]!r}?" if near else ""
@@ -35,11 +35,11 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 def explain(
     error: ValidationError, where: Callable[[tuple[str | int, ...]], str] | None = None
 ) -> str:
-    """Every problem of a pydantic error on a line of its own: place, problem, what was found.
+    """Formats a pydantic error: one line per problem, with its place and the value found.
 
     Args:
-        error: What pydantic raised.
-        where: Turns a location in the declaration into words; a dotted path by default.
+        error: The error that pydantic raised.
+        where: Formats a location in the declaration; a dotted path by default.
     """
     lines = []
     for problem in error.errors(include_url=False):
@@ -47,7 +47,7 @@ def explain(
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "missing":
             message = "this field is needed"
-        elif problem["type"] not in ("value_error", "unknown_field"):  # ours say what they found
+        elif problem["type"] not in ("value_error", "unknown_field"):  # ours include the input
             message = f"{message[0].lower()}{message[1:]}, found {problem['input']!r}"
         lines.append(f"{place}: {message}" if place else message)
     return "\n".join(lines)
@@ -62,9 +62,9 @@ def dotted(path: Iterable[Any]) -> str:
 
 
 def warn(message: str) -> None:
-    """A warning that points to the user's line, however deep in this library it arises."""
+    """Warns at the user's line, however deep in this library the warning arises."""
     package = str(Path(__file__).parent)
-    level, frame = 2, sys._getframe(1)  # noqa: SLF001  # what `warnings` itself counts by
+    level, frame = 2, sys._getframe(1)  # noqa: SLF001  # `warnings` counts frames too
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)

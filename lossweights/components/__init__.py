@@ -1,1 +1,1 @@
-"""What a config can contain: schedules, controllers, balancers and transforms."""
+"""The components of a config: schedules, controllers, balancers and transforms."""

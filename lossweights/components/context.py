@@ -1,4 +1,4 @@
-"""What a component is given: the step, the horizon, scheduled fields, gradient statistics."""
+"""The context of a call: step, horizon, scheduled fields and gradient statistics."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 
 
 class Gradients:
-    r"""Statistics of the terms' gradients $g_i$ with respect to what they share.
+    r"""Statistics of the terms' gradients $g_i$ with respect to the shared tensors.
 
-    All are float64, and those of the whole batch where there are several ranks. A balancer is
-    given those that its class declares in `needs`, and no others.
+    All are float64 and cover the whole batch, over all ranks. A balancer has only those that its
+    class declares in `needs`.
 
     Args:
-        names: The terms, sorted: of the rows, and of what else has one entry for each term.
+        names: The terms, sorted, in the order of all statistics.
         found: The statistics by name.
-        seen: Which of the terms were seen, shape (m,), bool; what is told of the others is 0.
+        seen: Which of the terms were seen, shape (m,), bool; the statistics of the others are 0.
 
     Attributes:
-        gramian: $g_i \cdot g_j$, shape (m, m); in `update` nan for two terms that were seen, but
-            never in one forward pass.
+        gramian: $g_i \cdot g_j$, shape (m, m); in `update`, nan for two terms that were seen but
+            never in the same forward pass.
         norms: $\lVert g_i \rVert$, shape (m,).
         max_abs: The largest $|g|$ of each term, shape (m,).
         mean_abs: The mean $|g|$ of each term, shape (m,).
@@ -71,14 +71,14 @@ class Gradients:
     def _get(self, statistic: Statistic) -> Tensor:
         if statistic not in self.found:
             raise ValueError(
-                f"the gradients' {statistic} was not computed: write "
+                f"the statistic {statistic!r} was not computed: write "
                 f"needs = ({statistic!r},) in the class of the balancer"
             )
         return self.found[statistic]
 
 
 def orthonormal(names: Sequence[str], device: torch.device) -> Gradients:
-    """What is known of gradients of length 1 that are orthogonal to each other."""
+    """Statistics of orthogonal gradients of length 1."""
     n = len(names)
     found = {key: torch.ones(n, dtype=torch.float64, device=device) for key in STATISTICS}
     found["gramian"] = torch.eye(n, dtype=torch.float64, device=device)
@@ -141,7 +141,7 @@ class StepContext:
             RuntimeError: In a component other than a `GradientBalancer`.
         """
         if self._gradients is None:
-            raise RuntimeError("gradients are known to a GradientBalancer only: derive from that")
+            raise RuntimeError("only a GradientBalancer has gradients: derive from it")
         return self._gradients
 
     def with_fields(self, fields: Mapping[str, Tensor]) -> StepContext:
@@ -175,7 +175,7 @@ class StepContext:
 
     @property
     def horizon(self) -> Horizon:
-        """The length of training, as far as it is known.
+        """The length of training, if it is known.
 
         Raises:
             RuntimeError: Inside a forward pass.

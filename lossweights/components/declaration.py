@@ -1,7 +1,7 @@
-"""Declarations: frozen, strictly read, and, where there are kinds to choose from, found by `kind`.
+"""Declarations: frozen, strictly read, and, in families, selected by `kind`.
 
-`Declaration` holds the rules of reading that every table of a config keeps; `Component` adds
-families (schedules, shapes, ...) whose members are told apart by their `kind`.
+`Declaration` has the rules of reading that apply to every table of a config. `Component` adds
+families (schedules, shapes, ...), whose members differ in their `kind`.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ PLUGIN_GROUP = "lossweights.plugins"
 
 
 def _strict(schema: Any) -> Any:
-    """Two rules of reading that pydantic has no setting for, laid into a class's schema.
+    """Adds two rules, for which pydantic has no setting, to the core schema of a class.
 
-    Numbers refuse bools. And of `Duration | str` the duration alone validates: the other
-    members of such a union are what it can be written as, named for the type checker.
+    Numbers refuse bools. `Duration | str` validates as a duration alone, which reads text itself:
+    the other members of such a union are for the type checker.
     """
     if isinstance(schema, list):
         return [_strict(part) for part in schema]
@@ -68,7 +68,7 @@ def _refuse_bool(value: object) -> object:
 
 
 class Declaration(BaseModel):
-    """A table of a config: frozen, without unknown fields, nan, inf, or bools for numbers."""
+    """A table of a config: frozen, without unknown fields, nan, inf, or bools as numbers."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
@@ -82,7 +82,7 @@ class Declaration(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _name_unknown_fields(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Beside every other problem, unknown fields are told with the nearest known ones."""
+        """Names the nearest known field for each unknown one, besides all other problems."""
         try:
             return handler(data)
         except ValidationError as error:
@@ -104,20 +104,20 @@ class Declaration(BaseModel):
 
 
 class Component(Declaration):
-    """An immutable declaration chosen by `kind`.
+    """An immutable declaration selected by `kind`.
 
-    Its fields are its config, its methods are what it does, and it keeps no state.
+    Its fields are its config, its methods its behavior, and it has no state.
 
-    A direct subclass is a *family*; `class X(Family, kind="x")` registers X in it, usable from
-    every config at once. A subclass without `kind` is an abstract base and is not registered.
+    A direct subclass is a *family*; `class X(Family, kind="x")` registers X in it, for every
+    config. A subclass without `kind` is an abstract base and is not registered.
 
     A field typed as the family reads a member, a table with `kind`, or one of the family's
     shorthands.
 
     Raises:
-        TypeError: At the definition of a class whose kind is not kebab-case, whose methods are
-            not all implemented, or whose kind another class of the family has. The same class
-            defined again (a notebook cell run twice) takes the place of the first.
+        TypeError: At the definition of a class whose kind is not kebab-case, or belongs to
+            another class of the family, or that lacks a method. The same class defined again (a
+            notebook cell run twice) replaces the first.
     """
 
     kind: ClassVar[str] = ""
@@ -138,30 +138,30 @@ class Component(Declaration):
             return
         if re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", kind) is None:
             raise TypeError(
-                f"{cls.__name__}: a kind is kebab-case such as 'half-life', found {kind!r}"
+                f"{cls.__name__}: a kind must be kebab-case such as 'half-life', found {kind!r}"
             )
         if missing := sorted(cls.__abstractmethods__):
             raise TypeError(f"{cls.__name__} (kind {kind!r}) lacks the method {missing[0]!r}")
         taken = cls._registry.get(kind)
         if taken is not None and _full_name(taken) != _full_name(cls):
             raise TypeError(
-                f"kind {kind!r} of {cls.family.__name__} is {_full_name(taken)} already: "
+                f"kind {kind!r} of {cls.family.__name__} is already {_full_name(taken)}: "
                 f"give {_full_name(cls)} another kind"
             )
         cls._registry[kind] = cls
 
     @classmethod
     def kinds(cls) -> dict[str, type[Self]]:
-        """Every registered class of the family, by kind, plug-ins included."""
+        """Every registered class of the family, by kind, including plug-ins."""
         load_plugins()
         return dict(sorted(cls._registry.items()))  # type: ignore[arg-type]
 
     @classmethod
     def of_kind(cls, kind: str) -> type[Self]:
-        """The class registered as `kind`, looked for among the plug-ins where need be.
+        """The class registered as `kind`; an unknown kind loads the plug-ins first.
 
         Raises:
-            ValueError: For a kind that none has, with the nearest one.
+            ValueError: For a kind that is still unknown, with the nearest one.
         """
         if kind not in cls._registry:
             broken = load_plugins()
@@ -171,7 +171,7 @@ class Component(Declaration):
                 ]
                 elsewhere = f" (it is one of {others[0]}):" if others else ""
                 raise ValueError(
-                    f"{kind!r} is no kind of {cls.__name__.lower()}"
+                    f"{kind!r} is not a kind of {cls.__name__.lower()}"
                     f"{elsewhere or did_you_mean(kind, cls._registry) or ':'} "
                     f"there are {quoted(sorted(cls._registry))}{broken}"
                 )
@@ -184,7 +184,7 @@ class Component(Declaration):
 
     @classmethod
     def fields_of(cls, kind: object) -> KeysView[str]:
-        """The names of a kind's fields; none for an unknown kind."""
+        """The names of a kind's fields; empty for an unknown kind."""
         member = cls._registry.get(kind) if isinstance(kind, str) else None
         return member.model_fields.keys() if member is not None else {}.keys()
 
@@ -206,14 +206,14 @@ class Component(Declaration):
 
     @classmethod
     def from_shorthand(cls, written: object) -> Self:
-        """What the family reads beside tables: a kind alone, for that kind with its defaults."""
+        """Reads a shorthand: a kind alone, for that kind with its defaults."""
         if isinstance(written, str):
             return cls.of_kind(written).model_validate({})
         raise cls.not_a_member(written)
 
     @classmethod
     def not_a_member(cls, written: object) -> ValueError:
-        """The error for what the family cannot read."""
+        """The error for a value that the family cannot read."""
         return ValueError(
             f"a {cls.__name__.lower()} is a table with a `kind`, found {written!r}; "
             f"there are {quoted(sorted(cls._registry))}"
@@ -221,7 +221,7 @@ class Component(Declaration):
 
     @classmethod
     def shorthand_json_schemas(cls) -> list[dict[str, Any]]:
-        """The JSON schemas of what `from_shorthand` reads."""
+        """The JSON schemas of the shorthands."""
         complete = [
             kind
             for kind, member in cls.kinds().items()
@@ -232,7 +232,7 @@ class Component(Declaration):
     @model_validator(mode="before")
     @classmethod
     def _take_kind(cls, data: Any) -> Any:
-        """A table handed straight to its class may still bear its `kind`."""
+        """A table that is passed to its class may still contain its `kind`."""
         if isinstance(data, dict) and "kind" in data:
             data = dict(data)
             if (kind := data.pop("kind")) != cls.kind:
@@ -243,7 +243,7 @@ class Component(Declaration):
     def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
         if not self.kind:
-            raise ValueError(f"{type(self).__name__} has no kind, so that no file can name it")
+            raise ValueError(f"{type(self).__name__} has no kind, so a file cannot name it")
         return {"kind": self.kind, **fields}
 
     @classmethod
@@ -277,7 +277,7 @@ def load_plugins() -> str:
     """Imports the entry points of group `lossweights.plugins`, each once.
 
     Returns:
-        What to add to an error about an unknown kind: the plug-ins that could not be imported.
+        An addition to the error about an unknown kind: the plug-ins that failed to load.
     """
     broken = ""
     for point in importlib.metadata.entry_points(group=PLUGIN_GROUP):
@@ -285,7 +285,7 @@ def load_plugins() -> str:
             continue
         try:
             point.load()
-        except Exception as error:  # noqa: BLE001  # a broken plug-in of another's must not stop this config
+        except Exception as error:  # noqa: BLE001  # a broken plug-in must not stop other configs
             broken += f"; the plug-in {point.name!r} failed to load: {error!r}"
         else:
             _loaded.add(point.value)
@@ -309,7 +309,7 @@ def _dump_member(member: Component, info: SerializationInfo) -> dict[str, Any]:
 
 
 def _reworded(cls: type[BaseModel], problem: ErrorDetails) -> InitErrorDetails:
-    """A problem to raise again; an unknown field in words of ours."""
+    """The problem, to be raised again, with our message for an unknown field."""
     location, kind = problem["loc"], problem["type"]
     if kind == "extra_forbidden" and len(location) == 1:
         fields = cls.model_fields

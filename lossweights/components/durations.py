@@ -1,4 +1,4 @@
-"""Lengths of training with their unit, and the horizon that turns them into steps."""
+"""Durations with their unit, and the horizon that converts them into steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _UNITS: dict[str, Unit] = {
     "percent": "percent",
     "dur": "percent",
 }
-_LONGEST = 2**53  # up to which every whole number is a float64
+_LONGEST = 2**53  # float64 represents every whole number up to it
 _WRITTEN = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*")
 
 
@@ -33,16 +33,16 @@ _WRITTEN = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([
 class Duration:
     """A length of training with its unit.
 
-    Written `"500 steps"`, `"10 epochs"` (or `"10ep"`), `"25%"` (or `"0.25dur"`), in Python
-    also `steps(500)`, `epochs(10)`, `percent(25)`. A percentage is always one of the whole
-    training, wherever it stands.
+    Written `"500 steps"`, `"10 epochs"` (or `"10ep"`), `"25%"` (or `"0.25dur"`), or in Python
+    `steps(500)`, `epochs(10)`, `percent(25)`. A percentage is always of the whole training, even
+    inside a stage.
 
     Args:
-        value: How many units; at least 0, and whole for steps.
+        value: Number of units; at least 0, and whole for steps.
         unit: `"steps"` (optimizer steps), `"epochs"` or `"percent"`.
 
     Raises:
-        ValueError: For a value below 0 or above 2**53, a fraction of a step, or another unit.
+        ValueError: For a value below 0 or above 2**53, a fraction of a step, or an unknown unit.
 
     >>> Duration.parse("0.25dur")
     percent(25)
@@ -59,19 +59,19 @@ class Duration:
         if isinstance(self.value, bool) or not isinstance(self.value, Real):
             raise ValueError(f"a duration is a number of {self.unit}, found {self.value!r}")
         if not 0 <= self.value <= _LONGEST:
-            raise ValueError(f"a duration is at least 0 and at most {_LONGEST}, found {self}")
+            raise ValueError(f"a duration must be from 0 to {_LONGEST}, found {self}")
         if self.unit == "steps" and self.value != int(self.value):
-            raise ValueError(f"steps are whole: {self.value:g} steps cannot be taken")
-        # numpy's numbers too become Python's, which are written as they are read
+            raise ValueError(f"steps must be whole, found {self.value:g} steps")
+        # Numbers of numpy become Python's, whose text can be parsed again.
         whole = self.unit == "steps" or isinstance(self.value, Integral)
         object.__setattr__(self, "value", int(self.value) if whole else float(self.value))
 
     @classmethod
     def parse(cls, written: object) -> Duration:
-        """A duration from its text; one that is a duration already comes back as it is.
+        """A duration from its text; a `Duration` is returned unchanged.
 
         Raises:
-            ValueError: For a number without unit, an unknown unit, or a value that is refused.
+            ValueError: For a number without a unit, an unknown unit, or an invalid value.
         """
         if isinstance(written, Duration):
             return written
@@ -81,7 +81,9 @@ class Duration:
             )
         match = _WRITTEN.fullmatch(str(written))
         if match is None:
-            raise ValueError(f'{written!r} is no duration: write "500 steps", "10 epochs" or "25%"')
+            raise ValueError(
+                f'{written!r} is not a duration: write "500 steps", "10 epochs" or "25%"'
+            )
         number, unit = match[1].replace("_", ""), match[2]
         if not unit:
             part = f', or "{100 * float(number):g}%"' if 0 < float(number) < 1 else ""
@@ -92,7 +94,7 @@ class Duration:
         known = _UNITS.get(unit.lower())
         if known is None:
             raise ValueError(
-                f"{unit!r} is no unit of training{did_you_mean(unit, _UNITS)}: "
+                f"{unit!r} is not a unit of training{did_you_mean(unit, _UNITS)}: "
                 f'write "{number} steps", "{number} epochs" or "{number}%"'
             )
         value = float(number)
@@ -104,14 +106,14 @@ class Duration:
         """The duration in steps, not rounded: 25% of 1,686 steps are 421.5.
 
         Raises:
-            HorizonError: Where `horizon` lacks the total or the length of an epoch.
+            HorizonError: If `horizon` lacks the total or the length of an epoch.
         """
         if self.unit == "steps":
             return self.value
         if self.unit == "epochs":
             if horizon.steps_per_epoch is None:
                 raise HorizonError(
-                    f"{self} cannot be counted in steps before steps_per_epoch is known: give it"
+                    f"{self} cannot be converted to steps before steps_per_epoch is known: give it"
                 )
             return self.value * horizon.steps_per_epoch
         return self.value * horizon.total(f"{self} of training") / 100
@@ -120,7 +122,7 @@ class Duration:
         """The duration in whole steps, halves rounded up.
 
         Raises:
-            HorizonError: Where `horizon` lacks the total or the length of an epoch.
+            HorizonError: If `horizon` lacks the total or the length of an epoch.
         """
         return math.floor(self.length(horizon) + 0.5)
 
@@ -157,7 +159,7 @@ class Duration:
 
 
 def steps(value: int) -> Duration:
-    """So many optimizer steps.
+    """A duration in optimizer steps.
 
     >>> str(steps(500))
     '500 steps'
@@ -166,7 +168,7 @@ def steps(value: int) -> Duration:
 
 
 def epochs(value: float) -> Duration:
-    """So many epochs.
+    """A duration in epochs.
 
     >>> str(epochs(10))
     '10 epochs'
@@ -175,7 +177,7 @@ def epochs(value: float) -> Duration:
 
 
 def percent(value: float) -> Duration:
-    """So many percent of the whole training.
+    """A duration in percent of the whole training.
 
     >>> percent(25).steps(Horizon(total_steps=1000))
     250
@@ -185,17 +187,17 @@ def percent(value: float) -> Duration:
 
 @dataclass(frozen=True)
 class Horizon:
-    """How long training takes: what turns a duration into steps.
+    """The length of training, which converts durations into steps.
 
     Args:
-        total_steps: Optimizer steps of the whole training, or a duration in epochs; None while
-            it is not known.
-        steps_per_epoch: Optimizer steps of an epoch; None while it is not known.
-        end: Steps until *local* time ends, for what runs inside a stage or after a delay; None
-            for training itself. Percentages are of the training all the same.
+        total_steps: Optimizer steps of the whole training, or a duration in epochs; None if
+            unknown.
+        steps_per_epoch: Optimizer steps of an epoch; None if unknown.
+        end: Steps until *local* time ends, inside a stage or after a delay; None for training
+            itself. Percentages are of the whole training in any case.
 
     Raises:
-        ValueError: For counts that are not whole or below 0 (below 1 for an epoch).
+        ValueError: For counts that are not whole, or below 0 (below 1 for an epoch).
 
     >>> Horizon("40 epochs", steps_per_epoch=100).total_steps
     4000
@@ -214,27 +216,29 @@ class Horizon:
 
     @property
     def span(self) -> int:
-        """Steps from 0 until local time ends, that of the whole training or of a stage.
+        """Steps from 0 until local time ends: those of the whole training, or of a stage.
 
         Raises:
-            HorizonError: Where that is not known.
+            HorizonError: If the end is unknown.
         """
         return self.total("the length of training") if self.end is None else self.end
 
     def total(self, wanted: str) -> int:
-        """`total_steps`, or an error that says what `wanted` it.
+        """`total_steps`; if it is unknown, an error that begins with `wanted`.
 
         Raises:
-            HorizonError: Where it is not known.
+            HorizonError: If it is unknown.
         """
         if isinstance(self.total_steps, int):
             return self.total_steps
         lacks = "total_steps" if self.total_steps is None else "steps_per_epoch"
-        raise HorizonError(f"{wanted} cannot be counted in steps before {lacks} is known: give it")
+        raise HorizonError(
+            f"{wanted} cannot be converted to steps before {lacks} is known: give it"
+        )
 
     @property
     def is_bounded(self) -> bool:
-        """Whether it is known when local time ends."""
+        """Whether the end of local time is known."""
         return self.end is not None or isinstance(self.total_steps, int)
 
     def length(self, duration: Duration | str) -> float:
@@ -246,14 +250,14 @@ class Horizon:
         return Duration.parse(duration).steps(self)
 
     def local(self, start: int, length: int | None = None) -> Horizon:
-        """The horizon of what begins at step `start` and takes `length` steps, or all the rest."""
+        """The horizon of a part that begins at step `start`, with `length` steps or the rest."""
         if length is None and self.is_bounded:
             length = max(self.span - start, 0)
         return replace(self, end=length)
 
 
 def read_total_steps(value: object) -> int | Duration | None:
-    """`total_steps` as it may be written: 40000, "40000", "40_000 steps", "40 epochs", None.
+    """Reads `total_steps` as written: 40000, "40000", "40_000 steps", "40 epochs", None.
 
     Raises:
         ValueError: For anything else.
@@ -273,7 +277,11 @@ def read_total_steps(value: object) -> int | Duration | None:
 
 
 def check_count(name: str, value: object, least: int) -> int | None:
-    """A whole number of at least `least`, or None."""
+    """A whole number of at least `least`, or None.
+
+    Raises:
+        ValueError: For anything else.
+    """
     if value is None:
         return None
     count = value
@@ -282,7 +290,7 @@ def check_count(name: str, value: object, least: int) -> int | None:
     if isinstance(count, float) and count.is_integer():
         count = int(count)
     if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
-        raise ValueError(f"{name} is a whole number of at least {least}, found {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least {least}, found {value!r}")
     if int(count) > _LONGEST:
-        raise ValueError(f"{name} is at most 2**53, found {value!r}")
+        raise ValueError(f"{name} must be at most 2**53, found {value!r}")
     return int(count)

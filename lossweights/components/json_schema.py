@@ -10,11 +10,11 @@ from pydantic.json_schema import model_json_schema
 if TYPE_CHECKING:
     from lossweights.components.declaration import Component
 
-FAMILY = "lossweights-family"  # a key that stands for the kinds of the family it names
+FAMILY = "lossweights-family"  # a key for the kinds of the family that it names
 
 
 def with_kinds(schema: dict[str, Any], families: Mapping[str, type[Component]]) -> dict[str, Any]:
-    """Puts, for every family that a JSON schema mentions, all its kinds into `$defs`."""
+    """Adds all kinds of every family that a JSON schema mentions to its `$defs`."""
     definitions: dict[str, Any] = schema.setdefault("$defs", {})
 
     def resolve(node: Any) -> Any:
@@ -25,7 +25,7 @@ def with_kinds(schema: dict[str, Any], families: Mapping[str, type[Component]]) 
         if FAMILY in node:
             family = node[FAMILY]
             if family not in definitions:
-                definitions[family] = {}  # so that a kind that nests its family ends here
+                definitions[family] = {}  # ends the recursion of kinds that nest their family
                 define(families[family])
             return {"$ref": f"#/$defs/{family}"}
         return {key: resolve(part) for key, part in node.items()}

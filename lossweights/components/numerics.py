@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LARGE = 1e30  # far from float32's largest: a sum of such weights, times losses, stays finite
+LARGE = 1e30  # far below the maximum of float32: sums of such weights times losses stay finite
 TINY = 1e-30  # a size below it counts as 0
 EPSILON = 2.0**-52  # of float64
 
 
 def relative(losses: Tensor, before: Tensor) -> Tensor:
-    """How large losses are, relative to what they were; one that was 0 counts as unchanged."""
+    """Losses relative to earlier ones; a loss that was 0 counts as unchanged."""
     return _ratio(losses, before).clamp(-LARGE, LARGE)
 
 
 def relative_weights(losses: Tensor, before: Tensor, temperature: float) -> Tensor:
-    r"""$n\,\mathrm{softmax}(L / (T L'))$, for losses $L$ that were $L'$; they sum to $n$."""
-    exponent = (_ratio(losses, before) / temperature).clamp(-LARGE, LARGE)  # no softmax of inf
+    r"""$n\,\mathrm{softmax}(L / (T L'))$ for losses $L$ that were $L'$ before; the sum is $n$."""
+    exponent = (_ratio(losses, before) / temperature).clamp(-LARGE, LARGE)  # no inf - inf
     return len(losses) * torch.softmax(exponent, dim=-1)
 
 
@@ -26,10 +26,10 @@ def _ratio(losses: Tensor, before: Tensor) -> Tensor:
 
 
 def nan_for_inf(values: Tensor) -> Tensor:
-    """The values, with nan for what is infinite: what follows from it is then no number either."""
+    """The values, with nan for infinities, so that results computed from them are nan too."""
     return torch.where(values.isfinite(), values, torch.nan)
 
 
 def safe_log(losses: Tensor) -> Tensor:
-    """The logarithm; of what is not above 0, that of something very small."""
+    """The logarithm; values that are not above 0 count as very small."""
     return losses.clamp(min=TINY).log()

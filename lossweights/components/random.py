@@ -1,4 +1,4 @@
-"""Random numbers that follow from a seed and a step: without state, and the same on every rank."""
+"""Random numbers that follow from a seed and a step: stateless, and the same on every rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Orders = npt.NDArray[np.int64]
 
 
 def fraction(seed: int, step: int) -> float:
-    """A number from 0 to 1, without 1.
+    """A number from 0 to 1, excluding 1.
 
     >>> fraction(0, 7) == fraction(0, 7) != fraction(0, 8)
     True
@@ -21,15 +21,15 @@ def fraction(seed: int, step: int) -> float:
 
 
 def generator(seed: int, step: int) -> torch.Generator:
-    """A generator on the host, a new one for each step."""
+    """A generator on the CPU, a new one for each step."""
     return torch.Generator("cpu").manual_seed(_mixed(seed, step))
 
 
 def orders(seed: int, step: int, terms: int) -> Orders:
-    """For each term the others in an order of its own, from a seed and a step.
+    """The other terms for each term, in random order.
 
     Returns:
-        A row a term, shape (m, m - 1).
+        A row per term, shape (m, m - 1).
 
     >>> orders(0, 7, 2).tolist()
     [[1], [0]]
@@ -42,6 +42,6 @@ def orders(seed: int, step: int, terms: int) -> Orders:
 
 
 def _mixed(seed: int, step: int) -> int:
-    """64 bits; seeds and steps that lie side by side have nothing in common."""
+    """64 bits; those of neighboring seeds and steps are unrelated."""
     digest = hashlib.blake2b(b"%d %d" % (seed, step), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -1,4 +1,4 @@
-"""What a term's value goes through before it is weighted."""
+"""Transforms: functions of a term's value, applied before it is weighted."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Level: TypeAlias = Literal["element", "dimension", "value"]
 class Transform(Component):
     """A function of a term's value, applied before it is weighted.
 
-    A transform is a frozen declaration. What changes in training, if anything, is declared by
-    `init` and lives in the criterion. A field typed `Schedule` may be a number or a schedule, and
-    is read as `now["field"]`.
+    A transform is a frozen declaration. State, if it has any, is declared by `init` and owned by
+    the criterion. A field typed as `Schedule` may be a number or a schedule, and is read as
+    `now["field"]`.
     """
 
     @property
     def level(self) -> Level:
-        """What `apply` is given.
+        """The form of the value that is passed to `apply`.
 
-        `value`: the reduced scalar. `element`: the value as it came, before its reduction.
+        `value`: the reduced scalar. `element`: the value as it was given, before its reduction.
         `dimension`: its mean over the first axis, the batch, before the rest of the reduction.
         """
         return "value"
 
     def init(self) -> State:
-        """What changes during training: 0-dim tensors by name, as they are at the start."""
+        """The state at the start: 0-dim tensors by name."""
         return {}
 
     @abstractmethod
@@ -43,8 +43,8 @@ class Transform(Component):
         """The transformed value, of the same shape; differentiable.
 
         Args:
-            value: What `level` says.
-            state: What `init` declared, as it is now; not to be changed.
+            value: The value, in the form that `level` names.
+            state: The current state; not to be changed.
             now: The values of scheduled fields.
         """
 
@@ -55,16 +55,16 @@ class Transform(Component):
 
         Args:
             observed: Mean of the reduced value over the step, before the transform; 0-dim, finite.
-            state: What `init` declared.
-            now: When: the step, the horizon, and the values of scheduled fields.
+            state: The current state.
+            now: The step, the horizon and the values of scheduled fields.
         """
 
 
 class Capacity(Transform, kind="capacity"):
-    r"""How far the value is from a capacity that grows: $|v - C(t)|$.
+    r"""The distance of the value from a capacity that grows: $|v - C(t)|$.
 
-    Of the paper's $\gamma\, |D_{KL} - C|$ the factor $\gamma$ is the weight of the term. While the
-    KL is below $C$ its gradient is turned round, and the KL rises to $C$.
+    In the paper's $\gamma\, |D_{KL} - C|$ the factor $\gamma$ is the weight of the term. While the
+    KL is below $C$ its gradient is reversed, and the KL rises to $C$.
 
     Args:
         capacity: $C$, in nats; a number, or a schedule such as a ramp from 0 to 25.
@@ -87,20 +87,21 @@ class Capacity(Transform, kind="capacity"):
 
 
 class FreeBits(Transform, kind="free-bits"):
-    r"""A KL that costs the same until it is worth more: $\max(\lambda, v)$.
+    r"""A KL that has no gradient below a threshold: $\max(\lambda, v)$.
 
-    Below $\lambda$ nothing is gained by a smaller KL, and its gradient is 0. The value of the
-    term is then that of the bound, not of the KL, which is reported as `raw`.
+    A KL below $\lambda$ gains nothing by getting smaller. The value of the term is then the bound;
+    the KL itself is reported as `raw`.
 
     With `per: dimension` or `element` the term is given unreduced, with the batch first, and its
-    config says how to reduce it. The objective of the paper, a sum over dimensions of
+    config has a `reduction`. The objective of the paper, a sum over dimensions of
     $\max(\lambda, \text{mean over the batch})$, is `reduction: batch_mean`; $\lambda$ then counts
-    once for each. Where the paper takes groups, such as feature maps, sum over each beforehand.
+    once for each dimension. For groups, such as the feature maps of the paper, sum over each group
+    beforehand.
 
     Args:
         threshold: $\lambda$ in nats (a bit is 0.693); a number or a schedule.
-        per: What is held against $\lambda$: each `dimension` of the mean over the batch, each
-            `element`, or the reduced `value`.
+        per: The values that are compared with $\lambda$: each `dimension` of the mean over the
+            batch, each `element`, or the reduced `value`.
 
     D. Kingma et al., *Improving variational inference with inverse autoregressive flow*, NeurIPS
     2016, arXiv 1606.04934, section C.8, where $\lambda$ is 0.125 to 2; 0.25 in the code.
@@ -126,10 +127,10 @@ class FreeBits(Transform, kind="free-bits"):
 class Log(Transform, kind="log"):
     r"""The logarithm of the value: $\log(v + \varepsilon)$.
 
-    The gradient of a term becomes its relative one, $v' / (v + \varepsilon)$, whatever its scale.
-    At a value of 0 that is finite, but $1/\varepsilon$ times as large: where values come near 0,
-    give a larger `epsilon`. Where $v \le -\varepsilon$ there is no logarithm, and the term is nan,
-    without a gradient: `on_nonfinite` says what becomes of it.
+    The gradient of a term becomes its relative gradient, $v' / (v + \varepsilon)$, whatever its
+    scale. At a value of 0 it is finite, but $1/\varepsilon$ times as large: if values come near 0,
+    use a larger `epsilon`. For $v \le -\varepsilon$ the logarithm is undefined and the term is nan,
+    without a gradient; `on_nonfinite` handles it.
 
     Args:
         epsilon: $\varepsilon$, above 0.
@@ -150,11 +151,11 @@ class Log(Transform, kind="log"):
 
 
 class Relative(Transform, kind="relative"):
-    r"""The value as a multiple of what it was: $v / r$.
+    r"""The value relative to an earlier one: $v / r$.
 
     $r$ is the absolute value of the first observation that was not 0 (the mean over the first
     optimizer step), or a moving average of absolute values. Until there is one, the value is
-    divided by its own absolute value. $r$ carries no gradient.
+    divided by its own absolute value. $r$ has no gradient.
 
     Args:
         to: `first` or `moving-average`.
@@ -186,25 +187,24 @@ class Relative(Transform, kind="relative"):
 
 
 def logarithm(value: Tensor) -> Tensor:
-    """The logarithm; nan, and no gradient, where there is none.
+    """The logarithm; nan, without a gradient, where it is undefined.
 
-    The derivative that torch has for values below 0 is that of log |v|: it would lead downhill in
-    |v|, so uphill in v.
+    For values below 0 torch returns the derivative of log |v|: downhill in |v|, so uphill in v.
     """
     return torch.where(value > 0, value, torch.nan).log()
 
 
 def at_least(value: Tensor, bound: Tensor) -> Tensor:
-    """The larger of both, elementwise; a nan stays one, and a tie has the value's gradient."""
+    """The larger of both, elementwise; nan stays nan, and a tie has the value's gradient."""
     return torch.where(value < bound, bound, value)
 
 
 def reference_for(value: Tensor, reference: Tensor) -> Tensor:
-    """What to divide by: the reference; where there is none the value's size; where that is 0, 1.
+    """The divisor: the reference; without one, the size of the value; 1 if that is 0.
 
     Args:
         value: Detached, 0-dim.
-        reference: 0 where nothing was seen yet.
+        reference: 0 if nothing was seen yet.
     """
     size = value.abs()
     own = torch.where(size > TINY, size, torch.ones_like(size))

@@ -30,7 +30,7 @@ def test_everything_that_is_wrong_is_told_with_its_line(call: Call, tmp_path: Pa
     first, *problems = done.err.splitlines()
     assert first == "a.yaml: refused"
     assert problems[0] == "  a.yaml, line 3, terms.nll.weight: a number is needed, found True"
-    assert problems[1].startswith("  a.yaml, line 4, terms.kl.schedule: 'wramup' is no kind")
+    assert problems[1].startswith("  a.yaml, line 4, terms.kl.schedule: 'wramup' is not a kind")
     assert "did you mean 'warmup'" in problems[1]
 
 

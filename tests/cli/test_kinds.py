@@ -66,11 +66,13 @@ def test_every_field_has_a_meaning_and_a_type(cls: type[Component]) -> None:
 def test_the_meaning_of_a_field_may_go_over_lines_and_come_from_a_base() -> None:
     found = {field.name: field for field in fields(_of("Controller", "pid"))}
     assert found["response"].meaning.endswith("such as `5%` or `500 steps`.")
-    assert found["source"].meaning == "What to watch: the term itself, or a metric."
+    assert found["source"].meaning == "The watched value: the term itself, or a metric."
     found = {field.name: field for field in fields(_of("Controller", "lagrangian"))}
     assert found["at_most"].meaning.startswith("The bound $c$"), "its own, not that of the base"
     found = {field.name: field for field in fields(_of("Balancer", "gradvac"))}
-    assert found["every"].meaning.startswith("How often gradients are taken"), "that of the base"
+    assert found["every"].meaning.startswith("Time between two steps in which gradients"), (
+        "that of the base"
+    )
 
 
 def _of(family: str, kind: str) -> type[Component]:

@@ -44,7 +44,7 @@ def test_a_multiple_is_passed_when_it_is_reached(
 
 
 def test_a_length_that_cannot_be_counted_is_refused() -> None:
-    with pytest.raises(HorizonError, match="10% of training cannot be counted.*total_steps"):
+    with pytest.raises(HorizonError, match="10% of training cannot be converted.*total_steps"):
         at(0, 1, Horizon()).passed("10%")
 
 
@@ -52,5 +52,5 @@ def test_inside_a_forward_pass_there_are_fields_alone() -> None:
     moment = StepContext({"target": torch.tensor(3.0)})
     assert moment["target"].item() == 3.0
     for look in (lambda: moment.step, lambda: moment.horizon, lambda: moment.passed("1 steps")):
-        with pytest.raises(RuntimeError, match="not known inside a forward pass: keep what"):
+        with pytest.raises(RuntimeError, match="not known inside a forward pass: store what"):
             look()

@@ -83,10 +83,13 @@ def test_a_balancer_may_be_written(written: Any) -> None:
 @pytest.mark.parametrize(
     ("terms", "problem"),
     [
-        ({"kl": {"kind": "pdi"}}, "terms.kl.controller: 'pdi' is no kind of controller; did you m"),
+        (
+            {"kl": {"kind": "pdi"}},
+            "terms.kl.controller: 'pdi' is not a kind of controller; did you m",
+        ),
         ({"kl": {"kind": "test-countin"}}, "controller: .* did you mean 'test-counting'"),
         ({"kl": {"kind": "cylical"}}, "terms.kl.schedule: 'cylical' .* did you mean 'cyclical'"),
-        ({"kl": {"kind": "zzz"}}, "terms.kl.schedule: 'zzz' is no kind of schedule"),
+        ({"kl": {"kind": "zzz"}}, "terms.kl.schedule: 'zzz' is not a kind of schedule"),
         ({"kl": {"kind": 3}}, "terms.kl.schedule: a schedule is a table with a `kind`, found"),
         ({"kl": {**COUNTING, "tarjet": 1}}, "controller.tarjet: unknown field.*did you mean 'tar"),
         ({"kl": {"kind": "pid"}}, "terms.kl.controller.target: this field is needed"),
@@ -102,7 +105,10 @@ def test_a_balancer_may_be_written(written: Any) -> None:
             {"kl": {"schedule": 1, "controller": COUNTING}},
             "terms.kl: a term has a schedule or a controller, not both",
         ),
-        ({"kl": {"transform": {"kind": "capcity"}}}, "no kind of transform; did you mean 'capac"),
+        (
+            {"kl": {"transform": {"kind": "capcity"}}},
+            "not a kind of transform; did you mean 'capac",
+        ),
         ({"kl": {"transform": 3}}, "a transform is a table with a `kind`, found 3"),
         ({"kl": {"controller": {"target": 3}}}, "a controller is a table with a `kind`, found"),
         ({"kl": {"balanced": "perhaps"}}, "terms.kl.balanced: "),
@@ -116,7 +122,10 @@ def test_a_wrong_term_is_told(terms: Any, problem: str) -> None:
 @pytest.mark.parametrize(
     ("balancer", "problem"),
     [
-        ("uncertanty", "balancer: 'uncertanty' is no kind of balancer; did you mean 'uncertainty'"),
+        (
+            "uncertanty",
+            "balancer: 'uncertanty' is not a kind of balancer; did you mean 'uncertainty'",
+        ),
         ({"kind": "dwa", "temprature": 1}, "balancer.temprature: .*did you mean 'temperature'"),
         ({"kind": "dwa", "temperature": 0}, "balancer.temperature: input should be greater than 0"),
         ({"kind": "dwa", "every": 10}, 'balancer.every: 10 has no unit: write "10 steps"'),
@@ -287,15 +296,17 @@ def test_the_schema_and_the_reader_agree(
 
 def test_a_kind_of_another_family_is_named() -> None:
     with pytest.raises(
-        ConfigError, match=r"'dwa' is no kind of schedule \(it is one of balancer\)"
+        ConfigError, match=r"'dwa' is not a kind of schedule \(it is one of balancer\)"
     ):
         WeightedLoss({"kl": {"kind": "dwa"}})
-    with pytest.raises(ConfigError, match=r"no kind of balancer \(it is one of controller\)"):
+    with pytest.raises(ConfigError, match=r"not a kind of balancer \(it is one of controller\)"):
         WeightedLoss(["kl"], balancer="plateau")
 
 
 def test_a_misspelt_kind_alone_is_told_from_a_number() -> None:
-    with pytest.raises(ConfigError, match=r"terms.kl.controller: 'pi' is no .* did you mean 'pid'"):
+    with pytest.raises(
+        ConfigError, match=r"terms.kl.controller: 'pi' is not a .* did you mean 'pid'"
+    ):
         read({"kl": "pi"})
 
 
@@ -321,8 +332,8 @@ def test_learned_weights_refuse_time_factors_below_zero(term: Any, why: str) -> 
         WeightedLoss({"a": 1.0, "b": term}, balancer="uncertainty", total_steps=100)
 
 
-def test_a_plateau_asks_what_of() -> None:
-    with pytest.raises(ConfigError, match="a plateau of what.*source: val_loss"):
+def test_a_plateau_needs_a_source() -> None:
+    with pytest.raises(ConfigError, match="a plateau needs a source.*source: val_loss"):
         read({"a": {"kind": "plateau"}})
 
 

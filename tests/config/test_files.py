@@ -231,7 +231,11 @@ def test_yaml_without_pyyaml_says_what_to_install(
         ("cycles: 4", "cycles: 0", "a.yaml, line 10, loss.terms.kl.schedule.cycles: "),
         ("ratio: 0.5", "ratio: 5", "a.yaml, line 11, loss.terms.kl.schedule.ratio: "),
         ("40 epochs", "40", None),
-        ("40 epochs", "40.5", "a.yaml, line 4, loss.total_steps: total_steps is a whole number"),
+        (
+            "40 epochs",
+            "40.5",
+            "a.yaml, line 4, loss.total_steps: total_steps must be a whole number",
+        ),
         ("nll: 1.0", "nll:", "a.yaml, line 6, loss.terms.nll: nothing is said of this term"),
         ("  terms:", "  tersm:", "a.yaml, line 5, loss.tersm: unknown field 'tersm'; did you mean"),
         ("terms:", "ignore:", "a.yaml, line 3, loss.terms: this field is needed"),

@@ -180,7 +180,7 @@ def test_knows_the_length_of_training_as_far_as_it_is_said(
             {"when_zero": "drop"},
             "terms.a.when_zero: input should be 'keep' or 'skip', found 'drop'",
         ),
-        ({"kind": "cyclic"}, "terms.a.schedule: 'cyclic' is no kind .* did you mean 'cyclical'"),
+        ({"kind": "cyclic"}, "terms.a.schedule: 'cyclic' is not a kind .* did you mean 'cyclical'"),
         ({**WARMUP, "over": 5}, "terms.a.schedule.over: 5 has no unit"),
         (
             {**WARMUP, "weight": 2, "after": "1%"},
@@ -192,7 +192,7 @@ def test_knows_the_length_of_training_as_far_as_it_is_said(
         ({"schedule": True}, "terms.a.schedule: a schedule is a table with a `kind`, found True"),
         (
             {"schedule": "cyclical"},
-            "terms.a.schedule: a kind stands in a table: write {kind: cyclical}",
+            "terms.a.schedule: a kind belongs in a table: write {kind: cyclical}",
         ),
         (
             {
@@ -202,7 +202,7 @@ def test_knows_the_length_of_training_as_far_as_it_is_said(
             r"terms.a.schedule.stages\[1\].schedule.x: unknown field 'x'",
         ),
         ({"kind": "product", "factors": [1, {"kind": "no"}]}, r"schedule.factors\[1\]: 'no' is no"),
-        ({**WARMUP, "shape": "cosin"}, "terms.a.schedule.shape: 'cosin' is no kind of shape"),
+        ({**WARMUP, "shape": "cosin"}, "terms.a.schedule.shape: 'cosin' is not a kind of shape"),
         (
             {**WARMUP, "shape": {"kind": "power", "exponent": 0}},
             "terms.a.schedule.shape.exponent: input should be greater than 0, found 0",
@@ -234,9 +234,12 @@ def test_a_wrong_term_is_named_by_its_place(written: Any, problem: str) -> None:
             "terms: nothing is said of 'kl', and 'schedule', 'weight' stand beside it: in YAML",
         ),
         ({"terms": {1: 2.0}}, "terms: the name of a term is a string, found 1: quote it"),
-        ({"total_steps": -1}, "total_steps: total_steps is a whole number of at least 0, found -1"),
-        ({"total_steps": 1.5}, "total_steps: total_steps is a whole number"),
-        ({"total_steps": True}, "total_steps: total_steps is a whole number"),
+        (
+            {"total_steps": -1},
+            "total_steps: total_steps must be a whole number of at least 0, found -1",
+        ),
+        ({"total_steps": 1.5}, "total_steps: total_steps must be a whole number"),
+        ({"total_steps": True}, "total_steps: total_steps must be a whole number"),
         ({"total_steps": "25%"}, "total_steps: total_steps cannot be a share of itself"),
         ({"steps_per_epoch": 0}, "steps_per_epoch: input should be greater than or equal to 1"),
         ({"steps_per_epoch": True}, "steps_per_epoch: a number is needed, found True"),
@@ -408,7 +411,7 @@ def test_a_kind_can_be_overridden_where_the_fields_fit() -> None:
         ("nll.weight", True, "terms.nll.weight: a number is needed, found True"),
         ("nll.weight", None, "terms.nll.weight: input should be a valid number"),
         ("kl.schedule.cycles", 0, "terms.kl.schedule.cycles: input should be greater than"),
-        ("points.schedule.points.0.0", "9 steps", "the moments of `points` rise, found 9 steps"),
+        ("points.schedule.points.0.0", "9 steps", "the times of `points` must rise, found 9 steps"),
         ("eval_weights.lk", 1, r"eval_weights: no term is called 'lk'; did you mean 'kl'\?"),
         ("terms", ["x"], "eval_weights: no term is called 'nll'"),
     ],

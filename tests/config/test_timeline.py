@@ -263,7 +263,7 @@ def test_a_missing_horizon_names_the_term(term: Any, lacks: str) -> None:
         (lambda step: float("nan") if step == 3 else 1.0, "is not finite at step 3"),
         (
             {"kind": "piecewise", "points": [["0 steps", 1.0], ["1 epochs", 2.0], ["0%", 3.0]]},
-            "the moments of `points` rise",
+            "the times of `points` must rise",
         ),
     ],
 )

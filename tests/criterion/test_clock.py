@@ -193,7 +193,7 @@ def test_a_bind_that_is_refused_changes_nothing() -> None:
     points = (("10%", 0.0), ("50 steps", 1.0))
     criterion = WeightedLoss(terms={"a": Piecewise(points=points)}, total_steps=100)
     before = criterion.weights
-    with pytest.raises(ConfigError, match="the moments of `points` rise"):
+    with pytest.raises(ConfigError, match="the times of `points` must rise"):
         criterion.bind(total_steps=10_000)
     assert criterion.weights == before
     criterion.set_step(50)

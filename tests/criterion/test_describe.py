@@ -116,9 +116,12 @@ def test_says_where_a_weight_starts_peaks_and_ends(term: Any, said: str) -> None
         ({"kind": "exponential", "half_life": "5 steps"}, "starts at 1, ends at 0"),
         (
             {"kind": "warmup", "over": "25%"},
-            "not known yet, 25% of training cannot be counted in steps before total_steps is known",
+            "not known yet, 25% of training cannot be converted to steps before total_steps is",
         ),
-        ({"after": "2 epochs"}, "not known yet, 2 epochs cannot be counted in steps before steps_"),
+        (
+            {"after": "2 epochs"},
+            "not known yet, 2 epochs cannot be converted to steps before steps_",
+        ),
     ],
 )
 def test_says_what_is_known_before_the_length_of_training_is(term: Any, said: str) -> None:

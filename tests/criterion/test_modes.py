@@ -139,14 +139,14 @@ def test_bind_computes_fields_anew() -> None:
         (
             {"a": Term(transform=Offset(offset=Ramp(start=0.0, stop=1.0, over="50%")))},
             None,
-            "terms.a.transform.offset: 50% of training cannot be counted.*total_steps",
+            "terms.a.transform.offset: 50% of training cannot be converted.*total_steps",
         ),
         (
             {"a": Counting(target=Ramp(start=0.0, stop=1.0, over="2 epochs"))},
             None,
-            "terms.a.controller.target: 2 epochs cannot be counted.*steps_per_epoch",
+            "terms.a.controller.target: 2 epochs cannot be converted.*steps_per_epoch",
         ),
-        (["a"], {"kind": "dwa"}, "balancer: 1 epoch cannot be counted.*steps_per_epoch"),
+        (["a"], {"kind": "dwa"}, "balancer: 1 epoch cannot be converted.*steps_per_epoch"),
         (["a"], {"kind": "dwa", "every": "10%"}, "balancer: 10% of training.*total_steps"),
     ],
 )

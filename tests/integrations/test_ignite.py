@@ -104,9 +104,11 @@ def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(ValueError, match="no WeightedLoss among the modules of Linear"):
         LossWeights(model, optimizer)
     criterion = WeightedLoss(["mse"])
-    with pytest.raises(ValueError, match="gradient_accumulation_steps is a whole number of at le"):
+    with pytest.raises(
+        ValueError, match="gradient_accumulation_steps must be a whole number of at le"
+    ):
         LossWeights(criterion, optimizer, gradient_accumulation_steps=0)
-    with pytest.raises(ValueError, match="every is a whole number of at least 1"):
+    with pytest.raises(ValueError, match="every must be a whole number of at least 1"):
         LossWeights(criterion, optimizer, every=0)
     with pytest.raises(ValueError, match="no quantity 'wieght'; did you mean 'weight'"):
         LossWeights(criterion, optimizer, include=["wieght"])

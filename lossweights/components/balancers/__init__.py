@@ -5,25 +5,22 @@ from lossweights.components.balancers.cov import CoVWeighting
 from lossweights.components.balancers.dwa import DWA
 from lossweights.components.balancers.famo import FAMO
 from lossweights.components.balancers.geometric import GeometricMean
-from lossweights.components.balancers.gradient import (
-    DBMTL,
-    IMTLG,
-    MGDA,
-    AlignedMTL,
-    CAGrad,
-    ConFIG,
-    DualProj,
-    FairGrad,
-    GradientBalancer,
-    GradNorm,
-    GradVac,
-    GramianBalancer,
-    LRAnnealing,
-    NashMTL,
-    NormBalance,
-    PCGrad,
-    UPGrad,
-)
+from lossweights.components.balancers.gradient.aligned_mtl import AlignedMTL
+from lossweights.components.balancers.gradient.base import GradientBalancer, GramianBalancer
+from lossweights.components.balancers.gradient.cagrad import CAGrad
+from lossweights.components.balancers.gradient.conflict_free import ConFIG
+from lossweights.components.balancers.gradient.db_mtl import DBMTL
+from lossweights.components.balancers.gradient.dualproj import DualProj
+from lossweights.components.balancers.gradient.fairgrad import FairGrad
+from lossweights.components.balancers.gradient.gradnorm import GradNorm
+from lossweights.components.balancers.gradient.gradvac import GradVac
+from lossweights.components.balancers.gradient.imtl_g import IMTLG
+from lossweights.components.balancers.gradient.lr_annealing import LRAnnealing
+from lossweights.components.balancers.gradient.mgda import MGDA
+from lossweights.components.balancers.gradient.nash_mtl import NashMTL
+from lossweights.components.balancers.gradient.norm_balance import NormBalance
+from lossweights.components.balancers.gradient.pcgrad import PCGrad
+from lossweights.components.balancers.gradient.upgrad import UPGrad
 from lossweights.components.balancers.imtl_l import IMTLL
 from lossweights.components.balancers.moving_average import MovingAverage
 from lossweights.components.balancers.random import RandomWeighting

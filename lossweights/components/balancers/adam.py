@@ -1,4 +1,4 @@
-"""The step of Adam, for weights that a balancer moves itself."""
+"""The step of Adam, for weights that a balancer optimizes itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOMENTS = ("first_moment", "second_moment")
 
 
 def adam_step(gradient: Tensor, state: State) -> Tensor:
-    r"""Takes a gradient into the moments; gives $\hat m / (\sqrt{\hat v} + \epsilon)$.
+    r"""Updates the moments with a gradient and returns $\hat m / (\sqrt{\hat v} + \epsilon)$.
 
     D. P. Kingma, J. Ba, *Adam: a method for stochastic optimization*, ICLR 2015, arXiv 1412.6980,
     with its defaults: decays of 0.9 and 0.999, $\epsilon$ of 1e-8.
@@ -26,7 +26,7 @@ def adam_step(gradient: Tensor, state: State) -> Tensor:
             0-dim; all 0 at first, changed in place.
 
     Returns:
-        What is subtracted, times the learning rate; shape (n,).
+        The step to subtract, before the learning rate; shape (n,).
     """
     state["count"] += 1
     for name, power, beta in zip(_MOMENTS, (gradient, gradient * gradient), _BETAS, strict=True):

@@ -1,4 +1,4 @@
-"""What a balancer is: weights for all terms at once."""
+"""The base class of balancers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lossweights.components.durations import Duration
 
 
 class Balancer(Component):
-    """Weights for all balanced terms at once, from their values.
+    """Weights for all balanced terms together, from their values.
 
-    A balancer is a frozen declaration. What changes in training is declared by `init`, lives in
-    the criterion, and is saved, moved and kept equal over ranks there. The user's base weights and
-    schedules multiply what it gives.
+    A balancer is a frozen declaration. Its state is declared by `init`, owned by the criterion,
+    and saved, moved and kept equal over ranks there. The weights that it returns are multiplied by
+    the user's base weights and schedules.
 
-    A field typed `Schedule` may be a number or a schedule, and is read as `now["field"]`.
+    A field typed as `Schedule` may be a number or a schedule, and is read as `now["field"]`.
 
     Attributes:
         instant: Whether `weigh` reads the losses of the forward pass that it weighs. Its weights
@@ -34,10 +34,10 @@ class Balancer(Component):
     needs_positive: ClassVar[str] = ""
 
     def init(self, n: int) -> State:
-        """What changes during training, by name, for `n` terms, as it is at the start.
+        """The state at the start, for `n` terms, by name.
 
-        Tensors are 0-dim or have the terms on their last axis. An `nn.Parameter` is learned by
-        the user's optimizer; everything else is changed by `update`.
+        Tensors are 0-dim or have the terms on their last axis. An `nn.Parameter` is learned by the
+        user's optimizer; everything else is changed by `update`.
         """
         return {}
 
@@ -46,10 +46,9 @@ class Balancer(Component):
         """The weights of the terms.
 
         Args:
-            losses: The values of the terms now, detached, shape (n,); nan unless `instant`.
-            state: What `init` declared, as it is now, not to be changed. Where terms are
-                absent from a forward pass, an `instant` or learned balancer is given the losses
-                and the state of those that are there.
+            losses: The current values of the terms, detached, shape (n,); nan unless `instant`.
+            state: The current state; not to be changed. If terms are absent from a forward pass, an
+                `instant` or learned balancer receives the losses and the state of the others only.
             now: The values of scheduled fields; the step too, unless `instant` or learned.
 
         Returns:
@@ -57,36 +56,35 @@ class Balancer(Component):
         """
 
     def penalty(self, state: State, now: StepContext) -> Tensor | None:
-        """What is added to the weighted values, shape (n,): the price of learned weights."""
+        """The penalty of learned weights, added to the weighted values, shape (n,), or None."""
         return None
 
     def check_terms(self, names: tuple[str, ...]) -> None:
-        """Refuses the terms of a config, where a field names one that is not among them.
+        """Refuses the terms of a config if a field names one that is not among them.
 
         Args:
-            names: The terms that are balanced, sorted.
+            names: The balanced terms, sorted.
 
         Raises:
-            ValueError: Naming the field and what to write.
+            ValueError: With the field and what to write.
         """
 
     @property
     def interval(self) -> Duration | None:
-        """How often `update` is called: once for so long, or where it is None each step."""
+        """Time between two calls of `update`; None for one optimizer step."""
         return None
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         """Learns from one optimizer step, or from one interval.
 
-        It changes the tensors of `state` or puts new ones in their place. Changes for terms that
-        were not seen, or not finite, are discarded by the criterion.
+        It changes the tensors of `state` or puts new ones in their place. The criterion discards
+        changes for terms that were not seen or not finite.
 
         Args:
-            observed: The mean of each term over the step, or the mean of the steps of an
-                interval, shape (n,); the last finite one for a term that was not seen (1 before
-                the first).
-            state: What `init` declared.
-            now: When: the step, the horizon, and the values of scheduled fields.
+            observed: Mean of each term over the step, or over the steps of an interval, shape
+                (n,); for a term that was not seen, its last finite mean (1 before the first).
+            state: The current state.
+            now: The step, the horizon and the values of scheduled fields.
         """
 
     def update_after(self, observed: Tensor, state: State, now: StepContext) -> None:
@@ -95,8 +93,8 @@ class Balancer(Component):
         It is called only if the class has `learns_after = True`.
 
         Args:
-            observed: As in `update`, of the same batch after the optimizer step.
-            state: What `init` declared.
+            observed: As in `update`, for the same batch after the optimizer step.
+            state: The current state.
             now: As in `update`.
         """
         raise NotImplementedError

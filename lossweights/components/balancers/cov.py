@@ -1,4 +1,4 @@
-"""Coefficient of variation: terms whose relative value still varies weigh more."""
+"""Coefficient of variation: terms that still vary weigh more."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lossweights.components.balancers.base import Balancer
 from lossweights.components.context import State, StepContext
 from lossweights.components.numerics import relative
 
-_EPSILON = 1e-8  # of the authors' code, beside the variance
-_LARGEST_RATIO = 1e15  # whose square is a float32
+_EPSILON = 1e-8  # added to the variance, as in the authors' code
+_LARGEST_RATIO = 1e15  # float32 can represent its square
 
 
 class CoVWeighting(Balancer, kind="cov"):
@@ -24,15 +24,15 @@ class CoVWeighting(Balancer, kind="cov"):
 
     $$b_i = \frac{c_i}{\sum_j c_j}, \qquad c_i = \frac{\sigma_{r_i}}{\mu_{r_i}}.$$
 
-    A term that stands still weighs next to nothing, whatever its value. The weights sum to 1, and
-    are $1 / n$ in the first two steps, as is that of a term before it was seen twice.
+    A term that no longer changes weighs next to nothing, whatever its value. The weights sum to 1.
+    They are $1 / n$ in the first two steps, as is the weight of a term until it was seen twice.
 
     Args:
         smoothing: $\beta$; 1 for means over all of training, below 1 for moving averages over
             about $1 / (1 - \beta)$ steps, which are plain means for as long at the start.
 
-    The authors' code with decaying means lets the sum of squares grow on, and begins at once to
-    weigh the first step most; here the variance decays as the means do.
+    With decaying means, the authors' code lets the sum of squares keep growing, and weighs the
+    first step most from the start; here the variance decays like the means.
 
     R. Groenendijk, S. Karaoglu, T. Gevers, T. Mensink, *Multi-loss weighting with coefficient of
     variations*, WACV 2021, arXiv 2009.01717.
@@ -68,7 +68,7 @@ class CoVWeighting(Balancer, kind="cov"):
         rate = (1 / count).clamp_(min=1 - self.smoothing)
         away = ratio - ratio_mean
         ratio_mean += rate * away
-        # Welford's update, for any rate: with 1 / count it is the variance of all so far.
+        # Welford's update; with a rate of 1 / count it is the variance over all steps.
         state["ratio_variance"].add_(rate * away * away).mul_(1 - rate)
         mean += rate * (observed - mean)
 
@@ -79,7 +79,7 @@ def cov_weights(mean: Tensor, variance: Tensor, known: Tensor) -> Tensor:
     Args:
         mean: $\mu$ of each term's relative value.
         variance: $\sigma^2$.
-        known: Whether they mean anything yet; the other terms get $1 / n$ each.
+        known: Which terms were seen often enough; the others have $1 / n$ each.
     """
     variation = torch.sqrt(variance + _EPSILON) / mean.abs().clamp(min=_EPSILON)
     variation = torch.where(known, variation, torch.zeros_like(variation))

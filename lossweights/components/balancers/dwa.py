@@ -1,4 +1,4 @@
-"""Dynamic weight average: by how fast each loss went down from epoch to epoch."""
+"""Dynamic weight average: weights from how much each loss changes between epochs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lossweights.components.numerics import relative_weights
 
 
 class DWA(Balancer, kind="dwa"):
-    r"""Terms that went down less in the last epoch weigh more (DWA).
+    r"""Terms that decreased less in the last epoch weigh more (dynamic weight average).
 
     With $L_i$ the mean of a term over an epoch, $w_i = L_i(e - 1) / L_i(e - 2)$ and
     $b = n\,\mathrm{softmax}(w / T)$. All weights are 1 in the first two epochs; they sum to $n$.
 
     Args:
         temperature: $T$; the higher, the more equal the weights.
-        every: How long an epoch is: over which losses are averaged and weights stand still.
+        every: Length of an epoch: losses are averaged over it, and weights are constant in it.
 
     A loss that was 0 counts as unchanged, $w_i = 1$.
 
-    With `temperature: 1` and `every: 1 steps` it is what physicsnemo-sym and neuraloperator call
-    SoftAdapt, one step later.
+    With `temperature: 1` and `every: 1 steps` it is the method that physicsnemo-sym and
+    neuraloperator call SoftAdapt, one step later.
 
     S. Liu, E. Johns, A. J. Davison, *End-to-end multi-task learning with attention*, CVPR 2019,
     arXiv 1803.10704.

@@ -1,4 +1,4 @@
-"""Fast adaptive multitask optimization: every loss goes down at the same rate."""
+"""Fast adaptive multitask optimization: all losses decrease at the same rate."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _EPSILON = 1e-8
 
 
 class FAMO(Balancer, kind="famo"):
-    r"""Lets the logarithms of all losses go down at the same rate, from values alone (FAMO).
+    r"""Makes the logarithms of all losses decrease at the same rate, from values alone (FAMO).
 
     With logits $\xi$ and $z = \mathrm{softmax}(\xi)$ the weights are those of
     $\sum_i z_i \log l_i$, scaled to sum to 1:
 
     $$b_i = \frac{z_i / l_i}{\sum_j z_j / l_j}.$$
 
-    After the optimizer's step, `criterion.observe(terms)` gives the losses $l'$ of the same batch.
+    After the optimizer's step, `criterion.observe(terms)` passes the losses $l'$ of the same batch.
     A step of Adam then moves $\xi$ along the gradient of $\sum_i z_i (\log l_i - \log l_i')$: terms
-    that went down more than the others lose weight.
+    that decreased more than the others lose weight.
 
     Args:
-        learning_rate: Of Adam, for the logits.
-        weight_decay: $\gamma$, added to the gradient as $\gamma \xi$, as in Adam and not AdamW.
+        learning_rate: Learning rate of Adam, for the logits.
+        weight_decay: $\gamma$, added to the gradient as $\gamma \xi$, as in Adam, not AdamW.
 
-    Losses are above 0: 1e-8 is added, and what is below counts as that. One with another lower
-    bound is shifted by its `transform`.
+    Losses should be above 0: 1e-8 is added, and anything below counts as that. Shift a loss with
+    another lower bound by its `transform`.
 
     B. Liu, Y. Feng, P. Stone, Q. Liu, *FAMO: fast adaptive multitask optimization*, NeurIPS 2023,
     arXiv 2306.03792. The authors' code has a decay of 1e-2 in `famo.py` and on its command line,
     1e-5 in `weight_methods.py`, and 1e-3 for reinforcement learning and the run on QM9; torchjd
     and LibMTL have 1e-3, as here. (Its file for reinforcement learning multiplies by
-    $\sum_j z_j / l_j$ where the others divide by it.)
+    $\sum_j z_j / l_j$; the others divide by it.)
 
     >>> import torch
     >>> from lossweights import WeightedLoss

@@ -13,14 +13,14 @@ from lossweights.components.context import State, StepContext
 
 
 class GeometricMean(Balancer, kind="geometric"):
-    r"""Minimises the geometric mean of the losses in place of their sum (GLS).
+    r"""Minimizes the geometric mean of the losses instead of their sum (GLS).
 
     With $f(l) = \left(\prod_i l_i\right)^{1/n}$ the weights are its derivatives,
-    $b_i = \partial f / \partial l_i = f(l) / (n\, l_i)$: the gradient is that of $f$, and so is
-    the total, $\sum_i b_i l_i = f(l)$. The scale of a loss does not matter.
+    $b_i = \partial f / \partial l_i = f(l) / (n\, l_i)$: the gradient is that of $f$, and the total
+    is $\sum_i b_i l_i = f(l)$. The scale of a loss does not matter.
 
-    Losses are above 0. What is below 1e-12 counts as 1e-12: a loss of 0 would make the weights of
-    all others 0, and its own infinite.
+    Losses should be above 0. A loss below 1e-12 counts as 1e-12: with 0, the weights of all others
+    would be 0, and its own infinite.
 
     S. Chennupati, G. Sistu, S. Yogamani, S. Rawashdeh, *MultiNet++: multi-stream feature
     aggregation and geometric loss strategy for multi-task learning*, CVPR workshops 2019, arXiv

@@ -1,4 +1,4 @@
-"""Impartial multi-task learning, the part that balances losses: weights that are learned."""
+"""Impartial multi-task learning, balancing losses: learned weights."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from lossweights.components.context import State, StepContext
 
 
 class IMTLL(LearnedBalancer, kind="imtl-l"):
-    r"""Learned weights that bring every weighted loss to 1 (IMTL-L).
+    """Learned weights that bring every weighted loss to 1 (IMTL-L).
 
-    With a learned $s_i$ a term becomes $e^{s_i} l_i - s_i$, which is least where $e^{s_i} l_i = 1$:
-    its weight is $b_i = e^{s_i}$, its penalty $p_i = -s_i$. That is twice `uncertainty` at $-s$,
-    so that what differs is the factor 2 and how fast the scales are learned.
+    With a learned $s_i$ a term becomes $e^{s_i} l_i - s_i$, which is smallest when
+    $e^{s_i} l_i = 1$: its weight is $b_i = e^{s_i}$, its penalty $p_i = -s_i$. That is twice
+    `uncertainty` at $-s$: only the factor 2 and the speed of learning differ.
 
-    The scales belong to the optimizer: `criterion.param_groups()`. They suit losses above 0; a
-    loss that is 0, or below, asks for an ever higher weight: give a `highest`. The part of the
-    method that balances gradients, IMTL-G, is another.
+    The scales belong in the optimizer: `criterion.param_groups()`. They suit losses above 0. A loss
+    of 0 or below lets its weight grow without bound: set a `highest`. The part of the method that
+    balances gradients is `imtl-g`.
 
     Args:
         initial: $s$ of each term at the start.
@@ -37,7 +37,7 @@ class IMTLL(LearnedBalancer, kind="imtl-l"):
         return {"log_scale": nn.Parameter(torch.full((n,), self.initial))}
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
-        return bounded_exp(self._bounded(state["log_scale"], drawn="down"))
+        return bounded_exp(self._bounded(state["log_scale"], moved="down"))
 
     def penalty(self, state: State, now: StepContext) -> Tensor:
-        return -self._bounded(state["log_scale"], drawn="up")
+        return -self._bounded(state["log_scale"], moved="up")

@@ -1,4 +1,4 @@
-"""What balancers with learned weights share: a log-scale for each term, within bounds."""
+"""The base class of balancers with learned weights."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
 
-_LARGEST = 69.0  # about 1e30, which a term that is always 0 would pass
+_LARGEST = 69.0  # about 1e30; a term that is always 0 would exceed it
 
 
 class LearnedBalancer(Balancer):
-    """A balancer of which the user's optimizer learns a log-scale for each term.
+    """A balancer with a log-scale for each term that the user's optimizer learns.
 
     Args:
         initial: Log-scale of each term at the start.
@@ -27,7 +27,7 @@ class LearnedBalancer(Balancer):
     lowest: float | None = None
     highest: float | None = None
 
-    needs_positive: ClassVar[str] = "under which a weight that the balancer learns grows for ever"
+    needs_positive: ClassVar[str] = "so its learned weight would grow without bound"
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -40,26 +40,26 @@ class LearnedBalancer(Balancer):
             )
         return self
 
-    def _bounded(self, value: Tensor, drawn: Literal["up", "down"]) -> Tensor:
-        """`value` within the bounds, for a part of the loss that draws it up, or down.
+    def _bounded(self, value: Tensor, moved: Literal["up", "down"]) -> Tensor:
+        """`value` within the bounds, for a part of the loss that moves it up, or down.
 
-        Past a bound, only the part that draws back is felt. With a plain clamp neither is, and a
-        parameter that once crossed a bound would stay there for good; with both it would go ever
-        further, and need as long to come back.
+        Beyond a bound, only the gradient that moves it back counts. With a plain clamp neither
+        does, and a parameter that once crossed a bound stays there for good; without a clamp it
+        moves ever further, and needs as long to return.
         """
         low, high = self.lowest, self.highest
-        if drawn == "up":
+        if moved == "up":
             value = value if high is None else value.clamp(max=high)
-            return value if low is None else _still_felt(value.clamp(min=low), value)
+            return value if low is None else _with_gradient(value.clamp(min=low), value)
         value = value if low is None else value.clamp(min=low)
-        return value if high is None else _still_felt(value.clamp(max=high), value)
+        return value if high is None else _with_gradient(value.clamp(max=high), value)
 
 
-def _still_felt(bounded: Tensor, value: Tensor) -> Tensor:
+def _with_gradient(bounded: Tensor, value: Tensor) -> Tensor:
     """The value of `bounded`, with the gradient of `value`."""
     return value + (bounded - value).detach()
 
 
 def bounded_exp(log_scale: Tensor) -> Tensor:
-    """The exponential, and something very large where it would be inf."""
+    """The exponential, bounded to something very large instead of inf."""
     return torch.exp(log_scale.clamp(max=_LARGEST))

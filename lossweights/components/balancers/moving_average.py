@@ -20,12 +20,12 @@ class MovingAverage(Balancer, kind="moving-average"):
     $$m_i = \frac{(1 - \beta) \sum_{k \le t} \beta^{t - k} |l_i(k)|}{1 - \beta^t},
     \qquad b_i = 1 / m_i :$$
 
-    every weighted term is about 1, and the weights that the config gives are the ratio in which
-    terms count. The denominator $1 - \beta^t$ makes it an average from the first step on (bias
+    every weighted term is about 1, and the weights of the config are the ratio in which terms
+    count. The denominator $1 - \beta^t$ makes it an average from the first step on (bias
     correction, as in Adam). At the first step, and for a term that was always 0, the weight is 1.
 
-    It is the simplest way to be free of scales, from no paper. The gradients of a term grow as
-    its value shrinks: a term that goes to 0 is held up by `highest` alone.
+    This is the simplest method that does not depend on scales, from no paper. The gradients of a
+    term grow as its value shrinks: only `highest` bounds the weight of a term that goes to 0.
 
     Args:
         smoothing: $\beta$, below 1; an average over about $1 / (1 - \beta)$ steps.
@@ -55,7 +55,7 @@ class MovingAverage(Balancer, kind="moving-average"):
 
 
 def moving_average_weights(total: Tensor, norm: Tensor, highest: float) -> Tensor:
-    r"""$1 / m$ with $m$ = `total` / `norm`, at most `highest`; 1 where all was 0.
+    r"""$1 / m$ with $m$ = `total` / `norm`, at most `highest`; 1 if all values were 0.
 
     Args:
         total: Decaying sum of absolute values.

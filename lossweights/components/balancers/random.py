@@ -1,4 +1,4 @@
-"""Random loss weighting: other weights at each step."""
+"""Random loss weighting: new weights at each step."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lossweights.components.random import generator
 
 
 class RandomWeighting(Balancer, kind="random"):
-    r"""Weights drawn anew at each step, $b = \mathrm{softmax}(x)$ with $x_i \sim N(0, 1)$ (RLW).
+    r"""New random weights at each step, $b = \mathrm{softmax}(x)$ with $x_i \sim N(0, 1)$ (RLW).
 
-    A baseline that any other method ought to beat. The weights sum to 1, so that on average each
-    is $1 / n$: a sum of all terms with weight 1 has gradients $n$ times as large. torchjd and
-    LibMTL have it so too.
+    A baseline that any other method should beat. The weights sum to 1, so that on average each is
+    $1 / n$: a sum of all terms with weight 1 has gradients $n$ times as large. So it is in torchjd
+    and LibMTL.
 
     They follow from `seed` and the step alone: the same on every rank, and after a restart. Terms
-    take them in sorted order of their names.
+    have them in sorted order of their names.
 
     Args:
-        seed: Another seed, other weights.
+        seed: Seed of the weights.
 
     B. Lin, F. Ye, Y. Zhang, I. Tsang, *Reasonable effectiveness of random weighting: a litmus test
     for multi-task learning*, TMLR 2022, arXiv 2111.10603.
@@ -38,7 +38,7 @@ class RandomWeighting(Balancer, kind="random"):
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
-        # On the host, whatever the device and the defaults: every rank has the same.
+        # On the CPU, whatever the device and the defaults, so that every rank has the same.
         drawn = torch.randn(
             len(losses),
             generator=generator(self.seed, now.step),

@@ -22,15 +22,15 @@ class ReLoBRaLo(Balancer, kind="relobralo"):
     $$b(t) = \alpha \big(\rho\, b(t - 1) + (1 - \rho)\, \beta(t, 0)\big)
     + (1 - \alpha)\, \beta(t, t - 1).$$
 
-    $\rho$ is 1 with probability `saudade`, else 0: a lookback, by which the weights forget their
-    past and look at the whole progress. It is drawn from `seed` and the step, the same on every
-    rank and after a restart. The weights are 1 at the first step, and sum to $n$.
+    $\rho$ is 1 with probability `saudade`, else 0: a lookback, in which the weights forget their
+    past and use the progress since the first step. It is drawn from `seed` and the step, the same
+    on every rank and after a restart. The weights are 1 at the first step, and sum to $n$.
 
     Args:
         smoothing: $\alpha$; the weights move over about $1 / (1 - \alpha)$ steps.
         temperature: $T$; the higher, the more equal the weights.
-        saudade: The probability of $\rho = 1$: how seldom the weights look back.
-        seed: Of the lookbacks.
+        saudade: Probability of $\rho = 1$, a step without lookback.
+        seed: Seed of the lookbacks.
 
     $b(t)$ weighs the losses of step $t + 1$, in the paper those of step $t$ itself: so it is an
     average over micro-batches and ranks. A loss that was 0 counts as unchanged.
@@ -88,12 +88,12 @@ class ReLoBRaLo(Balancer, kind="relobralo"):
 def relobralo_weights(
     weights: Tensor, since_last: Tensor, since_first: Tensor | None, smoothing: float
 ) -> Tensor:
-    r"""$\alpha\, b + (1 - \alpha)\, \beta(t, t - 1)$; in a lookback $\beta(t, 0)$ for $b$.
+    r"""$\alpha\, b + (1 - \alpha)\, \beta(t, t - 1)$; in a lookback, $\beta(t, 0)$ replaces $b$.
 
     Args:
         weights: $b$, the weights so far.
         since_last: $\beta(t, t - 1)$.
-        since_first: $\beta(t, 0)$ for a lookback, else None.
+        since_first: $\beta(t, 0)$ in a lookback, else None.
         smoothing: $\alpha$.
     """
     return torch.lerp(since_last, weights if since_first is None else since_first, smoothing)

@@ -1,4 +1,4 @@
-"""SoftAdapt: by the slope of each loss."""
+"""SoftAdapt: weights from the slope of each loss."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from lossweights.components.numerics import LARGE, TINY, safe_log
 
 
 class SoftAdapt(Balancer, kind="softadapt"):
-    r"""Terms that go down more slowly, or up, weigh more (SoftAdapt).
+    r"""Terms that decrease more slowly, or increase, weigh more (SoftAdapt).
 
     With $s_i$ the slope of a term, the change of its mean from one epoch to the next,
 
     $$b_i = \frac{f_i e^{\beta s_i}}{\sum_j f_j e^{\beta s_j}}.$$
 
     `variant` is `original`: $f = 1$; `normalized`: $f = 1$, and $s / \sum_j |s_j|$ in place of
-    $s$, free of the scale of the losses; or `loss_weighted`: $f_i$ is the mean of the term over
-    the epochs that give its slope. The weights sum to 1, and are $1 / n$ until there is a slope.
+    $s$, independent of the scale of the losses; or `loss_weighted`: $f_i$ is the mean of the term
+    over the epochs from which its slope is taken. The weights sum to 1, and are $1 / n$ until there
+    is a slope.
 
     Args:
-        sharpness: $\beta$; 0 for equal weights, below 0 to favour the terms that go down fastest.
+        sharpness: $\beta$; 0 for equal weights, below 0 to favor the terms that decrease fastest.
         variant: `original`, `normalized` or `loss_weighted`.
-        order: Accuracy of the slope: the derivative at the last point of the polynomial through
-            the last `order` + 1. Above 1 it amplifies noise.
-        every: How long an epoch is: over which losses are averaged and weights stand still.
+        order: Order of accuracy of the slope: the derivative at the last point of the polynomial
+            through the last `order` + 1 points. Above 1 it amplifies noise.
+        every: Length of an epoch: losses are averaged over it, and weights are constant in it.
 
-    The slope is the one at the end. The authors' package (0.2.0) takes it at the oldest of the
-    points that it is given, and divides by $\sum_j s_j$, which turns the order of the weights round
-    when losses fall; its first release divides by $\sum_j |s_j|$. What physicsnemo-sym calls
-    SoftAdapt weighs by ratios: `dwa` with `temperature: 1`.
+    The slope is the one at the last point. The authors' package (0.2.0) takes it at the oldest
+    point, and divides by $\sum_j s_j$, which reverses the order of the weights when losses
+    decrease; its first release divides by $\sum_j |s_j|$. The SoftAdapt of physicsnemo-sym weighs
+    by ratios: `dwa` with `temperature: 1`.
 
     A. Heydari, C. Thompson, A. Mehmood, *SoftAdapt: techniques for adaptive loss weighting of
     neural networks with multi-part loss functions*, 2019, arXiv 1912.12355.
@@ -91,7 +92,7 @@ def slopes_at_the_end(points: Tensor) -> Tensor:
     r"""The derivative, at the last point, of the polynomial through all: $\sum_k \nabla^k / k$.
 
     Args:
-        points: A row for each moment, shape (order + 1, n).
+        points: A row per point in time, shape (order + 1, n).
 
     >>> slopes_at_the_end(torch.tensor([[0.0], [1.0], [4.0], [9.0]]))
     tensor([6.])
@@ -109,7 +110,7 @@ def softadapt_weights(slopes: Tensor, sharpness: float, values: Tensor | None = 
     Args:
         slopes: $s$.
         sharpness: $\beta$.
-        values: $f$, of which the absolute value counts; 1 where it is not given.
+        values: $f$, whose absolute value counts; 1 by default.
     """
     logits = (sharpness * slopes).clamp(-LARGE, LARGE)
     if values is not None:

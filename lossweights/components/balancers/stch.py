@@ -14,22 +14,22 @@ from lossweights.components.numerics import LARGE
 
 
 class STCH(Balancer, kind="stch"):
-    r"""Minimises a smooth maximum of the losses in place of their sum (STCH).
+    r"""Minimizes a smooth maximum of the losses instead of their sum (smooth Tchebycheff).
 
     With $f(l) = \mu \log \sum_i \exp(l_i / (n \mu))$ the weights are its derivatives,
-    $b = \mathrm{softmax}(l / (n \mu)) / n$: the gradient is that of $f$, while the total reported
+    $b = \mathrm{softmax}(l / (n \mu)) / n$: the gradient is that of $f$, while the reported total
     is $\sum_i b_i l_i$. The weights sum to $1 / n$.
 
     Args:
-        temperature: $\mu$; towards 0 only the largest loss weighs, the larger the more equal the
-            weights. In units of the losses: the paper tries 0.01 to 1.
+        temperature: $\mu$; the closer to 0, the more the largest loss alone counts; the larger, the
+            more equal the weights. In units of the losses: the paper tries 0.01 to 1.
 
-    Which loss is the largest is a matter of scale: bring terms of different kinds to one first,
+    Which loss is the largest depends on scales: bring terms of different kinds to one scale first,
     with the transform `relative`. The paper has $\lambda_i (f_i - z_i^*)$ with preferences
-    $\lambda$, here $1 / n$, and an ideal point $z^*$, here 0: for others, give the values scaled
-    and shifted; the weight of a term multiplies its gradient afterwards. (LibMTL and the authors'
-    code for multi-task learning have $\log l$ relative to an early epoch in place of $l$, and
-    multiply by $n$.)
+    $\lambda$, here $1 / n$, and an ideal point $z^*$, here 0: for others, scale and shift the
+    values; the weight of a term multiplies its gradient afterwards. (LibMTL and the authors' code
+    for multi-task learning use $\log l$ relative to an early epoch in place of $l$, and multiply by
+    $n$.)
 
     X. Lin, X. Zhang, Z. Yang and others, *Smooth Tchebycheff scalarization for multi-objective
     optimization*, ICML 2024, arXiv 2402.19078.

@@ -1,4 +1,4 @@
-"""Homoscedastic uncertainty: weights that are learned."""
+"""Homoscedastic uncertainty: learned weights."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lossweights.components.context import State, StepContext
 
 
 class UncertaintyWeighting(LearnedBalancer, kind="uncertainty"):
-    r"""Learned weights, from the noise that each task is taken to have (UW).
+    r"""Learned weights, from an assumed noise of each task (UW).
 
     With a learned log-variance $s_i$ a term becomes $\tfrac12 e^{-s_i} l_i + \tfrac12 s_i$: its
     weight is $b_i = \tfrac12 e^{-s_i}$, its penalty $p_i = \tfrac12 s_i$. The penalty is unbounded
-    below, so that the total may become negative; with `regularizer: log1p` it is
-    $\log(1 + e^{s_i})$, which never does.
+    below, so the total may become negative; with `regularizer: log1p` it is
+    $\log(1 + e^{s_i})$, which is always positive.
 
-    The log-variances belong to the optimizer: `criterion.param_groups()`. They suit losses above
-    0; a loss that is 0, or below, asks for an ever higher weight: give a `lowest`.
+    The log-variances belong in the optimizer: `criterion.param_groups()`. They suit losses above 0.
+    A loss of 0 or below lets its weight grow without bound: set a `lowest`.
 
     Args:
         regularizer: `log`, $s / 2$; or `log1p`, $\log(1 + e^s)$.
@@ -44,10 +44,10 @@ class UncertaintyWeighting(LearnedBalancer, kind="uncertainty"):
         return {"log_variance": nn.Parameter(torch.full((n,), self.initial))}
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
-        return uncertainty_weights(self._bounded(state["log_variance"], drawn="up"))
+        return uncertainty_weights(self._bounded(state["log_variance"], moved="up"))
 
     def penalty(self, state: State, now: StepContext) -> Tensor:
-        log_variance = self._bounded(state["log_variance"], drawn="down")
+        log_variance = self._bounded(state["log_variance"], moved="down")
         if self.regularizer == "log1p":
             return torch.nn.functional.softplus(log_variance)
         return 0.5 * log_variance

@@ -1,4 +1,4 @@
-"""Controllers: one term's weight, steered by the term's own value."""
+"""Controllers: feedback that adjusts one term's weight."""
 
 from lossweights.components.controllers.adaptive_kl import AdaptiveKL
 from lossweights.components.controllers.augmented_lagrangian import AugmentedLagrangian

@@ -15,26 +15,25 @@ from lossweights.components.schedules import Constant, Schedule
 
 
 class AdaptiveKL(Controller, kind="adaptive-kl"):
-    r"""A KL coefficient that is multiplied up or down, to hold the KL at a target.
+    r"""A KL coefficient that is multiplied up or down to hold the KL at a target.
 
     With $e = \mathrm{clip}(v / v^* - 1, -c, c)$ each update does $w \leftarrow w\,(1 + K e)$.
 
-    Implementations of it (TRL, OpenRLHF, verl and the authors' own) write $K$ as
-    `n_steps / horizon`: samples of an update by a number of samples, such as
-    256 / 10000 = 0.0256. There a batch of more than $1/c$ = 5 horizons turns the factor negative
-    where the KL is far below its target, and the coefficient changes its sign with each update.
-    That is refused here.
+    Implementations (TRL, OpenRLHF, verl and the authors' own) write $K$ as `n_steps / horizon`:
+    samples of an update divided by a number of samples, such as 256 / 10000 = 0.0256. There a batch
+    of more than $1/c$ = 5 horizons makes the factor negative when the KL is far below its target,
+    and the coefficient changes its sign with each update. Such a gain is refused here.
 
     Args:
         target: $v^*$, above 0; a number or a schedule.
         initial: $w$ at the start, above 0.
         gain: $K$, the paper's $K_\beta$; above 0, and below 1 / `clip`.
         clip: $c$, above 0.
-        lowest: Lower bound of $w$; above 0, which it could never leave. Policy and reference begin
-            as one, with a KL of 0: until they part, every step lowers $w$ by the most.
+        lowest: Lower bound of $w$; above 0, which $w$ could never leave. Policy and reference start
+            out equal, with a KL of 0: until they differ, every step lowers $w$ by the maximum.
         highest: Upper bound of $w$.
-        source: What to watch: the term itself, or a metric such as the KL of whole rollouts,
-            where it is given once in many steps: the others change nothing.
+        source: The watched value: the term itself, or a metric such as the KL of whole rollouts.
+            Steps in which a metric is not given change nothing.
 
     D. Ziegler et al., *Fine-tuning language models from human preferences*, 2019, arXiv
     1909.08593, section 2.2, with $K = 0.1$ and $c = 0.2$. `initial` is the default of TRL.
@@ -58,13 +57,13 @@ class AdaptiveKL(Controller, kind="adaptive-kl"):
     def _check(self) -> Self:
         check_bounds(self.lowest, self.initial, self.highest)
         if isinstance(self.target, Constant) and self.target.value <= 0:
-            raise ValueError(f"a target of the KL is above 0, found {self.target.value:g}")
+            raise ValueError(f"the target of a KL must be above 0, found {self.target.value:g}")
         if self.gain * self.clip >= 1:
             raise ValueError(
                 f"a gain of {self.gain:g} would multiply the coefficient by "
-                f"{1 - self.gain * self.clip:g} where the KL is far below its target, and turn "
+                f"{1 - self.gain * self.clip:g} when the KL is far below its target, and reverse "
                 f"its sign: write a gain below 1 / clip = {1 / self.clip:g}, such as 0.1 (in "
-                "terms of other libraries it is n_steps / horizon: a longer horizon)"
+                "other libraries it is n_steps / horizon: use a longer horizon)"
             )
         return self
 
@@ -82,5 +81,5 @@ class AdaptiveKL(Controller, kind="adaptive-kl"):
 
 
 def relative_error(value: Tensor, target: Tensor, clip: float) -> Tensor:
-    r"""$\mathrm{clip}(v / v^* - 1, -c, c)$, also where a scheduled target comes down to 0."""
+    r"""$\mathrm{clip}(v / v^* - 1, -c, c)$, even if a scheduled target decreases to 0."""
     return (value / target.clamp(min=TINY) - 1).clamp(-clip, clip)

@@ -1,4 +1,4 @@
-"""The augmented Lagrangian: a multiplier, and a penalty on the violation of now."""
+"""The augmented Lagrangian: a multiplier, and a penalty on the current violation."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from lossweights.components.controllers.constraint import Constraint
 
 
 class AugmentedLagrangian(Constraint, kind="augmented-lagrangian"):
-    r"""A multiplier, with a penalty on the violation of this very forward pass (PHR).
+    r"""A multiplier, with a penalty on the violation of the current forward pass (PHR).
 
     With the violation $g$ (`at_most`: $v - c$, `at_least`: $c - v$, `equal_to`: $v - c$) and the
     penalty coefficient $\rho$, the weight is the derivative of the augmented Lagrangian,
 
     $$w = \max(0, \lambda + \rho\, g) \quad\text{(for an equality } \lambda + \rho\, g),$$
 
-    turned round for `at_least`. So the gradient is that of the augmented Lagrangian of Powell,
-    Hestenes and Rockafellar, while the total shows $w v$. Each optimizer step then does
-    $\lambda \leftarrow \max(0, \lambda + \eta\, g)$, and where the constraint is still broken by
+    negated for `at_least`. So the gradient is that of the augmented Lagrangian of Powell, Hestenes
+    and Rockafellar, while the total shows $w v$. Each optimizer step then does
+    $\lambda \leftarrow \max(0, \lambda + \eta\, g)$, and if the constraint is still violated by
     more than `tolerance`, $\rho$ grows.
 
-    The penalty damps the swings of `lagrangian`, and unlike a penalty alone it need not grow
-    without end. The weight reads the value that it weighs: with gradient accumulation and on
-    several ranks it is that of a micro-batch, and the multiplier is the same everywhere.
+    The penalty damps the oscillations of `lagrangian`, and unlike a penalty alone it need not grow
+    without bound. The weight reads the value that it weighs: with gradient accumulation and on
+    several ranks it is that of a micro-batch, while the multiplier is the same everywhere.
 
     Args:
         at_most: The bound $c$ for $v \le c$; a number or a schedule. One of the three is given.
         at_least: The bound for $v \ge c$.
         equal_to: The bound for $v = c$, with a multiplier of either sign.
         penalty: $\rho$ at the start, above 0.
-        learning_rate: $\eta$; where it is not given $\rho$, as in textbooks. These minimise to
-            the end between two updates: with one update an optimizer step, take less.
-        growth: By what $\rho$ is multiplied, at least 1; 1 for a constant one.
+        learning_rate: $\eta$; by default $\rho$, as in textbooks. These minimize fully between two
+            updates: with one update per optimizer step, use less.
+        growth: Factor by which $\rho$ grows, at least 1; 1 for a constant one.
         tolerance: The violation above which $\rho$ grows.
         highest_penalty: Upper bound of $\rho$.
         initial: $\lambda$ at the start.
         highest: Upper bound of $\lambda$ (for `equal_to`, of its absolute value).
 
     J. Nocedal, S. Wright, *Numerical optimization*, 2nd ed., 2006, chapter 17. As in Cooper 1.0
-    (arXiv 2504.01212), the multiplier moves before the penalty grows; Cooper by default also
-    sets $\rho$ back where an inequality is kept, which is not done here.
+    (arXiv 2504.01212), the multiplier moves before the penalty grows; by default Cooper also
+    resets $\rho$ when an inequality is satisfied, which is not done here.
 
     >>> from lossweights import AugmentedLagrangian, WeightedLoss
     >>> criterion = WeightedLoss(
@@ -71,7 +71,7 @@ class AugmentedLagrangian(Constraint, kind="augmented-lagrangian"):
         check_bounds(self._lower, self.initial, self.highest)
         if self.penalty > self.highest_penalty:
             raise ValueError(
-                f"penalty is at most highest_penalty, found {self.penalty:g} and "
+                f"penalty must be at most highest_penalty, found {self.penalty:g} and "
                 f"{self.highest_penalty:g}"
             )
         if self.source is not None:

@@ -1,4 +1,4 @@
-"""What controllers share that hold a term, or a metric, to a bound."""
+"""The base class of controllers that keep a term or a metric within a bound."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Constraint(Controller):
     """Base of controllers that keep a constraint; exactly one bound is given.
 
     Args:
-        at_most: The value is to be this or less; a number or a schedule.
-        at_least: The value is to be this or more.
-        equal_to: The value is to be this.
+        at_most: Upper bound of the value; a number or a schedule.
+        at_least: Lower bound of the value.
+        equal_to: The value itself.
     """
 
     at_most: Schedule | None = None
@@ -46,15 +46,15 @@ class Constraint(Controller):
 
     @property
     def sign(self) -> int:
-        """-1 where the term is held up."""
+        """-1 for `at_least`, which holds the term up."""
         return -1 if self.bound == "at_least" else 1
 
     @property
     def stays_above_zero(self) -> bool:
-        """Not where the term is held up, or from both sides."""
+        """Not for `equal_to`, nor with a `sign` of -1."""
         return self.sign > 0 and self.bound != "equal_to"
 
     def violation(self, value: Tensor, now: StepContext) -> Tensor:
-        """By how much the constraint is broken; below 0 where there is room left."""
+        """By how much the constraint is violated; below 0 if it is satisfied with room to spare."""
         excess = (value - now[self.bound]).clamp(-LARGE, LARGE)
         return -excess if self.bound == "at_least" else excess

@@ -16,7 +16,7 @@ _SMALLEST = 1e-6
 
 
 class Lagrangian(Constraint, kind="lagrangian"):
-    r"""A multiplier that grows while a constraint is broken (dual ascent; GECO).
+    r"""A multiplier that grows while a constraint is violated (dual ascent; GECO).
 
     With the violation $g$ (`at_most`: $v - c$, `at_least`: $c - v$, `equal_to`: $v - c$) each
     optimizer step does
@@ -25,35 +25,35 @@ class Lagrangian(Constraint, kind="lagrangian"):
     \lambda \leftarrow \lambda\, e^{\eta\, g} \quad\text{(exponential)},$$
 
     within bounds, so that $\lambda \ge 0$ for an inequality. The weight of the term is $\lambda$,
-    and $-\lambda$ for `at_least`. The constant $\mp\lambda c$ of the Lagrangian is left out of
-    the total: it has no gradient.
+    and $-\lambda$ for `at_least`. The total omits the constant $\mp\lambda c$ of the Lagrangian,
+    which has no gradient.
 
-    GECO is `ascent: exponential` with `smoothing: 0.99`: there the reconstruction error is held
-    under its bound and the KL term has weight 1. Some implementations move a weight of the KL
-    term in place of $\lambda$, which is its inverse, and that of its authors (Sonnet) ascends
-    through the square of a softplus in place of the exponential.
+    GECO is `ascent: exponential` with `smoothing: 0.99`: it holds the reconstruction error under
+    its bound and gives the KL term weight 1. Some implementations move a weight of the KL term in
+    place of $\lambda$, which is its inverse, and that of the authors (Sonnet) ascends through the
+    square of a softplus instead of the exponential.
 
-    A multiplier on its own swings, the more so the larger $\eta$ and the smoothing are. Where it
-    does, lower `learning_rate`, or take `augmented-lagrangian`, whose penalty damps. Mind the
-    scale of $g$: where an error is summed over pixels, one step of exponential ascent may go from
-    bound to bound.
+    A multiplier on its own oscillates, the more so the larger $\eta$ and the smoothing are. In that
+    case lower `learning_rate`, or use `augmented-lagrangian`, whose penalty damps. Mind the scale
+    of $g$: if an error is summed over pixels, one step of exponential ascent may go from bound to
+    bound.
 
     Args:
         at_most: The bound $c$ for $v \le c$; a number or a schedule. One of the three is given.
         at_least: The bound for $v \ge c$.
         equal_to: The bound for $v = c$, with a multiplier of either sign.
         learning_rate: $\eta$, above 0.
-        ascent: `additive`, or `exponential`, which is not for `equal_to`: it keeps its sign.
-        initial: $\lambda$ at the start; 0 where it is not given, and 1 for `exponential`.
+        ascent: `additive`, or `exponential`, which keeps its sign and is not for `equal_to`.
+        initial: $\lambda$ at the start; by default 0, and 1 for `exponential`.
         smoothing: $\alpha$ of the moving average $\bar g \leftarrow \alpha \bar g + (1 - \alpha) g$
-            that takes the place of $g$ and begins with the first one seen; below 1, 0 for none.
-        lowest: Lower bound of $\lambda$; where it is not given 0, for `exponential` 1e-6 (it
-            could never leave 0), for `equal_to` minus `highest`.
+            that replaces $g$ and begins with the first one seen; below 1, 0 for none.
+        lowest: Lower bound of $\lambda$; by default 0, for `exponential` 1e-6 (it could never
+            leave 0), for `equal_to` minus `highest`.
         highest: Upper bound of $\lambda$.
-        source: What to watch: the term itself, or a metric.
-        direction: Whether a metric rises with the term (`same`) or falls as the term rises
-            (`opposite`: an accuracy and its loss), which turns the sign of the weight; `same`
-            where it is not said, and to be said for `at_least` with a `source`.
+        source: The watched value: the term itself, or a metric.
+        direction: Whether a metric rises with the term (`same`, the default) or falls as the term
+            rises (`opposite`: an accuracy and its loss), which reverses the sign of the weight.
+            Required for `at_least` with a `source`.
 
     Additive: J. Gallego-Posada et al., *Cooper: a library for constrained optimization in deep
     learning*, 2025, arXiv 2504.01212. GECO: D. J. Rezende, F. Viola, *Taming VAEs*, 2018, arXiv
@@ -82,12 +82,12 @@ class Lagrangian(Constraint, kind="lagrangian"):
     def _check(self) -> Self:
         if self.ascent == "exponential" and self.equal_to is not None:
             raise ValueError(
-                "a multiplier of exponential ascent keeps its sign, an equality may need either: "
-                "write at_most or at_least, whichever side costs, or ascent: additive"
+                "a multiplier of exponential ascent keeps its sign, but an equality may need "
+                "either: write at_most or at_least, or ascent: additive"
             )
         if self.lowest is not None and self.lowest < 0 and self.equal_to is None:
             raise ValueError(
-                f"the multiplier of {self.bound} is at least 0, found lowest {self.lowest:g}"
+                f"the multiplier of {self.bound} must be at least 0, found lowest {self.lowest:g}"
             )
         if self.ascent == "exponential" and self._lower <= 0:
             raise ValueError(
@@ -96,11 +96,11 @@ class Lagrangian(Constraint, kind="lagrangian"):
             )
         check_bounds(self._lower, self._start, self.highest)
         if self.source is None and self.direction == "opposite":
-            raise ValueError("direction is said of a metric: name it in `source`")
+            raise ValueError("direction is for a metric: name it in `source`")
         if self.source is not None and self.at_least is not None and self.direction is None:
             raise ValueError(
-                f"does {self.source!r} fall as this term rises, as an accuracy does with its "
-                "loss? Write direction: opposite; or direction: same where both rise together"
+                f"if {self.source!r} falls as this term rises, as an accuracy does with its loss, "
+                "write direction: opposite; if both rise together, write direction: same"
             )
         return self
 
@@ -120,7 +120,7 @@ class Lagrangian(Constraint, kind="lagrangian"):
 
     @property
     def sign(self) -> int:
-        """-1 where what is watched is held up, unless it falls as the term rises."""
+        """-1 if the watched value is held up, unless it falls as the term rises."""
         return -super().sign if self.direction == "opposite" else super().sign
 
     def init(self) -> State:
@@ -151,5 +151,5 @@ def ascend_additively(multiplier: Tensor, violation: Tensor, learning_rate: floa
 
 
 def ascend_exponentially(multiplier: Tensor, violation: Tensor, learning_rate: float) -> Tensor:
-    r"""$\lambda\, e^{\eta\, g}$, for $\lambda > 0$; inf where that is too large."""
+    r"""$\lambda\, e^{\eta\, g}$, for $\lambda > 0$; inf if that is too large."""
     return multiplier * torch.exp(learning_rate * violation)

@@ -27,27 +27,27 @@ class PID(Controller, kind="pid"):
     bounded to $[w_{\min}, w_{\max}]$. A value above its target makes the weight grow. There is no
     derivative term: the paper drops it, since it amplifies the noise of batches.
 
-    The integral stops where the weight is at a bound, and goes back as soon as the error turns
-    (anti-windup). The paper's integral stands still while the weight of the step before was out
-    of its bounds, whichever way the error points, which may hold it there; in the paper's code
-    for text and images that condition is never met.
+    The integral stops when the weight is at a bound, and moves back as soon as the error changes
+    its sign (anti-windup). The paper's integral stops while the weight of the step before was out
+    of its bounds, whatever the sign of the error, which may keep it there; in the paper's code for
+    text and images that condition is never met.
 
-    **The gain is a matter of how long training is.** $K_i$ counts per optimizer step and per
-    nat: at the paper's $10^{-4}$ an error of 1 nat takes 10,000 steps to move the weight from 0
-    to 1, and a training of 3,000 steps ends far from its target. Give `response` in place of
-    `integral`: a part of the training.
+    **The gain depends on the length of training.** $K_i$ counts per optimizer step and per nat: at
+    the paper's $10^{-4}$ an error of 1 nat takes 10,000 steps to move the weight from 0 to 1, and a
+    training of 3,000 steps ends far from its target. Give `response` instead of `integral`: a
+    fraction of the training.
 
     Args:
         target: $v^*$; a number or a schedule.
         proportional: $K_p$, at least 0.
-        integral: $K_i$, at least 0; the paper's 1e-4 where neither it nor `response` is given.
-        response: In place of `integral`, how long an error as large as the target (or larger)
+        integral: $K_i$, at least 0; by default the paper's 1e-4, unless `response` is given.
+        response: Instead of `integral`, the time that an error as large as the target (or larger)
             takes to move the weight from `lowest` to `highest`, such as `5%` or `500 steps`.
         lowest: $w_{\min}$.
         highest: $w_{\max}$.
-        initial: The weight before anything was seen; `lowest` where it is not given.
-        source: What to watch: the term itself, or a metric.
-        direction: Whether a larger weight lowers what is watched, as it does the term itself
+        initial: The weight before any observation; by default `lowest`.
+        source: The watched value: the term itself, or a metric.
+        direction: Whether a larger weight lowers the watched value, as it does the term itself
             (`same`), or raises it (`opposite`: an accuracy).
 
     H. Shao et al., *ControlVAE: controllable variational autoencoder*, ICML 2020, arXiv
@@ -76,11 +76,11 @@ class PID(Controller, kind="pid"):
     def _check(self) -> Self:
         check_bounds(self.lowest, self._start, self.highest)
         if self.integral is not None and self.response is not None:
-            raise ValueError("integral and response are two ways to say one gain: drop one of them")
+            raise ValueError("integral and response both set the gain: drop one of them")
         if self.source is None and self.direction == "opposite":
-            raise ValueError("direction is said of a metric: name it in `source`")
+            raise ValueError("direction is for a metric: name it in `source`")
         if self.response is not None and Duration.parse(self.response).value == 0:
-            raise ValueError("a response takes time: give `response` a length above 0")
+            raise ValueError("give `response` a length above 0")
         return self
 
     @property
@@ -118,11 +118,11 @@ class PID(Controller, kind="pid"):
 
 
 class Controlled(NamedTuple):
-    """What a step of control comes to.
+    """The result of a step of control.
 
     Args:
         weight: Within its bounds.
-        integral: What was summed up so far.
+        integral: $I$ after the step.
     """
 
     weight: Tensor
@@ -137,12 +137,12 @@ def pi_control(
     lowest: float,
     highest: float,
 ) -> Controlled:
-    r"""One step of control, with an integral that stops where the weight is at a bound.
+    r"""One step of control, with an integral that stops when the weight is at a bound.
 
     Args:
         error: $e$, target minus value.
         integral: $I$ before the step.
-        change: By how much the integral is to fall, $K_i\, e$.
+        change: Decrease of the integral, $K_i\, e$.
         proportional: $K_p$.
         lowest: Lower bound of the weight.
         highest: Upper bound of the weight.

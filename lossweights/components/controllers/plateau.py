@@ -1,4 +1,4 @@
-"""A weight that changes where progress stops."""
+"""A weight that changes when progress stops."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from lossweights.components.controllers.base import Controller, check_bounds
 
 
 class Plateau(Controller, kind="plateau"):
-    r"""A weight that is multiplied by a factor whenever what is watched stops getting better.
+    r"""A weight that is multiplied by a factor whenever the watched value stops improving.
 
-    What counts are observations, one for each optimizer step in which anything was seen: with
-    `source: val_loss` those steps before which `criterion.observe(val_loss=...)` was called. More
-    than `patience` of them in a row without a new best, and $w \leftarrow f w$.
+    Observations count, one for each optimizer step in which the value was seen: with
+    `source: val_loss`, the steps before which `criterion.observe(val_loss=...)` was called. After
+    more than `patience` of them in a row without a new best, $w \leftarrow f w$.
 
-    The rules and defaults are those of torch's `ReduceLROnPlateau`, but a relative threshold is
-    one of $|b|$, so that it means the same for a best $b$ below 0, where torch's takes worse
+    Rules and defaults are those of torch's `ReduceLROnPlateau`, except that a relative threshold is
+    one of $|b|$, so that it means the same for a best $b$ below 0, for which torch takes worse
     values for better ones.
 
     Args:
         mode: Whether smaller values are better (`min`) or larger ones (`max`).
         factor: $f$; above 0 and not 1. Above 1 the weight grows.
-        patience: How many observations without improvement change nothing.
+        patience: Number of observations without improvement that change nothing.
         threshold: By how much a new best must be better than the last, at least 0.
         threshold_mode: `relative` to the last best's absolute value, or `absolute`.
-        cooldown: After a change, how many observations pass before any is counted again.
+        cooldown: Number of observations after a change that are not counted.
         initial: $w$ at the start.
         lowest: Lower bound of $w$.
         highest: Upper bound of $w$.
-        source: What to watch, to be said: a metric, of which `patience` counts how often it is
-            given; or a term, be it the one that is steered, of which it counts optimizer steps.
+        source: The watched value, required: a metric, of which `patience` counts the observations,
+            or a term (the controlled one too), of which it counts optimizer steps.
 
     >>> from lossweights import Plateau, WeightedLoss
     >>> plateau = Plateau(source="val_loss", factor=0.5, patience=2)
@@ -60,9 +60,9 @@ class Plateau(Controller, kind="plateau"):
     def _check(self) -> Self:
         if self.source is None:
             raise ValueError(
-                "a plateau of what? Write source: val_loss, and give it with "
-                "criterion.observe(val_loss=...); or the name of a term, whose value is watched "
-                "at each step"
+                "a plateau needs a source: write source: val_loss and call "
+                "criterion.observe(val_loss=...), or write the name of a term, whose value is "
+                "watched at each step"
             )
         check_bounds(self.lowest, self.initial, self.highest)
         if self.factor == 1:
@@ -101,5 +101,5 @@ class Plateau(Controller, kind="plateau"):
 
 
 def is_better(value: Tensor, best: Tensor, margin: Tensor | float, *, largest: bool) -> Tensor:
-    """Whether a value is better than the best so far by more than a margin."""
+    """Whether a value is better than the best one so far by more than a margin."""
     return value > best + margin if largest else value < best - margin

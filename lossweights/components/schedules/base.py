@@ -14,18 +14,18 @@ from lossweights.components.schedules.shapes import Values
 
 Steps = NDArray[np.int64]
 
-_BLOCK = 32768  # values that a curve computes at a time: call overhead hidden, malloc kept cheap
+_BLOCK = 32768  # steps per call of `curve`: few calls, small arrays
 
 
 class Schedule(Component):
     """A weight as a pure function of the step.
 
     Step t is the number of optimizer steps already done: step 0 has the weight of the first
-    update. A schedule answers for any step at all, and past its end it holds its last value.
+    update. A schedule has a value at every step, and after its end it keeps its last one.
 
-    Anywhere a schedule is wanted a number stands for a constant one and, in Python, a function
-    of the step for itself. A subclass implements `values`; one that stops moving at some step
-    also says so in `ends`, which lets a run that is too short for it be reported.
+    A field typed as `Schedule` also reads a number, which is a constant schedule, and in Python a
+    function of the step. A subclass implements `values`. If it stops changing at some step, it
+    also implements `ends`, so that a training that is too short for it is reported.
     """
 
     @abstractmethod
@@ -33,25 +33,24 @@ class Schedule(Component):
         """The weight at each step, elementwise.
 
         Args:
-            steps: int64, one axis, none below 0.
-            horizon: What turns durations into steps: `horizon.steps(self.over)`.
+            steps: int64, one axis, at least 0.
+            horizon: Converts durations into steps: `horizon.steps(self.over)`.
 
         Returns:
             float64, one for each step.
         """
 
     def ends(self, horizon: Horizon) -> float | None:
-        """The step from which the weight no longer changes; None where it never settles."""
+        """The step from which the weight no longer changes; None if it never settles."""
         return None
 
     def final(self, horizon: Horizon) -> float:
-        """Where the schedule ends up: its value when training ends.
+        """The value at which the schedule ends: its value when training ends.
 
-        A cyclical or repeated schedule ends up at its `stop`, also when training ends within
-        a cycle.
+        A cyclical or repeated schedule ends at its `stop`, even if training ends within a cycle.
 
         Raises:
-            HorizonError: For one that never settles, while the end of training is not known.
+            HorizonError: If the schedule never settles and the end of training is unknown.
         """
         end = None if horizon.is_bounded else self.ends(horizon)
         step = horizon.span if end is None else int(np.ceil(end))
@@ -65,21 +64,21 @@ class Schedule(Component):
             horizon: Needed for percentages, epochs and cycles over the whole training.
 
         Raises:
-            ValueError: For steps below 0 or not whole, and where `values` does not give one
-                finite number for each.
-            HorizonError: Where `horizon` does not say what a duration needs.
+            ValueError: For steps below 0 or not whole, and if `values` does not return one finite
+                number for each.
+            HorizonError: If `horizon` lacks what a duration needs.
         """
         array = np.asarray(steps)
         if array.size and (array.dtype.kind not in "iu" or array.min() < 0):
-            raise ValueError(f"steps are whole numbers of at least 0, found {steps!r}")
-        line = array.astype(np.int64).reshape(-1)  # a copy: the steps may be for others too
+            raise ValueError(f"steps must be whole numbers of at least 0, found {steps!r}")
+        line = array.astype(np.int64).reshape(-1)  # a copy, which `values` may change
         values = np.asarray(self.values(line, horizon or Horizon()), dtype=np.float64)
         if values.shape != line.shape:
             raise ValueError(
-                f"{self!r}: values() gave shape {values.shape} for {line.size} steps; "
+                f"{self!r}: values() returned shape {values.shape} for {line.size} steps; "
                 "return one float for each"
             )
-        # The sum is a quick look: only where it is not finite need each value be looked at.
+        # The sum is a quick check: each value is checked only if the sum is not finite.
         with np.errstate(over="ignore", invalid="ignore"):
             total = values.sum()
         if not np.isfinite(total) and not np.isfinite(values).all():
@@ -115,9 +114,9 @@ class Schedule(Component):
 
     @classmethod
     def from_shorthand(cls, written: object) -> Self:
-        """A number is a constant schedule, a function of the step is itself."""
+        """Reads a number as a constant schedule, and a function of the step as itself."""
         if isinstance(written, str) and written in cls.kinds():
-            raise ValueError(f"a kind stands in a table: write {{kind: {written}}}")
+            raise ValueError(f"a kind belongs in a table: write {{kind: {written}}}")
         if isinstance(written, int | float | str | np.number) and not isinstance(written, bool):
             try:
                 number = float(written)
@@ -139,10 +138,10 @@ class Schedule(Component):
 
 
 class DelayedSchedule(Schedule):
-    """Base of schedules that may begin late: until then they hold their first value.
+    """Base of schedules that can begin late; until then they keep their first value.
 
     Args:
-        delay: How long to wait before the schedule begins.
+        delay: Time before the schedule begins.
     """
 
     delay: Duration | str = steps(0)
@@ -157,8 +156,13 @@ class DelayedSchedule(Schedule):
 
     @abstractmethod
     def undelayed(self, steps: Steps, horizon: Horizon) -> Values:
-        """The weight at each step since the delay; `horizon.span` ends with the training."""
+        """The weight at each step since the delay; `horizon` ends with the training."""
 
     def waiting(self, horizon: Horizon) -> float:
-        """The weight until the delay is over; one that jumps when it is over overrides this."""
+        """The weight during the delay; override it if the weight jumps at its end."""
         return float(self.undelayed(np.zeros(1, dtype=np.int64), horizon)[0])
+
+
+def progress(steps: NDArray[Any], length: float) -> Values:
+    """Each step as a fraction of `length`: 0 at step 0, 1 at the end; 1 if `length` is 0."""
+    return steps / length if length else np.ones(steps.shape)

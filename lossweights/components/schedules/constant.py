@@ -1,4 +1,4 @@
-"""The same weight at every step."""
+"""A constant weight."""
 
 from __future__ import annotations
 

@@ -12,18 +12,18 @@ from lossweights.components.schedules.shapes import Values
 
 
 def since_cycle_began(steps: Steps, period: Fraction, cycles: int | None) -> Values:
-    r"""For each step the whole steps since its cycle began: $t - \lfloor c P \rfloor$.
+    r"""The whole steps since the cycle of each step began: $t - \lfloor c P \rfloor$.
 
     Args:
-        steps: int64, none below 0.
-        period: $P$, above 0; a fraction, so that the floors are those of exact arithmetic.
-        cycles: How many there are: in the last one the steps count on without end.
+        steps: int64, at least 0.
+        period: $P$, above 0; a fraction, so that the floors are exact.
+        cycles: Number of cycles; the last one never ends.
 
     >>> since_cycle_began(np.arange(7), Fraction(5, 2), None)
     array([0., 1., 0., 1., 2., 0., 1.])
     """
-    # In float64: sums and products of whole numbers are exact, and one division is rounded too
-    # little to cross a whole number as long as (t + 1) * denominator stays under 2**53.
+    # In float64, sums and products of whole numbers are exact, and the rounding of one division
+    # crosses no whole number as long as (t + 1) * denominator is below 2**53.
     above, below = float(period.numerator), float(period.denominator)
     time = steps.astype(np.float64)
     cycle = time * below
@@ -37,11 +37,11 @@ def since_cycle_began(steps: Steps, period: Fraction, cycles: int | None) -> Val
         cycle /= below
         np.floor(cycle, out=cycle)
     time -= cycle
-    return np.maximum(time, 0.0, out=time)  # which rounding of steps beyond 2**53 may cross
+    return np.maximum(time, 0.0, out=time)  # steps beyond 2**53 may round below 0
 
 
 def cycle_length(period: Duration | str | None, cycles: int | None, horizon: Horizon) -> Fraction:
-    """`period` in steps; without one, `cycles` share the training evenly."""
+    """`period` in steps; without one, `cycles` divide the training evenly."""
     if period is None:
         return Fraction(horizon.span, cycles or 1)
     return Fraction(horizon.length(period)).limit_denominator(10_000)
@@ -50,4 +50,4 @@ def cycle_length(period: Duration | str | None, cycles: int | None, horizon: Hor
 def check_period(period: Duration | str | None) -> None:
     """Raises ValueError for a period of length 0."""
     if period is not None and Duration.parse(period).value == 0:
-        raise ValueError("a cycle takes time: give `period` a length above 0")
+        raise ValueError("give `period` a length above 0")

@@ -8,21 +8,15 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from lossweights.components.durations import Duration, Horizon
-from lossweights.components.schedules.base import DelayedSchedule, Steps
+from lossweights.components.schedules.base import DelayedSchedule, Steps, progress
 from lossweights.components.schedules.cycles import check_period, cycle_length, since_cycle_began
-from lossweights.components.schedules.shapes import (
-    LinearShape,
-    Shape,
-    Values,
-    interpolate,
-    progress,
-)
+from lossweights.components.schedules.shapes import LinearShape, Shape, Values, interpolate
 
 
 class Cyclical(DelayedSchedule, kind="cyclical"):
     r"""Cycles of a ramp from `start` to `stop` and a plateau at `stop`.
 
-    Step $t$ lies in cycle $c$, the last one with $\lfloor c P \rfloor \le t$, and
+    Step $t$ is in cycle $c$, the last one with $\lfloor c P \rfloor \le t$, and
 
     $$w(t) = a + (b - a)\, f(\min(\tau / (R P), 1)), \qquad \tau = t - \lfloor c P \rfloor.$$
 
@@ -31,16 +25,16 @@ class Cyclical(DelayedSchedule, kind="cyclical"):
     weight stays at `stop`.
 
     Args:
-        cycles: $M$; without `period` they share the training (after the delay) evenly, with
-            $P = T / M$. 4 where neither is given.
-        period: $P$, the length of a cycle; without `cycles` there is no last one.
-        ratio: $R$, the part of a cycle that the ramp takes; above 0, at most 1.
+        cycles: $M$; without `period` they divide the training (after the delay) evenly, with
+            $P = T / M$. 4 if neither is given.
+        period: $P$, the length of a cycle; without `cycles` they go on forever.
+        ratio: $R$, the fraction of a cycle that the ramp takes; above 0, at most 1.
         shape: $f$: linear, cosine, sigmoid, exponential, power, hold, or one with options.
         start: Weight $a$ at the first step of a cycle.
         stop: Weight $b$ from the end of the ramp on.
-        delay: How long to hold `start` before the first cycle begins.
+        delay: Time at `start` before the first cycle begins.
 
-    In the paper's code `start` and `stop` lie in the argument of sigmoid and cosine, its sigmoid
+    In the paper's code `start` and `stop` are in the argument of the sigmoid or cosine, the sigmoid
     runs from 0.0025 to 0.9975, and some lengths of training raise IndexError; here they are the
     weights themselves, both ends are exact, and every length works.
 
@@ -75,7 +69,7 @@ class Cyclical(DelayedSchedule, kind="cyclical"):
 
     def ends(self, horizon: Horizon) -> float | None:
         if self.period is None or self.cycles is None:
-            return None  # as long as the training, however long that is
+            return None  # the cycles last as long as the training
         cycles = self.cycles - 1 + self.ratio
         return horizon.steps(self.delay) + cycles * horizon.length(self.period)
 

@@ -13,18 +13,18 @@ from lossweights.components.schedules.shapes import Values
 
 
 class Exponential(DelayedSchedule, kind="exponential"):
-    r"""From `start` towards `stop`: $w(t) = b + (a - b) r^{t/n}$.
+    """From `start` towards `stop`: $w(t) = b + (a - b) r^{t/n}$.
 
-    It comes near `stop` but has no end; for a ramp that arrives use `ramp` with
+    It approaches `stop` without reaching it; for a ramp that arrives use `ramp` with
     `shape: exponential`.
 
     Args:
-        start: Weight $a$ at step 0 and until the delay is over.
+        start: Weight $a$ at step 0 and during the delay.
         stop: Limit $b$.
-        rate: $r$, what is left of the way after each `every`; between 0 and 1.
-        every: $n$, the time that `rate` is meant for.
+        rate: $r$, the fraction of the way that is left after each `every`; between 0 and 1.
+        every: $n$, the time to which `rate` refers.
         half_life: Time after which half of the way is left; instead of `rate` and `every`.
-        delay: How long to wait before the decay begins.
+        delay: Time before the decay begins.
 
     >>> Exponential(start=1.0, half_life="10 steps")([0, 10, 20])
     array([1.  , 0.5 , 0.25])
@@ -41,12 +41,12 @@ class Exponential(DelayedSchedule, kind="exponential"):
     @model_validator(mode="after")
     def _rate_or_half_life(self) -> Self:
         if (self.rate is None) == (self.half_life is None):
-            raise ValueError("say how fast: either `rate: 0.99` or `half_life: 10 epochs`")
+            raise ValueError("give the speed: either `rate: 0.99` or `half_life: 10 epochs`")
         if self.half_life is not None and Duration.parse(self.every) != steps(1):
-            raise ValueError("`every` goes with `rate`; `half_life` is a length of its own")
+            raise ValueError("`every` belongs to `rate`: drop it beside `half_life`")
         for length in (self.every, self.half_life):
             if length is not None and Duration.parse(length).value == 0:
-                raise ValueError("`every` and `half_life` take time: give a length above 0")
+                raise ValueError("give `every` and `half_life` a length above 0")
         return self
 
     def undelayed(self, steps: Steps, horizon: Horizon) -> Values:
@@ -54,7 +54,7 @@ class Exponential(DelayedSchedule, kind="exponential"):
             length, rate = horizon.length(self.half_life or ""), 0.5
         else:
             length, rate = horizon.length(self.every), self.rate
-        if length == 0:  # a share of a training without steps
+        if length == 0:  # a percentage of a training without steps
             return np.full(steps.shape, self.start)
         left = rate ** (steps / length)
         values: Values = self.stop + (self.start - self.stop) * left

@@ -16,21 +16,21 @@ from lossweights.components.schedules.shapes import Values
 def _cannot_be_saved(function: Callable[[int], float]) -> str:
     name = getattr(function, "__qualname__", repr(function))
     raise ValueError(
-        f"the schedule {name} is a Python function, which a file cannot hold: "
+        f"the schedule {name} is a Python function, which a file cannot contain: "
         'make it a class, `class Mine(Schedule, kind="mine")`'
     )
 
 
 class Function(Schedule):
-    """A plain function of the step; it has no kind, since a file cannot hold it.
+    """A Python function of the step; it has no kind, since a file cannot contain it.
 
-    It is never asked for a step after the last one of training, if that is known.
+    If the length of training is known, the function is not called for steps after its end.
 
     Args:
         function: From the step (an int) to the weight (a float).
 
     Raises:
-        ValueError: Where the function fails, naming the step.
+        ValueError: If the function raises, naming the step.
 
     >>> Function(function=lambda step: 1 / (1 + step))([0, 1, 3])
     array([1.  , 0.5 , 0.25])

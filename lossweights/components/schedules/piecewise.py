@@ -1,4 +1,4 @@
-"""Piecewise: through given points."""
+"""Interpolation between given points."""
 
 from __future__ import annotations
 
@@ -9,28 +9,22 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from lossweights.components.durations import Duration, Horizon
-from lossweights.components.schedules.base import Schedule, Steps
-from lossweights.components.schedules.shapes import (
-    LinearShape,
-    Shape,
-    Values,
-    interpolate,
-    progress,
-)
+from lossweights.components.schedules.base import Schedule, Steps, progress
+from lossweights.components.schedules.shapes import LinearShape, Shape, Values, interpolate
 
 
 class Piecewise(Schedule, kind="piecewise"):
-    """Through the given points, along `shape` between two, flat before and after them.
+    """Through the given points: along `shape` between two of them, constant before and after.
 
     With `shape="hold"` the weight jumps at each point: milestones.
 
     Args:
-        points: Pairs of a moment and the weight there, moments rising; at least one.
+        points: Pairs of a time and the weight at it, in rising order; at least one.
         shape: linear, cosine, sigmoid, exponential, power, hold, or one with options.
 
     Raises:
-        ValueError: For moments that do not rise; those of different units are compared once
-            the horizon is known.
+        ValueError: For times that do not rise; times in different units are compared once the
+            horizon is known.
 
     >>> Piecewise(points=(("0 steps", 1.0), ("4 steps", 0.0), ("6 steps", 0.5)))([0, 2, 4, 5, 99])
     array([1.  , 0.5 , 0.  , 0.25, 0.5 ])
@@ -43,16 +37,16 @@ class Piecewise(Schedule, kind="piecewise"):
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
-        moments = [Duration.parse(moment) for moment, _ in self.points]
-        for earlier, later in pairwise(moments):
+        times = [Duration.parse(time) for time, _ in self.points]
+        for earlier, later in pairwise(times):
             if earlier.unit == later.unit and later.value <= earlier.value:
-                raise ValueError(f"the moments of `points` rise, found {earlier} before {later}")
+                raise ValueError(f"the times of `points` must rise, found {earlier} before {later}")
         return self
 
     def values(self, steps: Steps, horizon: Horizon) -> Values:
-        moments = self._moments(horizon)
+        times = self._times(horizon)
         values = np.full(steps.shape, self.points[0][1])
-        for index, (begin, end) in enumerate(pairwise(moments)):
+        for index, (begin, end) in enumerate(pairwise(times)):
             here = steps >= begin
             way = progress(steps[here] - begin, end - begin)
             before, after = self.points[index][1], self.points[index + 1][1]
@@ -60,14 +54,14 @@ class Piecewise(Schedule, kind="piecewise"):
         return values
 
     def ends(self, horizon: Horizon) -> float:
-        return self._moments(horizon)[-1]
+        return self._times(horizon)[-1]
 
-    def _moments(self, horizon: Horizon) -> list[float]:
-        moments = [horizon.length(moment) for moment, _ in self.points]
-        for index, (earlier, later) in enumerate(pairwise(moments)):
+    def _times(self, horizon: Horizon) -> list[float]:
+        times = [horizon.length(time) for time, _ in self.points]
+        for index, (earlier, later) in enumerate(pairwise(times)):
             if later < earlier:
                 raise ValueError(
-                    f"the moments of `points` rise, but {self.points[index][0]} is step "
+                    f"the times of `points` must rise, but {self.points[index][0]} is step "
                     f"{earlier:g} and {self.points[index + 1][0]} is step {later:g}"
                 )
-        return moments
+        return times

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from lossweights.components.durations import Duration, Horizon
-from lossweights.components.schedules.base import DelayedSchedule, Steps
-from lossweights.components.schedules.shapes import (
-    LinearShape,
-    Shape,
-    Values,
-    interpolate,
-    progress,
-)
+from lossweights.components.schedules.base import DelayedSchedule, Steps, progress
+from lossweights.components.schedules.shapes import LinearShape, Shape, Values, interpolate
 
 
 class Ramp(DelayedSchedule, kind="ramp"):
     r"""From `start` to `stop` along `shape`, then flat: $w(t) = a + (b - a) f(\min(t / T, 1))$.
 
     Args:
-        start: Weight $a$ at step 0 and until the delay is over.
+        start: Weight $a$ at step 0 and during the delay.
         stop: Weight $b$ from step $T$ on (after the delay).
-        over: Length $T$ of the ramp; of 0, the weight is `stop` from the first step.
+        over: Length $T$ of the ramp; if it is 0, the weight is `stop` from the first step.
         shape: $f$: linear, cosine, sigmoid, exponential, power, hold, or one with options.
-        delay: How long to wait before the ramp begins.
+        delay: Time before the ramp begins.
 
     >>> Ramp(start=0.0, stop=1.0, over="4 steps")([0, 1, 3, 4, 99])
     array([0.  , 0.25, 0.75, 1.  , 1.  ])

@@ -15,14 +15,14 @@ from lossweights.components.schedules.shapes import Values
 
 
 class Repeat(Schedule, kind="repeat"):
-    r"""A schedule begun anew each cycle: $w(t) = s(t - \lfloor c P \rfloor)$.
+    r"""A schedule that begins again in each cycle: $w(t) = s(t - \lfloor c P \rfloor)$.
 
     Args:
-        schedule: $s$, which sees the steps since its cycle began.
-        cycles: $M$; without `period` they share the training evenly.
-        period: $P$, the length of a cycle; without `cycles` there is no last one.
+        schedule: $s$, called with the steps since the cycle began.
+        cycles: $M$; without `period` they divide the training evenly.
+        period: $P$, the length of a cycle; without `cycles` they go on forever.
 
-    After the last cycle the weight stays where `schedule` ends up.
+    After the last cycle the weight keeps the value at which `schedule` ends.
 
     >>> from lossweights import Cyclical
     >>> Repeat(schedule=Cyclical(period="2 steps", ratio=1), period="3 steps")([0, 1, 2, 3, 4])
@@ -36,7 +36,7 @@ class Repeat(Schedule, kind="repeat"):
     @model_validator(mode="after")
     def _period_above_zero(self) -> Self:
         if self.cycles is None and self.period is None:
-            raise ValueError("say how often: `period: 10 epochs`, `cycles: 4`, or both")
+            raise ValueError("give `period: 10 epochs`, `cycles: 4`, or both")
         check_period(self.period)
         return self
 

@@ -17,8 +17,8 @@ class Stage(Declaration):
     """A part of a `Sequence`.
 
     Args:
-        schedule: What runs in it, in its own time: it sees the steps since the stage began.
-        over: How long it takes; left out in the last stage, it takes the rest of training.
+        schedule: The schedule of the stage, called with the steps since the stage began.
+        over: Length of the stage; only the last one may omit it, to take the rest of training.
     """
 
     schedule: Schedule
@@ -28,9 +28,9 @@ class Stage(Declaration):
 class Sequence(Schedule, kind="sequence"):
     """One schedule after the other, each in its own time.
 
-    Step 0 of a stage is the step at which it begins, and cycles that share the training share
-    their stage; a percentage is one of the whole training all the same. After the last stage
-    the weight stays where that one ends up.
+    A stage begins at its own step 0, and cycles that divide the training divide their stage, but a
+    percentage is still of the whole training. After the last stage the weight keeps the value at
+    which that stage ends.
 
     Args:
         stages: Tables of `schedule` and `over`; all but the last need their length.
@@ -51,9 +51,7 @@ class Sequence(Schedule, kind="sequence"):
     def _lengths(self) -> Self:
         for number, stage in enumerate(self.stages[:-1]):
             if stage.over is None:
-                raise ValueError(
-                    f"stage {number} is not the last: say how long it takes, in `over`"
-                )
+                raise ValueError(f"stage {number} is not the last: give it a length, `over`")
         return self
 
     def values(self, steps: Steps, horizon: Horizon) -> Values:
@@ -84,7 +82,7 @@ class Sequence(Schedule, kind="sequence"):
         return stage.schedule.final(local)
 
     def _timetable(self, horizon: Horizon) -> list[tuple[Stage, int, Horizon]]:
-        """Each stage with the step at which it begins and its own horizon."""
+        """Each stage with its first step and its own horizon."""
         timetable, begin = [], 0
         for stage in self.stages:
             length = None if stage.over is None else horizon.steps(stage.over)

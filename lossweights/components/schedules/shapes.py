@@ -1,9 +1,9 @@
-"""Shapes: how a ramp gets from its start to its stop, as functions from [0, 1] to [0, 1]."""
+"""Shapes: the course of a ramp, as functions from [0, 1] to [0, 1]."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,11 @@ Values = NDArray[np.float64]
 
 
 class Shape(Component):
-    """How a ramp gets from start to stop: $f$ on [0, 1] with $f(0) = 0$ and $f(1) = 1$.
+    """The course of a ramp from start to stop: $f$ on [0, 1] with $f(0) = 0$ and $f(1) = 1$.
 
-    Anywhere a shape is wanted its kind as a string will do: `shape: cosine` is
-    `shape: {kind: cosine}`. A subclass implements `values` and is given progress strictly
-    between 0 and 1 or at the ends; the ends are exact whatever it returns there.
+    A field typed as `Shape` also reads a kind as a string: `shape: cosine` is
+    `shape: {kind: cosine}`. A subclass implements `values`, for progress from 0 to 1; the ends
+    are exact whatever it returns there.
 
     >>> Shape.read("cosine")(np.array([0.0, 0.5, 1.0]))
     array([0. , 0.5, 1. ])
@@ -30,9 +30,9 @@ class Shape(Component):
         """$f$ at each progress, an array of the same shape."""
 
     def __call__(self, progress: Values) -> Values:
-        """$f$ with both ends exact; progress beyond them is held there."""
+        """$f$ with exact ends; progress beyond an end counts as that end."""
         progress = np.clip(progress, 0.0, 1.0)
-        # numpy's functions of a number and of an array may differ in the last bit.
+        # numpy may round a power of a single number differently than in an array.
         values = self.values(np.atleast_1d(progress)).reshape(progress.shape)
         values = np.where(progress <= 0.0, 0.0, values)
         return np.where(progress >= 1.0, 1.0, values)
@@ -49,7 +49,7 @@ class LinearShape(Shape, kind="linear"):
         return progress
 
     def __call__(self, progress: Values) -> Values:
-        """The ends of a straight line are exact already."""
+        """$f$ itself: the ends of a straight line are exact."""
         return np.clip(progress, 0.0, 1.0)
 
 
@@ -69,8 +69,8 @@ class SigmoidShape(Shape, kind="sigmoid"):
 
     $$f(x) = \frac{\sigma(k x - k/2) - \sigma(-k/2)}{\sigma(k/2) - \sigma(-k/2)}$$
 
-    At the default this is the logistic of $12 x - 6$ of the cyclical-annealing paper (Fu et al.,
-    NAACL 2019, N19-1021), stretched so that it runs from 0 to 1 and not from 0.0025 to 0.9975.
+    With the default this is the logistic of $12 x - 6$ of the cyclical-annealing paper (Fu et al.,
+    NAACL 2019, N19-1021), stretched to run from 0 to 1 instead of from 0.0025 to 0.9975.
 
     Args:
         sharpness: $k$, the length of the logistic's argument; above 0.
@@ -82,18 +82,18 @@ class SigmoidShape(Shape, kind="sigmoid"):
     sharpness: Annotated[float, Field(gt=0, le=1000)] = 12.0
 
     def values(self, progress: Values) -> Values:
-        # In tanh, where it can neither overflow nor lose its symmetry.
+        # As a tanh it neither overflows nor loses its symmetry.
         quarter = self.sharpness / 4
         values: Values = 0.5 + 0.5 * np.tanh(quarter * (2 * progress - 1)) / np.tanh(quarter)
         return values
 
 
 class ExponentialShape(Shape, kind="exponential"):
-    r"""Exponential: $f(x) = (e^{k x} - 1) / (e^k - 1)$.
+    """Exponential: $f(x) = (e^{k x} - 1) / (e^k - 1)$.
 
     Args:
-        sharpness: $k$; above 0 it starts slowly and ends steeply, below 0 the other way round.
-            Not 0, which would be linear.
+        sharpness: $k$; above 0 it starts slowly and ends steeply, below 0 the opposite. Not 0,
+            which would be linear.
 
     >>> ExponentialShape(sharpness=5)(np.array([0.0, 0.5, 1.0])).round(4)
     array([0.    , 0.0759, 1.    ])
@@ -141,15 +141,10 @@ class HoldShape(Shape, kind="hold"):
 
 
 def interpolate(start: float, stop: float, shape: Shape | str, progress: Values) -> Values:
-    """From `start` at progress 0 to `stop` at 1 and beyond along `shape`, both ends exact."""
+    """From `start` at progress 0 to `stop` at 1 and beyond, along `shape`; both ends are exact."""
     fraction = Shape.read(shape)(progress)
     values: Values = (stop - start) * fraction
     values += start
-    if start + (stop - start) != stop:  # which rounding brings about
+    if start + (stop - start) != stop:  # due to rounding
         values[fraction == 1.0] = stop
     return values
-
-
-def progress(steps: NDArray[Any], length: float) -> Values:
-    """How far along `length` each step is: 0 at step 0, 1 at the end, at once where it is 0."""
-    return steps / length if length else np.ones(steps.shape)

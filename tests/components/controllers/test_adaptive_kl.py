@@ -59,10 +59,10 @@ def test_moves_only_where_its_metric_was_given() -> None:
     ("fields", "message"),
     [
         ({}, "target"),
-        ({"target": 0.0}, "a target of the KL is above 0, found 0"),
+        ({"target": 0.0}, "the target of a KL must be above 0, found 0"),
         ({"target": 6.0, "gain": 5.0}, r"below 1 / clip = 5, such as 0\.1"),
-        ({"target": 6.0, "gain": 10.0}, "by -1 where the KL is far below its target"),
-        ({"target": 6.0, "gain": 1.0, "clip": 1.0}, "turn its sign"),
+        ({"target": 6.0, "gain": 10.0}, "by -1 when the KL is far below its target"),
+        ({"target": 6.0, "gain": 1.0, "clip": 1.0}, "reverse its sign"),
         ({"target": 6.0, "lowest": 0.0}, "greater than 0"),
         ({"target": 6.0, "initial": 1e7}, "initial between them"),
         ({"target": 6.0, "horizon": 10000}, "unknown field 'horizon'"),

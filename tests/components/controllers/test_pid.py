@@ -148,7 +148,7 @@ def test_watches_a_metric() -> None:
     [
         ({}, "target"),
         ({"integral": 1e-3, "response": "5%"}, "drop one of them"),
-        ({"response": "0 steps"}, "takes time"),
+        ({"response": "0 steps"}, "a length above 0"),
         ({"lowest": 1.0, "highest": 1.0}, "lowest < highest"),
         ({"initial": 2.0}, "found lowest 0, highest 1, initial 2"),
         ({"proportional": -0.01}, "greater than or equal to 0"),

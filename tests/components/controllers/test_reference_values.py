@@ -87,5 +87,5 @@ def test_adaptive_kl(case: dict[str, Any]) -> None:
 def test_adaptive_kl_whose_sign_would_turn_is_refused() -> None:
     case = REFERENCE["adaptive_kl"]["cases"][2]
     assert min(case["values"]) < 0
-    with pytest.raises(ValueError, match="turn its sign"):
+    with pytest.raises(ValueError, match="reverse its sign"):
         AdaptiveKL(target=case["target"], gain=case["n_steps"] / case["horizon"])

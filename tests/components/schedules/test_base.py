@@ -43,7 +43,9 @@ class Wrong(Schedule):
 
 @pytest.mark.parametrize("result", ["scalar", "short"])
 def test_values_of_another_shape_are_an_error(result: str) -> None:
-    with pytest.raises(ValueError, match=r"values\(\) gave shape \(.*\) for 5 steps; return one"):
+    with pytest.raises(
+        ValueError, match=r"values\(\) returned shape \(.*\) for 5 steps; return one"
+    ):
         Wrong(result=result)(range(5))
 
 
@@ -106,7 +108,7 @@ def test_what_is_no_schedule_is_refused_with_what_is(written: object) -> None:
 
 
 def test_a_kind_or_a_class_in_place_of_a_schedule_says_what_to_write() -> None:
-    with pytest.raises(ValueError, match="a kind stands in a table: write {kind: cyclical}"):
+    with pytest.raises(ValueError, match="a kind belongs in a table: write {kind: cyclical}"):
         Schedule.read("cyclical")
     with pytest.raises(ValueError, match=r"Constant is a class: call it, Constant\(...\)"):
         Schedule.read(Constant)

@@ -160,9 +160,9 @@ def test_cycles_without_a_last_one_have_no_end(schedule: Schedule) -> None:
         ({"cycles": True}, "cycles\n  Value error, a number is needed, found True"),
         ({"ratio": 0}, "ratio\n  Input should be greater than 0"),
         ({"ratio": 1.01}, "ratio\n  Input should be less than or equal to 1"),
-        ({"period": "0 steps"}, "a cycle takes time: give `period` a length above 0"),
+        ({"period": "0 steps"}, "give `period` a length above 0"),
         ({"period": 10}, '10 has no unit: write "10 steps" or "10 epochs"'),
-        ({"shape": "wave"}, "'wave' is no kind of shape"),
+        ({"shape": "wave"}, "'wave' is not a kind of shape"),
     ],
 )
 def test_refuses(fields: dict[str, object], problem: str) -> None:

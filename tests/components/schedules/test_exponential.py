@@ -61,11 +61,11 @@ def test_a_share_of_a_training_without_steps_is_where_it_starts() -> None:
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({}, "say how fast: either `rate: 0.99` or `half_life: 10 epochs`"),
-        ({"rate": 0.9, "half_life": "3 steps"}, "say how fast: either"),
-        ({"half_life": "3 steps", "every": "2 steps"}, "`every` goes with `rate`"),
-        ({"half_life": "0 steps"}, "give a length above 0"),
-        ({"rate": 0.5, "every": "0%"}, "give a length above 0"),
+        ({}, "give the speed: either `rate: 0.99` or `half_life: 10 epochs`"),
+        ({"rate": 0.9, "half_life": "3 steps"}, "give the speed: either"),
+        ({"half_life": "3 steps", "every": "2 steps"}, "`every` belongs to `rate`"),
+        ({"half_life": "0 steps"}, "a length above 0"),
+        ({"rate": 0.5, "every": "0%"}, "a length above 0"),
         ({"rate": 1.0}, "rate\n  Input should be less than 1"),
         ({"rate": 0.0}, "rate\n  Input should be greater than 0"),
     ],

@@ -52,7 +52,8 @@ def test_moments_of_different_units() -> None:
     horizon = Horizon(40, steps_per_epoch=10)
     assert schedule([0, 5, 10, 15, 20, 39], horizon).tolist() == [0, 0.5, 1, 0.75, 0.5, 0.5]
     with pytest.raises(
-        ValueError, match=r"the moments of `points` rise, but 1 epoch is step 10 and 50% is step 5"
+        ValueError,
+        match=r"the times of `points` must rise, but 1 epoch is step 10 and 50% is step 5",
     ):
         schedule([0], Horizon(10, steps_per_epoch=10))
 

@@ -118,7 +118,7 @@ def test_any_integer_is_a_step(schedule: Schedule, kind_of_int: type[np.integer]
 @every_schedule
 @pytest.mark.parametrize("steps", [-1, [0, -1], 0.5, [1.0], True, ["1"], None], ids=repr)
 def test_only_whole_steps_from_0_on_are_steps(schedule: Schedule, steps: object) -> None:
-    with pytest.raises(ValueError, match="steps are whole numbers of at least 0, found "):
+    with pytest.raises(ValueError, match="steps must be whole numbers of at least 0, found "):
         schedule(steps, horizon_of(100))  # type: ignore[arg-type]
 
 

@@ -61,7 +61,7 @@ def test_repeat_with_cycles_ends_and_without_does_not() -> None:
 
 
 def test_repeat_needs_to_know_how_often() -> None:
-    with pytest.raises(ValidationError, match="say how often: `period: 10 epochs`, `cycles: 4`"):
+    with pytest.raises(ValidationError, match="give `period: 10 epochs`, `cycles: 4`"):
         Repeat(schedule=Warmup(over="2 steps"))
-    with pytest.raises(ValidationError, match="a cycle takes time"):
+    with pytest.raises(ValidationError, match="give `period` a length above 0"):
         Repeat(schedule=Warmup(over="2 steps"), period="0%")

@@ -116,7 +116,7 @@ def test_final_of_cycles_in_the_last_stage_is_their_stop() -> None:
 
 
 def test_all_stages_but_the_last_need_their_length() -> None:
-    with pytest.raises(ValidationError, match="stage 1 is not the last: say how long it takes"):
+    with pytest.raises(ValidationError, match="stage 1 is not the last: give it a length"):
         Sequence(
             stages=(
                 Stage(schedule=1.0, over="1 steps"),

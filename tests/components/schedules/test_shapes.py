@@ -94,7 +94,7 @@ def test_options_stand_in_a_table() -> None:
 @pytest.mark.parametrize(
     ("written", "problem"),
     [
-        ("cosin", "'cosin' is no kind of shape; did you mean 'cosine'[?] there are 'cosine'"),
+        ("cosin", "'cosin' is not a kind of shape; did you mean 'cosine'[?] there are 'cosine'"),
         (1.0, "a shape is a table with a `kind`, found 1.0; there are 'cosine'"),
         ({"sharpness": 3}, "a shape is a table with a `kind`, found {'sharpness': 3}"),
         ({"kind": "cosine", "sharpness": 3}, r"unknown field 'sharpness' \('cosine' has none\)"),

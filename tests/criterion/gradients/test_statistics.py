@@ -85,7 +85,9 @@ def test_only_what_is_needed_is_there() -> None:
     rows: Rows = {name: [drawn(4, 3, seed=s)] for s, name in enumerate(NAMES)}
     found = collected(rows, [drawn(4, 3)], needs=("norms",))
     assert list(found.found) == ["norms"]
-    with pytest.raises(ValueError, match=r"gramian was not computed: write needs = \('gramian',\)"):
+    with pytest.raises(
+        ValueError, match=r"'gramian' was not computed: write needs = \('gramian',\)"
+    ):
         _ = found.gramian
 
 

@@ -296,7 +296,7 @@ def test_a_class_says_what_it_needs() -> None:
 
 
 def test_a_balancer_of_values_is_told_of_no_gradients() -> None:
-    with pytest.raises(RuntimeError, match="derive from that"):
+    with pytest.raises(RuntimeError, match="derive from it"):
         _ = StepContext({}).gradients
 
 
@@ -440,7 +440,7 @@ def test_nothing_is_learned_by_the_optimizer() -> None:
 
     with pytest.raises(ConfigError, match="balancer: 'logits' is learned"):
         criterion("test-learned-by-gradients")
-    with pytest.raises(TypeError, match="a penalty is the price of learned weights"):
+    with pytest.raises(TypeError, match="a penalty is for learned weights"):
 
         class Priced(Following, kind="test-priced-by-gradients"):
             def penalty(self, state: State, now: StepContext) -> Tensor:

@@ -1,4 +1,4 @@
-"""Independent component alignment: gradients made orthogonal, and of one size."""
+"""Independent component alignment: orthogonal gradients of one size."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Scale: TypeAlias = Literal["min", "median", "rmse"]
 
 
 class AlignedMTL(GramianBalancer, kind="aligned-mtl"):
-    r"""Replaces the gradients by the nearest that are orthogonal and of one size (Aligned-MTL).
+    r"""Replaces the gradients by the nearest orthogonal ones of one size (Aligned-MTL).
 
     With the Gramian $G = V \Lambda V^\top$ of rank $r$, and a size $\sigma$,
 
     $$b = \sigma\, V \Lambda^{-1/2} V^\top \mathbf{1} / m,$$
 
-    the mean of the aligned gradients, of which the matrix has all its singular values at $\sigma$:
-    no term dominates, and none conflicts with another. The direction has the length
-    $\sigma$ times at most $1 / \sqrt{m}$; it may still conflict with a gradient as it was before.
+    the mean of the aligned gradients, whose matrix has all its singular values at $\sigma$: no term
+    dominates, and none conflicts with another. The direction has the length $\sigma$ times at most
+    $1 / \sqrt{m}$; it may still conflict with an original gradient.
 
     Args:
-        scale_mode: $\sigma^2$ is the least eigenvalue of $G$, their lower median, or their mean,
-            those of the $r$ that count.
+        scale_mode: $\sigma^2$ is the smallest (`min`), the lower median (`median`) or the mean
+            (`rmse`) of the $r$ eigenvalues of $G$ that count.
 
     Singular values below about 1e-7 of the largest, the rounding of gradients in float32, count as
     0. Weights have no fixed sum, and some may be negative; with `min` none is above $1 / \sqrt m$.
-    Where all gradients are equal, or all are 0, they are $1 / m$; a term whose gradient is 0 among
-    others has weight 0.
+    If all gradients are equal, or all are 0, the weights are $1 / m$; a term whose gradient is 0
+    among others has weight 0.
 
     D. Senushkin, N. Patakin, A. Kuznetsov, A. Konushin, *Independent component alignment for
-    multi-task learning*, CVPR 2023, arXiv 2305.19000. `min` is what the paper analyses. (Its code
-    and LibMTL have $\mathbf{1}$ for $\mathbf{1} / m$, torchjd has it as here; the first two count
+    multi-task learning*, CVPR 2023, arXiv 2305.19000. The paper analyzes `min`. (Its code and
+    LibMTL have $\mathbf{1}$ for $\mathbf{1} / m$, torchjd has it as here; the first two count
     singular values as 0 below 3e-4 of the largest, torchjd below 1e-8.)
 
     >>> import torch

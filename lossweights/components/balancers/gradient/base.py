@@ -1,4 +1,4 @@
-"""What a balancer is that weighs by gradients."""
+"""The base classes of balancers that weigh by gradients."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Array: TypeAlias = npt.NDArray[np.float64]
 
 
 class GradientBalancer(Balancer):
-    """Weights for all balanced terms from their gradients with respect to what they share.
+    """Weights for all balanced terms from their gradients with respect to shared tensors.
 
-    What they share is given at the call, `criterion(terms, shared=features)`: tensors of the graph
-    (cheap, only the heads are gone through once more for each term) or parameters. `now.gradients`
-    has the statistics that the class declares in `needs`, of the terms as they are weighed:
-    transformed, before base weights and schedules.
+    The shared tensors are passed to the call, `criterion(terms, shared=features)`: tensors of the
+    graph (cheap: only the heads run backward once more for each term) or parameters.
+    `now.gradients` has the statistics that the class declares in `needs`, of the transformed terms,
+    before base weights and schedules.
 
-    `update`, where a class has it, is told the means over the forward passes of a step, and is not
-    called for steps in which no gradients were taken.
+    `update`, if a class has it, is called with the means over the forward passes of a step, and
+    not for steps in which no gradients were taken.
 
     Args:
-        every: How often gradients are taken; between, the weights stand still.
-        heads: What is not shared is weighted as the rest (`weighted`), or keeps the weight that
-            it has without the balancer (`plain`): then only gradients of what is shared are
-            combined.
+        every: Time between two steps in which gradients are taken; the weights are constant
+            between them.
+        heads: Whether the other tensors have the weighted loss (`weighted`), or the loss without
+            the balancer (`plain`): then only gradients of the shared tensors are combined.
 
     Attributes:
         pairs: The tensors of `init` that have an entry for each pair of terms, shape (n, n).
@@ -57,11 +57,11 @@ class GradientBalancer(Balancer):
                 f"{', '.join(STATISTICS)}; found {cls.needs!r}"
             )
         if cls.penalty is not Balancer.penalty:
-            raise TypeError(f"{cls.__name__}: a penalty is the price of learned weights, drop it")
+            raise TypeError(f"{cls.__name__}: a penalty is for learned weights, drop it")
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        """Those of `needs` that are computed: all, where the fields do not leave one out."""
+        """The statistics of `needs` that are computed; all, unless the fields rule one out."""
         return self.needs
 
     @abstractmethod
@@ -70,26 +70,27 @@ class GradientBalancer(Balancer):
 
         Args:
             losses: The values of the m terms that were given, detached, shape (m,), float32.
-            state: What `init` declared, for these terms; not to be changed.
-            now: `now.gradients`, and all else that is known of the moment.
+            state: The current state of these terms; not to be changed.
+            now: The gradients, the step, the horizon and the values of scheduled fields.
 
         Returns:
-            The weights, shape (m,), of any float type. Where one is not finite, all terms keep
-            the weights that they had at the last step.
+            The weights, shape (m,), of any float type. If one is not finite, all terms keep the
+            weights of the last step.
         """
 
 
 class GramianBalancer(GradientBalancer):
-    r"""Weights from the Gramian of the terms' gradients, computed on the host.
+    r"""Weights from the Gramian of the terms' gradients, computed on the CPU.
 
-    `weigh` moves the Gramian and the state to the host, and so waits for the device.
-    The direction in which what is shared moves is $-\sum_i b_i g_i$. Weights that float32 could not
-    hold are scaled down together, which keeps the direction.
+    `weigh` moves the Gramian and the state to the CPU, and so waits for the device.
+
+    The shared tensors move along $-\sum_i b_i g_i$. Weights that are too large for float32 are
+    scaled down together, which keeps the direction.
     """
 
     needs: ClassVar[tuple[Statistic, ...]] = ("gramian",)
     needs_positive: ClassVar[str] = (
-        "under which the balancer takes its agreement with the others for conflict"
+        "so the balancer would take its agreement with the others for conflict"
     )
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
@@ -108,7 +109,7 @@ class GramianBalancer(GradientBalancer):
         Args:
             gramian: $g_i \cdot g_j$, finite, shape (m, m), float64; not to be changed. It may be
                 0, of low rank, and of any scale.
-            state: What `init` declared, on the host.
+            state: The current state, on the CPU.
             now: As in `weigh`.
 
         Returns:

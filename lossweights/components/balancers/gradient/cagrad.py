@@ -1,4 +1,4 @@
-"""Conflict-averse gradient descent: near the mean gradient, the best for the term worst off."""
+"""Conflict-averse gradient descent: near the mean gradient, the best for the worst term."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROUNDING = 8 * EPSILON
 
 
 class CAGrad(GramianBalancer, kind="cagrad"):
-    r"""Goes near the mean gradient, where the term that gains least gains most (CAGrad).
+    r"""Stays near the mean gradient, with the largest gain for the term that gains least (CAGrad).
 
     With the mean gradient $g_0$ of the $m$ terms
 
@@ -27,23 +27,23 @@ class CAGrad(GramianBalancer, kind="cagrad"):
 
     which is $\sum_i b_i g_i$ for weights $b_i = 1 / m + \lambda w_i$, with $w \ge 0$ of sum 1 and
     $\lambda = c \lVert g_0 \rVert / \lVert \sum_i w_i g_i \rVert$. The weights sum to
-    $1 + \lambda$; they are $1 / m$ where $g_0$ is 0, so also where all gradients are.
+    $1 + \lambda$; they are $1 / m$ if $g_0$ is 0, so also if all gradients are.
 
     With $c = 0$ it is the plain mean, and from $c = 1$ on $d$ conflicts with no term. Below 1 it
-    may, but the mean loss always goes down: what it converges to is a minimum of that, whereas
-    with more than 1 it may be any point where no direction is down for all terms. There, if the
-    ball has directions that conflict with none, $d$ is the one of these that is nearest to $g_0$.
+    may, but the mean loss always decreases, and it converges to a minimum of the mean; above 1 it
+    may converge to any point at which no direction is down for all terms. If the ball has
+    directions that conflict with none, $d$ is the one of these that is nearest to $g_0$ there.
 
     Args:
         radius: $c$. The authors' code has 0.5 by default, 0.4 for NYU-v2 and 0.4 or 0.6 for
             Cityscapes.
-        rescale: What the weights are divided by: 1 as in the paper (0), $1 + c^2$ (1), or
-            $1 + c$ (2). The authors' code for images and LibMTL have 1, torchjd 0.
+        rescale: Divisor of the weights: 1 as in the paper (0), $1 + c^2$ (1), or $1 + c$ (2). The
+            authors' code for images and LibMTL have 1, torchjd 0.
 
     B. Liu, X. Liu, X. Jin, P. Stone, Q. Liu, *Conflict-averse gradient descent for multi-task
     learning*, NeurIPS 2021, arXiv 2110.14048. Solved exactly, at every scale. (The authors' code
-    for images also multiplies by $m$, to go as far as the sum of the losses. torchjd has weights of
-    0 where $\sum_i w_i g_i$ is, or all gradients are small.)
+    for images also multiplies by $m$, to move as far as the sum of the losses. torchjd has weights
+    of 0 if $\sum_i w_i g_i$ is 0, or all gradients are small.)
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -63,11 +63,11 @@ class CAGrad(GramianBalancer, kind="cagrad"):
 
 
 def conflict_averse_weights(gramian: Array, radius: float) -> Array:
-    r"""The weights of the direction within `radius` of the mean, with the best worst product.
+    r"""The weights of the direction within `radius` of the mean with the largest smallest product.
 
-    For a level $t$ let $x(t) \ge 0$ be the least change of the mean, $\sum_i x_i g_i$, after which
-    all products are at least $t$. Its length is convex in $t$, with the slope
-    $\sum_i x_i / \lVert \sum_i x_i g_i \rVert$: Newton's method goes down from a level that is too
+    For a level $t$ let $x(t) \ge 0$ be the smallest change of the mean, $\sum_i x_i g_i$, after
+    which all products are at least $t$. Its length is convex in $t$, with the slope
+    $\sum_i x_i / \lVert \sum_i x_i g_i \rVert$: Newton's method descends from a level that is too
     high to the one at which the length is the radius of the ball.
 
     Args:
@@ -81,11 +81,11 @@ def conflict_averse_weights(gramian: Array, radius: float) -> Array:
         return mean
     products = gramian @ mean
     shortest = mgda_weights(gramian)
-    # No level can be above any average of what the products may be at most.
+    # No level can exceed an average of upper bounds of the products.
     level = float(shortest @ products) + reach * _length(shortest, gramian)
     inverses = inverse_norms(gramian)
     unit = cosines(gramian, inverses)
-    change = np.zeros(terms)  # else opposed pairs, which are singular by rounding, explode
+    change = np.zeros(terms)  # rounding makes opposed pairs singular; without it they explode
     for _ in range(50):
         change = nonnegative_minimum(unit, (level - products) * inverses, change)
         length = float(np.sqrt(change @ unit @ change))
@@ -96,11 +96,11 @@ def conflict_averse_weights(gramian: Array, radius: float) -> Array:
 
 
 def _length(weights: Array, gramian: Array) -> float:
-    """Of the combination of the gradients with these weights; 0 where it is no more than rounding.
+    """Length of the gradients' combination with these weights; 0 if it is only rounding.
 
     Args:
         weights: Not negative.
-        gramian: Of the gradients.
+        gramian: Gramian of the gradients.
     """
     square = float(weights @ gramian @ weights)
     largest = float(weights @ np.sqrt(gramian.diagonal()))

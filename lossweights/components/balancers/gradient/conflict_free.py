@@ -15,27 +15,27 @@ from lossweights.components.context import State, StepContext
 
 
 class ConFIG(GramianBalancer, kind="conflict-free"):
-    r"""Goes at the same angle to every gradient, as far as they reach that way (ConFIG).
+    r"""The direction at one angle to all gradients, as long as their projections on it (ConFIG).
 
-    With unit gradients $u_i = g_i / \lVert g_i \rVert$, their cosines $C_{ij} = u_i \cdot u_j$ and
-    the pseudo-inverse $y = C^{+} \mathbf{1}$
+    Conflict-free inverse gradients: with unit gradients $u_i = g_i / \lVert g_i \rVert$, their
+    cosines $C_{ij} = u_i \cdot u_j$ and the pseudo-inverse $y = C^{+} \mathbf{1}$
 
     $$\hat d = \frac{\sum_i y_i u_i}{\lVert \sum_i y_i u_i \rVert}, \qquad
     d = \Big(\sum_i g_i \cdot \hat d\Big)\, \hat d, \qquad
     b_i = \frac{\sum_j g_j \cdot \hat d}{\lVert \sum_j y_j u_j \rVert}
     \frac{y_i}{\lVert g_i \rVert}.$$
 
-    Where the gradients are linearly independent, $u_i \cdot \hat d$ is the same for all terms, and
-    above 0: $d$ conflicts with none. Where they are not, it is as equal as it can be, in least
-    squares, and $d$ may conflict with some. The more the terms conflict, the shorter $d$ is, down
-    to 0 for two opposed gradients, where $y$ is 0 and so are all weights.
+    If the gradients are linearly independent, $u_i \cdot \hat d$ is the same for all terms, and
+    above 0: $d$ conflicts with none. Otherwise it is as equal as possible, in least squares, and
+    $d$ may conflict with some. The more the terms conflict, the shorter $d$ is, down to 0 for two
+    opposed gradients, for which $y$ is 0 and so are all weights.
 
     Gradients of one length that are equal, or orthogonal, have weights of 1, as in a plain sum;
-    other weights may be negative. A term whose gradient is 0 takes no part: its weight is 1, as is
-    that of all where all are 0.
+    other weights may be negative. A gradient of 0 takes no part: its term has weight 1. If all are
+    0, all weights are 1.
 
     Directions in which the unit gradients are less than about 1e-7 of their largest extent, the
-    rounding of gradients in float32, count as none.
+    rounding of gradients in float32, are ignored.
 
     Q. Liu, M. Chu, N. Thuerey, *ConFIG: towards conflict-free training of physics informed neural
     networks*, ICLR 2025, arXiv 2408.11104. As `ConFIG_update` of the authors' package conflictfree
@@ -64,7 +64,7 @@ def conflict_free_weights(gramian: Array) -> Array:
         unit = cosines(gramian[parts][:, parts], inverses)
         values, vectors = spectrum(unit)
         solution = vectors @ (vectors.sum(axis=0) / values)
-        square = float(solution.sum())  # of the length of the combination of unit gradients
+        square = float(solution.sum())  # of the combination's length
         reach = float(unit @ solution @ (1 / inverses))
         kept = square > len(unit) * ROUNDING
         weights[parts] = solution * inverses * (reach / square) if kept else 0.0

@@ -15,23 +15,22 @@ _EPSILON = 1e-8
 
 
 class DBMTL(GradientBalancer, kind="db-mtl"):
-    r"""Gives the gradients of all terms one norm: the largest that a logarithm has (DB-MTL).
+    r"""Gives the gradients of all terms one norm: the largest of those of the logarithms (DB-MTL).
 
-    The gradient of $\log l_i$ is $u_i = g_i / l_i$. All are brought to the largest of their norms,
+    The gradient of $\log l_i$ is $u_i = g_i / l_i$. All are scaled to the largest of their norms,
     and $\max_j \lVert u_j \rVert\, u_i / \lVert u_i \rVert$ is $b_i g_i$ with
 
     $$b_i = \frac{\max_j \lVert g_j \rVert / l_j}{\lVert g_i \rVert}.$$
 
     The scale of a loss does not matter. The weights have no fixed sum; the norm of all weighted
-    gradients goes to 0 where all terms come to rest.
+    gradients goes to 0 as all terms reach a minimum.
 
-    Losses are above 0: 1e-8 is added. One that is not does not count for the maximum; where none
-    is, the maximum is that of $\lVert g_j \rVert$. A term whose gradient is 0 has weight 1.
+    Losses should be above 0: 1e-8 is added. A loss that is not is ignored in the maximum; if none
+    is above 0, the maximum is that of $\lVert g_j \rVert$. A term whose gradient is 0 has weight 1.
 
-    The paper puts a moving average of the vectors $u_i$ in their place, which it finds somewhat
-    better than none; no gradients are kept from batch to batch here. What is shared are in the
-    paper all shared parameters, and what is not shared follows $\log l_i$: in place of that,
-    `heads` offers $b_i l_i$ or $l_i$.
+    The paper replaces the vectors $u_i$ by a moving average, which works somewhat better there; no
+    gradients are kept from batch to batch here. The shared tensors of the paper are all shared
+    parameters, and the other tensors follow $\log l_i$; here `heads` offers $b_i l_i$ or $l_i$.
 
     B. Lin, W. Jiang, F. Ye and others, *Dual-balancing for multi-task learning*, 2023, arXiv
     2308.12029.
@@ -53,7 +52,7 @@ class DBMTL(GradientBalancer, kind="db-mtl"):
 
 
 def dual_balancing_weights(losses: Tensor, norms: Tensor) -> Tensor:
-    r"""$\max_j (\lVert g_j \rVert / l_j) / \lVert g_i \rVert$; 1 where a gradient is 0."""
+    r"""$\max_j (\lVert g_j \rVert / l_j) / \lVert g_i \rVert$; 1 for a gradient of 0."""
     of_logarithms = torch.where(losses <= 0, 0.0, norms / (losses + _EPSILON))
     largest = of_logarithms.max()
     largest = torch.where(largest == 0, norms.max(), largest)

@@ -1,4 +1,4 @@
-"""Directions that conflict with no term: projections onto the dual cone of the gradients."""
+"""Projections onto the dual cone of the gradients: directions that conflict with no term."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DualConeBalancer(GramianBalancer):
     r"""Weights from projections onto the dual cone, $\{d : g_i \cdot d \ge 0 \text{ for all } i\}$.
 
     Raises:
-        ValueError: Where the solver of least squares is not installed.
+        ValueError: If the solver of least squares is not installed.
     """
 
     @model_validator(mode="after")
@@ -38,12 +38,12 @@ class DualConeBalancer(GramianBalancer):
 def projection_weights(gramian: Array, vectors: Array) -> Array:
     r"""Projects weighted sums of the gradients onto the dual cone of the gradients.
 
-    The projection of $\sum_i u_i g_i$ is $\sum_i v_i g_i$ with the least norm among all
-    $v \ge u$. It is looked for in units of unit gradients, in which no term is small.
+    The projection of $\sum_i u_i g_i$ is $\sum_i v_i g_i$ with the smallest norm among all
+    $v \ge u$. It is computed in units of unit gradients, in which no term is small.
 
     Args:
-        gramian: Of the gradients, shape (m, m).
-        vectors: $u$, not below 0, a row each, shape (k, m).
+        gramian: Gramian of the gradients, shape (m, m).
+        vectors: $u$, not negative, a row each, shape (k, m).
 
     Returns:
         $v$, shape (k, m).
@@ -63,11 +63,11 @@ def projection_weights(gramian: Array, vectors: Array) -> Array:
 
 
 def _least_changes(unit: Array, vectors: Array) -> Array:
-    r"""The $x \ge 0$ for which $(u + x)^\top C (u + x)$ is least, for each row $u$.
+    r"""The $x \ge 0$ that minimizes $(u + x)^\top C (u + x)$, for each row $u$.
 
     Guessed active sets solve most problems, all rows at once. The others go to a solver in C, which
-    is many times faster than `nonnegative_minimum`; that stays exact also for gradients that are
-    opposed, or depend on others, but for rounding.
+    is many times faster than `nonnegative_minimum`; that one stays exact up to rounding for opposed
+    or dependent gradients.
     """
     changes = np.zeros_like(vectors)
     slopes = vectors @ unit
@@ -86,7 +86,7 @@ def _least_changes(unit: Array, vectors: Array) -> Array:
         vector = vectors[row]
         try:
             change = solve(root, -root @ vector)[0]
-        except RuntimeError:  # it gave up
+        except RuntimeError:  # too many iterations
             change = np.full_like(vector, np.nan)
         if not _are_minima(change, unit @ (vector + change)).all():
             change = nonnegative_minimum(unit, -unit @ vector, np.zeros_like(vector))
@@ -130,7 +130,7 @@ def _are_minima(changes: Array, slopes: Array) -> npt.NDArray[np.bool_]:
 
 
 def _solver() -> Any:
-    """Imported here, so that all else works without it."""
+    """Imports the solver when it is needed, so that everything else works without it."""
     from scipy.optimize import nnls  # noqa: PLC0415
 
     return nnls

@@ -10,24 +10,24 @@ from lossweights.components.context import State, StepContext
 
 
 class DualProj(DualConeBalancer, kind="dualproj"):
-    r"""Projects the mean of the gradients on the directions that conflict with none (DualProj).
+    r"""Projects the mean gradient onto the directions that conflict with no term (DualProj).
 
     With $\pi$ the projection onto the dual cone of the $m$ gradients,
 
     $$\sum_i b_i g_i = \pi\Big(\frac{1}{m} \sum_i g_i\Big):$$
 
-    of all directions that conflict with no term it is the nearest to that of plain averaging, and
-    it is that of plain averaging wherever this conflicts with no term. Weights are at least
-    $1 / m$; they are $1 / m$ also where all gradients are 0, and for a term whose gradient is 0.
+    of all directions that conflict with no term, it is the nearest to the mean gradient, and the
+    mean gradient itself if that conflicts with no term. Weights are at least $1 / m$. They are
+    $1 / m$ if all gradients are 0, and for a term whose gradient is 0.
 
-    The promise is of the terms as they are balanced: base weights and schedules multiply the
-    weights afterwards, and unequal ones may bring a conflict back. Small gradients that conflict
-    with a large one are left with no more than no conflict; `upgrad` gives them a share.
+    This holds for the balanced terms: base weights and schedules multiply the weights afterwards,
+    and unequal ones may bring a conflict back. Small gradients that conflict with a large one gain
+    no more than the absence of conflict; `upgrad` gives them a share.
 
     D. Lopez-Paz, M. Ranzato, *Gradient episodic memory for continual learning*, NeurIPS 2017,
     arXiv 1706.08840, equation 11, with the mean for the gradient of the current task. (The authors'
-    code asks for more than no conflict, by a margin of 0.5 on the multipliers.) Quinton and Rey
-    (arXiv 2406.16232) gave it its name.
+    code requires more than no conflict, by a margin of 0.5 on the multipliers.) Named by Quinton
+    and Rey (arXiv 2406.16232).
 
     >>> import torch
     >>> from lossweights import WeightedLoss

@@ -1,4 +1,4 @@
-"""Fair resource allocation: fair shares of what a step gains."""
+"""Fair resource allocation: fair shares of the gain of a step."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ _REGULARIZATION = 1e-12
 
 
 class FairGrad(GramianBalancer, kind="fairgrad"):
-    r"""Shares what a step gains among the terms, as fairly as is asked for (FairGrad).
+    r"""Shares the gain of a step among the terms, as fairly as `fairness` says (FairGrad).
 
     Of all directions of one length, the one with the largest utility
     $\sum_i (g_i \cdot d)^{1 - \alpha} / (1 - \alpha)$. With weights $b > 0$
 
     $$d = \sum_i b_i g_i, \qquad g_i \cdot d = b_i^{-1 / \alpha} \quad \text{for all } i,$$
 
-    so $d$ conflicts with no term. With $\alpha$ towards 0 it is the plain sum, with 1 it is that of
-    `nash-mtl`, and the larger $\alpha$ is, the more do terms count that gain little.
+    so $d$ conflicts with no term. As $\alpha$ goes to 0 it becomes the plain sum, with 1 it is that
+    of `nash-mtl`, and the larger $\alpha$ is, the more the terms that gain little count.
 
     Args:
         fairness: $\alpha$, from 0.01 to 30. The authors' code has 1 by default, its script for
             CelebA has 2.
-        max_norm: The largest length of $d$: the weights are scaled down where it is longer. None,
-            as in the paper, LibMTL and torchjd; the authors' code clips gradients at 1.
+        max_norm: The largest length of $d$: the weights of a longer one are scaled down. None, as
+            in the paper, LibMTL and torchjd; the authors' code clips gradients at 1.
 
-    With gradients $s$ times as long $d$ is $s^{(1 - \alpha) / (1 + \alpha)}$ times as long: for
-    $\alpha > 1$ it grows towards a minimum, where `max_norm` helps.
+    With gradients $s$ times as long, $d$ is $s^{(1 - \alpha) / (1 + \alpha)}$ times as long: for
+    $\alpha > 1$ it grows towards a minimum, which `max_norm` prevents.
 
-    All this holds where some direction is down for all terms. Where there is none
-    (Pareto-stationary), the equation has no solution, and near it weights grow without bound. So
-    $10^{-12}$ is added to the squares of the gradients, relative to them: weights are large then,
-    but finite, and $d$ is about 0 next to what it is the sum of. What is not shared feels such
-    weights: with heads, `heads: plain` is the safer way. The same may happen where gradients that
-    conflict are ten orders of magnitude apart, and $\alpha$ is not 1. A term whose gradient is 0
-    takes no part: its weight is 1, as is that of all where all are 0.
+    All this holds if some direction is down for all terms. If there is none (Pareto-stationary),
+    the equation has no solution, and near such a point weights grow without bound. So $10^{-12}$ is
+    added to the squares of the gradients, relative to them: weights are large then, but finite, and
+    $d$ is about 0 relative to its summands. Such weights reach the heads: `heads: plain` is safer
+    there. The same may happen if conflicting gradients are ten orders of magnitude apart, and
+    $\alpha$ is not 1. A gradient of 0 takes no part: its term has weight 1. If all are 0, all
+    weights are 1.
 
     H. Ban, K. Ji, *Fair resource allocation in multi-task learning*, ICML 2024, arXiv 2402.15638.
-    Solved by Newton's method; the authors' code, LibMTL and torchjd minimise the squares of what is
-    missing from the equation. (The authors' code multiplies $d$ by $m$ before it clips.)
+    Solved by Newton's method; the authors' code, LibMTL and torchjd minimize the squared residuals
+    of the equation. (The authors' code multiplies $d$ by $m$ before it clips.)
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -67,8 +67,8 @@ class FairGrad(GramianBalancer, kind="fairgrad"):
 def fair_weights(gramian: Array, power: float) -> Array:
     r"""The $b > 0$ with $(G b)_i = b_i^{-p}$ for all $i$; 1 for a gradient of 0.
 
-    It is the minimum of a convex function, and found by Newton's method from the weights that the
-    terms would have if they were orthogonal, $\lVert g_i \rVert^{-2 / (1 + p)}$.
+    They minimize a convex function. Newton's method starts from the weights of orthogonal
+    gradients, $\lVert g_i \rVert^{-2 / (1 + p)}$.
 
     Args:
         gramian: $g_i \cdot g_j$, shape (m, m).
@@ -80,7 +80,7 @@ def fair_weights(gramian: Array, power: float) -> Array:
     if parts.any():
         inverses = inverses[parts]
         unit = cosines(gramian[parts][:, parts], inverses)
-        # Relative to the weights that terms have alone; gradients weighted by those are so long.
+        # In units of the weights of orthogonal gradients; these are the weighted lengths.
         lengths = inverses ** ((1 - power) / (1 + power))
         weights[parts] = _balanced(unit, lengths, power) * inverses * lengths
     return weights
@@ -89,8 +89,8 @@ def fair_weights(gramian: Array, power: float) -> Array:
 def _balanced(unit: Array, lengths: Array, power: float) -> Array:
     r"""The $v > 0$ with $s_i \sum_j C_{ij} s_j v_j = s_i^2 v_i^{-p}$ for cosines $C$, lengths $s$.
 
-    It is where a strictly convex function, $\frac{1}{2} \sum_{ij} s_i s_j C_{ij} v_i v_j -
-    \sum_i s_i^2 \phi(v_i)$ with $\phi' = v^{-p}$, is least. Newton's steps are relative to $v$.
+    It minimizes a strictly convex function, $\frac{1}{2} \sum_{ij} s_i s_j C_{ij} v_i v_j -
+    \sum_i s_i^2 \phi(v_i)$ with $\phi' = v^{-p}$. Newton's steps are relative to $v$.
     """
     size = len(lengths)
     identity = np.eye(size)
@@ -112,7 +112,7 @@ def _balanced(unit: Array, lengths: Array, power: float) -> Array:
 
 
 def clipped(weights: Array, gramian: Array, max_norm: float | None) -> Array:
-    """The weights, scaled down so that the direction is no longer than `max_norm`."""
+    """The weights, scaled down so that the direction has at most the length `max_norm`."""
     if max_norm is None:
         return weights
     length = float(np.sqrt(max(float(weights @ gramian @ weights), 0.0)))

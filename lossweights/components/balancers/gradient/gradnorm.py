@@ -19,32 +19,32 @@ _LOWEST = 1e-6
 class GradNorm(GradientBalancer, kind="gradnorm"):
     r"""Brings the norms of the weighted gradients to one size, larger for terms that lag behind.
 
-    With $G_i = b_i \lVert g_i \rVert$ and $\tilde L_i = l_i / l_i(0)$, what is left of a loss, a
-    step of Adam on $\log b$ goes down
+    With $G_i = b_i \lVert g_i \rVert$ and $\tilde L_i = l_i / l_i(0)$, the remaining fraction of a
+    loss, a step of Adam on $\log b$ decreases
 
     $$L_\mathrm{grad} = \sum_i \big| G_i - \overline{G}\, r_i^\alpha \big|,
     \qquad r_i = \tilde L_i / \overline{\tilde L},$$
 
-    in which the targets $\overline{G}\, r_i^\alpha$ are held constant. The weights are then scaled
-    to sum to $n$. They are 1 at first, and those after step $t$ weigh the losses of step $t + 1$.
+    with the targets $\overline{G}\, r_i^\alpha$ held constant. The weights are then scaled to sum
+    to $n$. They are 1 at first, and those after step $t$ weigh the losses of step $t + 1$.
 
     Args:
-        asymmetry: $\alpha$: 0 asks for equal norms; the larger, the more those terms are pushed
-            that made less progress than the others.
-        learning_rate: Of Adam; by about so much a weight near 1 changes in a step.
+        asymmetry: $\alpha$: with 0 all norms should be equal; the larger, the more weight goes to
+            terms that made less progress than the others.
+        learning_rate: Learning rate of Adam: about the change of a weight near 1 in a step.
 
-    The paper moves $b$, which Adam may take below 0, and here $\log b$ moves: near 1 by the same
-    step, elsewhere by the same fraction. No weight goes below about 1e-6. $L_\mathrm{grad}$ is
-    divided by $\overline{G}$, so that the scale of all gradients does not matter.
+    The paper optimizes $b$, which Adam may make negative; here it is $\log b$: near 1 the step is
+    the same, elsewhere it is the same fraction. No weight goes below about 1e-6. $L_\mathrm{grad}$
+    is divided by $\overline{G}$, so that the scale of all gradients does not matter.
 
-    A term whose gradient is 0, or that was not seen, keeps its weight and counts for no mean.
-    Losses are above 0: one that was 0 at its first step counts as unchanged, and one that changed
-    its sign as 0. What is shared is in the paper the weights of the last shared layer.
+    A term whose gradient is 0, or that was not seen, keeps its weight and is left out of all means.
+    Losses should be above 0: one that was 0 at its first step counts as unchanged, and one that
+    changed its sign as 0. The shared tensors of the paper are the weights of the last shared layer.
 
     Z. Chen, V. Badrinarayanan, C.-Y. Lee, A. Rabinovich, *GradNorm: gradient normalization for
     adaptive loss balancing in deep multitask networks*, ICML 2018, arXiv 1711.02257. The defaults
-    are those on NYUv2; on its toy problem $\alpha$ is 0.12. (LibMTL and physicsnemo-sym move the
-    logarithms too, by the model's optimizer; gradnorm-pytorch has the exponent $-\alpha$.)
+    are those on NYUv2; on its toy problem $\alpha$ is 0.12. (LibMTL and physicsnemo-sym optimize
+    the logarithms too, with the model's optimizer; gradnorm-pytorch has the exponent $-\alpha$.)
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -74,7 +74,7 @@ class GradNorm(GradientBalancer, kind="gradnorm"):
         }
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
-        # Gradients that are not finite let the last weights stand, here as in every balancer.
+        # With gradients that are not finite the last weights are kept, as in every balancer.
         return torch.where(now.gradients.norms.isfinite(), state["weights"], torch.nan)
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
@@ -90,11 +90,11 @@ class GradNorm(GradientBalancer, kind="gradnorm"):
 
 
 def gradnorm_gradient(norms: Tensor, progress: Tensor, asymmetry: float) -> Tensor:
-    r"""The gradient of $L_\mathrm{grad} / \overline{G}$ in $\log b$, the targets held constant.
+    r"""The gradient of $L_\mathrm{grad} / \overline{G}$ in $\log b$, with constant targets.
 
     Args:
-        norms: $G$, of the weighted gradients; terms where it is 0 count for no mean.
-        progress: $\tilde L$, not below 0.
+        norms: $G$, of the weighted gradients; terms with 0 are left out of all means.
+        progress: $\tilde L$, not negative.
         asymmetry: $\alpha$.
     """
     counts = norms > 0

@@ -1,4 +1,4 @@
-"""Gradient vaccine: terms are turned towards each other as far as they used to agree."""
+"""Gradient vaccine: gradients are turned towards each other as far as they used to agree."""
 
 from __future__ import annotations
 
@@ -13,43 +13,42 @@ from lossweights.components.balancers.gradient.base import Array, GramianBalance
 from lossweights.components.context import State, StepContext
 from lossweights.components.random import Orders, orders
 
-_HIGHEST = 1 - 1e-6  # a cosine of 1 would take infinitely much of the other gradient
-_NOTHING = 1e-7  # what rounding leaves of a gradient that was cut away
+_HIGHEST = 1 - 1e-6  # a cosine of 1 would need an infinite multiple of the other gradient
+_NOTHING = 1e-7  # rounding that is left of a gradient that was cut away
 
 
 class GradVac(GramianBalancer, kind="gradvac"):
-    r"""Turns each gradient towards others that it agrees with less than it used to (GradVac).
+    r"""Turns each gradient towards those with which it agrees less than it used to (GradVac).
 
-    $g_i' = g_i$ meets the gradients of all other terms, in an order of its own. Where the cosine
-    $\phi$ between $g_i'$ and $g_j$ is below its target $\hat\phi_{ij}$, so much of $g_j$ is added
-    that it comes up to it,
+    Each gradient, $g_i' = g_i$, is compared with those of all other terms, in random order. If the
+    cosine $\phi$ between $g_i'$ and $g_j$ is below its target $\hat\phi_{ij}$, as much of $g_j$ is
+    added as raises it to the target,
 
     $$g_i' \leftarrow g_i' + \frac{\lVert g_i' \rVert}{\lVert g_j \rVert}
     \Big(\hat\phi_{ij} \frac{\sqrt{1 - \phi^2}}{\sqrt{1 - \hat\phi_{ij}^2}} - \phi\Big)\, g_j,
     \qquad \sum_i b_i g_i = \sum_i g_i',$$
 
-    and the targets are moving averages of the cosines that were met, from 0 on:
+    and the targets are moving averages of these cosines, from 0 on:
     $\hat\phi_{ij} \leftarrow \beta\, \hat\phi_{ij} + (1 - \beta)\, \phi$. They move once a step,
     after it, by the mean Gramian of its forward passes. With all targets at 0 it is `pcgrad`.
 
     The orders are drawn from `seed` and the step, the same on every rank and after a restart.
 
-    It promises the angle to the gradient that was met last, and none to the others; a target below
-    0 lets a conflict be. Weights are at least 1, and that is what they are where no cosine is below
-    its target, where all gradients are 0, and for a term whose gradient is 0: as a sum of the
-    terms, not their mean. A pair of which one gradient is 0, or was cut away by others before,
-    keeps its target.
+    Only the angle to the gradient that came last is guaranteed; a target below 0 tolerates a
+    conflict. Weights are at least 1. They are 1 if no cosine is below its target or all gradients
+    are 0, and for a term whose gradient is 0: a sum of the terms, not their mean. A pair keeps its
+    target if one gradient is 0, or was cut away by others before.
 
     Args:
         smoothing: $\beta$; the targets move over about $1 / (1 - \beta)$ steps.
-        seed: Of the orders.
+        seed: Seed of the orders.
 
     Z. Wang, Y. Tsvetkov, O. Firat, Y. Cao, *Gradient vaccine: investigating and improving
-    multi-task optimization in massively multilingual models*, ICLR 2021, arXiv 2010.05874. What the
-    paper calls $\beta$ is $1 - \beta$ here, 0.01; torchjd and LibMTL have 0.5. It works on each
-    layer by itself, here all that is shared is one. (LibMTL, and the code of Aligned-MTL after it,
-    move a target only where a cosine is below it: their targets never go above 0, where the paper
-    wants them.)
+    multi-task optimization in massively multilingual models*, ICLR 2021, arXiv 2010.05874. The
+    paper's $\beta$ is $1 - \beta$ here, 0.01; torchjd and LibMTL have 0.5. The paper treats each
+    layer by itself; here all shared tensors are one. (LibMTL, and the code of Aligned-MTL after it,
+    move a target only if a cosine is below it: their targets never rise above 0, as they should
+    according to the paper.)
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -79,8 +78,8 @@ class GradVac(GramianBalancer, kind="gradvac"):
         pairs = np.ix_(seen, seen)
         targets = state["targets"].double().numpy(force=True)
         gramian = now.gradients.gramian.numpy(force=True)[pairs]
-        met = np.isfinite(gramian)  # not so: terms of batches of their own
-        # In the order of the forward pass, when the step that is done now was not.
+        met = np.isfinite(gramian)  # nan for terms of different batches
+        # The order of the forward pass, which was before this step was done.
         step = max(now.step - 1, 0)
         _, moved = self._vaccinated(np.where(met, gramian, 0.0), targets[pairs], step)
         targets[pairs] = np.where(met, moved, targets[pairs])
@@ -98,16 +97,16 @@ def gradvac_weights(
 
     Args:
         gramian: Shape (m, m).
-        targets: $\hat\phi$; its diagonal plays no part.
-        order: Whom each term meets, one after the other, shape (m, m - 1).
+        targets: $\hat\phi$; its diagonal is ignored.
+        order: The other terms, in the order of each term, shape (m, m - 1).
         smoothing: $\beta$.
     """
     terms = len(gramian)
     norms = np.sqrt(gramian.diagonal())
-    made = np.eye(terms)  # a row a term: what g_i' is made of
+    made = np.eye(terms)  # a row per term: the coefficients of g_i'
     moved = targets.copy()
     rows = np.arange(terms)
-    for others in order.T:  # all terms at once: they do not change each other
+    for others in order.T:  # all terms at once: they are independent
         products = made @ gramian
         own = np.sqrt(np.maximum((products * made).sum(axis=1), 0.0))
         theirs = norms[others]

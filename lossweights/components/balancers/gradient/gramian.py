@@ -1,4 +1,4 @@
-"""What balancers that read a Gramian have in common: norms, cosines, eigenvalues."""
+"""Norms, cosines and eigenvalues from a Gramian."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from lossweights.components.balancers.gradient.base import Array
 
-# Gradients come in float32: a singular value below its precision is rounding, and an eigenvalue
-# of the Gramian is the square of one.
+# Gradients are float32: a singular value below its precision is rounding, and an eigenvalue of
+# the Gramian is the square of a singular value.
 ROUNDING = float(np.finfo(np.float32).eps) ** 2
 
 
@@ -21,14 +21,14 @@ def cosines(gramian: Array, inverses: Array) -> Array:
     """The Gramian of the gradients divided by their norms, shape (m, m).
 
     Args:
-        gramian: Of the gradients.
+        gramian: Gramian of the gradients.
         inverses: Their `inverse_norms`; where it is 0, so are row and column.
     """
     return gramian * inverses[:, None] * inverses
 
 
 def spectrum(gramian: Array) -> tuple[Array, Array]:
-    """The eigenvalues that are no rounding, rising, shape (r,), and their vectors, shape (m, r).
+    """The eigenvalues above rounding, ascending, shape (r,), and their vectors, shape (m, r).
 
     Args:
         gramian: Not 0.

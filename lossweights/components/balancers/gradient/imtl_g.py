@@ -1,4 +1,4 @@
-"""Impartial gradients: a direction that serves all terms alike."""
+"""Impartial multi-task learning, balancing gradients: one projection on all of them."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from lossweights.components.balancers.gradient.base import Array, GramianBalance
 from lossweights.components.balancers.gradient.gramian import cosines, inverse_norms, spectrum
 from lossweights.components.context import State, StepContext
 
-_STATIONARY = 1e-10  # of the length of the sum of unit gradients: below is rounding
+_STATIONARY = 1e-10  # of the length of the sum of unit gradients; less is rounding
 _LARGEST = 1e3
 
 
 class IMTLG(GramianBalancer, kind="imtl-g"):
-    r"""Gives the direction the same projection on every term's gradient (IMTL-G).
+    r"""The direction with the same projection on every term's gradient (IMTL-G).
 
     With unit gradients $u_i = g_i / \lVert g_i \rVert$, their Gramian $C$ and its pseudo-inverse,
 
     $$b_i = \frac{v_i}{\sum_j v_j}, \qquad v_i = \frac{(C^+ \mathbf{1})_i}{\lVert g_i \rVert},$$
 
     so that $d = \sum_i b_i g_i$ has one $d \cdot u_i$ for all terms. The scales of terms do not
-    matter for the direction; for two terms $b$ is $\lVert g_2 \rVert, \lVert g_1 \rVert$ over
+    affect the direction; for two terms $b$ is $\lVert g_2 \rVert, \lVert g_1 \rVert$ divided by
     their sum, whatever their angle.
 
-    The direction conflicts with no term as long as gradients are linearly independent; where they
-    are not, projections are as equal as they can be (least squares). Weights sum to 1, and some
-    may be negative.
+    The direction conflicts with no term as long as gradients are linearly independent; if they are
+    not, projections are as equal as possible (least squares). Weights sum to 1, and some may be
+    negative.
 
-    Here, otherwise than published: where $\sum_j v_j$ is below 0 the weights sum to -1, since else
-    the direction would climb on every term; where it is so near to 0 that weights explode, they sum
-    to less, and $\sum_i |b_i|$ is 1000. Where unit gradients cancel out ($C \mathbf{1} = 0$) the
-    direction is 0, with $v_i = 1 / \lVert g_i \rVert$. A term whose gradient is 0 has weight 0;
-    where all are 0 the weights are $1 / m$.
+    Unlike in the paper, if $\sum_j v_j$ is negative the weights sum to -1, since otherwise the
+    direction would climb on every term; if it is so near to 0 that weights explode, they sum to
+    less, and $\sum_i |b_i|$ is 1000. If the unit gradients cancel ($C \mathbf{1} = 0$) the
+    direction is 0, with $v_i = 1 / \lVert g_i \rVert$. A term whose gradient is 0 has weight 0; if
+    all are 0 the weights are $1 / m$.
 
     L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao, W. Zhang, *Towards impartial
-    multi-task learning*, ICLR 2021; with the pseudo-inverse in Quinton and Rey (arXiv 2406.16232),
-    there of the Gramian itself. (That, and torchjd, is the same for independent gradients. For
-    collinear ones it gives the larger more weight, against the limit of the formula; in float64 it
-    takes a term for dependent whose gradient is 1e8 times smaller than another.) For the balancing
-    of losses that the paper adds see `imtl-l`.
+    multi-task learning*, ICLR 2021; with the pseudo-inverse, of the Gramian itself, in Quinton and
+    Rey (arXiv 2406.16232). (That, and torchjd, is the same for independent gradients. For collinear
+    ones it gives the larger one more weight, against the limit of the formula; in float64 it takes
+    a gradient that is 1e8 times smaller than another for a dependent one.) The paper's balancing of
+    losses is `imtl-l`.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -64,7 +64,7 @@ def impartial_gradient_weights(gramian: Array) -> Array:
     equal = vectors @ (ones @ vectors / eigenvalues)
     if equal.sum() < _STATIONARY:
         equal = ones
-    # The norms may be 1e30, or 1e-30: only their ratio counts.
+    # The norms may be 1e30 or 1e-30; only their ratios matter.
     values = equal * (inverses / inverses.max())
     total = max(abs(values.sum()), np.abs(values).sum() / _LARGEST)
     weights: Array = values / total

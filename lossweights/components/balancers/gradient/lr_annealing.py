@@ -1,4 +1,4 @@
-"""Learning-rate annealing: terms held near the size of one term's gradient."""
+"""Learning-rate annealing: gradients near the size of one term's gradient."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from lossweights.errors import did_you_mean, quoted
 
 
 class LRAnnealing(GradientBalancer, kind="lr-annealing"):
-    r"""Brings the gradients of all terms towards the size of the reference's, by moving averages.
+    r"""Brings all gradients towards the size of the reference's (learning-rate annealing).
 
     $$\hat b_i = \frac{\max |g_r|}{\mathrm{mean}\, |b_i g_i|},
     \qquad b_i \leftarrow \beta\, b_i + (1 - \beta)\, \hat b_i.$$
 
-    The reference $r$ has weight 1, and so have all at first. The weights have no fixed sum; those
-    of a step are computed from its own gradients. As $b_i$ is in the denominator too, it settles
-    at the square root of $\max |g_r| / \mathrm{mean}\, |g_i|$; without any smoothing it would
-    swing for ever, which is refused.
+    The reference $r$ has weight 1, as have all terms at first. The weights have no fixed sum; those
+    of a step are computed from its own gradients. Since $b_i$ is in the denominator too, it settles
+    at the square root of $\max |g_r| / \mathrm{mean}\, |g_i|$; without smoothing it would oscillate
+    forever, which is refused.
 
     Args:
         reference: The term $r$; for a physics-informed network the residual of the equation.
         smoothing: $\beta$; the weights move over about $1 / (1 - \beta)$ steps.
-        statistic: What of $|g_r|$ the others are compared to: the largest entry, or the mean.
+        statistic: Statistic of $|g_r|$ to which the others are compared: the largest entry
+            (`max`) or the mean (`mean`).
         compared: Whether the gradients of the others are compared `weighted`, as above, or
             `plain`, $\mathrm{mean}\, |g_i|$: then $b_i$ settles at the quotient itself.
         highest: Upper bound of $\hat b$.
 
-    A term whose gradient is 0 keeps its weight, and all do where the reference is absent or its
-    gradient is 0. What is shared is in the paper all the weights of the network.
+    A term whose gradient is 0 keeps its weight; all terms do if the reference is absent or its
+    gradient is 0. The shared tensors of the paper are all weights of the network.
 
     S. Wang, Y. Teng, P. Perdikaris, *Understanding and mitigating gradient flow pathologies in
     physics-informed neural networks*, SIAM Journal on Scientific Computing 2021, arXiv 2001.04536.
-    The paper has $1 - \beta = 0.1$, the preprint 0.9; its experiments update each 10 steps, here
+    The paper has $1 - \beta = 0.1$, the preprint 0.9; its experiments update every 10 steps, here
     `every`. `weighted` is the algorithm as the journal prints it, and the authors' code; `plain` is
-    what the paper derives. physicsnemo-sym has `plain`, the mean of $|g_r|$, and
+    the one that the paper derives. physicsnemo-sym has `plain`, the mean of $|g_r|$, and
     $1 - \beta = 0.01$.
 
     >>> import torch
@@ -68,20 +69,20 @@ class LRAnnealing(GradientBalancer, kind="lr-annealing"):
     def _settles(self) -> Self:
         if self.compared == "weighted" and self.smoothing == 0:
             raise ValueError(
-                "smoothing: 0 lets weights that are in their own denominator swing for ever: "
+                "with smoothing: 0, weights that are in their own denominator oscillate forever: "
                 "write smoothing: 0.9, or compared: plain"
             )
         return self
 
     def check_terms(self, names: tuple[str, ...]) -> None:
-        """Refuses a reference that is none of the balanced terms.
+        """Refuses a reference that is not a balanced term.
 
         Raises:
-            ValueError: Naming the nearest one.
+            ValueError: With the nearest one.
         """
         if self.reference not in names:
             raise ValueError(
-                f"reference {self.reference!r} is no balanced term"
+                f"reference {self.reference!r} is not a balanced term"
                 f"{did_you_mean(self.reference, names)} (balanced: {quoted(names)})"
             )
 
@@ -105,12 +106,12 @@ class LRAnnealing(GradientBalancer, kind="lr-annealing"):
 
 
 def annealed_ratios(size: Tensor, means: Tensor, weights: Tensor, highest: float) -> Tensor:
-    r"""$\hat b$, at most `highest`; the weights so far where a gradient is 0.
+    r"""$\hat b$, at most `highest`; the current weights for a gradient of 0.
 
     Args:
         size: Of the reference's gradient, 0-dim.
         means: $\mathrm{mean}\, |g|$, or $\mathrm{mean}\, |b g|$.
-        weights: $b$, as they are.
+        weights: $b$, the current weights.
         highest: Upper bound.
     """
     known = (size != 0) & (means != 0)

@@ -17,25 +17,24 @@ _ROUNDING = 8 * EPSILON
 
 
 class MGDA(GramianBalancer, kind="mgda"):
-    r"""Goes along the shortest vector between the gradients, down for every term (MGDA).
+    r"""Steps along the shortest convex combination of the gradients (MGDA).
 
     $$b = \arg\min_{b \ge 0,\ \sum_i b_i = 1} \left\lVert \sum_i b_i g_i \right\rVert^2.$$
 
     The direction $d = \sum_i b_i g_i$ has $g_i \cdot d \ge \lVert d \rVert^2$ for every term: it
-    conflicts with none, and is 0 only where no direction is down for all (Pareto-stationary). The
+    conflicts with none, and is 0 only if no direction is down for all (Pareto-stationary). The
     weights sum to 1, and many may be 0: long gradients count less than short ones, and a term
-    whose gradient is 0 has all the weight, so that what is shared stands still. Equal gradients
+    whose gradient is 0 has all the weight, so that the shared tensors do not move. Equal gradients
     have equal weights.
 
     Args:
-        normalize: What each gradient is divided by first: `none`, as published, its length
-            (`norm`), its loss (`loss`, which makes it the gradient of $\log l_i$), or both
-            (`loss+`).
+        normalize: Divisor of each gradient: `none`, as published, its length (`norm`), its loss
+            (`loss`, which makes it the gradient of $\log l_i$), or both (`loss+`).
 
-    With a `normalize` the weights are those of the gradients as they are, scaled to sum to 1, so
-    that $d$ still conflicts with none. (The authors' code gives the weights of the divided
-    gradients to the losses themselves, where that is lost; LibMTL does not scale them to sum to 1.
-    A loss of 0 counts as one that is very small.)
+    With a `normalize` the weights are those of the original gradients, scaled to sum to 1, so that
+    $d$ still conflicts with none. (The authors' code gives the weights of the divided gradients to
+    the losses themselves, which loses that; LibMTL does not scale them to sum to 1. A loss of 0
+    counts as a very small one.)
 
     The problem is solved exactly; the iterations of the authors' code, LibMTL and torchjd stop a
     few percent away from $d$, sometimes much more.
@@ -71,7 +70,7 @@ class MGDA(GramianBalancer, kind="mgda"):
         return mgda_weights(gramian)
 
     def _sizes(self, gramian: Tensor, losses: Tensor) -> Tensor:
-        """What the gradients are divided by, shape (m,); 1 for a gradient of 0."""
+        """The divisors of the gradients, shape (m,); 1 for a gradient of 0."""
         sizes = torch.ones_like(gramian[0])
         if self.normalize != "loss":
             sizes = gramian.diagonal().sqrt()
@@ -83,7 +82,7 @@ class MGDA(GramianBalancer, kind="mgda"):
 def mgda_weights(gramian: Array) -> Array:
     r"""The weights of the point nearest to 0 in the convex hull of the gradients; they sum to 1.
 
-    With $b = x / \sum_j x_j$ it is the $x \ge 0$ that minimises
+    With $b = x / \sum_j x_j$, $x \ge 0$ minimizes
     $\frac{1}{2} x^\top (G + s 1 1^\top) x - s \sum_i x_i$, for every $s > 0$.
 
     Args:
@@ -94,7 +93,7 @@ def mgda_weights(gramian: Array) -> Array:
     if shortest <= least:
         zero = squares <= least
         return np.asarray(zero / zero.sum(), np.float64)
-    # In the units of the shortest gradient, with every gradient of length 1.
+    # In units of the shortest gradient, with every gradient scaled to length 1.
     scale = np.sqrt(shortest / squares)
     matrix = (gramian / shortest + 1) * (scale[:, None] * scale)
     weights = nonnegative_minimum(matrix, scale) * scale

@@ -1,4 +1,4 @@
-"""Nash bargaining among the terms."""
+"""Nash bargaining between the terms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lossweights.components.context import State, StepContext
 
 
 class NashMTL(GramianBalancer, kind="nash-mtl"):
-    r"""Goes where the terms would agree to go if they bargained for it (Nash-MTL).
+    r"""The direction on which the terms would agree if they bargained for it (Nash-MTL).
 
     Of all directions of one length, the one with the largest product of gains
     $\prod_i g_i \cdot d$. With weights $b > 0$
@@ -26,19 +26,19 @@ class NashMTL(GramianBalancer, kind="nash-mtl"):
     Args:
         max_norm: The largest length of $d$; None for the $\sqrt{m}$ of the equation.
 
-    All this holds where some direction is down for all terms. Where there is none
-    (Pareto-stationary), the equation has no solution, and near it weights grow without bound. So
-    $10^{-12}$ is added to the squares of the gradients, relative to them: a term has at most about
-    $10^6$ times the weight that it would have alone, and $d$ is about 0. What is not shared feels
-    such weights: with heads, `heads: plain` is the safer way. A term whose gradient is 0 takes no
-    part: its weight is 1, as is that of all where all are 0.
+    All this holds if some direction is down for all terms. If there is none (Pareto-stationary),
+    the equation has no solution, and near such a point weights grow without bound. So $10^{-12}$ is
+    added to the squares of the gradients, relative to them: a term has at most about $10^6$ times
+    the weight that it would have alone, and $d$ is about 0. Such weights reach the heads:
+    `heads: plain` is safer there. A gradient of 0 takes no part: its term has weight 1. If all are
+    0, all weights are 1.
 
     A. Navon, A. Shamsian, I. Achituve, H. Maron, K. Kawaguchi, G. Chechik, E. Fetaya, *Multi-task
     learning as a bargaining game*, ICML 2022, arXiv 2202.01017. Solved by Newton's method. (The
     authors' code, LibMTL and torchjd solve a sequence of convex programs that starts at the last
-    weights and stops within 1e-3 of the equation, or stays far from it: where gradients differ in
-    length, some of their weights are several times off.) Like theirs, `max_norm` is 1; as in
-    torchjd all weights are scaled, where the authors' code clips the gradients of what is shared.
+    weights and stops within 1e-3 of the equation, or far from it: if gradients differ in length,
+    some of their weights are several times off.) Like theirs, `max_norm` is 1; as in torchjd all
+    weights are scaled, whereas the authors' code clips the gradients of the shared parameters.
     Their `update_weights_every` is `every`.
 
     >>> import torch

@@ -1,4 +1,4 @@
-"""Convex quadratic programs with nonnegative variables, small and dense, on the host."""
+"""Convex quadratic programs with nonnegative variables, small and dense, in numpy."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _SMALLEST = float(np.finfo(np.float64).tiny)
 
 
 def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None) -> Array:
-    r"""The $x \ge 0$ that minimises $\frac{1}{2} x^\top Q x - c^\top x$.
+    r"""The $x \ge 0$ that minimizes $\frac{1}{2} x^\top Q x - c^\top x$.
 
-    The method of active sets for nonnegative least squares: the minimum over the variables that are
-    free, without those that turn negative on the way there; then the variable with the steepest
-    slope is freed, until none goes down. Each round lowers the value, so it ends, also where $Q$ is
-    singular. The minimum is exact but for rounding: there is no tolerance to choose. It takes about
-    as many linear solves as variables have to be exchanged.
+    The active-set method of nonnegative least squares: it minimizes over the free variables, drops
+    those that would turn negative, then frees the variable with the steepest slope, until no slope
+    leads down. Each round lowers the value, so it terminates, even if $Q$ is singular. The minimum
+    is exact up to rounding: there is no tolerance to choose. It takes about as many linear solves
+    as variables have to be exchanged.
 
     Args:
         matrix: $Q$, symmetric and positive semidefinite, shape (m, m), with a diagonal of about 1:
-            scale the variables, where it is not.
-        vector: $c$, shape (m,). Where $Q$ is singular, the minimum is to exist.
-        start: Where to begin, shape (m,), not negative: the result of a similar problem; or else
-            where the minimum without bounds is positive.
+            scale the variables if it is not.
+        vector: $c$, shape (m,). If $Q$ is singular, a minimum must exist.
+        start: Starting point, shape (m,), not negative: the result of a similar problem; by default
+            the positive part of the minimum without bounds.
 
     Returns:
-        $x$, shape (m,). Where several are a minimum, one that needs few variables.
+        $x$, shape (m,). If there are several minima, one with few free variables.
 
     C. L. Lawson, R. J. Hanson, *Solving least squares problems*, 1974, chapter 23.
 
@@ -63,14 +63,14 @@ def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None
 
 
 def _minimum_of_face(matrix: Array, vector: Array, point: Array) -> Array:
-    """The minimum over the variables above 0, out of which those go that would be negative."""
+    """The minimum over the variables above 0, without those that would be negative."""
     free = point > 0
     while free.any():
         target = _solution(_face(matrix, free), np.where(free, vector, 0.0))
         falling = np.flatnonzero(free & (target <= 0))
         if not len(falling):
             return target
-        # As far towards the target as no variable is negative.
+        # Towards the target until the first variable is 0.
         reach = point[falling] / np.maximum(point[falling] - target[falling], _SMALLEST)
         point = point + reach.min() * (target - point)
         free[falling[reach <= reach.min()]] = False
@@ -78,10 +78,11 @@ def _minimum_of_face(matrix: Array, vector: Array, point: Array) -> Array:
 
 
 def _freed(matrix: Array, point: Array, entering: int, slope: float, rounding: float) -> Array:
-    """Down from the minimum of a face with one more variable, as far as none is negative.
+    """The next point down from the minimum of a face, with one more free variable.
 
-    The others move with it so that they stay at their best. Where it depends on them there is no
-    minimum on the way, and no linear system that has it for a solution.
+    The others move with it, so that they stay optimal, as far as none becomes negative. If the new
+    variable depends on them, there is no minimum on the way, and no linear system with this
+    solution.
     """
     free = point > 0
     along = -_solution(_face(matrix, free), np.where(free, matrix[entering], 0.0))
@@ -96,12 +97,12 @@ def _freed(matrix: Array, point: Array, entering: int, slope: float, rounding: f
 
 
 def _face(matrix: Array, free: npt.NDArray[np.bool_]) -> Array:
-    """The matrix with the rows and columns of an identity for what is not free."""
+    """The matrix, with rows and columns of an identity for the variables that are not free."""
     return np.where(free[:, None] & free, matrix, np.eye(len(free)))
 
 
 def _solution(matrix: Array, vector: Array) -> Array:
-    """The solution of a linear system; 0 where it is singular."""
+    """The solution of a linear system; 0 if it is singular."""
     try:
         return np.asarray(np.linalg.solve(matrix, vector), np.float64)
     except np.linalg.LinAlgError:

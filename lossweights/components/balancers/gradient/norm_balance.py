@@ -16,13 +16,13 @@ _EPSILON = 1e-12
 
 
 class NormBalance(GradientBalancer, kind="norm-balance"):
-    r"""Makes the weights say which fraction of the gradient comes from each term.
+    r"""Makes the weights the fraction of the gradient that comes from each term.
 
     $$b_i = \frac{R}{n\, (\epsilon + \langle \lVert g_i \rVert \rangle_\beta)},$$
 
-    with the moving average of the norm up to this very step, the present one included, and $n$
-    terms in this forward pass. The norms of the balanced gradients sum to about $R$; the weights
-    that the config gives are then the ratio in which terms count.
+    with the moving average of the norm, the current step included, and $n$ terms in this forward
+    pass. The norms of the balanced gradients sum to about $R$; the weights of the config are then
+    the ratio in which terms count.
 
     Args:
         total_norm: $R$.
@@ -31,12 +31,12 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
         per_item: Whether the norm is the mean over the batch of the norm of each item's gradient,
             or that of the whole gradient.
 
-    $\epsilon$ is 1e-12. The average begins with the first gradient that is not 0; before, the
-    weight is 1. What is shared is in the paper the output of the model.
+    $\epsilon$ is 1e-12. The average begins with the first gradient that is not 0; until then the
+    weight is 1. The shared tensor of the paper is the output of the model.
 
     A. Défossez, J. Copet, G. Synnaeve, Y. Adi, *High fidelity neural audio compression*, TMLR 2023,
     arXiv 2210.13438. (There $1 / n$ is $\lambda_i / \sum_j \lambda_j$, with the weights
-    $\lambda$ of the config: for the same scale give weights with mean 1.)
+    $\lambda$ of the config: for the same scale use weights with mean 1.)
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -81,7 +81,7 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
 
 
 def norm_balance_weights(total: Tensor, norm: Tensor, total_norm: float) -> Tensor:
-    r"""$R / (n (\epsilon + m))$ with $m$ = `total` / `norm`; 1 where all was 0.
+    r"""$R / (n (\epsilon + m))$ with $m$ = `total` / `norm`; 1 if all norms were 0.
 
     Args:
         total: Decaying sum of norms.

@@ -1,4 +1,4 @@
-"""Projecting conflicting gradients: what two terms have against each other is cut away."""
+"""Projecting conflicting gradients (gradient surgery)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lossweights.components.random import Orders, orders
 
 
 class PCGrad(GramianBalancer, kind="pcgrad"):
-    r"""Cuts from each gradient what conflicts with another, then sums (PCGrad, gradient surgery).
+    r"""Removes from each gradient its conflicts with others, then sums (PCGrad, gradient surgery).
 
-    $g_i' = g_i$ meets the gradients of all other terms, in an order of its own, and where
+    Each gradient, $g_i' = g_i$, is compared with those of all other terms, in random order, and if
     $g_i' \cdot g_j < 0$
 
     $$g_i' \leftarrow g_i' - \frac{g_i' \cdot g_j}{\lVert g_j \rVert^2}\, g_j,
@@ -23,18 +23,18 @@ class PCGrad(GramianBalancer, kind="pcgrad"):
 
     The orders are drawn from `seed` and the step, the same on every rank and after a restart.
 
-    Two terms: the direction conflicts with none of them, and is 0 where they are opposed. More: a
-    later projection may bring back a conflict that an earlier one took away (`upgrad` never does).
-    Weights are at least 1, and that is what they are where no two gradients conflict, where all
-    are 0, and for a term whose gradient is 0: as a sum of the terms, not their mean.
+    For two terms the direction conflicts with neither, and is 0 if they are opposed. For more, a
+    later projection may bring back a conflict that an earlier one removed (`upgrad` never does).
+    Weights are at least 1. They are 1 if no two gradients conflict or all are 0, and for a term
+    whose gradient is 0: a sum of the terms, not their mean.
 
     Args:
-        seed: Of the orders.
+        seed: Seed of the orders.
 
     T. Yu, S. Kumar, A. Gupta, S. Levine, K. Hausman, C. Finn, *Gradient surgery for multi-task
     learning*, NeurIPS 2020, arXiv 2001.06782. (The authors' code shuffles the losses without using
-    the result, and lets each term meet the others in the order given; torchjd and LibMTL draw the
-    orders from a generator of the whole process.)
+    the result, and takes the others in the order given; torchjd and LibMTL draw the orders from a
+    generator of the whole process.)
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -58,13 +58,13 @@ def pcgrad_weights(gramian: Array, order: Orders) -> Array:
 
     Args:
         gramian: Shape (m, m).
-        order: Whom each term meets, one after the other, shape (m, m - 1).
+        order: The other terms, in the order of each term, shape (m, m - 1).
     """
     terms = len(gramian)
     squares = np.where(gramian.diagonal() > 0, gramian.diagonal(), 1.0)
-    kept = np.eye(terms)  # a row a term: what g_i' is made of
+    kept = np.eye(terms)  # a row per term: the coefficients of g_i'
     rows = np.arange(terms)
-    for others in order.T:  # all terms at once: they do not change each other
+    for others in order.T:  # all terms at once: they are independent
         products = (kept * gramian[others]).sum(axis=1)
         kept[rows, others] -= np.minimum(products, 0.0) / squares[others]
     weights: Array = kept.sum(axis=0)

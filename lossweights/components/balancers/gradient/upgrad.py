@@ -10,25 +10,26 @@ from lossweights.components.context import State, StepContext
 
 
 class UPGrad(DualConeBalancer, kind="upgrad"):
-    r"""Projects each gradient on the directions that conflict with none, then averages (UPGrad).
+    r"""Projects each gradient onto the directions that conflict with none, then averages (UPGrad).
 
-    With $\pi$ the projection onto the dual cone of the $m$ gradients,
+    Unconflicting projection of gradients: with $\pi$ the projection onto the dual cone of the $m$
+    gradients,
 
     $$\sum_i b_i g_i = \frac{1}{m} \sum_i \pi(g_i).$$
 
     The direction conflicts with no term, whatever the gradients are: a small step along it
-    increases none. It is 0 where the gradients allow nothing else. What a term contributes grows
-    with its gradient. Weights are at least $1 / m$, and that is what they are where no two
-    gradients conflict, where all are 0, and for a term whose gradient is 0.
+    increases none. It is 0 only if the gradients allow nothing else. The contribution of a term
+    grows with its gradient. Weights are at least $1 / m$. They are $1 / m$ if no two gradients
+    conflict or all are 0, and for a term whose gradient is 0.
 
-    The promise is of the terms as they are balanced: base weights and schedules multiply the
-    weights afterwards, and unequal ones may bring a conflict back.
+    This holds for the balanced terms: base weights and schedules multiply the weights afterwards,
+    and unequal ones may bring a conflict back.
 
     P. Quinton, V. Rey, *Jacobian descent for multi-objective optimization*, 2024,
-    arXiv 2406.16232. Solved to about 1e-10 of the largest gradient, whatever the scales are.
-    (torchjd's default `reg_eps` loses the promise where scales differ: by a factor of 100 the
-    direction is off by up to 7% of the largest gradient; below a norm of 0.01 its default
-    `norm_eps` gives the mean.)
+    arXiv 2406.16232. Solved to about 1e-10 of the largest gradient, at any scale. (With torchjd's
+    default `reg_eps` this no longer holds if scales differ: by a factor of 100 the direction is off
+    by up to 7% of the largest gradient; below a norm of 0.01 its default `norm_eps` gives the
+    mean.)
 
     >>> import torch
     >>> from lossweights import WeightedLoss

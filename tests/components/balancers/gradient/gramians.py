@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from lossweights import Horizon, WeightedLoss
-from lossweights.components.balancers.gradient import GramianBalancer
+from lossweights.components.balancers import GramianBalancer
 from lossweights.components.balancers.gradient.mgda import mgda_weights
 from lossweights.components.context import Gradients, StepContext
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lossweights import ConfigError, WeightedLoss
-from lossweights.components.balancers.gradient import DualProj, GramianBalancer, UPGrad
+from lossweights.components.balancers import DualProj, GramianBalancer, UPGrad
 from lossweights.components.balancers.gradient.dual_cone import projection_weights
 from tests.components.balancers.gradient.gramians import (
     Array,

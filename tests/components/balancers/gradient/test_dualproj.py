@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lossweights.components.balancers.gradient import DualProj
+from lossweights.components.balancers import DualProj
 from tests.components.balancers.gradient.gramians import weights_of
 
 

@@ -166,13 +166,13 @@ def test_in_a_criterion() -> None:
 
 
 def test_the_reference_is_a_balanced_term() -> None:
-    message = r"balancer: reference 'residul' is no balanced term; did you mean 'residual'\? "
+    message = r"balancer: reference 'residul' is not a balanced term; did you mean 'residual'\? "
     with pytest.raises(ConfigError, match=message + r"\(balanced: 'boundary', 'residual'\)"):
         WeightedLoss(
             terms=["residual", "boundary"],
             balancer={"kind": "lr-annealing", "reference": "residul"},
         )
-    with pytest.raises(ConfigError, match="reference 'residual' is no balanced term"):
+    with pytest.raises(ConfigError, match="reference 'residual' is not a balanced term"):
         WeightedLoss(
             terms={"residual": {"balanced": False}, "boundary": 1.0, "initial": 1.0},
             balancer={"kind": "lr-annealing", "reference": "residual"},
@@ -190,7 +190,9 @@ def test_refused() -> None:
         with pytest.raises(ConfigError, match=rf"balancer\.{field}: input should be"):
             WeightedLoss(terms=["a"], balancer=table)
     swings = {"kind": "lr-annealing", "reference": "a", "smoothing": 0}
-    with pytest.raises(ConfigError, match=r"swing for ever: write smoothing: 0\.9, or compared: p"):
+    with pytest.raises(
+        ConfigError, match=r"oscillate forever: write smoothing: 0\.9, or compared: p"
+    ):
         WeightedLoss(terms=["a"], balancer=swings)
     with pytest.raises(ConfigError, match=r"balancer\.reference: this field is needed"):
         WeightedLoss(terms=["a"], balancer="lr-annealing")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lossweights import ConfigError, WeightedLoss
-from lossweights.components.balancers.gradient import NashMTL
+from lossweights.components.balancers import NashMTL
 from lossweights.components.balancers.gradient.fairgrad import fair_weights
 from tests.components.balancers.gradient.gramians import (
     cases,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lossweights.components.balancers.gradient import UPGrad
+from lossweights.components.balancers import UPGrad
 from tests.components.balancers.gradient.gramians import cases, weights_of
 
 # UPGrad's directions where CLARABEL fails (random6), or is off by 5e-5 and 9e-4: solved face by
