@@ -287,7 +287,7 @@ def test_two_processes_train_what_one_trains(
         [sys.executable, *torchrun, "program.py", "--quick", "--configs", "head-start"],
         env={
             **os.environ,
-            "PYTHONPATH": str(EXAMPLES),
+            "PYTHONPATH": os.pathsep.join((str(EXAMPLES), str(EXAMPLES.parent))),
             "PYTHONWARNINGS": "error",
             "OMP_NUM_THREADS": "1",
         },
