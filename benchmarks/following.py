@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from lossweights import History, Monitor, WeightedLoss
+from lossweights import History, WeightedLoss
+from lossweights.analysis import Monitor
 from timing import interleaved, leaf_losses
 
 FOLLOWERS: dict[str, tuple[Callable[..., object], ...]] = {

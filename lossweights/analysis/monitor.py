@@ -18,8 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from lossweights.analysis.history import History
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules import Schedule
-from lossweights.config.curves import Curves
 from lossweights.config.loss_config import LossConfig
+from lossweights.config.timeline import Curves
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import did_you_mean, warn
 

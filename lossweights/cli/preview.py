@@ -27,8 +27,8 @@ from lossweights.cli.options import (
 from lossweights.cli.reading import place_of, read
 from lossweights.components.durations import Horizon
 from lossweights.components.schedules import Steps, Values
-from lossweights.config.curves import Curves
 from lossweights.config.loss_config import LossConfig
+from lossweights.config.timeline import Curves
 from lossweights.errors import HorizonError
 
 _MARKS = "ox+*#@%&"

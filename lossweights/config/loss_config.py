@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import (
+    BaseModel,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -23,7 +24,6 @@ from lossweights.components.declaration import Declaration
 from lossweights.components.durations import Duration, read_total_steps
 from lossweights.components.transforms import Transform
 from lossweights.config.files import Source, plain
-from lossweights.config.override import changed
 from lossweights.config.term import Term
 from lossweights.errors import ConfigError, did_you_mean, explain, quoted
 
@@ -253,7 +253,7 @@ class LossConfig(Declaration):
         """
         data: Any = self
         for path, value in changes.items():
-            data = changed(data, self._steps_of(path), plain(value), path)
+            data = _with_value(data, self._steps_of(path), plain(value), path)
         try:
             return type(self).model_validate(data)
         except ValidationError as error:
@@ -288,3 +288,41 @@ class Part(NamedTuple):
     place: str
     term: str | None
     component: Controller | Transform | Balancer
+
+
+def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
+    """`owner` as data with the value at `path` replaced, not validated yet.
+
+    Args:
+        owner: A declaration, or a part of one.
+        path: Names and indexes.
+        value: The new value.
+        whole: The path as it was written, for errors.
+
+    Raises:
+        ConfigError: For a path that leads nowhere.
+    """
+    if not path:
+        return value
+    head, rest = path[0], path[1:]
+    if isinstance(owner, tuple | list) and head.isdecimal() and int(head) < len(owner):
+        index = int(head)
+        return [*owner[:index], _with_value(owner[index], rest, value, whole), *owner[index + 1 :]]
+    if isinstance(owner, BaseModel):
+        fields = type(owner).model_fields
+        known: Mapping[str, Any] = {name: getattr(owner, name) for name in fields}
+        owner = {name: known[name] for name in owner.model_fields_set} | _kind_of(owner)
+        if rest and head not in owner and head in known:
+            owner[head] = known[head]  # a default that is changed within
+    if isinstance(owner, dict) and (head in owner or not rest):
+        return {**owner, head: _with_value(owner.get(head), rest, value, whole)}
+    if owner is None:
+        problem = "nothing is set there yet: give the whole table"
+    else:
+        problem = f"{owner!r} has no parts by that name"
+    raise ConfigError(f"{whole}: there is nothing at {head!r}, {problem}")
+
+
+def _kind_of(owner: BaseModel) -> dict[str, str]:
+    kind = getattr(owner, "kind", "")
+    return {"kind": kind} if kind else {}

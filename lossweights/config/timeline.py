@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -19,6 +20,8 @@ from lossweights.errors import ConfigError, HorizonError
 T = TypeVar("T")
 
 BLOCK_STEPS = 1024  # steps that are evaluated at a time
+# Steps that curves show of a training without end, if no weight moves or one never settles.
+_STILL_STEPS, _ENDLESS_STEPS = 1000, 10_000
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -271,6 +274,58 @@ def weight_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
     term, label = config.terms[name], f"term {name!r}"
     start = _named(label, partial(horizon.steps, term.after))
     return Column(label, term.schedule, start, horizon.local(start), term.weight, is_weight=True)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The weights of the terms of a config over a training: base weight times schedule.
+
+    Args:
+        steps: Steps of the training, shape (n,).
+        weights: For each term its weight there, shape (n,); 0 while it is dormant. The factor of a
+            controller or a balancer comes on top, in training.
+        adaptive: Terms that have such a factor.
+
+    >>> config = LossConfig.read({"terms": {"nll": 1.0, "kl": {"kind": "warmup", "over": "50%"}}})
+    >>> curves = Curves.of(config, Horizon(total_steps=4))
+    >>> curves.weights["kl"]
+    array([0. , 0.5, 1. , 1. ])
+    """
+
+    steps: Steps
+    weights: dict[str, Values]
+    adaptive: frozenset[str]
+
+    @classmethod
+    def of(cls, config: LossConfig, horizon: Horizon | None = None, points: int = 2000) -> Curves:
+        """The curves of a config.
+
+        Args:
+            config: The declaration.
+            horizon: The length of training; the config's own length is used for what is missing.
+                Without an end of training, the curves go as far as the schedules move.
+            points: Maximum number of steps, at least 2, evenly spaced.
+
+        Raises:
+            HorizonError: If a schedule needs more of the horizon than is known.
+        """
+        given = Horizon() if horizon is None else horizon
+        known = Horizon(
+            config.total_steps if given.total_steps is None else given.total_steps,
+            config.steps_per_epoch if given.steps_per_epoch is None else given.steps_per_epoch,
+        )
+        columns = {name: weight_of(config, name, known) for name in config.terms}
+        if known.is_bounded:
+            last = known.span - 1
+        else:
+            ends = [(column.end(), column.start + _ENDLESS_STEPS) for column in columns.values()]
+            moves = [endless if end is None else end for end, endless in ends]
+            last = math.ceil(max(_STILL_STEPS, 1.2 * max(moves)))
+        steps = np.unique(np.linspace(0, max(last, 0), max(points, 2)).round().astype(np.int64))
+        weights = {name: column.values(steps) + 0.0 for name, column in columns.items()}  # no -0
+        steered = {name for name, term in config.terms.items() if term.controller is not None}
+        balanced = () if config.balancer is None else config.balanced_names
+        return cls(steps, weights, frozenset(steered.union(balanced)))
 
 
 def _named(label: str, compute: Callable[[], T]) -> T:

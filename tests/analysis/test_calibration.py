@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lossweights import Calibration, HorizonError, LossConfig, WeightedLoss, calibrate
+from lossweights import HorizonError, LossConfig, WeightedLoss
+from lossweights.analysis import Calibration, calibrate
 
 SIZES = {"a": 50.0, "b": 0.2, "c": 3.0}
 

@@ -12,8 +12,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lossweights import Curves, History, Horizon, HorizonError, LossConfig
+from lossweights import History, Horizon, HorizonError, LossConfig
 from lossweights.analysis import plot
+from lossweights.config.timeline import Curves
 
 OF_HISTORIES = (plot.values, plot.weights, plot.shares, plot.overview)
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lossweights import Curves, Horizon, HorizonError, LossConfig, WeightedLoss
+from lossweights import Horizon, HorizonError, LossConfig, WeightedLoss
+from lossweights.config.timeline import Curves
 
 TERMS: dict[str, Any] = {
     "constant": 2.0,

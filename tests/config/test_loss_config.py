@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from lossweights import (
     ConfigError,
     Constant,
-    CosineShape,
     Cyclical,
     Exponential,
     Horizon,
@@ -30,6 +29,7 @@ from lossweights import (
     percent,
     steps,
 )
+from lossweights.components.schedules import CosineShape
 from tests.components.schedules.examples import ALL_SCHEDULES
 
 WARMUP = {"kind": "warmup", "over": "5 steps"}

@@ -31,8 +31,8 @@ from lossweights.analysis.plot.panels import (
 )
 from lossweights.components.durations import Horizon
 from lossweights.components.schedules import Steps
-from lossweights.config.curves import Curves
 from lossweights.config.loss_config import LossConfig
+from lossweights.config.timeline import Curves
 from lossweights.errors import quoted
 
 if TYPE_CHECKING:

@@ -10,20 +10,16 @@ from pydantic import Field
 from lossweights import (
     Constant,
     Cyclical,
-    DelayedSchedule,
     Duration,
     Exponential,
-    ExponentialShape,
     Horizon,
     Piecewise,
-    PowerShape,
     Product,
     Ramp,
     Repeat,
     Schedule,
     Sequence,
     Shape,
-    SigmoidShape,
     Stage,
     Steps,
     Values,
@@ -31,6 +27,12 @@ from lossweights import (
     epochs,
     percent,
     steps,
+)
+from lossweights.components.schedules import (
+    DelayedSchedule,
+    ExponentialShape,
+    PowerShape,
+    SigmoidShape,
 )
 
 

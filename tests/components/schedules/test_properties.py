@@ -14,17 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import lossweights
-from lossweights import (
-    DelayedSchedule,
-    Horizon,
-    HorizonError,
-    Product,
-    Schedule,
-    Sequence,
-    Shape,
-    Values,
-)
-from lossweights.components.schedules import base
+from lossweights import Horizon, HorizonError, Product, Schedule, Sequence, Shape, Values
+from lossweights.components.schedules import DelayedSchedule, base
 from tests.components.schedules import examples
 from tests.components.schedules.examples import ALL_SCHEDULES, ALL_SHAPES, EXAMPLES, SHAPES
 

@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lossweights import (
+from lossweights import Ramp, Shape
+from lossweights.components.schedules import (
     CosineShape,
     ExponentialShape,
     HoldShape,
     LinearShape,
     PowerShape,
-    Ramp,
-    Shape,
     SigmoidShape,
 )
 from lossweights.components.schedules.shapes import interpolate
