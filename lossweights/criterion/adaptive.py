@@ -293,15 +293,16 @@ class Adaptive(AdaptiveState):
 
     # Between forward passes
 
-    def at(self, step: int, before: int, horizon: Horizon) -> None:
-        """Sets the step for all components."""
-        for slot in self.slots.values():
-            slot.at(step, before, horizon)
-
-    def show(self, fields: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Sets the values of scheduled fields, by the place of their component."""
-        for place, values in fields.items():
-            self.slots[place].show(values)
+    def show(
+        self,
+        step: int,
+        before: int,
+        horizon: Horizon,
+        fields: Mapping[str, Mapping[str, Tensor]],
+    ) -> None:
+        """Sets the step for all components, and the values of scheduled fields by place."""
+        for place, slot in self.slots.items():
+            slot.show(step, before, horizon, fields.get(place))
 
     def factors(self) -> Tensor | None:
         """The factors of all terms until the next step, shape (n,); None if all are 1."""
@@ -338,14 +339,19 @@ class Adaptive(AdaptiveState):
             slot.check(self.device)
 
     @torch.no_grad()
-    def learn(self, inactive: Collection[str]) -> None:
+    def learn(self, step: int, before: int, horizon: Horizon, inactive: Collection[str]) -> None:
         """Updates all components from the means of the step that was done, over the ranks.
 
         Args:
+            step: Steps done.
+            before: Steps done before.
+            horizon: The length of training.
             inactive: Terms that were dormant in it: their controllers could steer nothing.
         """
         self._steps += 1
         if self.observes:
+            for slot in self.slots.values():
+                slot.show(step, before, horizon)  # with the scheduled fields of the step done
             self._update(inactive)
         if self.weights_from_gradients is not None:
             self.weights_from_gradients.step_done()

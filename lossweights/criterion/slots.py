@@ -63,19 +63,22 @@ class Slot:
     def with_fields(self, fields: Mapping[str, Tensor]) -> Slot:
         """Another slot with the same component, for values of scheduled fields that stay."""
         slot = Slot(self.place, self.component, self.terms, self.state)
-        slot.show(fields)
+        slot.show(0, 0, Horizon(), fields)
         return slot
 
-    def at(self, step: int, before: int, horizon: Horizon) -> None:
-        """Sets the step. Scheduled fields keep their values until `show`."""
-        self.now = StepContext(
-            self.now.fields, terms=self.terms, step=step, before=before, horizon=horizon
-        )
-
-    def show(self, fields: Mapping[str, Tensor]) -> None:
-        """Sets the values of scheduled fields."""
-        self.now = self.now.with_fields(fields)
-        self._inside = StepContext(fields, terms=self.terms)
+    def show(
+        self,
+        step: int,
+        before: int,
+        horizon: Horizon,
+        fields: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Sets the step, and the values of scheduled fields; None to keep these."""
+        terms = self.terms
+        if fields is not None:
+            self._inside = StepContext(fields, terms=terms)
+        fields = self._inside.fields
+        self.now = StepContext(fields, terms=terms, step=step, before=before, horizon=horizon)
 
     def apply(self, value: Tensor) -> Tensor:
         """The value through a transform."""
