@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from lossweights.config.loss_config import LossConfig, Part
 from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.shared import SharedLike
 from lossweights.criterion.gradients.weights import GradientStep, GradientWeights
-from lossweights.criterion.indexing import take
+from lossweights.criterion.indexing import is_finite, take
 from lossweights.criterion.observations import Observations
 from lossweights.criterion.reader import Values
 from lossweights.criterion.slots import Slot
@@ -45,6 +45,11 @@ class Factors(NamedTuple):
     gradients: GradientStep | None = None
     plain: Tensor | None = None
 
+    def to(self, device: torch.device) -> Factors:
+        """The same on another device."""
+        penalties = None if self.penalties is None else self.penalties.to(device)
+        return self._replace(factors=self.factors.to(device), penalties=penalties)
+
 
 class Adaptive(AdaptiveState):
     """The controllers, transforms and the balancer of a config, with their state.
@@ -59,7 +64,6 @@ class Adaptive(AdaptiveState):
         weighs_inside: Whether weights are learned, or depend on the losses that they weigh.
         observes: Whether anything learns from the values of forward passes.
         learns_after: Whether the balancer learns from the losses after the step.
-        awaits_after: Whether a step was done whose losses after it were not observed yet.
         weights_from_gradients: For a balancer by gradients; None for others.
     """
 
@@ -86,7 +90,7 @@ class Adaptive(AdaptiveState):
             self.controllers: dict[str, Slot] = {}
             self.balancer_slot: Slot | None = None
             self.weights_from_gradients: GradientWeights | None = None
-            self.weighs_inside = self.observes = self.learns_after = self.awaits_after = False
+            self.weighs_inside = self.observes = self.learns_after = False
             self._instant: dict[str, Slot] = {}
             self._steered: dict[str, Slot] = {}
             self._where_balanced = [terms.index(name) for name in balanced]
@@ -94,10 +98,7 @@ class Adaptive(AdaptiveState):
             self._interval: Duration | None = None
             self._last: State = {}
             self._after = Observations(terms, (), ())
-            self._steps = 0
-            self._start: State = {}
-            self._metrics_seen: set[str] = set()
-            self._has_observed_after = self._has_moved = False
+            self._progress = _Progress()
             self._refresh()
             for part, state in zip(parts, states, strict=True):
                 self.slots[part.place] = self._slot(part, state)
@@ -156,6 +157,11 @@ class Adaptive(AdaptiveState):
             if self.learns_after:
                 self._last["awaited"] = torch.zeros(n, dtype=torch.float32)
             self.declare("last_observed", self._last)
+
+    @property
+    def awaits_after(self) -> bool:
+        """Whether a step was done whose losses after it were not observed yet."""
+        return self._progress.awaits_after
 
     def _check_signs(self) -> None:
         """Refuses negative weights where the balancer can make no sense of them."""
@@ -348,7 +354,7 @@ class Adaptive(AdaptiveState):
             horizon: The length of training.
             inactive: Terms that were dormant in it: their controllers could steer nothing.
         """
-        self._steps += 1
+        self._progress.steps += 1
         if self.observes:
             for slot in self.slots.values():
                 slot.show(step, before, horizon)  # with the scheduled fields of the step done
@@ -367,10 +373,10 @@ class Adaptive(AdaptiveState):
             channel = observations.channel_of_raw(name)
             self._update_one(self.transforms[name], values[channel], valid[channel])
         if self._learns:
-            n = len(self._term_names)
-            self._update_balancer(
-                take(values[:n], self._where_balanced), take(valid[:n], self._where_balanced)
-            )
+            if self._balanced != observations.names:
+                where = self._where_balanced
+                values, valid = take(values, where), take(valid, where)
+            self._update_balancer(values, valid)
 
     def _update_one(self, slot: Slot, value: Tensor, valid: Tensor) -> None:
         slot.learn(torch.where(valid, value, self._one), valid)
@@ -381,7 +387,7 @@ class Adaptive(AdaptiveState):
             return
         if self.learns_after:
             last["awaited"].copy_(seen)
-            self.awaits_after = True
+            self._progress.awaits_after = True
         if self._interval is not None:
             sums, counts = last["interval"].unbind()
             sums += torch.where(seen, values, self._zero)
@@ -389,7 +395,7 @@ class Adaptive(AdaptiveState):
             if not slot.now.passed(self._interval):
                 return
             values = sums / counts
-            seen = values.isfinite()  # 0 / 0 if nothing was seen
+            seen = is_finite(values)  # 0 / 0 if nothing was seen
             last["interval"].zero_()
         torch.where(seen, values, last["values"], out=last["values"])
         gradients = None
@@ -407,12 +413,12 @@ class Adaptive(AdaptiveState):
         Raises:
             RuntimeError: If no step was done since the last call.
         """
-        if not self.awaits_after:
+        if not self._progress.awaits_after:
             raise RuntimeError(
                 "criterion.observe_after(terms) is called once after each optimizer step, with "
                 "the mean over micro-batches: no step was done since the last call"
             )
-        self.awaits_after, self._has_observed_after = False, True
+        self._progress.awaits_after, self._progress.has_observed_after = False, True
         where = [index for index, name in enumerate(values.names) if name not in inactive]
         if where:
             vector = take(values.vector, where).float().to(self.device)
@@ -444,7 +450,7 @@ class Adaptive(AdaptiveState):
         numbers = {name: _number(name, value, self.device) for name, value in metrics.items()}
         for name, number in numbers.items():
             self.observations.add_metric(name, number)
-            self._metrics_seen.add(name)
+            self._progress.metrics_seen.add(name)
 
     def move(self, device: torch.device) -> None:
         if self.weights_from_gradients is not None:
@@ -462,8 +468,8 @@ class Adaptive(AdaptiveState):
 
     def after_load(self) -> None:
         """Brings the rest in line with tensors that were just loaded."""
-        self.awaits_after = self.learns_after and bool(self._last["awaited"].any())
-        self._note_start()
+        self._progress.awaits_after = self.learns_after and bool(self._last["awaited"].any())
+        self._progress.begin(self.named_parameters())
         if self.weights_from_gradients is not None:
             self.weights_from_gradients.after_load()
 
@@ -472,8 +478,8 @@ class Adaptive(AdaptiveState):
         self.observations.drop()
         if self.learns_after:
             self._last["awaited"].zero_()
-        self.awaits_after = False
-        self._note_start()
+        self._progress.awaits_after = False
+        self._progress.begin(self.named_parameters())
         if self.weights_from_gradients is not None:
             self.weights_from_gradients.discard()
 
@@ -492,30 +498,31 @@ class Adaptive(AdaptiveState):
 
         It looks at them on the host.
         """
-        if self._has_moved or self._steps < least:
+        if self._progress.steps < least:
             return ""
-        for key, parameter in self.named_parameters():
-            if torch.equal(parameter.detach().cpu(), self._start[key].cpu()):
-                return (
-                    f"the learned weights of the balancer ({key}) have not moved in {self._steps} "
-                    "steps: give them to the optimizer, as in Adam([{'params': "
-                    "model.parameters()}, *criterion.param_groups(lr=1e-2)])"
-                )
-        self._has_moved = True
-        return ""
+        key = self._progress.unmoved(self.named_parameters())
+        return key and (
+            f"the learned weights of the balancer ({key}) have not moved in "
+            f"{self._progress.steps} steps: give them to the optimizer, as in Adam([{{'params': "
+            "model.parameters()}, *criterion.param_groups(lr=1e-2)])"
+        )
 
     def findings(self) -> list[str]:
         """What looks wrong, one sentence each."""
-        if self._steps < _ENOUGH_STEPS:
+        if self._progress.steps < _ENOUGH_STEPS:
             return []
         found = [note] if (note := self.unmoved_parameters_warning(_ENOUGH_STEPS)) else []
         found += [
             f"metric {metric!r} was never given to the controller that observes it: call "
             f"criterion.observe({metric}=...) before the optimizer step"
             for metric in self.observations.metrics
-            if metric not in self._metrics_seen
+            if metric not in self._progress.metrics_seen
         ]
-        if self.learns_after and not self._has_observed_after and self.balancer_slot is not None:
+        if (
+            self.learns_after
+            and not self._progress.has_observed_after
+            and self.balancer_slot is not None
+        ):
             found.append(
                 f"the balancer {self.balancer_slot.component.kind!r} learns from the losses after "
                 "the step and never observed them: call criterion.observe_after(terms) after each "
@@ -523,10 +530,29 @@ class Adaptive(AdaptiveState):
             )
         return found
 
-    def _note_start(self) -> None:
-        """Notes the learned weights, to see later whether they move."""
-        self._start = {key: p.detach().clone() for key, p in self.named_parameters()}
-        self._steps, self._has_moved = 0, False
+
+class _Progress:
+    """What happened since the state was built or loaded, on the host."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.awaits_after = self.has_observed_after = False
+        self.metrics_seen: set[str] = set()
+        self._start: State = {}
+        self._has_moved = False
+
+    def begin(self, learned: Iterable[tuple[str, Tensor]]) -> None:
+        """Counts steps from here on, and notes the learned weights to see whether they move."""
+        self._start = {key: tensor.detach().clone() for key, tensor in learned}
+        self.steps, self._has_moved = 0, False
+
+    def unmoved(self, learned: Iterable[tuple[str, Tensor]]) -> str:
+        """The name of a learned weight that has not moved; empty if there is none."""
+        for key, tensor in learned if not self._has_moved else ():
+            if torch.equal(tensor.detach().cpu(), self._start[key].cpu()):
+                return key
+        self._has_moved = True
+        return ""
 
 
 def _replace(entries: list[Tensor], where: Sequence[int], values: Tensor) -> None:

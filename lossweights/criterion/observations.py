@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lossweights.components.context import State
 from lossweights.criterion.distributed import ProcessGroup
+from lossweights.criterion.indexing import is_finite
 
 
 class Means(NamedTuple):
@@ -96,7 +97,7 @@ class Observations:
         group.sum(totals)
         values = self._sums / self._counts  # 0 / 0 if nothing was observed; one nan spoils a mean
         totals.zero_()
-        return Means(values, values.isfinite())
+        return Means(values, is_finite(values))
 
     def drop(self) -> None:
         """Drops everything added since the last step."""

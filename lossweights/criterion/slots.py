@@ -30,7 +30,7 @@ class Slot:
         now: What the component is given between forward passes.
     """
 
-    __slots__ = ("_inside", "_penalty", "component", "now", "place", "state", "terms")
+    __slots__ = ("_inside", "_learned", "_penalty", "component", "now", "place", "state", "terms")
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Slot:
         self.terms = terms
         self.state = state
         self.now = self._inside = StepContext({}, terms=terms)
+        self._learned = [key for key, t in state.items() if isinstance(t, nn.Parameter)]
         self._penalty = (
             component.penalty
             if isinstance(component, Balancer) and type(component).penalty is not Balancer.penalty
@@ -105,7 +106,8 @@ class Slot:
         weights = self.component.weigh(values, state, self._inside)  # type: ignore[union-attr]
         penalty = None if self._penalty is None else self._penalty(state, self._inside)
         # The state may change before the backward pass.
-        weights = weights.clone() if weights.is_leaf else weights
+        if state and weights.is_leaf:
+            weights = weights.clone()
         if penalty is not None and penalty.is_leaf:
             penalty = penalty.clone()
         return weights, penalty
@@ -141,17 +143,19 @@ class Slot:
             raise RuntimeError(_other_keys(self.place, state, copies))
         for key, tensor in self.state.items():
             new = state[key]
+            if new is copies[key] and version(new) == 0:
+                continue  # unchanged; a backward pass may still need a learned tensor
             if new.shape != tensor.shape:
                 raise RuntimeError(
                     f"{self.place}: update() gives {key!r} shape {tuple(new.shape)}, init() gave "
                     f"it {tuple(tensor.shape)}: keep the shape"
                 )
             mask = valid if tensor.ndim or not valid.ndim else valid.any()
-            if not isinstance(tensor, nn.Parameter):
-                torch.where(mask, new, tensor, out=tensor)
-            elif new is not copies[key] or version(new) > 0:  # else a backward pass may need it
+            if key in self._learned:
                 with torch.no_grad():
                     tensor.copy_(torch.where(mask, new, tensor))
+            else:
+                torch.where(mask, new, tensor, out=tensor)
 
     def check(self, device: torch.device) -> None:
         """Calls the component once, and checks what it returns.
