@@ -344,7 +344,6 @@ class Adaptive(AdaptiveState):
         for slot in self.slots.values():
             slot.check(self.device)
 
-    @torch.no_grad()
     def learn(self, step: int, before: int, horizon: Horizon, inactive: Collection[str]) -> None:
         """Updates all components from the means of the step that was done, over the ranks.
 
@@ -358,9 +357,11 @@ class Adaptive(AdaptiveState):
         if self.observes:
             for slot in self.slots.values():
                 slot.show(step, before, horizon)  # with the scheduled fields of the step done
-            self._update(inactive)
+            with torch.no_grad():
+                self._update(inactive)
         if self.weights_from_gradients is not None:
-            self.weights_from_gradients.step_done()
+            with torch.no_grad():
+                self.weights_from_gradients.step_done()
 
     def _update(self, inactive: Collection[str]) -> None:
         observations = self.observations
@@ -406,7 +407,6 @@ class Adaptive(AdaptiveState):
             seen = seen & gradients.seen
         slot.learn(last["values"], seen, gradients)
 
-    @torch.no_grad()
     def learn_after(self, values: Values, inactive: Collection[str]) -> None:
         """Updates the balancer from the losses of the same batch after the step.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +21,6 @@ from lossweights.errors import HorizonError, warn
 
 T = TypeVar("T")
 Fields = Mapping[str, Mapping[str, Tensor]]
-_NOTHING = nullcontext()  # made once: a context costs more than what it would guard
 
 
 class Mode:
@@ -150,8 +148,7 @@ class Modes:
             return
         done = stepped and step != before
         if done and self.adaptive.slots:
-            with _trainable():
-                self.adaptive.learn(step, before, self.horizon, self.train.dormant)
+            self.adaptive.learn(step, before, self.horizon, self.train.dormant)
         is_due = self._record.step_done(before) and done
         try:
             self.show(step, before)
@@ -167,6 +164,7 @@ class Modes:
         if self._record.is_due:
             self._record.call_back(before)
 
+    @torch.inference_mode(mode=False)
     def refresh(self) -> None:
         """Computes the weights of the clock's step after a checkpoint was loaded."""
         self._record.step_done(self.clock.step)
@@ -191,11 +189,10 @@ class Modes:
             adaptive.show(step, step if before is None else before, self.horizon, fields)
             if check and self.device.type != "meta":
                 adaptive.check()
-            with _trainable():
-                factors = adaptive.factors()
-                if factors is not None:
-                    out = self._rows.product if mode.in_place else None
-                    weights = torch.mul(weights, factors, out=out)
+            factors = adaptive.factors()
+            if factors is not None:
+                out = self._rows.product if mode.in_place else None
+                weights = torch.mul(weights, factors, out=out)
         mode.weights = weights
         if timeline.is_patterned:
             # Replaced only when they change: a compiled graph is made for each pattern of them.
@@ -232,6 +229,7 @@ class Modes:
             warnings.simplefilter("ignore")  # issued when the original was built
             self.on_bind()
 
+    @torch.inference_mode(mode=False)  # training could not use tensors made in it
     def _build(self, *, check: bool = False) -> None:
         """Makes both modes on the device."""
         self.train = self.eval = None
@@ -273,9 +271,8 @@ class Modes:
             for name, weight in weights.items()
             if weight == 0 and config.terms[name].when_zero == "skip"
         )
-        with torch.inference_mode(mode=False):
-            tensor = torch.tensor(list(weights.values()), dtype=torch.float32, device=self.device)
-            fields = fields_of(timeline, torch.from_numpy(final).to(self.device).unbind())
+        tensor = torch.tensor(list(weights.values()), dtype=torch.float32, device=self.device)
+        fields = fields_of(timeline, torch.from_numpy(final).to(self.device).unbind())
         # Transforms that adapt are left out: the measure of evaluation does not move.
         transforms = {
             name: self._through(slot.with_fields(fields.get(slot.place, {})))
@@ -317,9 +314,8 @@ class _Rows:
         self.in_place = device.type != "cpu"
         self._first, self._count = 0, 0
         if self.in_place:
-            with torch.inference_mode(mode=False):
-                self._row = torch.zeros(timeline.width, dtype=torch.float32, device=device)
-                self.product = torch.zeros_like(self._row[: len(timeline.names)])
+            self._row = torch.zeros(timeline.width, dtype=torch.float32, device=device)
+            self.product = torch.zeros_like(self._row[: len(timeline.names)])
             self._views = self._row[: len(timeline.names)], fields_of(timeline, self._row.unbind())
 
     def at(self, step: int) -> tuple[Tensor, Fields]:
@@ -340,12 +336,11 @@ class _Rows:
     def _upload(self, step: int) -> None:
         self._first, block = self._timeline.block(step)
         self._count, n = len(block), len(self._timeline.names)
-        with torch.inference_mode(mode=False):  # training could not use what is made in it
-            rows = torch.from_numpy(block.astype(np.float32)).to(self._device, non_blocking=True)
-            self._rows = (rows if self.in_place else rows[:, :n]).unbind()
-            if not self.in_place:
-                columns = [column.unbind() for column in rows.unbind(dim=1)]
-                self._fields = fields_of(self._timeline, columns)
+        rows = torch.from_numpy(block.astype(np.float32)).to(self._device, non_blocking=True)
+        self._rows = (rows if self.in_place else rows[:, :n]).unbind()
+        if not self.in_place:
+            columns = [column.unbind() for column in rows.unbind(dim=1)]
+            self._fields = fields_of(self._timeline, columns)
 
 
 def fields_of(timeline: Timeline, columns: Sequence[T]) -> dict[str, dict[str, T]]:
@@ -354,13 +349,6 @@ def fields_of(timeline: Timeline, columns: Sequence[T]) -> dict[str, dict[str, T
         place: {field: columns[index] for field, index in indexes.items()}
         for place, indexes in timeline.fields.items()
     }
-
-
-def _trainable() -> AbstractContextManager[None]:
-    """Outside inference mode: training could not use what is made in it."""
-    if torch.is_inference_mode_enabled():
-        return torch.inference_mode(mode=False)
-    return _NOTHING
 
 
 def _ask_to_bind(error: HorizonError) -> str:
