@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lossweights.components.balancers import Balancer, GradientBalancer
+from lossweights.components.balancers import GradientBalancer
 from lossweights.components.context import State
 from lossweights.components.controllers import Controller
 from lossweights.components.durations import Duration, Horizon
@@ -22,9 +20,9 @@ from lossweights.criterion.gradients.weights import GradientStep, GradientWeight
 from lossweights.criterion.indexing import is_finite, take
 from lossweights.criterion.observations import Observations
 from lossweights.criterion.reader import Values
-from lossweights.criterion.slots import Slot
+from lossweights.criterion.slots import Slot, initial_state
 from lossweights.criterion.state import AdaptiveState
-from lossweights.errors import ConfigError, did_you_mean, quoted
+from lossweights.errors import ConfigError
 
 _ENOUGH_STEPS = 2  # the first step of a warm-up has a learning rate of 0
 _NEGATIVE_LEARNED = "under which a weight that the balancer learns grows without bound"
@@ -73,69 +71,60 @@ class Adaptive(AdaptiveState):
         parts = config.adaptive_parts()
         # On the CPU, whatever the default device is: the first losses say where to go.
         with torch.inference_mode(mode=False), torch.device("cpu"):
-            states = [_initial_state(part, len(balanced)) for part in parts]
-            adapting = [
-                str(part.term)
-                for part, state in zip(parts, states, strict=True)
-                if isinstance(part.component, Transform) and state
+            states = [initial_state(part, len(balanced)) for part in parts]
+            both = list(zip(parts, states, strict=True))
+            raws = [
+                str(p.term) for p, state in both if isinstance(p.component, Transform) and state
             ]
-            observations = Observations(terms, adapting, _metrics_of(config))
+            observations = Observations(terms, raws, _metrics_of(config))
             super().__init__(balanced, observations.names, group)
-            self.observations = observations
-            self._config, self._group, self._term_names = config, group, terms
-            self._balanced = balanced
+            self.observations, self._after = observations, Observations(terms, (), ())
+            self._config, self._term_names, self._balanced = config, terms, balanced
             # Every attribute is here before the slots: no learned tensor may be called like one.
             self.slots: dict[str, Slot] = {}
             self.transforms: dict[str, Slot] = {}
             self.controllers: dict[str, Slot] = {}
+            self._instant: dict[str, Slot] = {}
+            self._steered: dict[str, Slot] = {}
             self.balancer_slot: Slot | None = None
             self.weights_from_gradients: GradientWeights | None = None
             self.weighs_inside = self.observes = self.learns_after = False
-            self._instant: dict[str, Slot] = {}
-            self._steered: dict[str, Slot] = {}
-            self._where_balanced = [terms.index(name) for name in balanced]
             self._balances_inside = self._balances_all = self._learns = False
+            self._where_balanced = [terms.index(name) for name in balanced]
             self._interval: Duration | None = None
             self._last: State = {}
-            self._after = Observations(terms, (), ())
             self._progress = _Progress()
             self._refresh()
-            for part, state in zip(parts, states, strict=True):
-                self.slots[part.place] = self._slot(part, state)
-            self._sort()
+            for part, state in both:
+                self._add_slot(part, state)
             if self.slots:
                 self.declare("observed", observations.state)
             if self.balancer_slot is not None:
                 self._declare_balancer(self.balancer_slot)
-            self.observes = bool(self.controllers or observations.raws or self._learns)
+            self._balances_all = len(balanced) == len(terms) and not self.controllers
+            self.weighs_inside = self._balances_inside or bool(self._instant)
+            self.observes = bool(self.controllers or raws or self._learns)
         self.average_gradients()
         self._check_signs()
         self.after_load()
 
-    def _slot(self, part: Part, declared: State) -> Slot:
-        terms = self._balanced if part.term is None else (part.term,)
-        kind = type(part.component)
+    def _add_slot(self, part: Part, declared: State) -> None:
+        place, component = part.place, part.component
         for key, tensor in declared.items():
             if isinstance(tensor, nn.Parameter) and (not key.isidentifier() or hasattr(self, key)):
-                raise ConfigError(f"{part.place}: nothing learned can be called {key!r} here")
-        pairs = getattr(part.component, "pairs", ())
-        state = self.declare(f"{part.place}.{kind.kind or kind.__name__}", declared, pairs)
-        return Slot(part.place, part.component, terms, state)
-
-    def _sort(self) -> None:
-        """Sorts the slots by what they do, and when."""
-        for slot in self.slots.values():
-            if isinstance(slot.component, Transform):
-                self.transforms[slot.terms[0]] = slot
-            elif isinstance(slot.component, Controller):
-                self.controllers[slot.terms[0]] = slot
-                times = self._instant if slot.component.instant else self._steered
-                times[slot.terms[0]] = slot
-            else:
-                self.balancer_slot = slot
-                self._balances_inside = self.is_learned or slot.component.instant
-        self._balances_all = len(self._balanced) == len(self._term_names) and not self.controllers
-        self.weighs_inside = self._balances_inside or bool(self._instant)
+                raise ConfigError(f"{place}: nothing learned can be called {key!r} here")
+        terms = self._balanced if part.term is None else (part.term,)
+        group = f"{place}.{component.kind or type(component).__name__}"
+        state = self.declare(group, declared, getattr(component, "pairs", ()))
+        slot = self.slots[place] = Slot(place, component, terms, state)
+        if isinstance(component, Transform):
+            self.transforms[terms[0]] = slot
+        elif isinstance(component, Controller):
+            self.controllers[terms[0]] = slot
+            (self._instant if component.instant else self._steered)[terms[0]] = slot
+        else:
+            self.balancer_slot = slot
+            self._balances_inside = self.is_learned or component.instant
 
     def _declare_balancer(self, slot: Slot) -> None:
         """Declares what is kept for the balancer beside its own state."""
@@ -169,9 +158,7 @@ class Adaptive(AdaptiveState):
             term = self._config.terms[name]
             falls = term.controller is not None and not term.controller.stays_above_zero
             if term.weight < 0 or falls:
-                what = (
-                    "a controller that may give weights below 0" if falls else "a negative weight"
-                )
+                what = "a controller that may go below 0" if falls else "a negative weight"
                 raise ConfigError(
                     f"term {name!r} has {what}, {self.why_positive}: write balanced: false at "
                     f"terms.{name}, or flip the term's sign"
@@ -180,11 +167,10 @@ class Adaptive(AdaptiveState):
     @property
     def why_positive(self) -> str:
         """Why a negative weight makes no sense under the balancer; empty if it does."""
-        if self.balancer_slot is None:
+        balancer = self._config.balancer
+        if balancer is None:
             return ""
-        balancer = self.balancer_slot.component
-        why = balancer.needs_positive if isinstance(balancer, Balancer) else ""
-        return why or (_NEGATIVE_LEARNED if self.is_learned else "")
+        return balancer.needs_positive or (_NEGATIVE_LEARNED if self.is_learned else "")
 
     def _refresh(self) -> None:
         """Makes constants on the device of the state."""
@@ -213,11 +199,7 @@ class Adaptive(AdaptiveState):
         """
         step = balance = None
         if (gradients := self.weights_from_gradients) is not None:
-            where = [
-                index
-                for index, name in enumerate(values.names)
-                if name in self._balanced and name not in inactive
-            ]
+            where = self._where(values.names, inactive)
             dtype = values.vector.dtype  # of losses in low precision too
             losses = {values.names[index]: values.losses[index].to(dtype) for index in where}
             if computes_gradients:
@@ -228,9 +210,8 @@ class Adaptive(AdaptiveState):
         factors, penalties = self._factors(values.names, values.vector, inactive, balance)
         plain = None
         if step is not None and step.rows:
-            plain, _ = self._factors(
-                values.names, values.vector, inactive, torch.ones_like(step.balance)
-            )
+            ones = torch.ones_like(step.balance)
+            plain, _ = self._factors(values.names, values.vector, inactive, ones)
         return Factors(factors, penalties, step, plain)
 
     def _factors(
@@ -248,7 +229,7 @@ class Adaptive(AdaptiveState):
         if not names:
             return vector, None
         factors, penalties, penalty = [self._one] * len(names), [self._zero] * len(names), None
-        where = [i for i, n in enumerate(names) if n in self._balanced and n not in inactive]
+        where = self._where(names, inactive)
         if self._balances_inside and where:
             if balance is None:
                 places = [self._balanced.index(names[index]) for index in where]
@@ -262,11 +243,13 @@ class Adaptive(AdaptiveState):
             if name in names and name not in inactive:
                 index = names.index(name)
                 weight, _ = slot.weigh_inside(vector[index])
-                factors[index], penalties[index] = (
-                    factors[index] * weight,
-                    penalties[index] * weight,
-                )
+                factors[index] = factors[index] * weight
+                penalties[index] = penalties[index] * weight
         return torch.stack(factors), None if penalty is None else torch.stack(penalties)
+
+    def _where(self, names: Sequence[str], inactive: Collection[str]) -> list[int]:
+        """The places of the balanced terms that count."""
+        return [i for i, n in enumerate(names) if n in self._balanced and n not in inactive]
 
     def anchor(self, present: Collection[str]) -> Tensor | None:
         """A 0 that has the learned tensors in its graph, if no balanced term is present.
@@ -437,34 +420,19 @@ class Adaptive(AdaptiveState):
             ValueError: For a metric that no controller observes, and for a value that is not a
                 number.
         """
-        known = self.observations.metrics
-        for name in metrics:
-            if name not in known:
-                what = "not observed"
-                if name in self._term_names:
-                    what = "a term (losses after a step go to criterion.observe_after({...}))"
-                raise ValueError(
-                    f"{name!r} is {what}{did_you_mean(name, known)} (observed metrics: "
-                    f"{quoted(known)}); a controller observes its source:"
-                )
-        numbers = {name: _number(name, value, self.device) for name, value in metrics.items()}
-        for name, number in numbers.items():
-            self.observations.add_metric(name, number)
-            self._progress.metrics_seen.add(name)
+        self.observations.add_metrics(metrics, self.device)
+        self._progress.metrics_seen.update(metrics)
 
     def move(self, device: torch.device) -> None:
         if self.weights_from_gradients is not None:
             self.weights_from_gradients.check_device(device)
-        if device == self.device:
-            super().move(device)
-            return
+        is_new = device != self.device
         super().move(device)
-        if not self.slots:
-            return
-        self.observations.refresh()
-        self._after.state["totals"] = self._after.state["totals"].to(device)
-        self._after.refresh()
-        self._refresh()
+        if is_new and self.slots:
+            self.observations.refresh()
+            self._after.state["totals"] = self._after.state["totals"].to(device)
+            self._after.refresh()
+            self._refresh()
 
     def after_load(self) -> None:
         """Brings the rest in line with tensors that were just loaded."""
@@ -518,13 +486,10 @@ class Adaptive(AdaptiveState):
             for metric in self.observations.metrics
             if metric not in self._progress.metrics_seen
         ]
-        if (
-            self.learns_after
-            and not self._progress.has_observed_after
-            and self.balancer_slot is not None
-        ):
+        balancer = self._config.balancer
+        if balancer and balancer.learns_after and not self._progress.has_observed_after:
             found.append(
-                f"the balancer {self.balancer_slot.component.kind!r} learns from the losses after "
+                f"the balancer {balancer.kind!r} learns from the losses after "
                 "the step and never observed them: call criterion.observe_after(terms) after each "
                 "optimizer step"
             )
@@ -565,54 +530,3 @@ def _metrics_of(config: LossConfig) -> list[str]:
     controllers = [term.controller for term in config.terms.values()]
     sources = {controller.source for controller in controllers if controller is not None}
     return sorted(source for source in sources if source and source not in config.terms)
-
-
-def _initial_state(part: Part, n: int) -> State:
-    """The tensors that a component declares, checked; float32 or whole numbers."""
-    component, place = part.component, part.place
-    if isinstance(component, Balancer):
-        declared, wanted = component.init(n), f"is 0-dim, or has the {n} terms on its last axis"
-    else:
-        n, declared, wanted = 0, component.init(), "is 0-dim"
-    if not isinstance(declared, dict) or not all(
-        isinstance(tensor, Tensor) for tensor in declared.values()
-    ):
-        raise ConfigError(
-            f"{place}: init() returns tensors by name, as in {{'average': torch.zeros(n)}}, found "
-            f"{declared!r}"
-        )
-    state: State = {}
-    for key, tensor in declared.items():
-        if tensor.ndim > 0 and (n == 0 or tensor.shape[-1] != n):
-            raise ConfigError(
-                f"{place}: init() returns {key!r} of shape {tuple(tensor.shape)}; a tensor of the "
-                f"state {wanted}"
-            )
-        if not isinstance(tensor, nn.Parameter):
-            state[key] = tensor.float() if tensor.is_floating_point() else tensor
-        elif isinstance(component, GradientBalancer):
-            raise ConfigError(
-                f"{place}: {key!r} is learned, which weights from gradients cannot be: let "
-                "update() change it"
-            )
-        elif isinstance(component, Balancer):
-            state[key] = nn.Parameter(tensor.detach().float())
-        else:
-            raise ConfigError(f"{place}: {key!r} is learned, which only a balancer's can be")
-    return state
-
-
-def _number(metric: str, value: Any, device: torch.device) -> Tensor | float:
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, Tensor | np.ndarray):
-        raise ValueError(f"metric {metric!r} is a number or a scalar tensor, found {value!r}")
-    tensor = torch.as_tensor(value)
-    if tensor.numel() != 1 or tensor.is_complex() or tensor.dtype is torch.bool:
-        raise ValueError(
-            f"metric {metric!r} is a number or a scalar tensor, found one of shape "
-            f"{tuple(tensor.shape)} and {tensor.dtype}"
-        )
-    tensor = tensor.detach().reshape(())
-    # A scalar on the host may be added anywhere, without waiting for the device.
-    return tensor if tensor.device.type == "cpu" else tensor.to(device)

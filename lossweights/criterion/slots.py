@@ -12,6 +12,7 @@ from lossweights.components.context import Gradients, State, StepContext, orthon
 from lossweights.components.controllers import Controller
 from lossweights.components.durations import Horizon
 from lossweights.components.transforms import Transform
+from lossweights.config.loss_config import Part
 from lossweights.criterion.indexing import take
 from lossweights.criterion.torch_internals import version
 from lossweights.errors import ConfigError
@@ -207,3 +208,46 @@ def _other_keys(place: str, state: State, declared: State) -> str:
             "init() declare it"
         )
     return f"{place}: update() removes {min(removed)!r} from its state: keep what init() declared"
+
+
+def initial_state(part: Part, n: int) -> State:
+    """The tensors that a component declares, in float32 or whole numbers.
+
+    Args:
+        part: The component in its place.
+        n: Number of balanced terms.
+
+    Raises:
+        ConfigError: For anything that cannot be state.
+    """
+    component, place = part.component, part.place
+    if isinstance(component, Balancer):
+        declared, wanted = component.init(n), f"is 0-dim, or has the {n} terms on its last axis"
+    else:
+        n, declared, wanted = 0, component.init(), "is 0-dim"
+    if not isinstance(declared, dict) or not all(
+        isinstance(tensor, Tensor) for tensor in declared.values()
+    ):
+        raise ConfigError(
+            f"{place}: init() returns tensors by name, as in {{'average': torch.zeros(n)}}, found "
+            f"{declared!r}"
+        )
+    state: State = {}
+    for key, tensor in declared.items():
+        if tensor.ndim > 0 and (n == 0 or tensor.shape[-1] != n):
+            raise ConfigError(
+                f"{place}: init() returns {key!r} of shape {tuple(tensor.shape)}; a tensor of the "
+                f"state {wanted}"
+            )
+        if not isinstance(tensor, nn.Parameter):
+            state[key] = tensor.float() if tensor.is_floating_point() else tensor
+        elif isinstance(component, GradientBalancer):
+            raise ConfigError(
+                f"{place}: {key!r} is learned, which weights from gradients cannot be: let "
+                "update() change it"
+            )
+        elif isinstance(component, Balancer):
+            state[key] = nn.Parameter(tensor.detach().float())
+        else:
+            raise ConfigError(f"{place}: {key!r} is learned, which only a balancer's can be")
+    return state
