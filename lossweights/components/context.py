@@ -89,12 +89,13 @@ class StepContext:
     """What a component is given: the step, and the values of its scheduled fields at that step.
 
     `now["target"]` is the value of the field `target`, a 0-dim float32 tensor. Inside a forward
-    pass only the values of scheduled fields are known: a compiled graph must not depend on the
+    pass only scheduled fields and `terms` are known: a compiled graph must not depend on the
     number of the step. Balancers by gradients are never compiled, and know the step there too.
 
     Args:
         fields: Values of the fields that are schedules, by name.
-        terms: Names of the terms that the component serves, sorted.
+        terms: Names of the terms that the component serves, sorted; `now.terms` has the order of
+            the component's tensors, so that a field of it can name a term.
         step: Optimizer steps done; None inside a forward pass.
         before: Steps done before the clock last moved.
         horizon: The length of training, as far as it is known.
