@@ -6,6 +6,7 @@ import re
 import sys
 import textwrap
 from importlib.resources import files
+from itertools import accumulate
 from typing import Annotated, Any
 
 import typer
@@ -118,10 +119,10 @@ def _filled(text: str, indent: int, console: Console) -> str:
 
 
 def _name(cls: type) -> str:
-    """The name by which a class is imported: from its top package if that exports it."""
-    top = cls.__module__.partition(".")[0]
-    exported = getattr(sys.modules.get(top), cls.__name__, None)
-    return f"{top if exported is cls else cls.__module__}.{cls.__qualname__}"
+    """The shortest path by which a class is imported: from the first package that exports it."""
+    packages = accumulate(cls.__module__.split("."), "{}.{}".format)
+    exporting = (p for p in packages if getattr(sys.modules.get(p), cls.__name__, None) is cls)
+    return f"{next(exporting, cls.__module__)}.{cls.__qualname__}"
 
 
 def _example(cls: type[Component]) -> dict[str, Any]:
