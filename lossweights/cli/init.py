@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lossweights.cli.options import fail, save
+from lossweights.cli import common
 from lossweights.errors import did_you_mean, quoted
 
 
@@ -65,8 +65,8 @@ def init(
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise typer.BadParameter(f"{str(path)!r}: write a name that ends in .yaml")
     if path.exists() and not force:
-        fail(f"{path} exists; --force overwrites it")
-    save(path, known[starter])
+        common.fail(f"{path} exists; --force overwrites it")
+    common.save(path, known[starter])
     typer.echo(
         f"Next: lossweights check {path}\n"
         f"      lossweights preview {path}\n"

@@ -14,8 +14,8 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from lossweights.cli.common import Imports
 from lossweights.cli.docstrings import fields, sources, summary
-from lossweights.cli.options import Imports
 from lossweights.components.declaration import Component, load_plugins
 from lossweights.errors import did_you_mean, quoted
 
