@@ -6,11 +6,11 @@ import importlib
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from textwrap import indent
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -22,11 +22,7 @@ from lossweights.errors import ConfigError, quoted
 
 
 def import_modules(names: list[str] | None) -> list[str] | None:
-    """Imports modules by name, also from the current folder, so that their kinds are registered.
-
-    Raises:
-        typer.BadParameter: If a module cannot be imported: which one, why, and in which line.
-    """
+    """Imports modules by name, also from the current folder, so that their kinds are registered."""
     if names and "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     for name in names or ():
@@ -89,29 +85,14 @@ StepsPerEpoch = Annotated[
 ]
 
 
-class Found(NamedTuple):
-    """The criterion that a training would build, and the warnings of building it."""
-
-    name: str  # FILE or FILE:AT
-    criterion: WeightedLoss
-    warnings: list[str]
-
-
 def read(
     argument: str,
     at: str | None,
     total_steps: str | None,
     steps_per_epoch: int | None,
     changes: Mapping[str, Any] | None = None,
-) -> Found:
-    """The criterion of the config that an argument names, or of the only one in it.
-
-    Args:
-        argument: `FILE` or `FILE:AT`.
-        at: The dotted path of the config in `FILE`.
-        total_steps: Replaces that of the config, if given.
-        steps_per_epoch: The same.
-        changes: Other changes to the config, as `LossConfig.override` takes them.
+) -> tuple[str, WeightedLoss, list[str]]:
+    """The name of a config, `FILE` or `FILE:AT`, its criterion, and the warnings of building it.
 
     Raises:
         ConfigError: If there is no config or several, or if a training would refuse it: the name,
@@ -121,23 +102,29 @@ def read(
     if colon and not Path(argument).exists() and Path(path).exists():
         argument, at = path, own
     horizon = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-    given = {name: value for name, value in horizon.items() if value is not None}
+    changes = {**(changes or {}), **{key: each for key, each in horizon.items() if each}}
     try:
-        return _read(Path(argument), at, {**(changes or {}), **given})
+        found, config = _config(Path(argument), at, changes)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            criterion = WeightedLoss(config)
     except (ValueError, ImportError) as error:
         name = _name(Path(argument), at)
         raise ConfigError(f"{name}: refused\n{indent(str(error), '  ')}") from None
+    return _name(Path(argument), found), criterion, [str(each.message) for each in caught]
 
 
 def _name(path: Path, at: str | None) -> str:
     return f"{path}:{at}" if at else str(path)
 
 
-def _read(path: Path, at: str | None, changes: Mapping[str, Any]) -> Found:
+def _config(
+    path: Path, at: str | None, changes: Mapping[str, Any]
+) -> tuple[str | None, LossConfig]:
+    """The changed config at a dotted path in a file, or the only one there, and its dotted path."""
     source = Source.of(path)
     data, location = source.part(at)
-    if "terms" not in data and (found := list(_sections(data))):
-        sections = [".".join(map(str, (*location, *section))) for section in found]
+    if "terms" not in data and (sections := _sections(data, *map(str, location))):
         at = sections[0]
         if len(sections) > 1:
             raise ConfigError(
@@ -146,23 +133,17 @@ def _read(path: Path, at: str | None, changes: Mapping[str, Any]) -> Found:
             )
     config = LossConfig.read(path, at)
     try:
-        config = config.override(changes)
+        return at, config.override(changes)
     except ConfigError as error:
         raise ConfigError(indent(str(error), "changed: ")) from None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        criterion = WeightedLoss(config)
-    return Found(_name(path, at), criterion, [str(warning.message) for warning in caught])
 
 
-def _sections(data: Mapping[Any, Any]) -> Iterator[tuple[Any, ...]]:
-    """The paths of all tables with terms."""
+def _sections(data: Mapping[Any, Any], *path: str) -> list[str]:
+    """The dotted paths of all tables with terms."""
     if isinstance(data.get("terms"), Mapping | list):
-        yield ()
-        return
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from ((key, *path) for path in _sections(value))
+        return [".".join(path)]
+    tables = {str(key): part for key, part in data.items() if isinstance(part, Mapping)}
+    return [found for key, part in tables.items() for found in _sections(part, *path, key)]
 
 
 def fail(message: str) -> NoReturn:
@@ -171,10 +152,10 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def save(path: Path, content: str | bytes) -> None:
+def save(path: Path, content: bytes) -> None:
     """Writes a file and says so on standard error."""
     try:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        path.write_bytes(content)
     except OSError as error:
         fail(f"{path} cannot be written: {error.strerror}")
     typer.echo(f"wrote {path}", err=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -20,7 +19,7 @@ from lossweights.components.durations import Horizon
 from lossweights.components.schedules import Steps, Values
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import Curves
-from lossweights.errors import HorizonError
+from lossweights.errors import ConfigError, HorizonError
 
 _MARKS = "ox+*#@%&"
 _COLORS = (6, 5, 3, 2, 4, 1, 14, 13)  # of a terminal: cyan, magenta, yellow, ...
@@ -31,7 +30,7 @@ _POINTS = 20_000  # so that a change of a few steps is seen in a long training
 
 
 class Curve(NamedTuple):
-    """The weights of a term at steps in rising order, both of shape (n,), and how to draw them."""
+    """The weights of a term at increasing steps, both of shape (n,), and how to draw them."""
 
     steps: Steps
     weights: Values
@@ -50,18 +49,6 @@ def _change(written: str) -> tuple[str, Any]:
     raise typer.BadParameter(f"{written!r}: {problem}", param_hint="'--set'")
 
 
-@contextmanager
-def _errors_as_messages() -> Iterator[None]:
-    try:
-        yield
-    except HorizonError as error:
-        option = "--steps-per-epoch" if "before steps_per_epoch" in str(error) else "--total-steps"
-        common.fail(f"{error}, with {option}")
-    except (ValueError, ImportError) as error:
-        common.fail(str(error))
-
-
-@_errors_as_messages()
 def preview(
     configs: common.Configs,
     at: common.At = None,
@@ -70,9 +57,7 @@ def preview(
     changes: Annotated[
         list[str] | None,
         typer.Option(
-            "--set",
-            metavar="PATH=VALUE",
-            help="A value to change, in YAML: kl.weight=0.5. May be repeated.",
+            "--set", metavar="PATH=VALUE", help="A change: kl.weight=0.5. May be repeated."
         ),
     ] = None,
     out: Annotated[
@@ -99,41 +84,50 @@ def preview(
         raise typer.BadParameter(f"{len(configs)} configs: at most {len(_MARKS)} fit in a drawing")
     if out is not None and out.suffix.lower() not in _FORMATS:
         raise typer.BadParameter(f"{str(out)!r}: write a name that ends in .png or .svg")
-    changed = dict(map(_change, changes or ()))
-    found = [common.read(each, at, total_steps, steps_per_epoch, changed) for each in configs]
-    declared = {each.name: each.criterion.config for each in found}
-    if len(declared) < len(configs):
+    changed, found = dict(map(_change, changes or ())), {}
+    for argument in configs:
+        try:
+            name, criterion, _ = common.read(argument, at, total_steps, steps_per_epoch, changed)
+            found[name] = criterion.config, Curves.of(criterion.config, points=_POINTS)
+        except ConfigError as error:
+            common.fail(str(error))
+        except HorizonError as error:
+            needed = "steps-per-epoch" if "before steps_per_epoch" in str(error) else "total-steps"
+            common.fail(f"{name}: {error}, with --{needed}")
+    if len(found) < len(configs):
         raise typer.BadParameter("the same config is given twice")
     if out is None:
-        draw(declared, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
-    else:
-        from lossweights.analysis import plot  # noqa: PLC0415  # an extra
+        draw(found, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
+        return
+    from lossweights.analysis import plot  # noqa: PLC0415  # an extra
 
-        picture = io.BytesIO()
-        figure = plot.config(declared)
-        figure.savefig(picture, format=out.suffix[1:].lower(), dpi=150, bbox_inches="tight")
-        common.save(out, picture.getvalue())
+    try:
+        figure = plot.config({name: config for name, (config, _) in found.items()})
+    except ImportError as error:
+        common.fail(str(error))
+    picture = io.BytesIO()
+    figure.savefig(picture, format=out.suffix[1:].lower(), dpi=150, bbox_inches="tight")
+    common.save(out, picture.getvalue())
 
 
-def draw(configs: Mapping[str, LossConfig], console: Console) -> None:
+def draw(found: Mapping[str, tuple[LossConfig, Curves]], console: Console) -> None:
     """Prints the curves of configs, by name."""
-    is_unicode, is_alone = console.encoding.lower().startswith("utf"), len(configs) == 1
-    curves = {name: _curves(name, config) for name, config in configs.items()}
-    last = max(int(each.steps[-1]) for each in curves.values())
+    is_unicode, is_alone = console.encoding.lower().startswith("utf"), len(found) == 1
+    last = max(int(curves.steps[-1]) for _, curves in found.values())
     marks = ["braille"] if is_alone and is_unicode else _MARKS
-    looks = list(zip(curves, marks, _COLORS, strict=False))
+    looks = list(zip(found, marks, _COLORS, strict=False))
     for name, mark, color in looks:
         console.print(Text.assemble("" if is_alone else (f"{mark} ", f"color({color})"), name))
-    for term in dict.fromkeys(term for each in curves.values() for term in each.weights):
+    for term in dict.fromkeys(term for config, _ in found.values() for term in config.terms):
         lines = [
-            Curve(curves[name].steps, curves[name].weights[term], mark, color)
-            for name, mark, color in looks
-            if term in curves[name].weights
+            Curve(curves.steps, curves.weights[term], mark, color)
+            for (_, curves), (_, mark, color) in zip(found.values(), looks, strict=True)
+            if term in curves.weights
         ]
         levels = np.unique(np.concatenate([line.weights for line in lines]))
         flat = f"  {levels[0]:.6g} throughout" if len(levels) == 1 else ""
         console.print(Text.assemble("\n", (term, "bold"), flat))
-        for name, config in configs.items():
+        for name, (config, _) in found.items():
             if note := _note(config, term):
                 console.print(Text(f"  {note}" if is_alone else f"  {name}: {note}", "dim"))
         if not flat:
@@ -141,7 +135,7 @@ def draw(configs: Mapping[str, LossConfig], console: Console) -> None:
             for row in Text.from_ansi(drawing if is_unicode else drawing.translate(_ASCII)).split():
                 row.rstrip()
                 console.print(row)
-    for name, config in configs.items():
+    for name, (config, _) in found.items():
         if not Horizon(config.total_steps, config.steps_per_epoch).is_bounded:
             console.print(
                 f"\n{name}: the length of training is not known, so the curves end after the last "
@@ -174,13 +168,6 @@ def panel(curves: Sequence[Curve], last: int, width: int) -> str:
         weights = np.interp(steps, curve.steps, curve.weights)
         plotext.scatter(steps, weights, marker=curve.mark, color=curve.color)
     return str(plotext.build())
-
-
-def _curves(name: str, config: LossConfig) -> Curves:
-    try:
-        return Curves.of(config, points=_POINTS)
-    except HorizonError as error:
-        raise HorizonError(f"{name}: {error}") from None
 
 
 def _note(config: LossConfig, term: str) -> str:

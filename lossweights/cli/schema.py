@@ -19,8 +19,7 @@ def schema(
         Path | None, typer.Option(metavar="FILE", help="The file to write; printed by default.")
     ] = None,
     at: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="Dotted path of the config in your files: loss."),
+        str | None, typer.Option(metavar="PATH", help="Dotted path of the config in your files.")
     ] = None,
     _imports: common.Imports = None,
 ) -> None:
@@ -45,7 +44,7 @@ def schema(
     if out is None:
         typer.echo(text)
     else:
-        common.save(out, f"{text}\n")
+        common.save(out, f"{text}\n".encode())
         typer.echo(f"Begin your YAML files with:\n# yaml-language-server: $schema={out.as_posix()}")
 
 
