@@ -25,7 +25,7 @@ from lossweights.components.durations import Duration, read_total_steps
 from lossweights.components.transforms import Transform
 from lossweights.config.files import Location, Source, plain
 from lossweights.config.term import Term
-from lossweights.errors import ConfigError, did_you_mean, explain, quoted
+from lossweights.errors import ConfigError, did_you_mean, dotted, explain, quoted
 
 EvalWeights = Literal["final", "current"]
 OnNonfinite = Literal["propagate", "raise", "skip_term"]
@@ -232,7 +232,7 @@ class LossConfig(Declaration):
         return cls._validated(data, lambda location: found.place((*path, *location)))
 
     @classmethod
-    def _validated(cls, data: Any, place: Callable[[Location], str] | None = None) -> Self:
+    def _validated(cls, data: Any, place: Callable[[Location], str] = dotted) -> Self:
         try:
             return cls.model_validate(data)
         except ValidationError as error:
