@@ -194,7 +194,7 @@ def test_every_balancer_by_gradients_is_documented(balancer: type[GradientBalanc
 
 
 def test_the_fields_of_all_balancers_by_gradients_are_documented() -> None:
-    text = section("gradients.md", "When gradients are taken")
+    text = section("gradients.md", "When gradients are computed")
     assert not [name for name in GradientBalancer.model_fields if f"| `{name}` |" not in text]
 
 
