@@ -97,7 +97,7 @@ def home_of(declaration: type[Declaration], field: str) -> str:
     for base in declaration.__mro__[1:]:
         if field in vars(base).get("__annotations__", {}):
             for home in ("lossweights", base.__module__.rpartition(".")[0]):
-                if base.__name__ in getattr(sys.modules[home], "__all__", ()):
+                if hasattr(sys.modules[home], base.__name__):
                     return f"{home}.{base.__name__}"
     return ""
 

@@ -22,7 +22,7 @@ from lossweights.components.declaration import Declaration
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(page for page in (DOCS / "reference").glob("*.md") if page.stem != "index")
 
-# One level below the root: packages that export public names, and public names of modules.
+# One level below the root: modules of which every name is public, and public names of others.
 BELOW_ROOT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         [
@@ -50,30 +50,29 @@ def named(page: Path) -> str:
     return page.stem
 
 
-def exported(module: Any) -> list[str]:
-    """The names that a package exports, with `__all__` or as `from ... import X as X`."""
-    names = [n for n in vars(module) if n[0] != "_" and not inspect.ismodule(getattr(module, n))]
-    return list(getattr(module, "__all__", names))
+def names_of(module: str) -> list[str]:
+    """The public names of a module below the root, without its modules."""
+    found = importlib.import_module(module)
+    names = BELOW_ROOT[module] or getattr(found, "__all__", None)
+    names = names or [name for name in vars(found) if not name.startswith("_")]
+    return [name for name in names if not inspect.ismodule(getattr(found, name))]
 
 
 def public_things() -> dict[str, Any]:
     """Everything that a user may import, by its full name, each once."""
     found = {f"lossweights.{name}": getattr(lossweights, name) for name in lossweights.__all__}
-    for name, chosen in BELOW_ROOT.items():
-        module = importlib.import_module(name)
-        for public in chosen or exported(module):
-            thing = getattr(module, public)
-            if public not in lossweights.__all__ and not inspect.ismodule(thing):
-                found[f"{name}.{public}"] = thing
+    for module in BELOW_ROOT:
+        for name in sorted(set(names_of(module)).difference(lossweights.__all__)):
+            found[f"{module}.{name}"] = getattr(importlib.import_module(module), name)
     folder = Path(lossweights.__path__[0]) / "integrations"
     for path in sorted(folder.glob("*.py")):
         if path.stem in ("__init__", "common"):  # `common` is what the others share
             continue
-        module = importlib.import_module(f"lossweights.integrations.{path.stem}")
+        adapter = importlib.import_module(f"lossweights.integrations.{path.stem}")
         found |= {
-            f"{module.__name__}.{name}": thing
-            for name, thing in vars(module).items()
-            if not name.startswith("_") and getattr(thing, "__module__", "") == module.__name__
+            f"{adapter.__name__}.{name}": thing
+            for name, thing in vars(adapter).items()
+            if not name.startswith("_") and getattr(thing, "__module__", "") == adapter.__name__
         }
     return found
 
@@ -118,10 +117,9 @@ def is_module(name: str) -> bool:
 
 
 def test_a_name_of_the_root_is_the_same_below_it() -> None:
-    for name, chosen in BELOW_ROOT.items():
-        module = importlib.import_module(name)
-        for public in set(chosen or exported(module)).intersection(lossweights.__all__):
-            assert getattr(module, public) is getattr(lossweights, public)
+    for module in BELOW_ROOT:
+        for name in set(names_of(module)).intersection(lossweights.__all__):
+            assert getattr(importlib.import_module(module), name) is getattr(lossweights, name)
 
 
 def test_every_public_name_is_documented_in_one_place() -> None:
@@ -213,8 +211,10 @@ def test_building_the_reference_needs_no_network(monkeypatch: pytest.MonkeyPatch
     assert "Args:" not in written
     assert ":math:`P`" in written
     assert "\n.. math::\n\n   w(t) =" in written
-    for name in cyclical.model_fields:
+    for name in cyclical.model_fields.keys() - {"delay"}:
         assert written.count(f":param {name}:") == 1
+    home = "lossweights.components.schedules.DelayedSchedule"  # below the root, and linked there
+    assert f"Also `delay`, as in any :class:`~{home}`." in lines
     assert ":type ratio: number > 0 and <= 1, default 0.5" in lines
     assert "In a config `kind: cyclical`." in lines
     assert docstrings.signature(None, "class", "", cyclical, None, "(x)", "") == ("", "")
