@@ -16,12 +16,8 @@ from lossweights.components.random import generator
 class RandomWeighting(Balancer, kind="random"):
     r"""New random weights at each step, $b = \mathrm{softmax}(x)$ with $x_i \sim N(0, 1)$ (RLW).
 
-    A baseline that any other method should beat. The weights sum to 1, so that on average each is
-    $1 / n$: a sum of all terms with weight 1 has gradients $n$ times as large. So it is in torchjd
-    and LibMTL.
-
-    They follow from `seed` and the step alone: the same on every rank, and after a restart. Terms
-    have them in sorted order of their names.
+    A baseline that any other method should beat. The weights sum to 1, as in torchjd and LibMTL.
+    They follow from `seed` and the step alone: the same on every rank, and after a restart.
 
     Args:
         seed: Seed of the weights.

@@ -25,10 +25,8 @@ class GradientBalancer(Balancer):
     The shared tensors are passed to the call, `criterion(terms, shared=features)`: tensors of the
     graph (cheap: only the heads run backward once more for each term) or parameters.
     `now.gradients` has the statistics that the class declares in `needs`, of the transformed terms,
-    before base weights and schedules.
-
-    `update`, if a class has it, is called with the means over the forward passes of a step, and
-    not for steps in which no gradients were taken.
+    before base weights and schedules; in `update` their means over the forward passes of a step.
+    `update` is not called for steps in which no gradients were taken.
 
     Args:
         every: Time between two steps in which gradients are taken; the weights are constant
@@ -82,16 +80,12 @@ class GradientBalancer(Balancer):
 class GramianBalancer(GradientBalancer):
     r"""Weights from the Gramian of the terms' gradients, computed on the CPU.
 
-    `weigh` moves the Gramian and the state to the CPU, and so waits for the device.
-
-    The shared tensors move along $-\sum_i b_i g_i$. Weights that are too large for float32 are
-    scaled down together, which keeps the direction.
+    `weigh` waits for the device, to move the Gramian and the state to the CPU. Weights that are too
+    large for float32 are scaled down together, which keeps the direction $\sum_i b_i g_i$.
     """
 
     needs: ClassVar[tuple[Statistic, ...]] = ("gramian",)
-    needs_positive: ClassVar[str] = (
-        "so the balancer would take its agreement with the others for conflict"
-    )
+    needs_positive: ClassVar[str] = "so agreement with the others would be taken for conflict"
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         gramian = now.gradients.gramian.cpu()

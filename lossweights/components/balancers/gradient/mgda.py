@@ -29,20 +29,15 @@ class MGDA(GramianBalancer, kind="mgda"):
 
     Args:
         normalize: Divisor of each gradient: `none`, as published, its length (`norm`), its loss
-            (`loss`, which makes it the gradient of $\log l_i$), or both (`loss+`).
-
-    With a `normalize` the weights are those of the original gradients, scaled to sum to 1, so that
-    $d$ still conflicts with none. (The authors' code gives the weights of the divided gradients to
-    the losses themselves, which loses that; LibMTL does not scale them to sum to 1. A loss of 0
-    counts as a very small one.)
-
-    The problem is solved exactly; the iterations of the authors' code, LibMTL and torchjd stop a
-    few percent away from $d$, sometimes much more.
+            (`loss`, which makes it the gradient of $\log l_i$; 0 counts as very small), or both
+            (`loss+`). The weights are those of the original gradients, scaled to sum to 1, so that
+            $d$ still conflicts with none.
 
     J.-A. Désidéri, *Multiple-gradient descent algorithm (MGDA) for multiobjective optimization*,
     Comptes Rendus Mathématique 350, 2012, doi 10.1016/j.crma.2012.03.014. O. Sener, V. Koltun,
-    *Multi-task learning as multi-objective optimization*, NeurIPS 2018, arXiv 1810.04650: with
-    gradients of shared features in place of parameters it is the paper's MGDA-UB.
+    *Multi-task learning as multi-objective optimization*, NeurIPS 2018, arXiv 1810.04650: for
+    features it is the paper's MGDA-UB. Solved exactly; the authors' code, LibMTL and torchjd stop a
+    few percent away from $d$, and the first gives the weights of divided gradients to the losses.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -84,9 +79,6 @@ def mgda_weights(gramian: Array) -> Array:
 
     With $b = x / \sum_j x_j$, $x \ge 0$ minimizes
     $\frac{1}{2} x^\top (G + s 1 1^\top) x - s \sum_i x_i$, for every $s > 0$.
-
-    Args:
-        gramian: $g_i \cdot g_j$, shape (m, m).
     """
     squares = gramian.diagonal()
     shortest, least = squares.min(), 1e-200 * squares.max()

@@ -17,8 +17,7 @@ def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None
     The active-set method of nonnegative least squares: it minimizes over the free variables, drops
     those that would turn negative, then frees the variable with the steepest slope, until no slope
     leads down. Each round lowers the value, so it terminates, even if $Q$ is singular. The minimum
-    is exact up to rounding: there is no tolerance to choose. It takes about as many linear solves
-    as variables have to be exchanged.
+    is exact up to rounding; of several, it has few free variables.
 
     Args:
         matrix: $Q$, symmetric and positive semidefinite, shape (m, m), with a diagonal of about 1:
@@ -26,9 +25,6 @@ def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None
         vector: $c$, shape (m,). If $Q$ is singular, a minimum must exist.
         start: Starting point, shape (m,), not negative: the result of a similar problem; by default
             the positive part of the minimum without bounds.
-
-    Returns:
-        $x$, shape (m,). If there are several minima, one with few free variables.
 
     C. L. Lawson, R. J. Hanson, *Solving least squares problems*, 1974, chapter 23.
 
@@ -78,12 +74,9 @@ def _minimum_of_face(matrix: Array, vector: Array, point: Array) -> Array:
 
 
 def _freed(matrix: Array, point: Array, entering: int, slope: float, rounding: float) -> Array:
-    """The next point down from the minimum of a face, with one more free variable.
-
-    The others move with it, so that they stay optimal, as far as none becomes negative. If the new
-    variable depends on them, there is no minimum on the way, and no linear system with this
-    solution.
-    """
+    """The next point down from the minimum of a face, with one more free variable."""
+    # The others move with it, so that they stay optimal, as far as none becomes negative. If the
+    # new variable depends on them, no linear system has this solution.
     free = point > 0
     along = -_solution(_face(matrix, free), np.where(free, matrix[entering], 0.0))
     along[entering] = 1.0
