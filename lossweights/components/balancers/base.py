@@ -24,8 +24,7 @@ class Balancer(Component):
         instant: Whether `weigh` reads the losses of the forward pass that it weighs. Its weights
             are then those of a micro-batch and of a rank, not of a step.
         learns_after: Whether the class has an `update_after`.
-        needs_positive: Why the weight of a term must not be negative, as the end of a sentence;
-            empty if it may be.
+        needs_positive: Why no term's weight may be negative, as the end of a sentence, or "".
     """
 
     instant: ClassVar[bool] = False
@@ -51,16 +50,13 @@ class Balancer(Component):
 
     @abstractmethod
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
-        """The weights of the terms.
+        """The weights of the terms, shape (n,).
 
         Args:
             losses: The current values of the terms, detached, shape (n,); nan unless `instant`.
             state: The current state; not to be changed. If terms are absent from a forward pass, an
                 `instant` or learned balancer receives the losses and the state of the others only.
             now: The values of scheduled fields; the step too, unless `instant` or learned.
-
-        Returns:
-            The weights, shape (n,).
         """
 
     def penalty(self, state: State, now: StepContext) -> Tensor | None:

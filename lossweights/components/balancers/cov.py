@@ -24,8 +24,7 @@ class CoVWeighting(Balancer, kind="cov"):
 
     $$b_i = \frac{c_i}{\sum_j c_j}, \qquad c_i = \frac{\sigma_{r_i}}{\mu_{r_i}}.$$
 
-    The weights sum to 1. They are $1 / n$ in the first two steps, as is the weight of a term until
-    it was seen twice.
+    The weights sum to 1. The weight of a term that was not yet seen twice is $1 / n$.
 
     Args:
         smoothing: $\beta$; 1 for means over all of training, below 1 for moving averages over

@@ -33,8 +33,7 @@ class FAMO(Balancer, kind="famo"):
         weight_decay: $\gamma$, added to the gradient as $\gamma \xi$, as in Adam, not AdamW.
 
     B. Liu, Y. Feng, P. Stone, Q. Liu, *FAMO: fast adaptive multitask optimization*, NeurIPS 2023,
-    arXiv 2306.03792. The authors' code has a decay of 1e-2, 1e-5 or 1e-3, by the file; torchjd and
-    LibMTL have 1e-3, as here.
+    arXiv 2306.03792. The authors' code has decays of 1e-2, 1e-5 and 1e-3; torchjd and LibMTL 1e-3.
 
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["a", "b"], balancer="famo")
@@ -45,7 +44,6 @@ class FAMO(Balancer, kind="famo"):
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.025
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-
     instant: ClassVar[bool] = True
     learns_after: ClassVar[bool] = True
 

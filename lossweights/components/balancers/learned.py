@@ -26,7 +26,6 @@ class LearnedBalancer(Balancer):
     initial: float = 0.0
     lowest: float | None = None
     highest: float | None = None
-
     needs_positive: ClassVar[str] = "so its learned weight would grow without bound"
 
     @model_validator(mode="after")

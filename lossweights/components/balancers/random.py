@@ -22,8 +22,8 @@ class RandomWeighting(Balancer, kind="random"):
     Args:
         seed: Seed of the weights.
 
-    B. Lin, F. Ye, Y. Zhang, I. Tsang, *Reasonable effectiveness of random weighting: a litmus test
-    for multi-task learning*, TMLR 2022, arXiv 2111.10603.
+    B. Lin et al., *Reasonable effectiveness of random weighting: a litmus test for multi-task
+    learning*, TMLR 2022, arXiv 2111.10603.
 
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["a", "b"], balancer={"kind": "random", "seed": 3})

@@ -34,8 +34,7 @@ class ReLoBRaLo(Balancer, kind="relobralo"):
 
     R. Bischof, M. Kraus, *Multi-objective loss balancing for physics-informed deep learning*, 2021,
     arXiv 2110.09813, where $b(t)$ weighs the losses of step $t$ itself, here those of step $t + 1$.
-    `smoothing` and `temperature` are the defaults of the paper's training script; physicsnemo-sym
-    has 0.95, 1 and 0.99.
+    `smoothing` and `temperature` are those of the paper's script; physicsnemo-sym: 0.95, 1, 0.99.
 
     >>> from lossweights import WeightedLoss
     >>> balancer = ReLoBRaLo(smoothing=0, saudade=1)

@@ -40,7 +40,6 @@ class STCH(Balancer, kind="stch"):
     """
 
     temperature: Annotated[float, Field(gt=0)] = 0.1
-
     instant: ClassVar[bool] = True
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:

@@ -30,9 +30,9 @@ class AlignedMTL(GramianBalancer, kind="aligned-mtl"):
         scale_mode: $\sigma^2$ is the smallest (`min`), the lower median (`median`) or the mean
             (`rmse`) of the $r$ eigenvalues of $G$ that count.
 
-    D. Senushkin, N. Patakin, A. Kuznetsov, A. Konushin, *Independent component alignment for
-    multi-task learning*, CVPR 2023, arXiv 2305.19000. The paper analyzes `min`; its code and LibMTL
-    have $\mathbf{1}$ for $\mathbf{1} / m$, torchjd has it as here.
+    D. Senushkin et al., *Independent component alignment for multi-task learning*, CVPR 2023, arXiv
+    2305.19000. The paper analyzes `min`; its code and LibMTL have $\mathbf{1}$ for
+    $\mathbf{1} / m$, torchjd has it as here.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -59,5 +59,4 @@ def aligned_weights(gramian: Array, scale_mode: Scale) -> Array:
     middle = eigenvalues[(len(eigenvalues) - 1) // 2]
     sizes = {"min": eigenvalues[0], "median": middle, "rmse": eigenvalues.mean()}
     roots = np.sqrt(sizes[scale_mode] / eigenvalues)
-    weights: Array = vectors @ (roots * (preferences @ vectors))
-    return weights
+    return np.asarray(vectors @ (roots * (preferences @ vectors)))

@@ -29,8 +29,7 @@ class GradientBalancer(Balancer):
     `update` is not called for steps in which no gradients were taken.
 
     Args:
-        every: Time between two steps in which gradients are taken; the weights are constant
-            between them.
+        every: Time between two steps in which gradients are taken; weights are constant meanwhile.
         heads: Whether the other tensors have the weighted loss (`weighted`), or the loss without
             the balancer (`plain`): then only gradients of the shared tensors are combined.
 
@@ -41,7 +40,6 @@ class GradientBalancer(Balancer):
 
     every: Duration | str = steps(1)
     heads: Literal["weighted", "plain"] = "weighted"
-
     instant: ClassVar[bool] = True
     needs: ClassVar[tuple[Statistic, ...]] = ()
     pairs: ClassVar[tuple[str, ...]] = ()
@@ -64,16 +62,14 @@ class GradientBalancer(Balancer):
 
     @abstractmethod
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
-        """The weights of the terms.
+        """The weights of the m terms that were given, shape (m,), of any float type.
+
+        If one is not finite, all terms keep the weights of the last step.
 
         Args:
-            losses: The values of the m terms that were given, detached, shape (m,), float32.
+            losses: The values of the terms, detached, shape (m,), float32.
             state: The current state of these terms; not to be changed.
             now: The gradients, the step, the horizon and the values of scheduled fields.
-
-        Returns:
-            The weights, shape (m,), of any float type. If one is not finite, all terms keep the
-            weights of the last step.
         """
 
 
@@ -98,14 +94,11 @@ class GramianBalancer(GradientBalancer):
 
     @abstractmethod
     def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
-        r"""The weights for a Gramian.
+        r"""The weights for a Gramian, shape (m,).
 
         Args:
             gramian: $g_i \cdot g_j$, finite, shape (m, m), float64; not to be changed. It may be
                 0, of low rank, and of any scale.
             state: The current state, on the CPU.
             now: As in `weigh`.
-
-        Returns:
-            The weights, shape (m,).
         """

@@ -14,8 +14,6 @@ from lossweights.components.balancers.gradient.nonnegative import nonnegative_mi
 from lossweights.components.context import State, StepContext
 from lossweights.components.numerics import EPSILON
 
-_ROUNDING = 8 * EPSILON
-
 
 class CAGrad(GramianBalancer, kind="cagrad"):
     r"""Stays near the mean gradient, with the largest gain for the term that gains least (CAGrad).
@@ -33,14 +31,13 @@ class CAGrad(GramianBalancer, kind="cagrad"):
     conflicts with no term, and above 1 it may converge to any Pareto-stationary point.
 
     Args:
-        radius: $c$. The authors' code has 0.5 by default, 0.4 for NYU-v2 and 0.4 or 0.6 for
-            Cityscapes.
+        radius: $c$. The authors' code has 0.5; 0.4 for NYU-v2, and 0.4 or 0.6 for Cityscapes.
         rescale: Divisor of the weights: 1 as in the paper (0), $1 + c^2$ (1), or $1 + c$ (2). The
             authors' code for images and LibMTL have 1, torchjd 0.
 
-    B. Liu, X. Liu, X. Jin, P. Stone, Q. Liu, *Conflict-averse gradient descent for multi-task
-    learning*, NeurIPS 2021, arXiv 2110.14048. Solved exactly, at every scale. The authors' code for
-    images also multiplies by $m$; torchjd has weights of 0 if all gradients are small.
+    B. Liu et al., *Conflict-averse gradient descent for multi-task learning*, NeurIPS 2021, arXiv
+    2110.14048. Solved exactly, at every scale. The authors' code for images also multiplies by $m$;
+    torchjd has weights of 0 if all gradients are small.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -81,7 +78,7 @@ def conflict_averse_weights(gramian: Array, radius: float) -> Array:
     for _ in range(50):
         change = nonnegative_minimum(unit, (level - products) * inverses, change)
         length = float(np.sqrt(change @ unit @ change))
-        if length <= reach * (1 + _ROUNDING):
+        if length <= reach * (1 + 8 * EPSILON):
             break
         level -= (length - reach) * length / float(change @ inverses)
     return mean + change * inverses
@@ -91,4 +88,4 @@ def _length(weights: Array, gramian: Array) -> float:
     """Length of the gradients' combination with these weights >= 0; 0 if it is only rounding."""
     square = float(weights @ gramian @ weights)
     largest = float(weights @ np.sqrt(gramian.diagonal()))
-    return float(np.sqrt(square)) if square > len(weights) * _ROUNDING * largest**2 else 0.0
+    return float(np.sqrt(square)) if square > 8 * len(weights) * EPSILON * largest**2 else 0.0

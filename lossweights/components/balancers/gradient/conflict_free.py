@@ -33,8 +33,7 @@ class ConFIG(GramianBalancer, kind="conflict-free"):
     less than about 1e-7 of their largest extent, the rounding of float32, are ignored.
 
     Q. Liu, M. Chu, N. Thuerey, *ConFIG: towards conflict-free training of physics informed neural
-    networks*, ICLR 2025, arXiv 2408.11104. As `ConFIG_update` of the authors' package conflictfree
-    with its defaults, and torchjd.
+    networks*, ICLR 2025, arXiv 2408.11104. As the authors' `ConFIG_update` by default, and torchjd.
 
     >>> import torch
     >>> from lossweights import WeightedLoss

@@ -29,8 +29,7 @@ class FairGrad(GramianBalancer, kind="fairgrad"):
     If no direction is down for all terms (Pareto-stationary) the equation has no solution, and near
     such a point weights grow without bound. So $10^{-12}$ is added to the squares of the gradients,
     relative to them: weights stay finite, and $d$ is about 0 relative to its summands. Such weights
-    reach the heads: `heads: plain` is safer there. A gradient of 0 takes no part: its term has
-    weight 1.
+    reach the heads: `heads: plain` is safer. The term of a gradient of 0 has weight 1.
 
     Args:
         fairness: $\alpha$, from 0.01 to 30. The authors' code has 1 by default, its script for
@@ -73,11 +72,8 @@ def fair_weights(gramian: Array, power: float) -> Array:
 
 
 def _balanced(unit: Array, lengths: Array, power: float) -> Array:
-    r"""The $v > 0$ with $s_i \sum_j C_{ij} s_j v_j = s_i^2 v_i^{-p}$ for cosines $C$, lengths $s$.
-
-    It minimizes a strictly convex function, $\frac{1}{2} \sum_{ij} s_i s_j C_{ij} v_i v_j -
-    \sum_i s_i^2 \phi(v_i)$ with $\phi' = v^{-p}$. Newton's steps are relative to $v$.
-    """
+    r"""The $v > 0$ with $s_i \sum_j C_{ij} s_j v_j = s_i^2 v_i^{-p}$: cosines $C$, lengths $s$."""
+    # The minimum of a strictly convex function, by Newton's steps relative to v.
     size, identity, squares = len(lengths), np.eye(len(lengths)), lengths * lengths
     matrix = (unit + _REGULARIZATION * identity) * (lengths[:, None] * lengths)
     v = np.full(size, (squares.sum() / matrix.sum()) ** (1 / (1 + power)))

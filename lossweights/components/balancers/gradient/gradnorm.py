@@ -25,14 +25,11 @@ class GradNorm(GradientBalancer, kind="gradnorm"):
     $$L_\mathrm{grad} = \sum_i \big| G_i - \overline{G}\, r_i^\alpha \big|,
     \qquad r_i = \tilde L_i / \overline{\tilde L},$$
 
-    with the targets $\overline{G}\, r_i^\alpha$ held constant. The weights are then scaled to sum
-    to $n$. They are 1 at first, and those after step $t$ weigh the losses of step $t + 1$.
-    $L_\mathrm{grad}$ is divided by $\overline{G}$, so that the scale of all gradients does not
-    matter.
-
-    A term whose gradient is 0, or that was not seen, keeps its weight and is left out of all means.
-    Losses should be above 0: one that was 0 at its first step counts as unchanged, and one that
-    changed its sign as 0. No weight goes below about 1e-6.
+    divided by $\overline{G}$, with the targets $\overline{G}\, r_i^\alpha$ held constant. The
+    weights are then scaled to sum to $n$. They are 1 at first, and those after step $t$ weigh the
+    losses of step $t + 1$. No weight goes below about 1e-6. A term whose gradient is 0, or that was
+    not seen, keeps its weight and is left out of all means. Losses should be above 0: one that was
+    0 at its first step counts as unchanged, and one that changed its sign as 0.
 
     Args:
         asymmetry: $\alpha$: with 0 all norms should be equal; the larger, the more weight goes to
@@ -57,7 +54,6 @@ class GradNorm(GradientBalancer, kind="gradnorm"):
 
     asymmetry: Annotated[float, Field(ge=0)] = 1.5
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.025
-
     needs: ClassVar[tuple[Statistic, ...]] = ("norms",)
 
     def init(self, n: int) -> State:

@@ -59,7 +59,6 @@ class GradVac(GramianBalancer, kind="gradvac"):
 
     smoothing: Annotated[float, Field(ge=0, le=1)] = 0.99
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
-
     pairs: ClassVar[tuple[str, ...]] = ("targets",)
 
     def init(self, n: int) -> State:

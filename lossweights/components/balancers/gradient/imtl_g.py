@@ -29,10 +29,9 @@ class IMTLG(GramianBalancer, kind="imtl-g"):
     direction is 0, with $v_i = 1 / \lVert g_i \rVert$. A term whose gradient is 0 has weight 0; if
     all are 0 the weights are $1 / m$.
 
-    L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao, W. Zhang, *Towards impartial
-    multi-task learning*, ICLR 2021, whose balancing of losses is `imtl-l`. Quinton and Rey (arXiv
-    2406.16232) and torchjd take the pseudo-inverse of the Gramian itself, which differs for
-    collinear gradients.
+    L. Liu et al., *Towards impartial multi-task learning*, ICLR 2021, whose balancing of losses is
+    `imtl-l`. Quinton and Rey (arXiv 2406.16232) and torchjd take the pseudo-inverse of the Gramian
+    itself, which differs for collinear gradients.
 
     >>> import torch
     >>> from lossweights import WeightedLoss

@@ -28,18 +28,16 @@ class LRAnnealing(GradientBalancer, kind="lr-annealing"):
     Args:
         reference: The term $r$; for a physics-informed network the residual of the equation.
         smoothing: $\beta$; the weights move over about $1 / (1 - \beta)$ steps.
-        statistic: Statistic of $|g_r|$ to which the others are compared: the largest entry
-            (`max`) or the mean (`mean`).
+        statistic: What others are compared to: the largest entry (`max`) or the mean of $|g_r|$.
         compared: Whether the gradients of the others are compared `weighted`, as above, or
             `plain`, $\mathrm{mean}\, |g_i|$: then $b_i$ settles at the quotient itself.
         highest: Upper bound of $\hat b$.
 
     S. Wang, Y. Teng, P. Perdikaris, *Understanding and mitigating gradient flow pathologies in
     physics-informed neural networks*, SIAM Journal on Scientific Computing 2021, arXiv 2001.04536,
-    for all weights of the network. The paper has $1 - \beta = 0.1$, the preprint 0.9; its
-    experiments update every 10 steps, here `every`. `weighted` is the algorithm as the journal
-    prints it, and the authors' code; `plain` is the one that the paper derives. physicsnemo-sym has
-    `plain`, the mean of $|g_r|$, and $1 - \beta = 0.01$.
+    for all weights of the network, every 10 steps. The paper has $1 - \beta = 0.1$, the preprint
+    0.9. `weighted` is the algorithm as the journal prints it, and the authors' code; `plain` is the
+    one that the paper derives. physicsnemo-sym has `plain`, `mean`, and $1 - \beta = 0.01$.
 
     >>> from lossweights import WeightedLoss
     >>> balancer = LRAnnealing(reference="residual")
@@ -56,7 +54,6 @@ class LRAnnealing(GradientBalancer, kind="lr-annealing"):
     statistic: Literal["max", "mean"] = "max"
     compared: Literal["weighted", "plain"] = "weighted"
     highest: Annotated[float, Field(gt=0, le=1e30)] = 1e6
-
     needs: ClassVar[tuple[Statistic, ...]] = ("max_abs", "mean_abs")
 
     @model_validator(mode="after")

@@ -13,8 +13,6 @@ from lossweights.components.balancers.gradient.nonnegative import nonnegative_mi
 from lossweights.components.context import Gradients, State, StepContext
 from lossweights.components.numerics import EPSILON, TINY
 
-_ROUNDING = 8 * EPSILON
-
 
 class MGDA(GramianBalancer, kind="mgda"):
     r"""Steps along the shortest convex combination of the gradients (MGDA).
@@ -23,9 +21,8 @@ class MGDA(GramianBalancer, kind="mgda"):
 
     The direction $d = \sum_i b_i g_i$ has $g_i \cdot d \ge \lVert d \rVert^2$ for every term: it
     conflicts with none, and is 0 only if no direction is down for all (Pareto-stationary). The
-    weights sum to 1, and many may be 0: long gradients count less than short ones, and a term
-    whose gradient is 0 has all the weight, so that the shared tensors do not move. Equal gradients
-    have equal weights.
+    weights sum to 1, and many may be 0: long gradients count less than short ones, equal ones the
+    same, and a term whose gradient is 0 has all the weight: the shared tensors do not move.
 
     Args:
         normalize: Divisor of each gradient: `none`, as published, its length (`norm`), its loss
@@ -90,7 +87,7 @@ def mgda_weights(gramian: Array) -> Array:
     matrix = (gramian / shortest + 1) * (scale[:, None] * scale)
     weights = nonnegative_minimum(matrix, scale) * scale
     sums = squares[:, None] + squares
-    equal = sums - 2 * gramian <= _ROUNDING * sums
+    equal = sums - 2 * gramian <= 8 * EPSILON * sums
     if np.count_nonzero(equal) > len(squares):
         weights = equal @ (weights / equal.sum(axis=0))
     return np.asarray(weights / weights.sum(), np.float64)

@@ -29,11 +29,10 @@ class NashMTL(GramianBalancer, kind="nash-mtl"):
         max_norm: The largest length of $d$, to which the weights are scaled down; None for the
             $\sqrt{m}$ of the equation.
 
-    A. Navon, A. Shamsian, I. Achituve, H. Maron, K. Kawaguchi, G. Chechik, E. Fetaya, *Multi-task
-    learning as a bargaining game*, ICML 2022, arXiv 2202.01017. Solved by Newton's method; the
-    authors' code, LibMTL and torchjd solve a sequence of convex programs, to about 1e-3. Like
-    theirs, `max_norm` is 1; the authors' code clips the gradients of the shared parameters instead
-    of the weights. Their `update_weights_every` is `every`.
+    A. Navon et al., *Multi-task learning as a bargaining game*, ICML 2022, arXiv 2202.01017. Solved
+    by Newton's method; the authors' code, LibMTL and torchjd solve a sequence of convex programs,
+    to about 1e-3. Like theirs, `max_norm` is 1; the authors' code clips the gradients of the shared
+    parameters instead of the weights. Their `update_weights_every` is `every`.
 
     >>> import torch
     >>> from lossweights import WeightedLoss

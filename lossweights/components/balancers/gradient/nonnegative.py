@@ -14,10 +14,10 @@ _SMALLEST = float(np.finfo(np.float64).tiny)
 def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None) -> Array:
     r"""The $x \ge 0$ that minimizes $\frac{1}{2} x^\top Q x - c^\top x$.
 
-    The active-set method of nonnegative least squares: it minimizes over the free variables, drops
-    those that would turn negative, then frees the variable with the steepest slope, until no slope
-    leads down. Each round lowers the value, so it terminates, even if $Q$ is singular. The minimum
-    is exact up to rounding; of several, it has few free variables.
+    The active-set method of C. L. Lawson, R. J. Hanson, *Solving least squares problems*, 1974,
+    chapter 23: it minimizes over the free variables, drops those that would turn negative, then
+    frees the variable with the steepest slope, until no slope leads down. It terminates even if $Q$
+    is singular, with a minimum that is exact up to rounding.
 
     Args:
         matrix: $Q$, symmetric and positive semidefinite, shape (m, m), with a diagonal of about 1:
@@ -26,9 +26,6 @@ def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None
         start: Starting point, shape (m,), not negative: the result of a similar problem; by default
             the positive part of the minimum without bounds.
 
-    C. L. Lawson, R. J. Hanson, *Solving least squares problems*, 1974, chapter 23.
-
-    >>> import numpy as np
     >>> nonnegative_minimum(np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([2.0, -1.0]))
     array([1., 0.])
     """

@@ -48,7 +48,6 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
     total_norm: Annotated[float, Field(gt=0, le=1e15)] = 1.0
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.999
     per_item: bool = True
-
     needs: ClassVar[tuple[Statistic, ...]] = ("norms", "item_norms")
 
     @property
@@ -64,8 +63,9 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
         return norm_balance_weights(total, norm, self.total_norm)
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        for key, value in zip(("sum", "norm"), self._averaged(state, now), strict=True):
-            state[key].copy_(value)  # float32 from float64
+        total, norm = self._averaged(state, now)
+        state["sum"].copy_(total)
+        state["norm"].copy_(norm)
 
     def _averaged(self, state: State, now: StepContext) -> tuple[Tensor, Tensor]:
         """Decaying sums of norms, and of ones since the first norm above 0."""

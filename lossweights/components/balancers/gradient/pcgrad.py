@@ -23,15 +23,13 @@ class PCGrad(GramianBalancer, kind="pcgrad"):
 
     For two terms the direction conflicts with neither, and is 0 if they are opposed. For more, a
     later projection may bring back a conflict that an earlier one removed (`upgrad` never does).
-    Weights are at least 1, and 1 if no two gradients conflict or for a gradient of 0: a sum of the
-    terms, not their mean.
+    Weights are at least 1, and 1 without conflicts: a sum of the terms, not their mean.
 
     Args:
         seed: Seed of the orders, which are the same on every rank and after a restart.
 
-    T. Yu, S. Kumar, A. Gupta, S. Levine, K. Hausman, C. Finn, *Gradient surgery for multi-task
-    learning*, NeurIPS 2020, arXiv 2001.06782. The authors' code takes the others in the order
-    given; torchjd and LibMTL draw the orders from a generator of the whole process.
+    T. Yu et al., *Gradient surgery for multi-task learning*, NeurIPS 2020, arXiv 2001.06782. The
+    authors' code takes the others as given; torchjd and LibMTL draw from a global generator.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
