@@ -1,7 +1,7 @@
-"""What every component must keep, for the tests of a plug-in.
+"""Property tests for schedules, controllers, transforms and balancers, those of plug-ins too.
 
-`check(component)` holds a schedule, controller, transform or balancer to every property of its
-family; each can be called by itself. They raise `AssertionError` where one does not hold.
+`check(component)` tests all properties of its family. Each property is also a function of its own.
+They raise `AssertionError`.
 
 >>> from lossweights import Cyclical
 >>> from lossweights.testing import check
