@@ -292,7 +292,7 @@ def _load_from_distributed_checkpoint(begun: Training, resumed: Training) -> Non
     saved: dict[str, Any] = of_model.get_model_state_dict(source)
     same = saved.keys() == source.state_dict().keys()
     assert same, f"get_model_state_dict returns other names than state_dict: {[*saved]}"
-    loaded = {key: torch.zeros_like(tensor) for key, tensor in saved.items()}
+    loaded: dict[str, Any] = {key: torch.zeros_like(saved[key]) for key in saved}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about a single process
         checkpoint.save(saved, checkpoint_id=folder)  # type: ignore[attr-defined]
