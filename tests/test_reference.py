@@ -15,49 +15,75 @@ import pytest
 import torch
 
 import lossweights
-import lossweights.analysis.plot
-import lossweights.testing
 from lossweights import WeightedLoss
 from lossweights.cli.docstrings import fields
 from lossweights.components.declaration import Declaration
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(page for page in (DOCS / "reference").glob("*.md") if page.stem != "index")
-PUBLIC = {name: getattr(lossweights, name) for name in lossweights.__all__}
-ALIASES = {name for name, thing in PUBLIC.items() if get_origin(thing)}
-DECLARATIONS = [
-    thing for thing in PUBLIC.values() if inspect.isclass(thing) and issubclass(thing, Declaration)
-]
 
-# What criteria offer to their own parts, and to torch.
-OF_ITS_PARTS = {"clock_moved", "clock_set", "clock_stepped", "extra_repr"}
+# One level below the root: modules whose `__all__` is public, and public names of others.
+BELOW_ROOT: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        [
+            "lossweights.analysis",
+            "lossweights.analysis.plot",
+            "lossweights.components.balancers",
+            "lossweights.components.controllers",
+            "lossweights.components.schedules",
+            "lossweights.testing",
+        ],
+        (),
+    ),
+    "lossweights.components.context": ("Gradients", "Statistic"),
+    "lossweights.config.timeline": ("Curves",),
+}
+# Returned by public functions, and never constructed by a user.
+RETURNED = {
+    "lossweights.analysis.calibration.TermCalibration",
+    "lossweights.criterion.clock.Follower",
+}
+OF_TORCH = {"extra_repr"}  # a method of `WeightedLoss` that torch calls
 
 
 def named(page: Path) -> str:
     return page.stem
 
 
-def public_names() -> set[str]:
-    """Every name that a user may import."""
-    modules = [lossweights, lossweights.analysis.plot, lossweights.testing]
-    found = {f"{module.__name__}.{name}" for module in modules for name in module.__all__}
+def public_things() -> dict[str, Any]:
+    """Everything that a user may import, by its full name, each once."""
+    found = {f"lossweights.{name}": getattr(lossweights, name) for name in lossweights.__all__}
+    for name, chosen in BELOW_ROOT.items():
+        module = importlib.import_module(name)
+        for public in chosen or module.__all__:
+            thing = getattr(module, public)
+            if public not in lossweights.__all__ and not inspect.ismodule(thing):
+                found[f"{name}.{public}"] = thing
     folder = Path(lossweights.__path__[0]) / "integrations"
     for path in sorted(folder.glob("*.py")):
         if path.stem in ("__init__", "common"):  # `common` is what the others share
             continue
         module = importlib.import_module(f"lossweights.integrations.{path.stem}")
         found |= {
-            f"{module.__name__}.{name}"
+            f"{module.__name__}.{name}": thing
             for name, thing in vars(module).items()
             if not name.startswith("_") and getattr(thing, "__module__", "") == module.__name__
         }
     return found
 
 
+PUBLIC = public_things()
+ALIASES = {name for name, thing in PUBLIC.items() if get_origin(thing)}
+DECLARATIONS = [
+    thing for thing in PUBLIC.values() if inspect.isclass(thing) and issubclass(thing, Declaration)
+]
+
+
 def directives(page: Path) -> list[tuple[str, str, str]]:
     """Kind, full name and what follows (options, content), of each directive of a page."""
     found, module = [], "lossweights"
-    pattern = r"(?m)^\.\. (?:py:)?(auto\w+|type|data|currentmodule):: (\S+)\n((?:(?:   .*)?\n)*)"
+    kinds = r"auto\w+|type|data|attribute|currentmodule"
+    pattern = rf"(?m)^\.\. (?:py:)?({kinds}):: (\S+)\n((?:(?:   .*)?\n)*)"
     for kind, name, rest in re.findall(pattern, page.read_text(encoding="utf-8")):
         if kind == "currentmodule":
             module = name
@@ -85,26 +111,30 @@ def is_module(name: str) -> bool:
         return False
 
 
-def test_every_public_name_stands_in_one_place() -> None:
+def test_a_name_of_the_root_is_the_same_below_it() -> None:
+    for name, chosen in BELOW_ROOT.items():
+        module = importlib.import_module(name)
+        for public in set(chosen or module.__all__).intersection(lossweights.__all__):
+            assert getattr(module, public) is getattr(lossweights, public)
+
+
+def test_every_public_name_is_documented_in_one_place() -> None:
     counted = Counter(
         name
         for page in PAGES
         for kind, name, _ in directives(page)
-        if kind not in ("automethod", "autoproperty")
+        if kind not in ("automethod", "autoproperty", "attribute")
     )
     once = {name for name, count in counted.items() if count == 1}
     assert once == set(counted), "twice"
-    assert public_names() <= once
-    # What public names return, and nobody makes.
-    assert once - public_names() == {
-        "lossweights.analysis.calibration.TermCalibration",
-        "lossweights.analysis.diagnose",
-    }
+    assert once == PUBLIC.keys() | RETURNED
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_a_directive_names_what_there_is(page: Path) -> None:
     for kind, name, rest in directives(page):
+        if kind == "attribute":  # of instances
+            continue
         thing = thing_of(name)
         expected: dict[str, Callable[[object], bool]] = {
             "autoclass": inspect.isclass,
@@ -120,10 +150,7 @@ def test_a_directive_names_what_there_is(page: Path) -> None:
 
 def test_an_alias_is_shown_as_what_it_is() -> None:
     found = {
-        name.rpartition(".")[2]: rest
-        for page in PAGES
-        for kind, name, rest in directives(page)
-        if kind == "type"
+        name: rest for page in PAGES for kind, name, rest in directives(page) if kind == "type"
     }
     assert found.keys() == ALIASES
     for name, rest in found.items():
@@ -133,20 +160,20 @@ def test_an_alias_is_shown_as_what_it_is() -> None:
         assert eval(written[1], scope) == PUBLIC[name]  # noqa: S307  # our own page
 
 
-def test_all_that_a_criterion_offers_is_told() -> None:
-    told = {
+def test_every_attribute_of_a_criterion_is_documented() -> None:
+    documented = {
         name.removeprefix("lossweights.WeightedLoss.")
         for _, name, _ in directives(DOCS / "reference" / "criterion.md")
         if name.startswith("lossweights.WeightedLoss.")
     }
+    of_torch = {*vars(torch.nn.Module()), *OF_TORCH}
     offered = {
         name
-        for cls in WeightedLoss.__mro__
-        if cls.__module__.startswith("lossweights.")
-        for name in vars(cls)
+        for owner in (WeightedLoss, WeightedLoss(["nll"]))
+        for name in vars(owner)
         if not name.startswith("_")
     }
-    assert told == offered - OF_ITS_PARTS
+    assert documented == offered - of_torch
 
 
 def test_the_table_of_contents_has_all_names() -> None:
@@ -154,14 +181,15 @@ def test_the_table_of_contents_has_all_names() -> None:
     listed = Counter(re.findall(r"(?m)^   ~?(lossweights\.\S+)$", text))
     stated = Counter(re.findall(r"(?m)^\* `(\w+)`", text))
     assert set(listed.values()) == {1}
-    last = {name.rpartition(".")[2] for name in public_names() - listed.keys()}
+    last = {name.rpartition(".")[2] for name in PUBLIC.keys() - listed.keys()}
+    assert listed.keys() - PUBLIC.keys() == RETURNED
     assert last == stated.keys()
     assert {page.stem for page in PAGES} <= set(text.split())
 
 
 @pytest.mark.parametrize("declaration", DECLARATIONS, ids=lambda cls: cls.__name__)
-def test_every_field_is_told_what_it_means(declaration: Any) -> None:
-    """The reference shows them from here, inherited ones too."""
+def test_every_field_has_a_meaning(declaration: Any) -> None:
+    """The reference takes it from the docstring, for inherited fields too."""
     assert all(field.meaning for field in fields(declaration))
     assert {field.name for field in fields(declaration)} == declaration.model_fields.keys()
 

@@ -98,9 +98,7 @@ class Duration:
                 f'write "{number} steps", "{number} epochs" or "{number}%"'
             )
         value = float(number)
-        if unit.lower() == "dur":
-            value = round(value * 100, 10)
-        return cls(value, known)
+        return cls(round(value * 100, 10) if unit.lower() == "dur" else value, known)
 
     def length(self, horizon: Horizon) -> float:
         """The duration in steps, not rounded: 25% of 1,686 steps are 421.5.
@@ -110,13 +108,11 @@ class Duration:
         """
         if self.unit == "steps":
             return self.value
-        if self.unit == "epochs":
-            if horizon.steps_per_epoch is None:
-                raise HorizonError(
-                    f"{self} cannot be converted to steps before steps_per_epoch is known: give it"
-                )
-            return self.value * horizon.steps_per_epoch
-        return self.value * horizon.total(f"{self} of training") / 100
+        if self.unit == "percent":
+            return self.value * horizon.total(f"{self} of training") / 100
+        if horizon.steps_per_epoch is None:
+            raise _unknown(str(self), "steps_per_epoch")
+        return self.value * horizon.steps_per_epoch
 
     def steps(self, horizon: Horizon) -> int:
         """The duration in whole steps, halves rounded up.
@@ -127,14 +123,10 @@ class Duration:
         return math.floor(self.length(horizon) + 0.5)
 
     def __repr__(self) -> str:
-        return f"{self.unit}({self._number})"
-
-    @property
-    def _number(self) -> str:
-        return repr(self.value).removesuffix(".0")
+        return f"{self.unit}({self.value!r})".replace(".0)", ")")
 
     def __str__(self) -> str:
-        number = self._number
+        number = repr(self.value).removesuffix(".0")
         if self.unit == "percent":
             return f"{number}%"
         return f"{number} {self.unit}" if number != "1" else f"1 {self.unit[:-1]}"
@@ -231,10 +223,7 @@ class Horizon:
         """
         if isinstance(self.total_steps, int):
             return self.total_steps
-        lacks = "total_steps" if self.total_steps is None else "steps_per_epoch"
-        raise HorizonError(
-            f"{wanted} cannot be converted to steps before {lacks} is known: give it"
-        )
+        raise _unknown(wanted, "total_steps" if self.total_steps is None else "steps_per_epoch")
 
     @property
     def is_bounded(self) -> bool:
@@ -256,16 +245,13 @@ class Horizon:
         return replace(self, end=length)
 
 
-def read_total_steps(value: object) -> int | Duration | None:
-    """Reads `total_steps` as written: 40000, "40000", "40_000 steps", "40 epochs", None.
+def _unknown(wanted: str, lacks: str) -> HorizonError:
+    return HorizonError(f"{wanted} cannot be converted to steps before {lacks} is known: give it")
 
-    Raises:
-        ValueError: For anything else.
-    """
-    if value is None:
-        return None
-    is_count = isinstance(value, str) and value.strip().replace("_", "").isdecimal()
-    if isinstance(value, Duration | str) and not is_count:
+
+def read_total_steps(value: object) -> int | Duration | None:
+    """Reads `total_steps`: 40000, "40000", "40_000 steps", "40 epochs", None; else ValueError."""
+    if isinstance(value, Duration | str) and not _is_count(value):
         duration = Duration.parse(value)
         if duration.unit == "percent":
             raise ValueError(
@@ -277,20 +263,17 @@ def read_total_steps(value: object) -> int | Duration | None:
 
 
 def check_count(name: str, value: object, least: int) -> int | None:
-    """A whole number of at least `least`, or None.
-
-    Raises:
-        ValueError: For anything else.
-    """
+    """A whole number of at least `least`, or None; else ValueError."""
     if value is None:
         return None
-    count = value
-    if isinstance(count, str) and count.strip().replace("_", "").isdecimal():
-        count = int(count)
-    if isinstance(count, float) and count.is_integer():
-        count = int(count)
+    is_whole = isinstance(value, float) and value.is_integer()
+    count = int(value) if is_whole or _is_count(value) else value  # type: ignore[call-overload]
     if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, found {value!r}")
     if int(count) > _LONGEST:
         raise ValueError(f"{name} must be at most 2**53, found {value!r}")
     return int(count)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, str) and value.strip().replace("_", "").isdecimal()

@@ -6,6 +6,7 @@ import weakref
 from numbers import Integral
 from typing import Any, Protocol, Self
 
+import torch
 from torch.optim import Optimizer
 
 from lossweights.components.durations import Duration, Horizon
@@ -176,6 +177,9 @@ class Clock:
         return [found for reference in self._listeners if (found := reference()) is not None]
 
     def _move(self, step: int, *, stepped: bool) -> None:
+        if torch.is_inference_mode_enabled():  # training could not use tensors made in it
+            with torch.inference_mode(mode=False):
+                return self._move(step, stepped=stepped)
         before, self.step = self.step, step
         failed: Exception | None = None
         listeners = self._alive()
@@ -191,6 +195,7 @@ class Clock:
                 failed = failed or error
         if failed is not None:
             raise failed
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("step", "declared", "_bound", "_horizon")

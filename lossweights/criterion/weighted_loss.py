@@ -379,10 +379,10 @@ class WeightedLoss(nn.Module):
         skipped = not adaptive.awaits_after and self.clock.follower is not None
         if skipped and self._record.awaits_step:
             return  # a forward pass without a step after it: the gradient scaler skipped that
-        with torch.no_grad():
+        with torch.inference_mode(mode=False), torch.no_grad():
             values = self._reader.read(terms, mode)
-        adaptive.learn_after(values, mode.inactive)
-        self._modes.show(self.current_step)
+            adaptive.learn_after(values, mode.inactive)
+            self._modes.show(self.current_step)
 
     @contextmanager
     def freeze(self) -> Iterator[None]:

@@ -40,9 +40,6 @@ class RandomWeighting(Balancer, kind="random"):
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         # On the CPU, whatever the device and the defaults, so that every rank has the same.
         drawn = torch.randn(
-            len(losses),
-            generator=generator(self.seed, now.step),
-            dtype=torch.float32,
-            device="cpu",
+            len(losses), generator=generator(self.seed, now.step), dtype=torch.float32, device="cpu"
         )
         return torch.softmax(drawn, dim=-1).to(losses.device, non_blocking=True)

@@ -24,8 +24,8 @@ class Schedule(Component):
     update. A schedule has a value at every step, and after its end it keeps its last one.
 
     A field typed as `Schedule` also reads a number, which is a constant schedule, and in Python a
-    function of the step. A subclass implements `values`. If it stops changing at some step, it
-    also implements `ends`, so that a training that is too short for it is reported.
+    function of the step. A subclass implements `values`, and `ends` if it stops changing at some
+    step, so that a training that is too short for it is reported.
     """
 
     @abstractmethod
@@ -78,12 +78,8 @@ class Schedule(Component):
                 f"{self!r}: values() returned shape {values.shape} for {line.size} steps; "
                 "return one float for each"
             )
-        # The sum is a quick check: each value is checked only if the sum is not finite.
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = values.sum()
-        if not np.isfinite(total) and not np.isfinite(values).all():
-            step = line[~np.isfinite(values)][0]
-            raise ValueError(f"{self!r} is not finite at step {step}")
+        if not (finite := np.isfinite(values)).all():
+            raise ValueError(f"{self!r} is not finite at step {line[~finite][0]}")
         return values.reshape(array.shape)
 
     def at(
@@ -105,10 +101,9 @@ class Schedule(Component):
         array([0.  , 0.25, 0.5 , 0.75, 1.  , 1.  ])
         """
         horizon = Horizon(total_steps, steps_per_epoch)
-        total = horizon.span
-        curve = np.empty(total)
-        for start in range(0, total, _BLOCK):
-            stop = min(start + _BLOCK, total)
+        curve = np.empty(horizon.span)
+        for start in range(0, len(curve), _BLOCK):
+            stop = min(start + _BLOCK, len(curve))
             curve[start:stop] = self(np.arange(start, stop), horizon)
         return curve
 

@@ -17,9 +17,8 @@ Values = NDArray[np.float64]
 class Shape(Component):
     """The course of a ramp from start to stop: $f$ on [0, 1] with $f(0) = 0$ and $f(1) = 1$.
 
-    A field typed as `Shape` also reads a kind as a string: `shape: cosine` is
-    `shape: {kind: cosine}`. A subclass implements `values`, for progress from 0 to 1; the ends
-    are exact whatever it returns there.
+    A field typed as `Shape` also reads a kind as a string, `shape: cosine`. A subclass implements
+    `values`, for progress from 0 to 1; the ends are exact whatever it returns there.
 
     >>> Shape.read("cosine")(np.array([0.0, 0.5, 1.0]))
     array([0. , 0.5, 1. ])
@@ -69,8 +68,8 @@ class SigmoidShape(Shape, kind="sigmoid"):
 
     $$f(x) = \frac{\sigma(k x - k/2) - \sigma(-k/2)}{\sigma(k/2) - \sigma(-k/2)}$$
 
-    With the default this is the logistic of $12 x - 6$ of the cyclical-annealing paper (Fu et al.,
-    NAACL 2019, N19-1021), stretched to run from 0 to 1 instead of from 0.0025 to 0.9975.
+    The default is the logistic of the cyclical-annealing paper (Fu et al., NAACL 2019, N19-1021),
+    stretched to run from 0 to 1 instead of from 0.0025 to 0.9975.
 
     Args:
         sharpness: $k$, the length of the logistic's argument; above 0.
