@@ -22,7 +22,7 @@ from lossweights.components.declaration import Declaration
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(page for page in (DOCS / "reference").glob("*.md") if page.stem != "index")
 
-# One level below the root: modules whose `__all__` is public, and public names of others.
+# One level below the root: packages that export public names, and public names of modules.
 BELOW_ROOT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         [
@@ -50,12 +50,18 @@ def named(page: Path) -> str:
     return page.stem
 
 
+def exported(module: Any) -> list[str]:
+    """The names that a package exports, with `__all__` or as `from ... import X as X`."""
+    names = [n for n in vars(module) if n[0] != "_" and not inspect.ismodule(getattr(module, n))]
+    return list(getattr(module, "__all__", names))
+
+
 def public_things() -> dict[str, Any]:
     """Everything that a user may import, by its full name, each once."""
     found = {f"lossweights.{name}": getattr(lossweights, name) for name in lossweights.__all__}
     for name, chosen in BELOW_ROOT.items():
         module = importlib.import_module(name)
-        for public in chosen or module.__all__:
+        for public in chosen or exported(module):
             thing = getattr(module, public)
             if public not in lossweights.__all__ and not inspect.ismodule(thing):
                 found[f"{name}.{public}"] = thing
@@ -114,7 +120,7 @@ def is_module(name: str) -> bool:
 def test_a_name_of_the_root_is_the_same_below_it() -> None:
     for name, chosen in BELOW_ROOT.items():
         module = importlib.import_module(name)
-        for public in set(chosen or module.__all__).intersection(lossweights.__all__):
+        for public in set(chosen or exported(module)).intersection(lossweights.__all__):
             assert getattr(module, public) is getattr(lossweights, public)
 
 

@@ -300,5 +300,7 @@ def _reworded(cls: type[BaseModel], problem: ErrorDetails) -> InitErrorDetails:
         )
     found: InitErrorDetails = {"type": kind, "loc": location, "input": problem["input"]}
     if kind == "unknown_field":
-        return found | {"type": PydanticCustomError("unknown_field", message)}
-    return found | {"ctx": problem.get("ctx", {})}
+        found["type"] = PydanticCustomError("unknown_field", message)
+    else:
+        found["ctx"] = problem.get("ctx", {})
+    return found
