@@ -18,8 +18,7 @@ from lossweights.config.timeline import weight_of
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import HorizonError, did_you_mean, quoted
 
-Batch: TypeAlias = Mapping[str, Tensor | float | None]
-Batches: TypeAlias = Iterable[Batch] | Callable[[], Iterable[Batch]]
+Batches: TypeAlias = Iterable[Mapping[str, Tensor | float | None]]
 
 _MOST = 1e12  # the largest factor of a weight: a term that needs more is practically 0
 _ROUNDING = 0.01  # by which the sum of all shares may differ from 1
@@ -84,9 +83,11 @@ class Calibration:
 
 
 def calibrate(
-    criterion: WeightedLoss, batches: Batches, shares: Mapping[str, float] | None = None
+    criterion: WeightedLoss,
+    batches: Batches | Callable[[], Batches],
+    shares: Mapping[str, float] | None = None,
 ) -> Calibration:
-    """Proposes base weights that give the terms equal shares of the loss, or the given ones.
+    """Proposes base weights that give the terms equal shares of the loss, or those in `shares`.
 
     The size of a term is the median over the batches of its absolute value, after its transform,
     times its weight at the end of its schedule. The term with the largest share keeps its weight,
@@ -129,7 +130,7 @@ def calibrate(
         raise HorizonError(
             f"{error}, with criterion.bind(total_steps=..., steps_per_epoch=...)"
         ) from None
-    seen, count = _seen(criterion, batches)
+    seen, count = _seen(criterion, batches() if callable(batches) else batches)
     finite = {name: [*filter(math.isfinite, values)] for name, values in seen.items()}
     typical = {name: median(values or [math.nan]) for name, values in finite.items()}
     kept = {name: _why_kept(config, name, typical[name], ends[name]) for name in config.terms}
@@ -146,10 +147,10 @@ def calibrate(
             kept[name] = f"it is practically 0 compared to {largest!r}"
         elif name != largest:
             weights[name] = float(f"{weights[name] * factor:.1e}")
-    before = _shares({name: size for name, size in sizes.items() if not kept[name]})
-    after = _shares(
-        {name: share * weights[name] / config.terms[name].weight for name, share in before.items()}
-    )
+    before = {name: size for name, size in sizes.items() if not kept[name]}
+    after = {
+        name: size * weights[name] / config.terms[name].weight for name, size in before.items()
+    }
     found = {}
     for name, term in config.terms.items():
         notes = [f"keeps its weight: {kept[name]}"] if kept[name] else []
@@ -158,7 +159,8 @@ def calibrate(
             notes.append(f"in {given} of {count} batches")
         if broken:
             notes.append(f"nan or inf in {broken} of them, which are ignored")
-        old_share, share = before.get(name, 0.0), after.get(name, 0.0)
+        old_share = before.get(name, 0.0) / math.fsum(before.values())
+        share = after.get(name, 0.0) / math.fsum(after.values())
         found[name] = TermCalibration(
             typical[name], term.weight, weights[name], old_share, share, "; ".join(notes)
         )
@@ -166,9 +168,8 @@ def calibrate(
     return Calibration(config.model_copy(update={"terms": terms}), found, count)
 
 
-def _seen(criterion: WeightedLoss, batches: Batches) -> tuple[dict[str, list[float]], int]:
+def _seen(criterion: WeightedLoss, given: Any) -> tuple[dict[str, list[float]], int]:
     """The absolute values of each term after its transform, and the number of batches."""
-    given: Any = batches() if callable(batches) else batches
     if isinstance(given, Mapping) or not isinstance(given, Iterable):
         found = "one mapping" if isinstance(given, Mapping) else type(given).__name__
         raise ValueError(
@@ -176,11 +177,8 @@ def _seen(criterion: WeightedLoss, batches: Batches) -> tuple[dict[str, list[flo
             f"found {found}"
         )
     config, horizon = criterion.config, criterion.horizon
-    only_values = {"weight": 1.0, "schedule": None, "controller": None, "balanced": None}
-    terms = {
-        name: term.model_copy(update=only_values | {"optional": True})
-        for name, term in config.terms.items()
-    }
+    bare_term = {"schedule": None, "controller": None, "balanced": None, "optional": True}
+    terms = {name: term.model_copy(update=bare_term) for name, term in config.terms.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the criterion itself has warned of its schedules
         bare = WeightedLoss(LossConfig(terms=terms, ignore=config.ignore)).eval()
@@ -235,8 +233,3 @@ def _wanted(
     if not rest and abs(total - 1) > _ROUNDING:
         raise ValueError(f"shares: their sum must be 1, found {total:g}")
     return {**shares, **dict.fromkeys(rest, (1 - total) / max(len(rest), 1))}
-
-
-def _shares(sizes: Mapping[str, float]) -> dict[str, float]:
-    total = math.fsum(sizes.values())
-    return {name: size / total for name, size in sizes.items()}

@@ -137,7 +137,8 @@ class History:
         Raises:
             ValueError: If no row has the metric.
         """
-        if metric not in (known := tuple(self)):
+        if not any(metric in row for row in self.rows):
+            known = tuple(self)
             raise ValueError(
                 f"no row has {metric!r}{did_you_mean(str(metric), known)} (found {quoted(known)})"
             )
@@ -193,11 +194,8 @@ def _drop_from(step: float, rows: list[Row]) -> None:
 
 def _line(row: Row) -> str:
     """A row as JSON."""
-    cells = []
-    for name, value in row.items():
-        inf = "1e999" if value > 0 else "-1e999"
-        number = "null" if math.isnan(value) else inf if math.isinf(value) else repr(value)
-        cells.append(f"{json.dumps(name)}: {number}")
+    odd = {"nan": "null", "inf": "1e999", "-inf": "-1e999"}
+    cells = (f"{json.dumps(name)}: {odd.get(repr(x), repr(x))}" for name, x in row.items())
     return f"{{{', '.join(cells)}}}\n"
 
 

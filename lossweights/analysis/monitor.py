@@ -196,14 +196,12 @@ class _Windows:
         floors: Mapping[str, float],
     ) -> None:
         self.config, self.floors, self.curves = config, floors, Curves.of(config, horizon)
-        self.weights = {name: abs(curve[-1]) for name, curve in self.curves.weights.items()}
+        self.weights = np.abs([curve[-1] for curve in self.curves.weights.values()])
         self.steps = [int(row["step"]) for row in rows]
         self.firsts = np.array(self.steps[::_WINDOW])
         raw, weighted, share = (
-            np.array(
-                [[row.get(f"{what}/{name}", missing) for name in config.terms] for row in rows]
-            )
-            for what, missing in zip(_QUANTITIES, (math.nan, 0.0, math.nan), strict=True)
+            np.array([[row.get(f"{what}/{name}", gap) for name in config.terms] for row in rows])
+            for what, gap in zip(_QUANTITIES, (math.nan, 0.0, math.nan), strict=True)
         )
         self.broken = (~np.isfinite(weighted[-_WINDOW:])).sum(axis=0)
         self.rows = np.where(np.isfinite(raw) & np.isfinite(weighted), raw, math.nan)
@@ -216,32 +214,27 @@ class _Windows:
 
     def of(self, index: int, name: str) -> Iterator[Finding]:
         """The findings for a term."""
-        step = self.steps[-1]
         if self.broken[index] > _WINDOW / 2:
-            yield Finding(
-                step,
-                name,
-                "non-finite",
+            message = (
                 f"term {name!r} is nan or inf in {self.broken[index]} of the rows from step "
-                f"{self.steps[-_WINDOW]} to {step}. To find where this begins, write "
+                f"{self.steps[-_WINDOW]} to {self.steps[-1]}. To find where this begins, write "
                 "on_nonfinite: raise beside terms. To train without the term meanwhile, write "
-                "on_nonfinite: skip_term",
+                "on_nonfinite: skip_term"
             )
+            yield Finding(self.steps[-1], name, "non-finite", message)
         if how := self._collapse(index, name):
             term = self.config.terms[name]
             cycles = "schedule: {kind: cyclical, cycles: 4} or " * self.curves.horizon.is_bounded
             other = "controller" if term.controller else "schedule" if term.schedule else ""
-            yield Finding(
-                step,
-                name,
-                "collapse",
+            message = (
                 f"term {name!r} has collapsed to {self.raw[-1, index]:.3g}, "
                 f"{self.share[-1, index]:.2%} of the loss: {how}. If it should carry information, "
                 f"as the KL of a VAE does, write {cycles}controller: {{kind: pid, target: 3.0}} at "
                 f"terms.{name}{f', in place of its {other}' * bool(other)}. The target is the "
                 "value to hold. If only its unit is small, give it a larger weight, as calibrate "
-                "proposes. If it should be near 0, ignore this",
+                "proposes. If it should be near 0, ignore this"
             )
+            yield Finding(self.steps[-1], name, "collapse", message)
 
     def _collapse(self, index: int, name: str) -> str:
         """How a term fell below its floor or, without one, to a small share; empty if neither."""
@@ -254,7 +247,7 @@ class _Windows:
         small = self.is_small[:, index]
         if (
             name in self.curves.adaptive  # training decides how much it counts
-            or not 0 < self.weights[name] >= _MINOR * max(self.weights.values())
+            or not 0 < self.weights[index] >= _MINOR * self.weights.max()
             or not ((recent > 0) & small[-_WINDOWS:]).all()
         ):
             return ""

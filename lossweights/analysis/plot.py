@@ -310,6 +310,7 @@ def _figure(
         import matplotlib as mpl  # noqa: PLC0415  # an extra
         from matplotlib import style  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.lines import Line2D  # noqa: PLC0415
         from matplotlib.patches import Rectangle  # noqa: PLC0415
         from matplotlib.ticker import EngFormatter, MaxNLocator  # noqa: PLC0415
     except ImportError:
@@ -320,12 +321,11 @@ def _figure(
     fonts: Any = {key: mpl.rcParams[key] for key in mpl.rcParams if key.startswith("font.")}
     columns = min(len(panels), max(int(width / _PANEL), 1)) if small else 1
     rows = math.ceil(len(panels) / columns)
-    height = rows * (_SMALL if small else _LARGE)
     widest = max((len(name) for name, _ in entries), default=0) * _LETTER + 0.55
     beside = max(1, min(len(entries), int(width / widest)))
-    below = math.ceil(len(entries) / beside) * _LINE
+    height = rows * (_SMALL if small else _LARGE) + math.ceil(len(entries) / beside) * _LINE + 0.3
     with style.context(["default", fonts | _STYLE]):
-        figure = Figure(figsize=(width, height + below + 0.3), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         # `savefig` takes the background from the user's style, which may be as dark as the text.
         ground = Rectangle((-1, -1), 3, 3, transform=figure.transFigure, color="w", zorder=-1)
         ground.set_in_layout(False)
@@ -347,20 +347,17 @@ def _figure(
         if right - left < 1:  # a single step
             axes[0].set_xlim(left - 1, right + 1)
         if entries:
-            _legend(figure, entries, beside, width)
+            handles: list[Artist] = [Line2D([], [], **look) for _, look in entries]
+            names = ["."] * len(
+                entries
+            )  # replaced below, because names that begin with _ are hidden
+            below = figure.legend(
+                handles, names, loc="outside lower left", ncols=beside, borderpad=0
+            )
+            for text, (name, _) in zip(below.get_texts(), entries, strict=True):
+                text.set_parse_math(False)  # a name may contain dollars
+                text.set_text(_shortened(name, width - 0.55))
         return figure
-
-
-def _legend(figure: Figure, entries: Sequence[Entry], beside: int, width: float) -> None:
-    from matplotlib.lines import Line2D  # noqa: PLC0415  # an extra
-
-    handles: list[Artist] = [Line2D([], [], **look) for _, look in entries]
-    legend = figure.legend(
-        handles, ["."] * len(handles), loc="outside lower left", ncols=beside, borderpad=0
-    )
-    for text, (name, _) in zip(legend.get_texts(), entries, strict=True):
-        text.set_parse_math(False)  # a name may contain dollars
-        text.set_text(_shortened(name, width - 0.55))  # or begin with _, which hid it up to 3.9
 
 
 def _shortened(name: str, inches: float) -> str:
