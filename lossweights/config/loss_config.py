@@ -32,6 +32,10 @@ OnNonfinite = Literal["propagate", "raise", "skip_term"]
 
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
+_TEXT = {"type": "string"}
+_COUNT = {"pattern": r"^\s*[0-9._]+([eE]\+?[0-9]+)?\s*([sS]teps?|[eE]p(ochs?)?)?\s*$"}
+_TOTAL_STEPS = {"anyOf": [{"type": "integer", "minimum": 0}, _TEXT | _COUNT, {"type": "null"}]}
+
 
 class LossConfig(Declaration):
     """The config of a `WeightedLoss`.
@@ -61,18 +65,7 @@ class LossConfig(Declaration):
         int | Duration | None,
         PlainValidator(read_total_steps),
         PlainSerializer(lambda total: str(total) if isinstance(total, Duration) else total),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"type": "integer", "minimum": 0},
-                    {
-                        "type": "string",
-                        "pattern": r"^\s*[0-9._]+([eE]\+?[0-9]+)?\s*([sS]teps?|[eE]p(ochs?)?)?\s*$",
-                    },
-                    {"type": "null"},
-                ]
-            }
-        ),
+        WithJsonSchema(_TOTAL_STEPS),
     ] = None
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
     eval_weights: EvalWeights | dict[str, float] = "final"
@@ -176,12 +169,12 @@ class LossConfig(Declaration):
 
     def adaptive_parts(self) -> list[Part]:
         """The components that may adapt: those of the terms, sorted, then the balancer."""
-        parts = []
-        for name, term in sorted(self.terms.items()):
-            if term.controller is not None:
-                parts.append(Part(f"terms.{name}.controller", name, term.controller))
-            if term.transform is not None:
-                parts.append(Part(f"terms.{name}.transform", name, term.transform))
+        parts = [
+            Part(f"terms.{name}.{role}", name, component)
+            for name, term in sorted(self.terms.items())
+            for role, component in (("controller", term.controller), ("transform", term.transform))
+            if component is not None
+        ]
         if self.balancer is not None:
             parts.append(Part("balancer", None, self.balancer))
         return parts
@@ -190,11 +183,10 @@ class LossConfig(Declaration):
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         described: dict[str, Any] = handler(schema)
         properties = handler.resolve_ref_schema(described)["properties"]
-        text = {"type": "string"}
-        names = {"type": "array", "items": text, "minItems": 1, "uniqueItems": True}
+        names = {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True}
         properties["terms"] = {"anyOf": [{**properties["terms"], "minProperties": 1}, names]}
-        properties["ignore"] = {"anyOf": [properties["ignore"], text]}
-        properties["$schema"] = text | {"description": "The address of this schema."}
+        properties["ignore"] = {"anyOf": [properties["ignore"], _TEXT]}
+        properties["$schema"] = _TEXT | {"description": "The address of this schema."}
         return described
 
     @classmethod
