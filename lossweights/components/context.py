@@ -94,12 +94,16 @@ class StepContext:
 
     Args:
         fields: Values of the fields that are schedules, by name.
-        terms: Names of the terms that the component serves, sorted; `now.terms` has the order of
-            the component's tensors, so that a field of it can name a term.
+        terms: Names of the terms that the component serves, sorted; absent ones too.
         step: Optimizer steps done; None inside a forward pass.
         before: Steps done before the clock last moved.
         horizon: The length of training, as far as it is known.
         gradients: Statistics of the terms' gradients; None for components without them.
+
+    Raises:
+        ValueError: For `now["field"]` if that is not a scheduled field.
+        RuntimeError: For `step`, `horizon` and `passed` inside a forward pass, and for `gradients`
+            in a component other than a `GradientBalancer`.
 
     >>> now = StepContext({"target": torch.tensor(3.0)}, step=200, before=199, horizon=Horizon(400))
     >>> now["target"], now.step, now.passed("50%")
@@ -137,11 +141,7 @@ class StepContext:
 
     @property
     def gradients(self) -> Gradients:
-        """Statistics of the terms' gradients.
-
-        Raises:
-            RuntimeError: In a component other than a `GradientBalancer`.
-        """
+        """Statistics of the terms' gradients."""
         if self._gradients is None:
             raise RuntimeError("only a GradientBalancer has gradients: derive from it")
         return self._gradients
@@ -159,22 +159,14 @@ class StepContext:
 
     @property
     def step(self) -> int:
-        """Optimizer steps done.
-
-        Raises:
-            RuntimeError: Inside a forward pass.
-        """
+        """Optimizer steps done."""
         if self._step is None:
             raise _unknown_step()
         return self._step
 
     @property
     def horizon(self) -> Horizon:
-        """The length of training, if it is known.
-
-        Raises:
-            RuntimeError: Inside a forward pass.
-        """
+        """The length of training, if it is known."""
         if self._step is None:
             raise _unknown_step()
         return Horizon() if self._horizon is None else self._horizon
@@ -184,7 +176,6 @@ class StepContext:
 
         Raises:
             HorizonError: If the horizon lacks what `every` needs.
-            RuntimeError: Inside a forward pass.
         """
         step, before = self.step, self._before or 0
         length = max(1, self.horizon.steps(every))

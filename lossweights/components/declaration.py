@@ -34,11 +34,9 @@ PLUGIN_GROUP = "lossweights.plugins"
 
 
 def _strict(schema: Any) -> Any:
-    """Adds two rules, for which pydantic has no setting, to the core schema of a class.
-
-    Numbers refuse bools. `Duration | str` validates as a duration alone, which reads text itself:
-    the other members of such a union are for the type checker.
-    """
+    """Adds two rules, for which pydantic has no setting, to the core schema of a class."""
+    # Numbers refuse bools. `Duration | str` validates as a duration alone, which reads text itself:
+    # the other members of such a union are for the type checker.
     if isinstance(schema, list):
         return [_strict(part) for part in schema]
     if not isinstance(schema, dict) or schema.get("metadata", {}).get("strict"):
@@ -148,11 +146,7 @@ class Component(Declaration):
 
     @classmethod
     def of_kind(cls, kind: str) -> type[Self]:
-        """The class registered as `kind`; an unknown kind loads the plug-ins first.
-
-        Raises:
-            ValueError: For a kind that is still unknown, with the nearest one.
-        """
+        """The class of a kind; if it is unknown even among the plug-ins, a ValueError."""
         broken = "" if kind in cls._registry else load_plugins()
         if kind not in cls._registry:
             others = [f.__name__.lower() for f in Component.__subclasses__() if f.has_kind(kind)]
@@ -177,11 +171,7 @@ class Component(Declaration):
 
     @classmethod
     def read(cls, written: object) -> Self:
-        """A member of the family from a member, a table with `kind`, or a shorthand.
-
-        Raises:
-            ValueError: For anything else.
-        """
+        """A member of the family from a member, a table with `kind`, or a shorthand."""
         if isinstance(written, cls):
             return written
         if isinstance(written, Mapping):
@@ -258,11 +248,7 @@ class Component(Declaration):
 
 
 def load_plugins() -> str:
-    """Imports the entry points of group `lossweights.plugins`, each once.
-
-    Returns:
-        An addition to the error about an unknown kind: the plug-ins that failed to load.
-    """
+    """Imports each entry point of `lossweights.plugins` once; says which ones failed."""
     broken = ""
     for point in importlib.metadata.entry_points(group=PLUGIN_GROUP):
         if point.value in _loaded:
@@ -300,5 +286,7 @@ def _reworded(cls: type[BaseModel], problem: ErrorDetails) -> InitErrorDetails:
         )
     found: InitErrorDetails = {"type": kind, "loc": location, "input": problem["input"]}
     if kind == "unknown_field":
-        return found | {"type": PydanticCustomError("unknown_field", message)}
-    return found | {"ctx": problem.get("ctx", {})}
+        found["type"] = PydanticCustomError("unknown_field", message)
+    else:
+        found["ctx"] = problem.get("ctx", {})
+    return found

@@ -31,11 +31,9 @@ _WRITTEN = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([
 
 @dataclass(frozen=True)
 class Duration:
-    """A length of training with its unit.
+    """A length of training: `"500 steps"`, `"10 epochs"` (or `"10ep"`), `"25%"` (or `"0.25dur"`).
 
-    Written `"500 steps"`, `"10 epochs"` (or `"10ep"`), `"25%"` (or `"0.25dur"`), or in Python
-    `steps(500)`, `epochs(10)`, `percent(25)`. A percentage is always of the whole training, even
-    inside a stage.
+    A percentage is always of the whole training, even inside a stage.
 
     Args:
         value: Number of units; at least 0, and whole for steps.
@@ -115,11 +113,7 @@ class Duration:
         return self.value * horizon.steps_per_epoch
 
     def steps(self, horizon: Horizon) -> int:
-        """The duration in whole steps, halves rounded up.
-
-        Raises:
-            HorizonError: If `horizon` lacks the total or the length of an epoch.
-        """
+        """The duration in whole steps, halves rounded up; errors as those of `length`."""
         return math.floor(self.length(horizon) + 0.5)
 
     def __repr__(self) -> str:
@@ -151,29 +145,17 @@ class Duration:
 
 
 def steps(value: int) -> Duration:
-    """A duration in optimizer steps.
-
-    >>> str(steps(500))
-    '500 steps'
-    """
+    """A duration in optimizer steps: `steps(500)` is "500 steps"."""
     return Duration(value, "steps")
 
 
 def epochs(value: float) -> Duration:
-    """A duration in epochs.
-
-    >>> str(epochs(10))
-    '10 epochs'
-    """
+    """A duration in epochs: `epochs(10)` is "10 epochs"."""
     return Duration(value, "epochs")
 
 
 def percent(value: float) -> Duration:
-    """A duration in percent of the whole training.
-
-    >>> percent(25).steps(Horizon(total_steps=1000))
-    250
-    """
+    """A duration in percent of the whole training: `percent(25)` is "25%"."""
     return Duration(value, "percent")
 
 
@@ -208,19 +190,11 @@ class Horizon:
 
     @property
     def span(self) -> int:
-        """Steps from 0 until local time ends: those of the whole training, or of a stage.
-
-        Raises:
-            HorizonError: If the end is unknown.
-        """
+        """Steps from 0 until training, or a stage, ends; a HorizonError if that is unknown."""
         return self.total("the length of training") if self.end is None else self.end
 
     def total(self, wanted: str) -> int:
-        """`total_steps`; if it is unknown, an error that begins with `wanted`.
-
-        Raises:
-            HorizonError: If it is unknown.
-        """
+        """`total_steps`; if it is unknown, a HorizonError that begins with `wanted`."""
         if isinstance(self.total_steps, int):
             return self.total_steps
         raise _unknown(wanted, "total_steps" if self.total_steps is None else "steps_per_epoch")

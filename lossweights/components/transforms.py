@@ -21,8 +21,7 @@ class Transform(Component):
     """A function of a term's value, applied before it is weighted.
 
     State, if there is any, is declared by `init` and owned by the criterion. A field typed as
-    `Schedule` reads a number or a schedule; its value is `now["field"]`. `now.terms` has the name
-    of the term.
+    `Schedule` reads a number or a schedule; its value is `now["field"]`. `now.terms` has the term.
     """
 
     @property
@@ -61,10 +60,8 @@ class Transform(Component):
 class Capacity(Transform, kind="capacity"):
     r"""The distance of the value from a capacity that grows: $|v - C(t)|$.
 
-    While the KL is below $C$ its gradient is reversed, and the KL rises to $C$.
-
     Args:
-        capacity: $C$, in nats; a number, or a schedule such as a ramp from 0 to 25.
+        capacity: $C$ in nats, to which a lower value rises; a number, or a schedule such as a ramp.
 
     C. Burgess et al., *Understanding disentangling in beta-VAE*, 2018, arXiv 1804.03599, with a
     weight $\gamma = 1000$ and $C$ growing linearly to 25 nats in 100,000 steps.
@@ -125,8 +122,8 @@ class Log(Transform, kind="log"):
     For $v \le -\varepsilon$ the term is nan, without a gradient; `on_nonfinite` handles it.
 
     Args:
-        epsilon: $\varepsilon$, above 0; larger if values come near 0, where the gradient is
-            $1/\varepsilon$ times as large.
+        epsilon: $\varepsilon$, above 0; near a value of 0 the gradient is $1/\varepsilon$ times
+            as large, so take a larger one for such values.
 
     B. Lin et al., *Dual-balancing for multi-task learning*, 2023, arXiv 2308.12029, with
     $\varepsilon = 10^{-8}$ in LibMTL.
@@ -147,8 +144,7 @@ class Relative(Transform, kind="relative"):
     r"""The value relative to an earlier one: $v / r$.
 
     $r$ is the absolute value of the first observation (the mean over an optimizer step) that was
-    not 0, or a moving average of them. Until there is one, the value is divided by its own absolute
-    value. $r$ has no gradient.
+    not 0, or a moving average of them; until then, that of the value itself. It has no gradient.
 
     Args:
         to: `first` or `moving-average`.
@@ -180,10 +176,8 @@ class Relative(Transform, kind="relative"):
 
 
 def logarithm(value: Tensor) -> Tensor:
-    """The logarithm; nan, without a gradient, where it is undefined.
-
-    For values below 0 torch returns the derivative of log |v|: downhill in |v|, so uphill in v.
-    """
+    """The logarithm; nan, without a gradient, where it is undefined."""
+    # For values below 0 torch returns the derivative of log |v|: downhill in |v|, so uphill in v.
     return torch.where(value > 0, value, torch.nan).log()
 
 

@@ -106,6 +106,16 @@ def plain(data: Any) -> Any:
     return data
 
 
+def as_yaml(data: Any) -> str:
+    """Data as YAML text; without PyYAML as JSON, which every reader of YAML can read."""
+    try:
+        import yaml  # noqa: PLC0415  # an extra
+    except ImportError:
+        return json.dumps(data, indent=2, ensure_ascii=False)
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return text.rstrip()
+
+
 def _without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     table: dict[Any, Any] = {}
     for key, value in pairs:

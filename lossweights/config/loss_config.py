@@ -20,7 +20,7 @@ from pydantic import (
 
 from lossweights.components.balancers import Balancer
 from lossweights.components.controllers import Controller
-from lossweights.components.declaration import Declaration
+from lossweights.components.declaration import Component, Declaration
 from lossweights.components.durations import Duration, read_total_steps
 from lossweights.components.transforms import Transform
 from lossweights.config.files import Location, Source, plain
@@ -31,6 +31,10 @@ EvalWeights = Literal["final", "current"]
 OnNonfinite = Literal["propagate", "raise", "skip_term"]
 
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+_TEXT = {"type": "string"}
+_COUNT = {"pattern": r"^\s*[0-9._]+([eE]\+?[0-9]+)?\s*([sS]teps?|[eE]p(ochs?)?)?\s*$"}
+_TOTAL_STEPS = {"anyOf": [{"type": "integer", "minimum": 0}, _TEXT | _COUNT, {"type": "null"}]}
 
 
 class LossConfig(Declaration):
@@ -61,18 +65,7 @@ class LossConfig(Declaration):
         int | Duration | None,
         PlainValidator(read_total_steps),
         PlainSerializer(lambda total: str(total) if isinstance(total, Duration) else total),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"type": "integer", "minimum": 0},
-                    {
-                        "type": "string",
-                        "pattern": r"^\s*[0-9._]+([eE]\+?[0-9]+)?\s*([sS]teps?|[eE]p(ochs?)?)?\s*$",
-                    },
-                    {"type": "null"},
-                ]
-            }
-        ),
+        WithJsonSchema(_TOTAL_STEPS),
     ] = None
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
     eval_weights: EvalWeights | dict[str, float] = "final"
@@ -176,12 +169,12 @@ class LossConfig(Declaration):
 
     def adaptive_parts(self) -> list[Part]:
         """The components that may adapt: those of the terms, sorted, then the balancer."""
-        parts = []
-        for name, term in sorted(self.terms.items()):
-            if term.controller is not None:
-                parts.append(Part(f"terms.{name}.controller", name, term.controller))
-            if term.transform is not None:
-                parts.append(Part(f"terms.{name}.transform", name, term.transform))
+        parts = [
+            Part(f"terms.{name}.{role}", name, component)
+            for name, term in sorted(self.terms.items())
+            for role, component in (("controller", term.controller), ("transform", term.transform))
+            if component is not None
+        ]
         if self.balancer is not None:
             parts.append(Part("balancer", None, self.balancer))
         return parts
@@ -190,11 +183,10 @@ class LossConfig(Declaration):
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         described: dict[str, Any] = handler(schema)
         properties = handler.resolve_ref_schema(described)["properties"]
-        text = {"type": "string"}
-        names = {"type": "array", "items": text, "minItems": 1, "uniqueItems": True}
+        names = {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True}
         properties["terms"] = {"anyOf": [{**properties["terms"], "minProperties": 1}, names]}
-        properties["ignore"] = {"anyOf": [properties["ignore"], text]}
-        properties["$schema"] = text | {"description": "The address of this schema."}
+        properties["ignore"] = {"anyOf": [properties["ignore"], _TEXT]}
+        properties["$schema"] = _TEXT | {"description": "The address of this schema."}
         return described
 
     @classmethod
@@ -299,7 +291,7 @@ def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
     if isinstance(owner, BaseModel):
         fields = type(owner).model_fields
         known: Mapping[str, Any] = {name: getattr(owner, name) for name in fields}
-        kind = {"kind": owner.kind} if getattr(owner, "kind", "") else {}
+        kind = {"kind": owner.kind} if isinstance(owner, Component) and owner.kind else {}
         owner = {name: known[name] for name in owner.model_fields_set} | kind
         if rest and head not in owner and head in known:
             owner[head] = known[head]  # a default, of which a part is changed

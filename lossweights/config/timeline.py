@@ -11,10 +11,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules import Schedule, Steps, Values
 from lossweights.components.transforms import Transform
-from lossweights.config.loss_config import LARGEST_FLOAT32, LossConfig, Part
+from lossweights.config.loss_config import LARGEST_FLOAT32, LossConfig
 from lossweights.errors import ConfigError, HorizonError
 
 T = TypeVar("T")
@@ -64,7 +65,8 @@ class Timeline:
         self.fields: dict[str, dict[str, int]] = {}
         for part in config.adaptive_parts():
             start = 0 if part.term is None else self.starts[part.term]
-            for field, column in fields_of(part, start, horizon).items():
+            columns = fields_of(part.place, part.component, start, horizon)
+            for field, column in columns.items():
                 self.fields.setdefault(part.place, {})[field] = len(self._columns)
                 self._columns.append(column)
         self._first, self._block = -1, np.empty((0, len(self._columns)))
@@ -266,27 +268,21 @@ def weight_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
     return Column(label, term.schedule, start, horizon.local(start), term.weight, is_weight=True)
 
 
-def fields_of(part: Part, start: int, horizon: Horizon) -> dict[str, Column]:
-    """The scheduled fields of a component over time.
-
-    Args:
-        part: The component.
-        start: The step at which its schedules begin.
-        horizon: The length of training.
+def fields_of(place: str, component: Component, start: int, horizon: Horizon) -> dict[str, Column]:
+    """The scheduled fields of a component over time, from step `start` on.
 
     Raises:
-        HorizonError: If a duration needs more of the horizon than is known, also one that is only
-            needed later in training; names the component.
+        HorizonError: If a duration among the fields needs more of the horizon than is known, even
+            if it is only used later in training; names the place.
     """
     columns = {}
-    for field, value in part.component:
+    for field, value in component:
         if isinstance(value, Duration):
-            _named(part.place, partial(horizon.length, value))
+            _named(place, partial(horizon.length, value))
         elif isinstance(value, Schedule):
             # In evaluation only transforms act; all other factors are 1.
-            is_final = isinstance(part.component, Transform)
-            label, local = f"{part.place}.{field}", horizon.local(start)
-            columns[field] = Column(label, value, start, local, is_final=is_final)
+            is_final, local = isinstance(component, Transform), horizon.local(start)
+            columns[field] = Column(f"{place}.{field}", value, start, local, is_final=is_final)
     return columns
 
 

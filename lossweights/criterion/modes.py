@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,43 +24,29 @@ T = TypeVar("T")
 Fields = Mapping[str, Mapping[str, Tensor]]
 
 
+@dataclass
 class Mode:
     """How terms count in one mode of the module.
 
     Attributes:
         weights: float32, in sorted order of the terms: the factors known before a forward pass.
-        device: Where they are.
-        in_place: Whether `weights` is overwritten when the clock moves, or replaced.
         transforms: Functions of a term's value, by term.
         adaptive: What weighs inside a forward pass; None if nothing does.
+        in_place: Whether `weights` is overwritten when the clock moves, or replaced.
         dormant: Terms that do not count yet, and may be absent.
         skipped: Terms of weight 0 that are left out of the sum, and may be absent.
         inactive: Both.
     """
 
-    __slots__ = (
-        "adaptive",
-        "device",
-        "dormant",
-        "in_place",
-        "inactive",
-        "skipped",
-        "transforms",
-        "weights",
-    )
+    weights: Tensor
+    transforms: Mapping[str, Callable[[Tensor], Tensor]]
+    adaptive: Adaptive | None = None
+    in_place: bool = False
+    dormant: frozenset[str] = frozenset()
+    skipped: frozenset[str] = frozenset()
 
-    def __init__(
-        self,
-        weights: Tensor,
-        transforms: Mapping[str, Callable[[Tensor], Tensor]],
-        adaptive: Adaptive | None = None,
-        skipped: frozenset[str] = frozenset(),
-    ) -> None:
-        self.weights, self.device = weights, weights.device
-        self.in_place = False
-        self.transforms, self.adaptive = transforms, adaptive
-        self.dormant: frozenset[str] = frozenset()
-        self.skipped = self.inactive = skipped
+    def __post_init__(self) -> None:
+        self.device, self.inactive = self.weights.device, self.dormant | self.skipped
 
 
 class Modes:
@@ -240,8 +227,8 @@ class Modes:
             self._rows.at(self.clock.step)[0],
             {name: self._through(slot) for name, slot in adaptive.transforms.items()},
             adaptive if adaptive.weighs_inside else None,
+            self._rows.in_place,
         )
-        self.train.in_place = self._rows.in_place
         if self.config.eval_weights == "current":
             self.eval = self.train
         else:
@@ -279,7 +266,7 @@ class Modes:
             for name, slot in self.adaptive.transforms.items()
             if not slot.adapts
         }
-        return Mode(tensor, transforms, None, skipped)
+        return Mode(tensor, transforms, skipped=skipped)
 
     def _through(self, slot: Slot) -> Callable[[Tensor], Tensor]:
         """A transform on the device of its state, also in an evaluation on another device."""

@@ -41,16 +41,14 @@ class AugmentedLagrangian(Constraint, kind="augmented-lagrangian"):
     $\rho$ when an inequality is satisfied.
 
     >>> from lossweights import AugmentedLagrangian, WeightedLoss
-    >>> criterion = WeightedLoss(
-    ...     terms={"nll": 1.0, "kl": AugmentedLagrangian(at_most=1.5, learning_rate=0.1)}
-    ... )
+    >>> kl = AugmentedLagrangian(at_most=1.5, learning_rate=0.1)
+    >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": kl})
     >>> terms = {"nll": torch.tensor(9.0), "kl": torch.tensor(3.5)}
     >>> criterion.breakdown(terms).weight["kl"]  # 0 + 1 * (3.5 - 1.5)
     tensor(2.)
     """
 
     instant: ClassVar[bool] = True
-
     penalty: Annotated[float, Field(gt=0)] = 1.0
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     growth: Annotated[float, Field(ge=1)] = 1.0

@@ -29,12 +29,11 @@ class Controller(Component):
     """
 
     instant: ClassVar[bool] = False
-
     source: str | None = None
 
     @property
     def sign(self) -> int:
-        """The weight in evaluation, where controllers do not count: 1, or -1 if it holds up."""
+        """The weight in evaluation, where controllers do not count: -1 if it holds its term up."""
         return 1
 
     @property

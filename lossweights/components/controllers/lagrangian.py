@@ -26,9 +26,8 @@ class Lagrangian(Constraint, kind="lagrangian"):
 
     within bounds, so that $\lambda \ge 0$ for an inequality. The weight of the term is $\lambda$,
     and $-\lambda$ for `at_least`. The total omits the constant $\mp\lambda c$ of the Lagrangian,
-    which has no gradient. GECO is `ascent: exponential` with `smoothing: 0.99` on the
-    reconstruction error. If the multiplier oscillates, lower `learning_rate`, or use
-    `augmented-lagrangian`.
+    which has no gradient. GECO is `ascent: exponential` with `smoothing: 0.99` on a reconstruction
+    error. If the multiplier oscillates, lower `learning_rate`, or use `augmented-lagrangian`.
 
     Args:
         learning_rate: $\eta$, above 0; per unit of the value, so mind the scale of $g$.
@@ -50,9 +49,8 @@ class Lagrangian(Constraint, kind="lagrangian"):
     ascends through the square of a softplus.
 
     >>> from lossweights import Lagrangian, WeightedLoss
-    >>> criterion = WeightedLoss(
-    ...     terms={"nll": 1.0, "kl": Lagrangian(at_most=1.5, learning_rate=0.1)}
-    ... )
+    >>> kl = Lagrangian(at_most=1.5, learning_rate=0.1)
+    >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": kl})
     >>> for kl in (3.5, 2.5):  # violations of 2 and 1
     ...     _ = criterion({"nll": torch.tensor(9.0), "kl": torch.tensor(kl)})
     ...     criterion.step()
@@ -96,17 +94,14 @@ class Lagrangian(Constraint, kind="lagrangian"):
 
     @property
     def _lower(self) -> float:
-        if self.lowest is not None:
-            return self.lowest
-        if self.equal_to is not None:
-            return -self.highest
-        return _SMALLEST if self.ascent == "exponential" else 0.0
+        default = _SMALLEST if self.ascent == "exponential" else 0.0
+        default = default if self.equal_to is None else -self.highest
+        return default if self.lowest is None else self.lowest
 
     @property
     def _start(self) -> float:
-        if self.initial is not None:
-            return self.initial
-        return 1.0 if self.ascent == "exponential" else 0.0
+        default = 1.0 if self.ascent == "exponential" else 0.0
+        return default if self.initial is None else self.initial
 
     @property
     def sign(self) -> int:

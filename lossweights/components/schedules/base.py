@@ -30,14 +30,11 @@ class Schedule(Component):
 
     @abstractmethod
     def values(self, steps: Steps, horizon: Horizon) -> Values:
-        """The weight at each step, elementwise.
+        """The weight at each step, elementwise: float64, of the shape of `steps`.
 
         Args:
             steps: int64, one axis, at least 0.
             horizon: Converts durations into steps: `horizon.steps(self.over)`.
-
-        Returns:
-            float64, one for each step.
         """
 
     def ends(self, horizon: Horizon) -> float | None:
@@ -45,9 +42,7 @@ class Schedule(Component):
         return None
 
     def final(self, horizon: Horizon) -> float:
-        """The value at which the schedule ends: its value when training ends.
-
-        A cyclical or repeated schedule ends at its `stop`, even if training ends within a cycle.
+        """The value when training ends; of cycles the last value, even if it ends within a cycle.
 
         Raises:
             HorizonError: If the schedule never settles and the end of training is unknown.

@@ -15,8 +15,7 @@ from lossweights.components.schedules.shapes import Values
 class Exponential(DelayedSchedule, kind="exponential"):
     """From `start` towards `stop`: $w(t) = b + (a - b) r^{t/n}$.
 
-    It approaches `stop` without reaching it; for a ramp that arrives use `ramp` with
-    `shape: exponential`.
+    It never reaches `stop`; for a ramp that arrives use `ramp` with `shape: exponential`.
 
     Args:
         start: Weight $a$ at step 0 and during the delay.
@@ -51,9 +50,8 @@ class Exponential(DelayedSchedule, kind="exponential"):
         length = horizon.length(self.every if self.half_life is None else self.half_life)
         if length == 0:  # a percentage of a training without steps
             return np.full(steps.shape, self.start)
-        values: Values = self.stop + (self.start - self.stop) * rate ** (steps / length)
-        values[steps == 0] = self.start
-        return values
+        values = self.stop + (self.start - self.stop) * rate ** (steps / length)
+        return np.where(steps == 0, self.start, values)
 
     def final(self, horizon: Horizon) -> float:
         return super().final(horizon) if horizon.is_bounded else self.stop
