@@ -94,7 +94,7 @@ class StepContext:
 
     Args:
         fields: Values of the fields that are schedules, by name.
-        terms: Names of the terms that the component serves, sorted; absent ones too.
+        terms: Names of the terms that the component serves, sorted; if present, in a forward pass.
         step: Optimizer steps done; None inside a forward pass.
         before: Steps done before the clock last moved.
         horizon: The length of training, as far as it is known.
@@ -150,7 +150,7 @@ class StepContext:
         """The same context with statistics of the terms' gradients."""
         return StepContext(
             self.fields,
-            terms=self.terms,
+            terms=gradients.names,
             step=self._step,
             before=self._before,
             horizon=self._horizon,

@@ -48,7 +48,7 @@ class Transform(Component):
         """
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        """Learns from one optimizer step; not called if no finite value was seen in it.
+        """Learns from one optimizer step; discarded if no finite value was seen in it.
 
         Args:
             observed: Mean of the reduced value over the step, before the transform; 0-dim, finite.

@@ -99,7 +99,7 @@ class Observations:
                     what = "a term (losses after a step go to criterion.observe_after({...}))"
                 raise ValueError(
                     f"{name!r} is {what}{did_you_mean(name, self.metrics)} (observed metrics: "
-                    f"{quoted(self.metrics)}); a controller observes its source:"
+                    f"{quoted(self.metrics)}); a controller observes what its `source` names"
                 )
         numbers = {name: _number(name, value, device) for name, value in metrics.items()}
         for name, number in numbers.items():

@@ -101,11 +101,12 @@ class Slot:
             values: The values of the terms present, detached.
             where: Their positions among the slot's terms; None for all.
         """
-        state = self.state
+        state, now = self.state, self._inside
         if where is not None:
-            state = {k: t if t.ndim == 0 else take(t, where) for k, t in state.items()}
-        weights = self.component.weigh(values, state, self._inside)  # type: ignore[union-attr]
-        penalty = None if self._penalty is None else self._penalty(state, self._inside)
+            state = {key: take(tensor, where) for key, tensor in state.items()}
+            now = StepContext(now.fields, terms=tuple(self.terms[index] for index in where))
+        weights = self.component.weigh(values, state, now)  # type: ignore[union-attr]
+        penalty = None if self._penalty is None else self._penalty(state, now)
         # The state may change before the backward pass.
         if state and weights.is_leaf:
             weights = weights.clone()

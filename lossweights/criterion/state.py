@@ -197,6 +197,11 @@ class AdaptiveState(nn.Module):
         if names != self._names:
             self._map_parameters(others, prefix, names)
         learned = dict(self.named_parameters())
+        for key, parameter in learned.items():
+            value = others.get(prefix + key)
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                error_msgs.append(f"{prefix}{key} is not finite in the checkpoint: {value}")
+                others[prefix + key] = parameter.detach()
         super()._load_from_state_dict(
             others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -221,6 +226,9 @@ class AdaptiveState(nn.Module):
             if key not in found:
                 continue
             value = found[key]
+            if _holds_state(key) and not value.isfinite().all():
+                yield f"{key} is not finite in the checkpoint: {value.tolist()}"
+                continue
             if names != self._names and not key.startswith("observed."):
                 value = by_name(tensor, self._names, value, names, pairs=key in self._pairs)
             if value.shape == tensor.shape:
@@ -235,6 +243,11 @@ class AdaptiveState(nn.Module):
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
         self.average_gradients()  # hooks are not copied
+
+
+def _holds_state(key: str) -> bool:
+    """Whether a key belongs to state; sums since the last step may have a nan of a forward pass."""
+    return key == "gradients.weights" or not key.startswith(("observed.", "gradients."))
 
 
 def encoded(names: Sequence[str]) -> Tensor:

@@ -354,3 +354,18 @@ def test_a_converted_criterion_weighs_in_float32(
     before = criterion(GIVEN)
     convert(criterion)
     assert torch.equal(criterion(GIVEN), before)
+
+
+def test_the_context_names_the_terms_of_the_losses() -> None:
+    seen = []
+
+    class Naming(Shares, kind="test-naming"):
+        def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
+            seen.append(now.terms)
+            assert len(now.terms) == len(losses)
+            return super().weigh(losses, state, now)
+
+    criterion = WeightedLoss({"a": Term(optional=True), "b": 1.0, "c": 1.0}, balancer=Naming())
+    criterion(losses(a=1.0, b=2.0, c=3.0))
+    criterion(losses(b=2.0, c=3.0))
+    assert seen[-2:] == [("a", "b", "c"), ("b", "c")]

@@ -353,3 +353,36 @@ def test_pairs_of_terms_are_mapped_by_both() -> None:
         [0, 0, 0],
         [0.25, 0, 0],
     ]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize(
+    ("balancer", "key"),
+    [
+        ("test-recording", "adaptive.balancer.test-recording.weights"),
+        ("test-priced", "adaptive.learned"),
+        ("mgda", "adaptive.gradients.weights"),
+        (None, "adaptive.terms.a.controller.test-counting.coefficient"),
+    ],
+)
+def test_a_state_that_is_not_finite_is_refused_and_not_taken_over(
+    balancer: Any, key: str, bad: float
+) -> None:
+    terms: dict[str, Any] = {"a": Counting() if balancer is None else 1.0, "b": 1.0}
+    criterion = build(balancer, terms)
+    state = criterion.state_dict()
+    before = state[key].clone()
+    state[key] = torch.full_like(before, bad)
+    with pytest.raises(RuntimeError, match=rf"{key} is not finite in the checkpoint"):
+        criterion.load_state_dict(state)
+    assert torch.equal(criterion.state_dict()[key], before)
+
+
+def test_a_nan_that_a_forward_pass_observed_may_be_in_a_checkpoint() -> None:
+    terms: dict[str, Any] = {"a": Counting(), "b": 1.0}
+    criterion, resumed = (build("test-recording", terms) for _ in range(2))
+    criterion(losses(a=torch.nan, b=torch.nan))
+    resumed.load_state_dict(criterion.state_dict())
+    for each in (criterion, resumed):
+        each.step()
+    assert same(criterion.state_dict(), resumed.state_dict())
