@@ -251,9 +251,8 @@ def test_survives_a_file(schedule: Schedule) -> None:
 
 @every_schedule
 def test_prints_what_makes_it_again(schedule: Schedule) -> None:
-    assert (
-        eval(repr(schedule), {**vars(lossweights), **vars(schedules), **vars(examples)}) == schedule
-    )  # noqa: S307
+    names = {**vars(lossweights), **vars(schedules), **vars(examples)}
+    assert eval(repr(schedule), names) == schedule  # noqa: S307
 
 
 @every_schedule
