@@ -1,8 +1,7 @@
-"""Base weights from a few batches, so that the terms have the wanted shares of the loss."""
+"""Base weights from a few batches, which give the terms the wanted shares of the loss."""
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -13,30 +12,30 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from lossweights.config.files import as_yaml
 from lossweights.config.loss_config import LossConfig
-from lossweights.config.term import Term
+from lossweights.config.timeline import weight_of
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import HorizonError, did_you_mean, quoted
 
-Batch: TypeAlias = Mapping[str, Tensor | float | None]
-Batches: TypeAlias = Iterable[Batch] | Callable[[], Iterable[Batch]]
+Batches: TypeAlias = Iterable[Mapping[str, Tensor | float | None]]
 
-_MOST = 1e12  # times its old weight: a term that needs more is practically 0
-_ROUNDING = 0.01  # by which given shares may miss a sum of 1
+_MOST = 1e12  # the largest factor of a weight: a term that needs more is practically 0
+_ROUNDING = 0.01  # by which the sum of all shares may differ from 1
 
 
 @dataclass(frozen=True)
 class TermCalibration:
-    """What was measured of a term, and the proposed weight.
+    """Measurements of a term, and its proposed weight.
 
     Args:
         typical: Median over the batches of its absolute value, after its transform; nan if it was
             never given.
         old: Its base weight.
-        weight: The proposed base weight.
+        weight: Its proposed base weight.
         old_share: Its share of the loss under the old weights, at typical values.
         share: Its share under the proposed weights.
-        note: Why the weight is kept, and values that were missing or not finite.
+        note: Why the weight is kept, and how many values were missing or not finite.
     """
 
     typical: float
@@ -49,7 +48,7 @@ class TermCalibration:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `calibrate` proposes; printed, a table and the terms to paste into a YAML config.
+    """The result of `calibrate`; printed, a table and the terms to paste into a config.
 
     Args:
         config: The config with the proposed weights.
@@ -74,36 +73,41 @@ class Calibration:
                 f"{term.weight:>11.4g}{term.share:>8.1%}"
             )
         lines += [f"{name}: {term.note}" for name, term in self.terms.items() if term.note]
-        lines += ["", "terms:"]
+        table = {name: {"weight": declared.weight} for name, declared in self.config.terms.items()}
         for name, declared in self.config.terms.items():
-            lines.append(f"  {_json(name)}: {_written(declared)}")
-        return "\n".join(lines)
+            try:
+                table[name] |= declared.model_dump(mode="json", exclude_defaults=True)
+            except ValueError:
+                lines.append(f"{name}: a file cannot contain its function; add its other fields")
+        return "\n".join([*lines, "", as_yaml({"terms": table})])
 
 
 def calibrate(
-    criterion: WeightedLoss, batches: Batches, shares: Mapping[str, float] | None = None
+    criterion: WeightedLoss,
+    batches: Batches | Callable[[], Batches],
+    shares: Mapping[str, float] | None = None,
 ) -> Calibration:
-    """Proposes base weights that give the terms equal shares of the loss, or the given ones.
+    """Proposes base weights that give the terms equal shares of the loss, or those in `shares`.
 
     The size of a term is the median over the batches of its absolute value, after its transform,
     times its weight at the end of its schedule. The term with the largest share keeps its weight,
     and the others are fitted to it, rounded to two digits.
 
     Terms with a controller, a balancer or a transform that adapts keep their weights and are not
-    counted, because these compensate for the size of a term. So do terms that are 0, never finite
-    or never given, and terms whose weight is 0 at the end.
+    counted, because these compensate for the size of a term. So do terms that are mostly 0, never
+    finite or never given, and terms whose weight is 0 at the end.
 
     Args:
         criterion: The criterion to calibrate. It is not changed.
-        batches: A few batches of values, as the criterion is called with: a list, a generator, or
-            a function that returns one. Terms may be missing. Gradients are not needed, but not
-            disabled either, since some losses are computed from gradients.
+        batches: A few batches of losses, each a dict as the criterion takes it: a list, a
+            generator, or a function that returns one. Terms may be missing. Gradients are not
+            needed. They are not disabled either, because some losses are computed from gradients.
         shares: Share of the loss by term, above 0. The other terms get equal parts of the rest.
 
     Raises:
-        ValueError: If there is no batch, the criterion refuses a value, the shares are not
-            possible, or no term can be calibrated.
-        HorizonError: If a schedule needs the length of training to know its end.
+        ValueError: If there is no batch, a value or a share is invalid, or no term can be
+            calibrated.
+        HorizonError: If a schedule needs the length of training and it is not known.
 
     >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": {"kind": "warmup", "over": "10 steps"}})
     >>> batches = [{"nll": 96.0, "kl": 5.0}, {"nll": 100.0, "kl": 4.0}, {"nll": 105.0, "kl": 4.0}]
@@ -114,16 +118,23 @@ def calibrate(
     kl             4         1    3.8%        2.8   10.1%
     <BLANKLINE>
     terms:
-      "nll": 1.0
-      "kl": {"weight": 2.8, "schedule": {"kind": "warmup", "over": "10 steps"}}
+      nll: {weight: 1.0}
+      kl:
+        weight: 2.8
+        schedule: {kind: warmup, over: 10 steps}
     """
     config = criterion.config
-    finals = {name: _final(criterion, name) for name in config.terms}
-    seen, count = _seen(criterion, batches)
+    try:
+        ends = {name: weight_of(config, name, criterion.horizon).final() for name in config.terms}
+    except HorizonError as error:
+        raise HorizonError(
+            f"{error}, with criterion.bind(total_steps=..., steps_per_epoch=...)"
+        ) from None
+    seen, count = _seen(criterion, batches() if callable(batches) else batches)
     finite = {name: [*filter(math.isfinite, values)] for name, values in seen.items()}
     typical = {name: median(values or [math.nan]) for name, values in finite.items()}
-    kept = {name: _why_kept(config, name, typical[name], finals[name]) for name in config.terms}
-    sizes = {name: abs(finals[name]) * typical[name] for name, why in kept.items() if not why}
+    kept = {name: _why_kept(config, name, typical[name], ends[name]) for name in config.terms}
+    sizes = {name: abs(ends[name]) * typical[name] for name, why in kept.items() if not why}
     if not sizes:
         reasons = "; ".join(f"{name!r} keeps its weight: {why}" for name, why in kept.items())
         raise ValueError(f"no term can be calibrated: {reasons}")
@@ -133,54 +144,49 @@ def calibrate(
     for name, size in sizes.items():
         factor = sizes[largest] / size * wanted[name] / wanted[largest]
         if not 1 / _MOST < factor < _MOST:
-            kept[name] = f"it is practically 0 beside {largest!r}"
+            kept[name] = f"it is practically 0 compared to {largest!r}"
         elif name != largest:
             weights[name] = float(f"{weights[name] * factor:.1e}")
-    before = _shares({name: size for name, size in sizes.items() if not kept[name]})
-    after = _shares(
-        {name: share * weights[name] / config.terms[name].weight for name, share in before.items()}
-    )
-    notes = {name: _note(seen[name], finite[name], kept[name], count) for name in config.terms}
-    terms = {n: term.model_copy(update={"weight": weights[n]}) for n, term in config.terms.items()}
-    return Calibration(
-        config.model_copy(update={"terms": terms}),
-        {
-            name: TermCalibration(
-                typical[name],
-                term.weight,
-                weights[name],
-                before.get(name, 0.0),
-                after.get(name, 0.0),
-                notes[name],
-            )
-            for name, term in config.terms.items()
-        },
-        count,
-    )
-
-
-def _seen(criterion: WeightedLoss, batches: Batches) -> tuple[dict[str, list[float]], int]:
-    """The absolute values of each term after its transform, and the number of batches."""
-    config, horizon = criterion.config, criterion.horizon
-    copied = ("after", "reduction", "transform")
-    terms = {
-        name: Term(**{field: getattr(term, field) for field in copied}, optional=True)
-        for name, term in config.terms.items()
+    before = {name: size for name, size in sizes.items() if not kept[name]}
+    after = {
+        name: size * weights[name] / config.terms[name].weight for name, size in before.items()
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the criterion itself has warned of its schedules
-        bare = WeightedLoss.from_config(LossConfig(terms=terms, ignore=config.ignore))
-        bare.bind(total_steps=horizon.total_steps, steps_per_epoch=horizon.steps_per_epoch).eval()
-    given: Any = batches() if callable(batches) else batches
+    found = {}
+    for name, term in config.terms.items():
+        notes = [f"keeps its weight: {kept[name]}"] if kept[name] else []
+        given, broken = len(seen[name]), len(seen[name]) - len(finite[name])
+        if 0 < given < count:
+            notes.append(f"in {given} of {count} batches")
+        if broken:
+            notes.append(f"nan or inf in {broken} of them, which are ignored")
+        old_share = before.get(name, 0.0) / math.fsum(before.values())
+        share = after.get(name, 0.0) / math.fsum(after.values())
+        found[name] = TermCalibration(
+            typical[name], term.weight, weights[name], old_share, share, "; ".join(notes)
+        )
+    terms = {n: term.model_copy(update={"weight": weights[n]}) for n, term in config.terms.items()}
+    return Calibration(config.model_copy(update={"terms": terms}), found, count)
+
+
+def _seen(criterion: WeightedLoss, given: Any) -> tuple[dict[str, list[float]], int]:
+    """The absolute values of each term after its transform, and the number of batches."""
     if isinstance(given, Mapping) or not isinstance(given, Iterable):
         found = "one mapping" if isinstance(given, Mapping) else type(given).__name__
         raise ValueError(
             "batches are several mappings of values by name, such as [{'nll': nll, 'kl': kl}], "
             f"found {found}"
         )
+    config, horizon = criterion.config, criterion.horizon
+    bare_term = {"schedule": None, "controller": None, "balanced": None, "optional": True}
+    terms = {name: term.model_copy(update=bare_term) for name, term in config.terms.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the criterion itself has warned of its schedules
+        bare = WeightedLoss(LossConfig(terms=terms, ignore=config.ignore)).eval()
+        bare.bind(total_steps=horizon.total_steps, steps_per_epoch=horizon.steps_per_epoch)
     seen: dict[str, list[float]] = {name: [] for name in config.terms}
     count = 0
-    for count, batch in enumerate(given, start=1):  # noqa: B007  # counts
+    for batch in given:
+        count += 1
         with torch.no_grad():
             values = bare.breakdown(batch).value
         for name, value in values.items():
@@ -190,24 +196,11 @@ def _seen(criterion: WeightedLoss, batches: Batches) -> tuple[dict[str, list[flo
     return seen, count
 
 
-def _final(criterion: WeightedLoss, name: str) -> float:
-    """The weight of a term at the end of training, without controllers and balancers."""
-    term, horizon = criterion.config.terms[name], criterion.horizon
-    if term.schedule is None:
-        return term.weight
-    try:
-        return term.weight * term.schedule.final(horizon.local(horizon.steps(term.after)))
-    except HorizonError as error:
-        raise HorizonError(
-            f"term {name!r}: {error}, with criterion.bind(total_steps=..., steps_per_epoch=...)"
-        ) from None
-
-
 def _why_kept(config: LossConfig, name: str, typical: float, final: float) -> str:
     """Why the weight of a term is kept; empty if one can be proposed."""
     term = config.terms[name]
     if term.controller is not None:
-        return f"the controller {term.controller.kind!r} finds it"
+        return f"the controller {term.controller.kind!r} adjusts it"
     if term.transform is not None and term.transform.init():
         return f"the transform {term.transform.kind!r} compensates for its size"
     if config.balancer is not None and term.is_balanced:
@@ -240,31 +233,3 @@ def _wanted(
     if not rest and abs(total - 1) > _ROUNDING:
         raise ValueError(f"shares: their sum must be 1, found {total:g}")
     return {**shares, **dict.fromkeys(rest, (1 - total) / max(len(rest), 1))}
-
-
-def _shares(sizes: Mapping[str, float]) -> dict[str, float]:
-    total = math.fsum(sizes.values())
-    return {name: size / total for name, size in sizes.items()}
-
-
-def _note(seen: list[float], finite: list[float], why: str, count: int) -> str:
-    notes = [f"keeps its weight: {why}"] if why else []
-    if 0 < len(seen) < count:
-        notes.append(f"in {len(seen)} of {count} batches")
-    if len(finite) < len(seen):
-        notes.append(f"nan or inf in {len(seen) - len(finite)} of them, which are ignored")
-    return "; ".join(notes)
-
-
-def _written(term: Term) -> str:
-    """A term as JSON in one line, which YAML reads too."""
-    try:
-        fields = term.model_dump(mode="json", exclude_defaults=True)
-    except ValueError:  # a Python function, which no file can hold
-        return f"{_json({'weight': term.weight})}  # add its other fields: a file cannot hold them"
-    others = fields.keys() - {"weight"}
-    return _json({"weight": term.weight, **fields} if others else term.weight)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)  # YAML does not read the \\u pairs of an emoji

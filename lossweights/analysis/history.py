@@ -15,16 +15,15 @@ from types import NoneType
 from typing import Any, Self, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.hooks import RemovableHandle
 
 from lossweights.components.durations import Duration, Horizon
+from lossweights.criterion.report import METRICS, QUANTITIES, chosen, on_host
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import HorizonError, did_you_mean, quoted, warn
 
 _EVERY = 50  # steps
-_QUANTITIES = ("raw", "value", "weight", "penalty", "weighted", "share", "total", "controller")
 
 Row: TypeAlias = dict[str, float]  # the `step`, and the metrics by name
 
@@ -33,15 +32,17 @@ class History:
     """Keeps the metrics of a criterion, one row every so many optimizer steps.
 
     A row is what `WeightedLoss.metrics` returns after a step. It takes one transfer from the
-    device; a step without a row takes none. With `path`, each row is also appended to a file, as
-    one line of JSON, as soon as it is taken: a training that is killed loses no row.
+    device; a step without a row takes none. With gradient accumulation, a row shows the last
+    forward pass of its step. Copies and pickles keep the rows and follow nothing.
 
     Args:
         criterion: The criterion to follow. Without one, the history is empty.
         every: Interval between rows, such as `"50 steps"`, `"1 epochs"` or `"1%"`. While it cannot
             be converted to steps, 50 steps.
-        path: File for the rows. If it exists, its rows are kept and new ones are added. Steps that
+        path: File to which each row is appended as one line of JSON as soon as it is taken: if the
+            training is killed, no row is lost. If the file exists, its rows are kept. Steps that
             are repeated, as after a checkpoint was loaded, replace the rows from that step on.
+            With several processes, pass it in one of them.
         include: Quantities to keep, as in `WeightedLoss.metrics`. By default all.
 
     Attributes:
@@ -52,9 +53,7 @@ class History:
         OSError: If the file cannot be read or written. If it cannot be written later on, a warning
             is issued and the rows are kept in memory.
 
-    With gradient accumulation, a row shows the last forward pass of its step. With several
-    processes, give `path` on one of them. Copies and pickles keep the rows and follow nothing.
-
+    >>> import torch
     >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
     >>> history = History(criterion, every="2 steps")
     >>> for value in (4.0, 3.0, 2.0):
@@ -76,13 +75,7 @@ class History:
         self._every = Duration.parse(every)
         if self._every.value == 0:
             raise ValueError(f'every is at least "1 steps", found {str(every)!r}')
-        self._include = _QUANTITIES if include is None else tuple(include)
-        for quantity in self._include:
-            if quantity not in _QUANTITIES:
-                raise ValueError(
-                    f"there is no quantity {quantity!r}{did_you_mean(quantity, _QUANTITIES)} "
-                    f"(there are {quoted(_QUANTITIES)})"
-                )
+        self._include = chosen(include, METRICS)
         self._has_warned = False  # that the interval is not known yet
         self.rows: list[Row] = []
         self._path = None if path is None else Path(path).resolve()
@@ -91,15 +84,15 @@ class History:
                 self.rows = _read(self._path)
             self.save(self._path)  # without a line that was cut off
         self._handle: RemovableHandle | None = None
-        if criterion is not None:  # which holds this history, and must not be held by it
+        if criterion is not None:  # it refers to this history, so no reference the other way
             self._handle = criterion.on_step(partial(self._record, weakref.ref(criterion)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads a file that `path` or `save` wrote. A last line that was cut off is ignored.
+        """Reads a file of `path` or `save`. A last line that was cut off is ignored.
 
         Raises:
-            ValueError: If the file is not a history, with the line.
+            ValueError: If the file is not a history; names the line.
         """
         history = cls()
         history.rows = _read(Path(path))
@@ -108,8 +101,7 @@ class History:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes all rows to a file, one line of JSON each. An existing file is replaced.
 
-        JSON has neither nan nor inf: nan is written as null, inf as `1e999`, which readers of
-        JSON convert to inf.
+        JSON has no nan and inf: nan is written as null, and inf as `1e999`, which is read as inf.
         """
         path = Path(path).resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,15 +123,13 @@ class History:
     @property
     def terms(self) -> tuple[str, ...]:
         """The names of the terms, in the order in which they first appear."""
-        names = (metric.partition("/") for metric in self)
-        return tuple(
-            dict.fromkeys(name for what, _, name in names if name and what != "controller")
-        )
+        parts = (metric.partition("/") for metric in self)
+        return tuple(dict.fromkeys(name for what, _, name in parts if what in QUANTITIES))
 
     def __iter__(self) -> Iterator[str]:
         """The names of all metrics that any row has."""
-        together = dict.fromkeys(map(tuple, self.rows))  # few, however many rows there are
-        return iter(dict.fromkeys(name for names in together for name in names if name != "step"))
+        kinds = dict.fromkeys(map(tuple, self.rows))  # few, because most rows have the same names
+        return iter(dict.fromkeys(name for names in kinds for name in names if name != "step"))
 
     def __getitem__(self, metric: str) -> NDArray[np.float64]:
         """A metric such as `raw/kl` over the rows, shape (rows,); nan if a row lacks it.
@@ -150,8 +140,7 @@ class History:
         if not any(metric in row for row in self.rows):
             known = tuple(self)
             raise ValueError(
-                f"no row has {metric!r}{did_you_mean(str(metric), known)} "
-                f"(there are {quoted(known)})"
+                f"no row has {metric!r}{did_you_mean(str(metric), known)} (found {quoted(known)})"
             )
         return np.array([row.get(metric, math.nan) for row in self.rows], dtype=np.float64)
 
@@ -163,17 +152,15 @@ class History:
 
     def _record(self, reference: weakref.ref[WeightedLoss], step: int) -> None:
         """Called after each step of the criterion."""
-        criterion = reference()
-        if criterion is None:
+        if (criterion := reference()) is None:
             return
         _drop_from(step, self.rows)
         latest = int(self.rows[-1]["step"]) if self.rows else -1
         interval = self._interval(criterion.horizon)
         if step // interval == latest // interval:
             return
-        found = criterion.metrics(include=self._include, tensors=True)
-        values = torch.stack([*found.values()]).tolist() if found else []
-        row = {"step": step} | dict(zip(map(sys.intern, found), values, strict=True))
+        found = on_host(criterion.metrics(include=self._include, tensors=True))
+        row = {"step": step} | {sys.intern(name): value for name, value in found.items()}
         self.rows.append(row)
         if self._path is not None:
             try:
@@ -191,11 +178,11 @@ class History:
             return max(1, self._every.steps(horizon))
         except HorizonError as error:
             if not self._has_warned:
-                self._has_warned = True
                 warn(
                     f"the history keeps a row every {_EVERY} steps until the length of training "
                     f"is known: {error}, with criterion.bind(...)"
                 )
+            self._has_warned = True
             return _EVERY
 
 
@@ -206,12 +193,9 @@ def _drop_from(step: float, rows: list[Row]) -> None:
 
 
 def _line(row: Row) -> str:
-    """A row as JSON, which has neither nan nor inf."""
-    cells = []
-    for name, value in row.items():
-        inf = "1e999" if value > 0 else "-1e999"
-        number = "null" if math.isnan(value) else inf if math.isinf(value) else repr(value)
-        cells.append(f"{json.dumps(name)}: {number}")
+    """A row as JSON."""
+    odd = {"nan": "null", "inf": "1e999", "-inf": "-1e999"}
+    cells = (f"{json.dumps(name)}: {odd.get(repr(x), repr(x))}" for name, x in row.items())
     return f"{{{', '.join(cells)}}}\n"
 
 
@@ -220,7 +204,7 @@ def _read(path: Path) -> list[Row]:
     rows: list[Row] = []
     *lines, last = path.read_bytes().split(b"\n")
     start = b'{"step": '
-    if last[: len(start)] != start[: len(last)]:  # not a row that was cut off: it is refused below
+    if last[: len(start)] != start[: len(last)]:  # otherwise a row that was cut off
         lines.append(last)
     for number, line in enumerate(lines, start=1):
         row = _row(line, f"{path.name}, line {number}")
@@ -230,14 +214,10 @@ def _read(path: Path) -> list[Row]:
 
 
 def _row(line: bytes, place: str) -> Row:
-    with suppress(ValueError):
+    with suppress(ValueError, AttributeError):  # not JSON, or not an object
         row = json.loads(line)
-        if (
-            isinstance(row, dict)
-            and {*map(type, row.values())} <= {int, float, NoneType}
-            and type(row.get("step")) is int
-            and row["step"] >= 0
-        ):
+        are_numbers = {*map(type, row.values())} <= {int, float, NoneType}
+        if are_numbers and type(row.get("step")) is int and row["step"] >= 0:
             return {sys.intern(n): math.nan if v is None else v for n, v in row.items()}
     raise ValueError(
         f"{place}: a row of a history is a JSON object of numbers with an integer `step`, "

@@ -6,34 +6,30 @@ import math
 import os
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.hooks import RemovableHandle
 
 from lossweights.analysis.history import History
 from lossweights.components.durations import Duration, Horizon
-from lossweights.components.schedules import Schedule
+from lossweights.components.schedules import Values
 from lossweights.config.loss_config import LossConfig
-from lossweights.config.timeline import Curves
+from lossweights.config.timeline import Curves, fields_of, weight_of
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import did_you_mean, warn
 
-Trouble: TypeAlias = Literal["collapse", "non-finite"]
-Array: TypeAlias = NDArray[np.float64]
-
 _QUANTITIES = ("raw", "weighted", "share")
 _WINDOW = 5  # rows; the median of five is not changed by two unusual batches
-_WINDOWS = 4  # for which a collapse must last: early in training most changes are temporary
+_WINDOWS = 4  # that a collapse must last: early in training most changes are temporary
 _MOST_ROWS = 1000  # that a monitor keeps, a multiple of the window
 _SMALL = 0.04  # of an equal share; in VAEs, a vanishing KL had 1 to 2% of the loss of two terms
 _FELL = 0.5  # of its earlier value: batches differ by less
-_KEPT = 0.25  # of their value that the others keep; with less, all terms are learned alike
-_ROSE = 1.05  # times their earlier value: medians differ by less
+_KEPT = 0.25  # of their earlier values, for the other terms; below it all terms are learned alike
+_ROSE = 1.05  # times their earlier values, for the other terms: medians differ by less
 _MINOR = 0.1  # of the largest weight: terms with less are meant to count for little
 _SETTLED = 0.1  # of its last weight, by which a scheduled weight may still differ
 
@@ -46,12 +42,12 @@ class Finding:
         step: The last step that was considered.
         term: The name of the term.
         trouble: `collapse` or `non-finite`.
-        message: The figures, and what to write instead.
+        message: The values, and what to write instead.
     """
 
     step: int
     term: str
-    trouble: Trouble
+    trouble: Literal["collapse", "non-finite"]
     message: str
 
 
@@ -61,15 +57,15 @@ def diagnose(
     horizon: Horizon | None = None,
     floors: Mapping[str, float] | None = None,
 ) -> list[Finding]:
-    """Finds terms that have collapsed or are not finite, as of the last of some rows.
+    """Finds terms that have collapsed or are not finite at the end of some rows.
 
-    The rows are compared in windows of five, by their medians; rows left over at the end are not
+    Medians over windows of five rows are compared; an incomplete window at the end is not
     considered. A term is *non-finite* if it is nan or inf in most rows of the last window. A term
     has *collapsed* if, for four windows, it is below its floor, or if it is below 4% of an equal
     share of the loss and has fallen to half or less while the other terms have not.
 
-    Terms whose schedule still moves their weight, whose weight is below a tenth of the largest one
-    or that have a controller or a balancer only collapse below a floor.
+    While the schedule of a term still moves its weight, it is not judged. Terms with a controller
+    or a balancer, or with less than a tenth of the largest weight, collapse only below a floor.
 
     Args:
         rows: Rows with `raw`, `weighted` and `share`, such as `history.rows`.
@@ -94,46 +90,39 @@ def diagnose(
         if name not in config.terms:
             near = did_you_mean(str(name), config.terms)
             raise ValueError(f"floors: no term is called {name!r}{near}")
-    for what in ("step", *_QUANTITIES):
-        if rows and not any(key.partition("/")[0] == what for row in rows for key in row):
-            raise ValueError(
-                f"rows need step, raw/<term>, weighted/<term> and share/<term>, found "
-                f"{list(rows[0])}: let the history include raw, weighted and share"
-            )
+    if rows and not {"step", *_QUANTITIES} <= {key.split("/")[0] for row in rows for key in row}:
+        raise ValueError(
+            f"rows need step, raw/<term>, weighted/<term> and share/<term>, found {list(rows[0])}: "
+            "let the history include raw, weighted and share"
+        )
     rows = [row for row in rows if any(key.startswith("raw/") for key in row)]
     rows = rows[: len(rows) // _WINDOW * _WINDOW]
     if not rows:
         return []
     with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of medians of nothing
-        windows = _Windows(rows, config, horizon or Horizon(), floors or {})
-        step, found = windows.steps[-1], []
-        for index, name in enumerate(config.terms):
-            if message := windows.non_finite(index, name):
-                found.append(Finding(step, name, "non-finite", message))
-            if message := windows.collapse(index, name):
-                found.append(Finding(step, name, "collapse", message))
-    return found
+        warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, for medians of nothing
+        windows = _Windows(rows, config, horizon, floors or {})
+        return [each for index, name in enumerate(config.terms) for each in windows.of(index, name)]
 
 
 class Monitor:
     """Warns once when a term of a training collapses or is not finite.
 
     It keeps a `History` and calls `diagnose` after every fifth row. It never stops a training: if
-    warnings are errors, they are printed. The criterion keeps the monitor alive. Copies and
-    pickles keep the findings and follow nothing.
+    warnings are errors, it prints them. The criterion keeps the monitor alive. Copies and pickles
+    keep the findings and follow nothing.
 
     Args:
         criterion: The criterion to follow.
         every: Interval between rows, as in `History`. With the default a collapse is found after
-            a tenth of the training. While it cannot be converted to steps, 50 steps.
-        path: File for the rows, as in `History`: a resumed training remembers the earlier rows.
+            a tenth of the training.
+        path: File for the rows, as in `History`; a resumed training begins with its rows.
         floors: For terms whose unit is known, the value below which they have collapsed, such as
             0.1 nats for a KL.
 
     Attributes:
-        findings: What was found, in order.
-        history: The rows; of a long training the first five and the last thousand.
+        findings: The findings, in order.
+        history: The rows; in a long training, the first five and the last thousand.
 
     Raises:
         ValueError: If the interval is 0, or a floor names an unknown term.
@@ -161,7 +150,7 @@ class Monitor:
         floors: Mapping[str, float] | None = None,
     ) -> None:
         self._floors = dict(floors or {})
-        diagnose([], criterion.config, floors=self._floors)  # which checks the floors
+        diagnose([], criterion.config, floors=self._floors)  # checks the floors
         self.findings: list[Finding] = []
         self.history = History(criterion, every, path, _QUANTITIES)
         self._handle: RemovableHandle | None = criterion.on_step(
@@ -185,7 +174,7 @@ class Monitor:
         del rows[_WINDOW:-_MOST_ROWS]
         try:
             found = diagnose(rows, criterion.config, criterion.horizon, self._floors)
-        except Exception as error:  # noqa: BLE001  # of a user's schedule, about later steps
+        except Exception as error:  # noqa: BLE001  # of a user's schedule, at later steps
             self.close()
             _warn(f"the monitor has stopped, because a schedule cannot be evaluated: {error}")
             return
@@ -197,100 +186,85 @@ class Monitor:
 
 
 class _Windows:
-    """Medians of rows, in arrays of shape (windows, terms): nan if most rows lack the term."""
+    """Medians of rows, in arrays of shape (windows, terms); nan if most rows lack the term."""
 
     def __init__(
         self,
         rows: Sequence[Mapping[str, float]],
         config: LossConfig,
-        horizon: Horizon,
+        horizon: Horizon | None,
         floors: Mapping[str, float],
     ) -> None:
-        self.config, self.floors = config, floors
-        self.horizon = Horizon(
-            horizon.total_steps or config.total_steps,
-            horizon.steps_per_epoch or config.steps_per_epoch,
-        )
-        self.curves = Curves.of(config, self.horizon)
-        self.weights = {name: abs(curve[-1]) for name, curve in self.curves.weights.items()}
+        self.config, self.floors, self.curves = config, floors, Curves.of(config, horizon)
+        self.weights = np.abs([curve[-1] for curve in self.curves.weights.values()])
         self.steps = [int(row["step"]) for row in rows]
         self.firsts = np.array(self.steps[::_WINDOW])
         raw, weighted, share = (
-            np.array(
-                [[row.get(f"{what}/{name}", math.nan) for name in config.terms] for row in rows]
-            )
-            for what in _QUANTITIES
+            np.array([[row.get(f"{what}/{name}", gap) for name in config.terms] for row in rows])
+            for what, gap in zip(_QUANTITIES, (math.nan, 0.0, math.nan), strict=True)
         )
-        given = np.array([[f"raw/{name}" in row for name in config.terms] for row in rows])
-        self.broken = (given & ~np.isfinite(weighted))[-_WINDOW:].sum(axis=0)
+        self.broken = (~np.isfinite(weighted[-_WINDOW:])).sum(axis=0)
         self.rows = np.where(np.isfinite(raw) & np.isfinite(weighted), raw, math.nan)
         self.raw = _medians(self.rows)
         self.share = _medians(np.where(np.isnan(self.rows), math.nan, share))
         whole = np.nansum(abs(self.rows), axis=1, keepdims=True)
-        portion = _medians(abs(self.rows) / np.where(whole > 0, whole, 1.0))
+        raw_share = _medians(abs(self.rows) / np.where(whole > 0, whole, 1.0))
         terms = (~np.isnan(self.raw)).sum(axis=1, keepdims=True)
-        self.is_small = np.nan_to_num(np.fmax(self.share, portion)) * terms < _SMALL
+        self.is_small = np.nan_to_num(np.fmax(self.share, raw_share)) * terms < _SMALL
 
-    def non_finite(self, index: int, name: str) -> str:
-        """What to say if most values of the last window are nan or inf."""
-        if self.broken[index] <= _WINDOW / 2:
-            return ""
-        return (
-            f"term {name!r} is nan or inf in {self.broken[index]} of the rows from step "
-            f"{self.steps[-_WINDOW]} to {self.steps[-1]}. To find where this begins, write "
-            "on_nonfinite: raise beside terms. To train without the term meanwhile, write "
-            "on_nonfinite: skip_term"
-        )
+    def of(self, index: int, name: str) -> Iterator[Finding]:
+        """The findings for a term."""
+        if self.broken[index] > _WINDOW / 2:
+            message = (
+                f"term {name!r} is nan or inf in {self.broken[index]} of the rows from step "
+                f"{self.steps[-_WINDOW]} to {self.steps[-1]}. To find where this begins, write "
+                "on_nonfinite: raise beside terms. To train without the term meanwhile, write "
+                "on_nonfinite: skip_term"
+            )
+            yield Finding(self.steps[-1], name, "non-finite", message)
+        if how := self._collapse(index, name):
+            term = self.config.terms[name]
+            cycles = "schedule: {kind: cyclical, cycles: 4} or " * self.curves.horizon.is_bounded
+            other = "controller" if term.controller else "schedule" if term.schedule else ""
+            message = (
+                f"term {name!r} has collapsed to {self.raw[-1, index]:.3g}, "
+                f"{self.share[-1, index]:.2%} of the loss: {how}. If it should carry information, "
+                f"as the KL of a VAE does, write {cycles}controller: {{kind: pid, target: 3.0}} at "
+                f"terms.{name}{f', in place of its {other}' * bool(other)}. The target is the "
+                "value to hold. If only its unit is small, give it a larger weight, as calibrate "
+                "proposes. If it should be near 0, ignore this"
+            )
+            yield Finding(self.steps[-1], name, "collapse", message)
 
-    def collapse(self, index: int, name: str) -> str:
-        """What to say if a term is below its floor, or fell until it hardly counts."""
+    def _collapse(self, index: int, name: str) -> str:
+        """How a term fell below its floor or, without one, to a small share; empty if neither."""
         recent, settled = abs(self.raw[-_WINDOWS:, index]), self._settled(name)
-        if len(recent) < _WINDOWS or self.firsts[-_WINDOWS] < settled:
+        if len(recent) < _WINDOWS or (since := self.firsts[-_WINDOWS]) < settled:
             return ""
-        how = ""
         if name in self.floors:
-            if (recent < self.floors[name]).all():
-                since = self.firsts[-_WINDOWS]
-                how = f"below its floor of {self.floors[name]:g} since step {since}"
-        elif (
-            name not in self.curves.adaptive  # it counts for what training finds
-            and 0 < self.weights[name] >= _MINOR * max(self.weights.values())
-            and (recent > 0).all()
+            floor = self.floors[name]
+            return f"below its floor of {floor:g} since step {since}" * bool((recent < floor).all())
+        small = self.is_small[:, index]
+        if (
+            name in self.curves.adaptive  # training decides how much it counts
+            or not 0 < self.weights[index] >= _MINOR * self.weights.max()
+            or not ((recent > 0) & small[-_WINDOWS:]).all()
         ):
-            how = self._fall(index, settled)
-        if not how:
             return ""
-        term = self.config.terms[name]
-        cycles = "schedule: {kind: cyclical, cycles: 4} or " * self.horizon.is_bounded
-        other = "controller" if term.controller else "schedule" if term.schedule else ""
-        return (
-            f"term {name!r} has collapsed to {self.raw[-1, index]:.3g}, "
-            f"{self.share[-1, index]:.2%} of the loss: {how}. If it should carry information, as "
-            f"the KL of a VAE does, write {cycles}controller: {{kind: pid, target: 3.0}} at "
-            f"terms.{name}{f', in place of its {other}' * bool(other)}. The target is the value to "
-            "hold. If only its unit is small, give it a larger weight, as calibrate proposes. If "
-            "it should be near 0, ignore this"
-        )
-
-    def _fall(self, index: int, settled: float) -> str:
-        """How a term that hardly counts has fallen at the cost of the others; or nothing."""
-        small, settled_raw = self.is_small[:, index], self.raw[:, index].copy()
-        if not small[-_WINDOWS:].all():
-            return ""
-        settled_raw[self.firsts < settled] = math.nan
         if small.all():  # as the KL of a decoder that never uses its code
             before, step, least = self.rows[0], self.steps[0], _KEPT
         else:  # as the KL of a decoder that stops using it, and gets worse
+            settled_raw = np.where(self.firsts < settled, math.nan, self.raw[:, index])
             peak = int(np.nanargmax(abs(settled_raw)))
             before, step, least = self.raw[peak], self.steps[(peak + 1) * _WINDOW - 1], _ROSE
         value = before[index]
         ratios = np.delete(abs(self.raw[-1] / np.where(before == 0, math.nan, before)), index)
         others = float(np.nanmedian(ratios)) if len(ratios) else 0.0
-        # The loss of a policy is around 0, and a small one no collapse. A KL that is estimated
-        # from samples has values below 0, but only small ones.
+        # The loss of a policy is on both sides of 0, so a small value is not a collapse. A KL that
+        # is estimated from samples has values below 0 too, but small ones.
         beyond = np.nanmax(-self.rows[:, index] * np.sign(value))
         is_fall = abs(self.raw[-1, index]) <= _FELL * abs(value) and abs(value) >= 2 * beyond
-        if not (is_fall and others >= least):
+        if not is_fall or others < least:
             return ""
         return (
             f"it fell from {value:.3g} at step {step}, while the other terms went to {others:.0%} "
@@ -298,28 +272,26 @@ class _Windows:
         )
 
     def _settled(self, name: str) -> float:
-        """The step from which the weight hardly changes, nor the transform."""
-        term, steps, weights = self.config.terms[name], self.curves.steps, self.curves.weights[name]
+        """The step from which the weight and the transform hardly change."""
+        steps, weights, horizon = self.curves.steps, self.curves.weights[name], self.curves.horizon
         (moving,) = np.nonzero(abs(weights - weights[-1]) > _SETTLED * abs(weights[-1]))
-        ends = [float(steps[moving[-1] + 1]) if len(moving) else 0.0]
-        schedules = [value for _, value in term.transform or () if isinstance(value, Schedule)]
-        if term.schedule is not None and not self.horizon.is_bounded:
-            schedules.append(term.schedule)
-        start = self.horizon.steps(term.after)
-        for schedule in schedules:
-            end = schedule.ends(self.horizon.local(start))
-            ends.append(math.inf if end is None else start + end)
-        return max(ends)
+        column, transform = weight_of(self.config, name, horizon), self.config.terms[name].transform
+        columns = [] if horizon.is_bounded else [column]
+        if transform is not None:
+            place = f"terms.{name}.transform"
+            columns += fields_of(place, transform, column.start, horizon).values()
+        ends = [math.inf if (end := each.end()) is None else end for each in columns]
+        return max([float(steps[moving[-1] + 1]) if len(moving) else 0.0, *ends])
 
 
-def _medians(rows: Array) -> Array:
+def _medians(rows: Values) -> Values:
     windows = rows.reshape(-1, _WINDOW, rows.shape[1])
     most = np.isfinite(windows).sum(axis=1) > _WINDOW / 2
     return np.where(most, np.nanmedian(windows, axis=1), math.nan)
 
 
 def _warn(message: str) -> None:
-    """Warns. If warnings are errors it prints, because no training should stop for it."""
+    """Warns, but prints if warnings are errors: no training should stop for it."""
     try:
         warn(message)
     except Warning:

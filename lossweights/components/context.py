@@ -135,8 +135,9 @@ class StepContext:
                 f"{field!r} is not a scheduled field: type it Schedule (numbers may still be "
                 f"given), or read it as self.{field}"
             )
-        # A forward pass gets a copy: the clock may move and overwrite it before the backward pass.
-        return self.fields[field].clone() if self._step is None else self.fields[field]
+        value = self.fields[field]
+        # On a GPU the clock overwrites it, maybe before the backward pass of this forward pass.
+        return value.clone() if self._step is None and value.device.type != "cpu" else value
 
     @property
     def gradients(self) -> Gradients:
@@ -145,17 +146,10 @@ class StepContext:
             raise RuntimeError("only a GradientBalancer has gradients: derive from it")
         return self._gradients
 
-    def with_fields(self, fields: Mapping[str, Tensor]) -> StepContext:
-        """The same context with other values of scheduled fields."""
-        return self._with(fields, self._gradients)
-
     def with_gradients(self, gradients: Gradients) -> StepContext:
         """The same context with statistics of the terms' gradients."""
-        return self._with(self.fields, gradients)
-
-    def _with(self, fields: Mapping[str, Tensor], gradients: Gradients | None) -> StepContext:
         return StepContext(
-            fields,
+            self.fields,
             terms=self.terms,
             step=self._step,
             before=self._before,

@@ -1,1 +1,1 @@
-"""The declaration of a loss: its terms, and how a config is read."""
+"""The config of a loss: terms, files, and weights over time."""

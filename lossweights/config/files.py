@@ -1,4 +1,4 @@
-"""Reading a declaration from a mapping or a file, and finding the place of an error in it."""
+"""Reads configs from mappings and files, and finds the line of an error in them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from lossweights.errors import ConfigError, did_you_mean, dotted, quoted
 
 Location = tuple[str | int, ...]
 
+_FORMATS = {".json": "JSON", ".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}
+
 
 @dataclass(frozen=True)
 class Source:
-    """Data as it was read, with what is needed to name a place in it.
+    """The data of a config, and where it comes from.
 
     Args:
         data: Mappings, lists and scalars.
-        name: The file's name, or nothing.
-        text: The text of a YAML file, from which lines are told.
+        name: The name of the file; empty for a mapping.
+        text: The text of a YAML file, in which lines can be found.
     """
 
     data: Any
@@ -31,10 +33,10 @@ class Source:
 
     @classmethod
     def of(cls, source: Mapping[str, Any] | str | PathLike[str]) -> Source:
-        """From a mapping or a path.
+        """Reads a mapping or a file.
 
         Raises:
-            ConfigError: For a file that is missing, of another format, or not well-formed.
+            ConfigError: If the file is missing, not well-formed, or of another format.
             ImportError: For a YAML file without PyYAML.
         """
         if isinstance(source, Mapping):
@@ -49,52 +51,54 @@ class Source:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
-        suffix = path.suffix.lower()
-        if suffix == ".json":
-            return cls(_read_json(text, path.name), path.name)
-        if suffix == ".toml":
-            try:
+        form = _FORMATS.get(path.suffix.lower())
+        try:
+            if form == "JSON":
+                return cls(json.loads(text, object_pairs_hook=_without_repeats), path.name)
+            if form == "TOML":
                 return cls(tomllib.loads(text), path.name)
-            except (ValueError, RecursionError) as error:  # TOMLDecodeError, a date, depth
-                raise ConfigError(f"{path.name} is not well-formed TOML: {error}") from None
-        if suffix in (".yaml", ".yml"):
-            return cls(_read_yaml(text, path.name), path.name, text)
+            if form == "YAML":
+                return cls(_read_yaml(text, path.name), path.name, text)
+        except ConfigError:
+            raise
+        except (ValueError, RecursionError) as error:  # syntax, a date, an integer too long, depth
+            raise ConfigError(f"{path.name} is not well-formed {form}: {error}") from None
         raise ConfigError(f"{path.name}: a config file ends in .json, .toml, .yaml or .yml")
 
     def part(self, at: str | None) -> tuple[dict[str, Any], Location]:
         """The table at a dotted path, with its location.
 
         Raises:
-            ConfigError: Where there is no table.
+            ConfigError: If there is none.
         """
         if at is not None and not isinstance(at, str):
-            raise ConfigError(f"at is a dotted path such as 'training.loss', found {at!r}")
+            raise ConfigError(f"at must be a dotted path such as 'training.loss', found {at!r}")
         path: Location = tuple(at.split(".")) if at else ()
         data = self.data
         for depth, key in enumerate(path):
             if not isinstance(data, Mapping) or key not in data:
                 keys = list(map(str, data)) if isinstance(data, Mapping) else []
                 raise ConfigError(
-                    f"{self.place(path[:depth])}: there is no {key!r} here"
-                    f"{did_you_mean(str(key), keys)} (there are {quoted(keys)})"
+                    f"{self.place(path[:depth])}: no key {key!r}{did_you_mean(str(key), keys)} "
+                    f"(found {quoted(keys)})"
                 )
             data = data[key]
         if not isinstance(data, Mapping):
             raise ConfigError(f"{self.place(path)}: a table with `terms` is needed, found {data!r}")
         try:
-            return plain(data), path  # only now: what lies elsewhere may not resolve
+            return plain(data), path  # this part alone: others of OmegaConf may not resolve
         except RecursionError:
-            raise ConfigError(f"{self.place(path)}: a table holds itself") from None
+            raise ConfigError(f"{self.place(path)}: a table contains itself") from None
 
     def place(self, location: Location) -> str:
-        """`elbo.yaml, line 7, terms.kl.schedule`: where a location is."""
+        """A location as in `elbo.yaml, line 7, terms.kl.schedule`."""
         line = _line_of(self.text, location) if self.text else None
         parts = (self.name, f"line {line}" if line else "", dotted(location))
         return ", ".join(part for part in parts if part) or "the config"
 
 
 def plain(data: Any) -> Any:
-    """Mappings and lists of any library as dicts and lists; all else as it is."""
+    """Converts mappings and lists of any library to dicts and lists; the rest is unchanged."""
     if isinstance(data, Mapping):
         return {key: plain(value) for key, value in data.items()}
     if isinstance(data, Sequence) and not isinstance(data, str | bytes):
@@ -102,20 +106,21 @@ def plain(data: Any) -> Any:
     return data
 
 
-def _read_json(text: str, name: str) -> Any:
+def as_yaml(data: Any) -> str:
+    """Data as YAML text; without PyYAML as JSON, which every reader of YAML can read."""
     try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(pairs, name))
-    except ConfigError:  # a ValueError too, and told already
-        raise
-    except (ValueError, RecursionError) as error:  # JSONDecodeError, an integer too long, depth
-        raise ConfigError(f"{name} is not well-formed JSON: {error}") from None
+        import yaml  # noqa: PLC0415  # an extra
+    except ImportError:
+        return json.dumps(data, indent=2, ensure_ascii=False)
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return text.rstrip()
 
 
-def _without_repeats(pairs: Iterable[tuple[Any, Any]], name: str) -> dict[Any, Any]:
+def _without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     table: dict[Any, Any] = {}
     for key, value in pairs:
         if key in table:
-            raise ConfigError(f"{name}: {key!r} stands twice in one table; keep one")
+            raise ValueError(f"{key!r} appears twice in one table; keep one")
         table[key] = value
     return table
 
@@ -129,38 +134,30 @@ def _read_yaml(text: str, name: str) -> Any:
         ) from None
 
     class Loader(yaml.SafeLoader):
-        """YAML's own loader keeps the last of two equal keys and says nothing."""
+        """Raises an error for repeated keys, of which PyYAML silently keeps the last."""
 
         def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
             node = super().compose_mapping_node(anchor)
             keys = [key.value for key, _ in node.value]
             for index, (key, _) in enumerate(node.value):
                 if key.value in keys[:index]:
-                    line = key.start_mark.line + 1
-                    raise ConfigError(f"{name}, line {line}: {key.value!r} stands twice; keep one")
+                    problem = f"{key.value!r} appears twice in one table; keep one"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             return node
 
     try:
         return yaml.load(text, Loader)  # noqa: S506  # a SafeLoader
-    except ConfigError:
-        raise
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        if "mapping values" in str(problem):
-            problem = (
-                "it is indented further than the line before, or a text with `: ` lacks quotes"
-            )
-        raise ConfigError(
-            f"{name}{line}: the YAML breaks off or is not well-formed: {problem}"
-        ) from None
-    except (ValueError, RecursionError) as error:  # a date that is none, an integer too long, depth
-        raise ConfigError(f"{name} is not well-formed YAML: {error}") from None
+        problem = str(getattr(error, "problem", None) or error)
+        if "mapping values" in problem:
+            problem = "more indented than the line before, or a text with `: ` needs quotes"
+        raise ConfigError(f"{name}{line}: incomplete or not well-formed YAML: {problem}") from None
 
 
 def _line_of(text: str, location: Location) -> int | None:
-    """The line of a YAML text on which a location stands, or the nearest table around it."""
+    """The line of a location in a YAML text, or of the nearest table around it."""
     import yaml  # noqa: PLC0415  # an extra
 
     node, line = yaml.compose(text, yaml.SafeLoader), None
@@ -168,12 +165,10 @@ def _line_of(text: str, location: Location) -> int | None:
         if isinstance(node, yaml.MappingNode):
             pairs = [(key, value) for key, value in node.value if key.value == str(part)]
             if not pairs:
-                continue  # a shorthand, such as a schedule that stands where its term would
+                continue  # a shorthand, such as a schedule in place of a term
             line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
-        elif (
-            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
-        ):
-            node = node.value[part]
+        elif isinstance(node, yaml.SequenceNode) and part in range(len(node.value)):
+            node = node.value[int(part)]
             line = node.start_mark.line + 1
         else:
             break

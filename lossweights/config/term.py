@@ -1,4 +1,4 @@
-"""What a config says of one term."""
+"""The config of one term."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from lossweights.errors import did_you_mean, quoted
 
 
 class Term(Declaration):
-    """A named scalar of the loss, and how much it counts when.
+    """A named scalar of the loss, and its weight over time.
 
-    Where a term is wanted a number stands for `weight`, a table with `kind` for `schedule` or
-    `controller`, and in Python also a schedule, a controller or a function of the step.
+    In place of a term you can write a number, which is its `weight`, or a table with `kind`, which
+    is its `schedule` or `controller`. In Python a schedule, a controller or a function of the step
+    will do, too.
 
     Args:
-        weight: Base factor, by which the schedule is multiplied.
-        schedule: The weight over time; constant 1 where there is none.
-        controller: What steers the weight by the term's own value, in place of a schedule.
-        transform: What the term's value goes through before it is weighted.
-        balanced: Whether the balancer of the loss gives this term a weight; where it is not said,
-            it does so unless the term has a controller: two feedback loops on one term fight.
-        after: How long the term is dormant: until then its weight is 0, it need be neither given
-            nor computed, and its schedule waits for it.
-        reduction: What to do with a value that is not a scalar: `mean`, `sum`, or `batch_mean`
-            (the sum divided by the length of the first axis). An error where it is not said.
-        optional: Whether the term may be missing from a batch (or None).
-        when_zero: With a weight of 0 the term stays in the graph and gives zero gradients
-            (`keep`, what DistributedDataParallel needs), or is left out of the sum (`skip`).
+        weight: Base factor, which multiplies the schedule.
+        schedule: The weight over time; by default constant 1.
+        controller: Adjusts the weight by the value of the term, in place of a schedule.
+        transform: Applied to the value of the term before it is weighted.
+        balanced: Whether the balancer of the loss weights this term. By default it does, unless
+            the term has a controller: two feedback loops on one term work against each other.
+        after: How long the term is dormant. Until then its weight is 0, it need not be computed,
+            and its schedule does not begin.
+        reduction: How to reduce a value that is not a scalar: `mean`, `sum`, or `batch_mean` (the
+            sum divided by the length of the first axis). By default such a value is an error.
+        optional: Whether the term may be missing from a batch, or None.
+        when_zero: Whether a term with weight 0 is kept in the graph, with zero gradients (`keep`,
+            which DistributedDataParallel needs), or left out of the sum (`skip`).
 
     >>> from lossweights import Term, Warmup, WeightedLoss
     >>> kl = Term(weight=0.5, schedule=Warmup(over="4 steps"), after="2 steps")
@@ -62,7 +63,7 @@ class Term(Declaration):
         if isinstance(data, Schedule) or callable(data):
             return {"schedule": data}
         if data is None:
-            raise ValueError("nothing is said of this term: write its weight, such as 1.0")
+            raise ValueError("this term has no value: write its weight, such as 1.0")
         if isinstance(data, dict):
             if "kind" not in data:
                 return data
@@ -71,7 +72,7 @@ class Term(Declaration):
             fields = cls.model_fields.keys() - family.fields_of(data["kind"])
             if both := sorted(data.keys() & fields):
                 raise ValueError(
-                    f"{quoted(both)} beside `kind`: put the {role} into a table of its own, "
+                    f"{quoted(both)} beside `kind`: write the {role} as a table of its own, "
                     f"`{role}: {{kind: {data['kind']}, ...}}`"
                 )
             return {role: data}
@@ -82,25 +83,23 @@ class Term(Declaration):
     @model_validator(mode="after")
     def _one_owner(self) -> Self:
         if self.schedule is not None and self.controller is not None:
-            raise ValueError(
-                "a term has a schedule or a controller, not both: one owner for one factor"
-            )
+            raise ValueError("a term has a schedule or a controller, not both: remove one of them")
         return self
 
     @model_validator(mode="after")
-    def _has_what_is_transformed(self) -> Self:
+    def _is_reduced_after_transform(self) -> Self:
         level = "value" if self.transform is None else self.transform.level
         if level != "value" and self.reduction is None:
             raise ValueError(
-                f"{self.transform!r} acts on each {level}, before the value is reduced: say how, "
-                "with reduction: batch_mean (sums over dimensions, mean over the batch), mean or "
-                "sum; or let the transform act on the scalar, with per: value"
+                f"{self.transform!r} acts on each {level}, before the value is reduced: write "
+                "`reduction: batch_mean` (the sum over dimensions, the mean over the batch), "
+                "`mean` or `sum`; or write `per: value`, so that it acts on the scalar"
             )
         return self
 
     @property
     def is_balanced(self) -> bool:
-        """Whether a balancer gives this term a weight."""
+        """Whether a balancer weights this term."""
         return self.controller is None if self.balanced is None else self.balanced
 
     @classmethod
@@ -119,7 +118,7 @@ def _kinds() -> list[str]:
 
 
 def _family_of(kind: object) -> type[Schedule | Controller]:
-    """Which of the two a term's `kind` belongs to; for an unknown one, to which it is nearer."""
+    """The family of a `kind`; of an unknown one, the family with the most similar name."""
     for family in (Schedule, Controller):
         if family.has_kind(kind):
             return family

@@ -11,31 +11,31 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules import Schedule, Steps, Values
 from lossweights.components.transforms import Transform
-from lossweights.config.loss_config import LossConfig
+from lossweights.config.loss_config import LARGEST_FLOAT32, LossConfig
 from lossweights.errors import ConfigError, HorizonError
 
 T = TypeVar("T")
 
 BLOCK_STEPS = 1024  # steps that are evaluated at a time
-# Steps that curves show of a training without end, if no weight moves or one never settles.
+# Steps shown of a training without an end, if no weight moves or one never settles.
 _STILL_STEPS, _ENDLESS_STEPS = 1000, 10_000
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Timeline:
-    """Every schedule of a config over time, in columns.
+    """All schedules of a config over time, in columns.
 
-    First the weights of the terms, in sorted order of their names: base weight times schedule, 0
-    while dormant. Then the scheduled fields of controllers, transforms and the balancer. Schedules
-    are evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not depend
-    on the step asked for first.
+    The first columns are the weights of the terms, sorted by name: base weight times schedule, 0
+    while dormant. The others are the scheduled fields of controllers, transforms and the balancer.
+    Schedules are evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not
+    depend on which steps were evaluated before.
 
     Args:
-        config: The declaration.
-        horizon: The length of training, as far as it is known.
+        config: The config.
+        horizon: The length of training; parts of it may be unknown.
 
     Attributes:
         names: The terms, sorted.
@@ -50,41 +50,25 @@ class Timeline:
 
     def __init__(self, config: LossConfig, horizon: Horizon) -> None:
         self.config, self.horizon = config, horizon
-        terms = dict(sorted(config.terms.items()))
-        self.names = tuple(terms)
-        self._columns = [weight_of(config, name, horizon) for name in terms]
+        self.names = tuple(sorted(config.terms))
+        self._columns = [weight_of(config, name, horizon) for name in self.names]
         self.starts = {
-            name: column.start for name, column in zip(terms, self._columns, strict=True)
+            name: column.start for name, column in zip(self.names, self._columns, strict=True)
         }
         self._last_start = max(self.starts.values())
         self._skippable = {
             name: column
-            for column, (name, term) in enumerate(terms.items())
-            if term.when_zero == "skip"
+            for column, name in enumerate(self.names)
+            if config.terms[name].when_zero == "skip"
         }
         self.is_patterned = bool(self._last_start or self._skippable)
         self.fields: dict[str, dict[str, int]] = {}
-        for place, term_name, component in config.adaptive_parts():
-            start = 0 if term_name is None else self.starts[term_name]
-            for field in type(component).model_fields:
-                value = getattr(component, field)
-                if isinstance(value, Duration):
-                    _named(
-                        place, partial(horizon.length, value)
-                    )  # refused now, not in mid-training
-                elif isinstance(value, Schedule):
-                    self.fields.setdefault(place, {})[field] = len(self._columns)
-                    # In evaluation only transforms act; all other factors are 1.
-                    is_final = isinstance(component, Transform)
-                    self._columns.append(
-                        Column(
-                            f"{place}.{field}",
-                            value,
-                            start,
-                            horizon.local(start),
-                            is_final=is_final,
-                        )
-                    )
+        for part in config.adaptive_parts():
+            start = 0 if part.term is None else self.starts[part.term]
+            columns = fields_of(part.place, part.component, start, horizon)
+            for field, column in columns.items():
+                self.fields.setdefault(part.place, {})[field] = len(self._columns)
+                self._columns.append(column)
         self._first, self._block = -1, np.empty((0, len(self._columns)))
         self.row(0)
 
@@ -114,7 +98,7 @@ class Timeline:
             ConfigError: If a schedule fails, or a value is too large for float32.
         """
         rows = np.stack([column.values(steps) for column in self._columns], axis=1)
-        too_large = np.abs(rows) > _LARGEST
+        too_large = np.abs(rows) > LARGEST_FLOAT32
         if too_large.any():
             row, index = np.argwhere(too_large)[0]
             raise ConfigError(
@@ -130,7 +114,7 @@ class Timeline:
         return frozenset(name for name, start in self.starts.items() if step < start)
 
     def skipped(self, step: int) -> frozenset[str]:
-        """The terms of weight 0 that `when_zero: skip` leaves out of the sum at a step."""
+        """The terms that have weight 0 at a step and `when_zero: skip`."""
         if not self._skippable:
             return frozenset()
         row = self.row(step)
@@ -140,7 +124,7 @@ class Timeline:
         """The values at the end of training: base weight times `schedule.final`.
 
         Args:
-            but: Terms whose schedules are not asked; they have their base weights.
+            but: Terms whose schedules are not evaluated; they have their base weights.
 
         Raises:
             HorizonError: For a schedule that never settles, while the end is not known.
@@ -150,7 +134,7 @@ class Timeline:
         for index, column in enumerate(self._columns):
             if column.is_final and (index >= len(self.names) or self.names[index] not in but):
                 finals[index] = column.final()
-            if not abs(finals[index]) <= _LARGEST:  # nan too
+            if not abs(finals[index]) <= LARGEST_FLOAT32:  # nan too
                 raise ConfigError(
                     f"{column.label}: {column.value_of('final')} is {finals[index]:g}, which "
                     "float32 cannot hold"
@@ -158,19 +142,18 @@ class Timeline:
         return finals.astype(np.float32)
 
     def refuse_negative(self, names: Collection[str], why: str) -> None:
-        """Refuses schedules of some terms that go below 0.
+        """Refuses terms whose weight goes below 0.
 
         Args:
             names: The terms.
-            why: Why a negative weight makes no sense, for the message.
+            why: Why a negative weight is an error, for the message.
 
         Raises:
-            ConfigError: Naming the term.
+            ConfigError: If a weight does; names the term.
         """
         total = self.horizon.total_steps
         last = total if isinstance(total, int) else BLOCK_STEPS
-        steps = np.unique(np.linspace(0, last, BLOCK_STEPS).astype(np.int64))
-        lowest = self.rows(steps).min(axis=0)
+        lowest = self.rows(_evenly(0, last, BLOCK_STEPS)).min(axis=0)
         for name, value in zip(self.names, lowest, strict=False):
             if name in names and value < 0:
                 raise ConfigError(
@@ -179,22 +162,19 @@ class Timeline:
                 )
 
     def overruns(self) -> list[str]:
-        """What does not arrive: a sentence for each schedule that ends after training."""
+        """One sentence for each schedule that ends after training."""
         total = self.horizon.total_steps
         if not isinstance(total, int):
             return []
         sentences = []
         for index, column in enumerate(self._columns):
-            end = column.end()
-            is_late = end is not None and end > total > 0 and column.base != 0
-            name = self.names[index] if column.is_weight else ""
-            if column.start >= total > 0:
-                if column.is_weight:
-                    sentences.append(
-                        f"{column.label} is dormant for the whole training: terms.{name}.after is "
-                        f"{self.config.terms[name].after}, training takes {total} steps"
-                    )
-            elif is_late and end is not None:
+            end, name = column.end(), self.names[index] if column.is_weight else ""
+            if name and column.start >= total > 0:
+                sentences.append(
+                    f"{column.label} is dormant for the whole training: terms.{name}.after is "
+                    f"{self.config.terms[name].after}, training takes {total} steps"
+                )
+            elif end is not None and end > total > column.start and column.base != 0:
                 reached = column.values(np.array([total]))[0]
                 what, kind = ("its schedule ends", "weight") if name else ("it ends", "value")
                 place = f" at terms.{name}.schedule" if name else ""
@@ -215,7 +195,7 @@ class Column(NamedTuple):
         start: The step at which it begins.
         horizon: The length of training from there on.
         base: What the schedule is multiplied by.
-        is_weight: Whether it is 0 before `start`.
+        is_weight: Whether it is a weight, which is 0 before `start`.
         is_final: Whether it counts in evaluation.
     """
 
@@ -250,6 +230,18 @@ class Column(NamedTuple):
         end = self.schedule.ends(self.horizon)
         return None if end is None else self.start + end
 
+    def shown(self, points: int) -> Steps:
+        """Up to `points` steps from `start` on, which show the course of the values.
+
+        They go to the end of training. If it is not known, they go as far as the schedule moves,
+        or 10,000 steps if it never settles.
+        """
+        end = self.end()
+        last = self.start + _ENDLESS_STEPS if end is None else math.ceil(end)
+        if self.horizon.is_bounded:
+            last = self.start + max(self.horizon.span - 1, 0)
+        return _evenly(self.start, last, points)
+
     def final(self) -> float:
         """The value at the end of training.
 
@@ -266,7 +258,7 @@ class Column(NamedTuple):
 
 
 def weight_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
-    """The weight of a term over time.
+    """The weight of a term over time: base weight times schedule.
 
     Raises:
         HorizonError: If `after` needs more of the horizon than is known; names the term.
@@ -276,15 +268,34 @@ def weight_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
     return Column(label, term.schedule, start, horizon.local(start), term.weight, is_weight=True)
 
 
+def fields_of(place: str, component: Component, start: int, horizon: Horizon) -> dict[str, Column]:
+    """The scheduled fields of a component over time, from step `start` on.
+
+    Raises:
+        HorizonError: If a duration among the fields needs more of the horizon than is known, even
+            if it is only used later in training; names the place.
+    """
+    columns = {}
+    for field, value in component:
+        if isinstance(value, Duration):
+            _named(place, partial(horizon.length, value))
+        elif isinstance(value, Schedule):
+            # In evaluation only transforms act; all other factors are 1.
+            is_final, local = isinstance(component, Transform), horizon.local(start)
+            columns[field] = Column(f"{place}.{field}", value, start, local, is_final=is_final)
+    return columns
+
+
 @dataclass(frozen=True)
 class Curves:
     """The weights of the terms of a config over a training: base weight times schedule.
 
     Args:
         steps: Steps of the training, shape (n,).
-        weights: For each term its weight there, shape (n,); 0 while it is dormant. The factor of a
-            controller or a balancer comes on top, in training.
+        weights: The weight of each term at these steps, shape (n,); 0 while it is dormant. In
+            training it is multiplied by the factors of a controller and a balancer.
         adaptive: Terms that have such a factor.
+        horizon: The length of training.
 
     >>> config = LossConfig.read({"terms": {"nll": 1.0, "kl": {"kind": "warmup", "over": "50%"}}})
     >>> curves = Curves.of(config, Horizon(total_steps=4))
@@ -295,15 +306,16 @@ class Curves:
     steps: Steps
     weights: dict[str, Values]
     adaptive: frozenset[str]
+    horizon: Horizon
 
     @classmethod
     def of(cls, config: LossConfig, horizon: Horizon | None = None, points: int = 2000) -> Curves:
         """The curves of a config.
 
         Args:
-            config: The declaration.
-            horizon: The length of training; the config's own length is used for what is missing.
-                Without an end of training, the curves go as far as the schedules move.
+            config: The config.
+            horizon: The length of training; the config has what is missing in it. Without an end
+                of training, the curves go as far as the schedules move.
             points: Maximum number of steps, at least 2, evenly spaced.
 
         Raises:
@@ -318,14 +330,19 @@ class Curves:
         if known.is_bounded:
             last = known.span - 1
         else:
-            ends = [(column.end(), column.start + _ENDLESS_STEPS) for column in columns.values()]
-            moves = [endless if end is None else end for end, endless in ends]
-            last = math.ceil(max(_STILL_STEPS, 1.2 * max(moves)))
-        steps = np.unique(np.linspace(0, max(last, 0), max(points, 2)).round().astype(np.int64))
+            moves = max(int(column.shown(points)[-1]) for column in columns.values())
+            last = math.ceil(max(_STILL_STEPS, 1.2 * moves))
+        steps = _evenly(0, max(last, 0), points)
         weights = {name: column.values(steps) + 0.0 for name, column in columns.items()}  # no -0
         steered = {name for name, term in config.terms.items() if term.controller is not None}
         balanced = () if config.balancer is None else config.balanced_names
-        return cls(steps, weights, frozenset(steered.union(balanced)))
+        return cls(steps, weights, frozenset(steered.union(balanced)), known)
+
+
+def _evenly(first: int, last: int, points: int) -> Steps:
+    """Up to `points` steps, evenly spaced, with both ends."""
+    count = min(max(points, 2), last - first + 1)
+    return np.linspace(first, last, count).round().astype(np.int64)
 
 
 def _named(label: str, compute: Callable[[], T]) -> T:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from lossweights.components.durations import Duration, Horizon
-from lossweights.components.schedules import Steps, Values
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import weight_of
 from lossweights.criterion.record import ForwardRecord
 from lossweights.errors import HorizonError, quoted
 
-_UNBOUNDED_STEPS = 10_000  # looked at of a schedule without end in a training without end
-_MOST_STEPS = 1_000_000  # of a longer training, so many steps evenly chosen are looked at
+_MOST_STEPS = 1_000_000  # in a longer training, this many steps are evaluated, evenly spaced
 
 
 def describe(config: LossConfig, horizon: Horizon) -> str:
@@ -56,9 +50,9 @@ def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
     try:
         text += f": {_course(config, name, horizon)}"
     except HorizonError as error:
-        text += f": not known yet, {error}"
+        text += f": not known yet, {_reason(error, name)}"
     except ValueError as error:  # of a step that is still far off
-        text += f": its schedule fails: {error}"
+        text += f": its schedule fails: {_reason(error, name)}"
     if term.transform is not None:
         text += f"; its value through {term.transform!r}"
     if config.balancer is not None and not term.is_balanced:
@@ -74,16 +68,17 @@ def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
 
 def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
     term = config.terms[name]
-    start = horizon.steps(term.after)
-    dormant = f"dormant until step {start}, then " if start else ""
+    column = weight_of(config, name, horizon)
+    dormant = f"dormant until step {column.start}, then " if column.start else ""
     if term.controller is not None:
         observed = "its own value" if term.controller.source is None else term.controller.source
         return f"{dormant}steered by {observed}"
     if term.schedule is None:
         return f"{dormant}constant"
-    steps, weights = _sampled(config, name, horizon)
+    steps = column.shown(_MOST_STEPS)
+    weights = column.values(steps) + 0.0  # no -0
     lowest, highest = int(weights.argmin()), int(weights.argmax())
-    final = weight_of(config, name, horizon).final() + 0.0  # no -0
+    final = column.final() + 0.0
     if weights[lowest] == weights[highest] == final:
         return f"{dormant}{final:g} throughout"
     course = f"{dormant}starts at {weights[0]:g}"
@@ -94,18 +89,9 @@ def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
     return f"{course}, ends at {final:g}"
 
 
-def _sampled(config: LossConfig, name: str, horizon: Horizon) -> tuple[Steps, Values]:
-    """Steps of the training from where the term wakes up, and its weights there."""
-    column = weight_of(config, name, horizon)
-    if column.horizon.is_bounded:
-        last = max(column.horizon.span - 1, 0)
-    else:
-        end = column.end()
-        last = (
-            _UNBOUNDED_STEPS if end is None else math.ceil(end - column.start) or _UNBOUNDED_STEPS
-        )
-    steps = column.start + np.arange(0, last + 1, max(1, last // _MOST_STEPS))
-    return steps, column.values(steps) + 0.0  # no -0
+def _reason(error: Exception, name: str) -> str:
+    """The message of an error without the name of the term."""
+    return str(error).removeprefix(f"term {name!r}: ")
 
 
 def audit(config: LossConfig, record: ForwardRecord, horizon: Horizon, step: int) -> list[str]:
@@ -125,20 +111,22 @@ def audit(config: LossConfig, record: ForwardRecord, horizon: Horizon, step: int
         )
     for name in config.terms:
         try:
-            steps, weights = _sampled(config, name, horizon)
+            column = weight_of(config, name, horizon)
+            is_zero = not column.values(column.shown(_MOST_STEPS)).any()
         except HorizonError as error:
-            findings.append(f"term {name!r} has no weight yet: {error}, with criterion.bind(...)")
+            reason = _reason(error, name)
+            findings.append(f"term {name!r} has no weight yet: {reason}, with criterion.bind(...)")
             continue
         except ValueError as error:
-            findings.append(f"term {name!r} has a schedule that fails: {error}")
+            findings.append(f"term {name!r} has a schedule that fails: {_reason(error, name)}")
             continue
         never = name not in record.given.union(record.names) and _is_awaited(config, name)
-        if never and record.names and step >= steps[0]:
+        if never and record.names and step >= column.start:
             findings.append(
                 f"term {name!r} was never given{_or_finite(config)}; if it is not needed, drop it "
                 f"at terms.{name}"
             )
-        if not weights.any():
+        if is_zero:
             findings.append(
                 f"term {name!r} has a weight of 0 for the whole training: "
                 f"terms.{name} is {config.terms[name]!r}; drop it, or give it a weight"

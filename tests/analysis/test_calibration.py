@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -130,10 +132,14 @@ def test_batches_may_lack_terms_optional_or_dormant_or_not() -> None:
         (1.0, 0.0, "the term was 0 in most batches"),
         (0.0, 1.0, "it is 0 at the end of training"),
         ({"kind": "ramp", "start": 1, "stop": 0, "over": "5 steps"}, 1.0, "it is 0 at the end"),
-        ({"kind": "pid", "target": 1.0, "response": "5 steps"}, 1.0, "the controller 'pid' finds"),
+        (
+            {"kind": "pid", "target": 1.0, "response": "5 steps"},
+            1.0,
+            "the controller 'pid' adjusts",
+        ),
         ({"transform": "relative"}, 500.0, "the transform 'relative' compensates for its size"),
         (1.0, math.nan, "the term was never given, or never finite"),
-        (1.0, 1e-30, "it is practically 0 beside 'b'"),
+        (1.0, 1e-30, "it is practically 0 compared to 'b'"),
     ],
 )
 def test_a_term_that_cannot_take_part_keeps_its_weight(term: Any, value: float, note: str) -> None:
@@ -287,13 +293,23 @@ def test_any_name_can_be_pasted(name: str) -> None:
     assert LossConfig.read(yaml.safe_load(text)) == found.config
 
 
+def test_without_pyyaml_the_terms_are_shown_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    kl = {"kind": "warmup", "over": "10 steps"}
+    found = calibrate(WeightedLoss({"é": 1.0, "kl": kl}), [{"é": 1.0, "kl": 30.0}])
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    _, text = str(found).split("\n\n")
+    assert LossConfig.read(json.loads(text)) == found.config
+    assert '"é"' in text
+
+
 def test_a_function_of_the_step_cannot_be_shown_and_is_said_so() -> None:
     function: Callable[[int], float] = lambda step: 1.0
     found = calibrate(
         WeightedLoss({"a": 1.0, "b": function}, total_steps=9), [{"a": 3.0, "b": 1.0}]
     )
-    line = '  "b": {"weight": 3.0}  # add its other fields: a file cannot hold them'
-    assert line in str(found).splitlines()
+    lines = str(found).splitlines()
+    assert "b: a file cannot contain its function; add its other fields" in lines
+    assert "  b: {weight: 3.0}" in lines
     assert found.config.terms["b"].schedule is not None
 
 

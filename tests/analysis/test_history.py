@@ -199,10 +199,10 @@ def test_a_metric_that_no_row_has_is_refused_with_the_nearest(metric: Any) -> No
     criterion = one_term()
     history = History(criterion)
     assert metric not in history
-    with pytest.raises(ValueError, match=r"no row has .* \(there are none\)"):
+    with pytest.raises(ValueError, match=r"no row has .* \(found none\)"):
         history[metric]
     train(criterion, 1)
-    with pytest.raises(ValueError, match=r"no row has .*(there are 'raw/a', 'value/a', )"):
+    with pytest.raises(ValueError, match=r"no row has .*(found 'raw/a', 'value/a', )"):
         history[metric]
 
 

@@ -251,7 +251,7 @@ def test_several_configs_are_compared_term_by_term() -> None:
 def test_what_is_found_in_training_is_dotted_and_said() -> None:
     steered = ONE.override({"nll": {"kind": "pid", "target": 1.0, "response": "10 steps"}})
     figure = plot.config(steered)
-    note = "dotted: times what is found in training"
+    note = "dotted: times a factor found in training"
     assert legend(figure) == ["nll", "kl", note]
     of_nll, of_kl = (line._dash_pattern for line in lines(figure.axes[0]))
     handles: list[Any] = [*figure.legends[0].get_lines()]

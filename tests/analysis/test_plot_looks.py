@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from lossweights import History
 from lossweights.analysis import plot
-from lossweights.analysis.plot.panels import looks
+from lossweights.analysis.plot import looks
 from tests.analysis.test_plot import OF_HISTORIES, ONE, history, legend, many, titles
 
 

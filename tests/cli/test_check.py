@@ -132,7 +132,7 @@ def test_a_section_that_is_not_there_is_told_with_those_that_are(
     write(tmp_path, "two.yaml", TWO)
     done = call("check", "two.yaml", "--at", "c")
     assert done.status == 1
-    assert "there is no 'c' here (there are 'a', 'b', 'other')" in done.err
+    assert "no key 'c' (found 'a', 'b', 'other')" in done.err
 
 
 @pytest.mark.parametrize(

@@ -95,11 +95,11 @@ def test_a_balancer_may_be_written(written: Any) -> None:
         ({"kl": {"kind": "pid"}}, "terms.kl.controller.target: this field is needed"),
         (
             {"kl": {**COUNTING, "after": "5 steps"}},
-            "'after' beside `kind`: put the controller into a table of its own, `controller: {kind",
+            "'after' beside `kind`: write the controller as a table of its own, `controller: {kind",
         ),
         (
             {"kl": {"kind": "cyclical", "controller": COUNTING}},
-            "'controller' beside `kind`: put the schedule into a table of its own",
+            "'controller' beside `kind`: write the schedule as a table of its own",
         ),
         (
             {"kl": {"schedule": 1, "controller": COUNTING}},
@@ -160,7 +160,9 @@ def test_two_feedback_loops_on_one_term_only_where_asked(term: Term, balanced: b
     "terms", [{"a": Term(balanced=False)}, {"a": Counting(), "b": Term(balanced=False)}]
 )
 def test_a_balancer_without_terms_is_refused(terms: Any) -> None:
-    with pytest.raises(ConfigError, match=r"balancer: no term is left to it.*write balanced: true"):
+    with pytest.raises(
+        ConfigError, match=r"balancer: it has no terms, because all .*write balanced: true"
+    ):
         read(terms, balancer="dwa")
 
 
@@ -214,7 +216,7 @@ def test_override_reaches_into_components(path: str, value: Any, look: Any) -> N
     ("changes", "problem"),
     [
         ({"kl.controller.tarjet": 4}, "terms.kl.controller.tarjet: unknown field"),
-        ({"nll.controller.target": 4}, "nothing at 'target', nothing is set there yet"),
+        ({"nll.controller.target": 4}, "the table with 'target' is not set: write"),
         ({"kl.schedule": 1.0}, "terms.kl: a term has a schedule or a controller, not both"),
         ({"balancer.tempreature": 5}, "balancer.tempreature: unknown field"),
         ({"balancer": None, "kl.balanced": True}, "balanced: true for 'kl', but there is no bal"),

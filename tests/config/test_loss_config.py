@@ -25,10 +25,12 @@ from lossweights import (
     Schedule,
     Term,
     Warmup,
+    WeightedLoss,
     epochs,
     percent,
     steps,
 )
+from lossweights.components.balancers import DWA
 from lossweights.components.schedules import CosineShape
 from tests.components.schedules.examples import ALL_SCHEDULES
 
@@ -117,6 +119,17 @@ def test_a_config_comes_back_as_it_is() -> None:
     assert LossConfig.read(config) is config
 
 
+@pytest.mark.parametrize(
+    "build", [LossConfig.read, WeightedLoss.from_config, lambda table: WeightedLoss(**table)]
+)
+def test_a_config_is_validated_once(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, ...]] = []
+    monkeypatch.setattr(DWA, "check_terms", lambda self, names: seen.append(names))
+    built = build({"terms": ["a", "b"], "balancer": "dwa", "steps_per_epoch": 5})
+    WeightedLoss(built if isinstance(built, LossConfig) else built.config)
+    assert seen == [("a", "b")]
+
+
 @pytest.mark.parametrize("mapping", [OrderedDict, MappingProxyType, OmegaConf.create])
 def test_mappings_of_any_library_are_read(mapping: Any) -> None:
     inner = mapping({"kind": "piecewise", "points": [["0 steps", 1.0], ["5 steps", 0.5]]})
@@ -166,7 +179,7 @@ def test_knows_the_length_of_training_as_far_as_it_is_said(
 @pytest.mark.parametrize(
     ("written", "problem"),
     [
-        (None, "terms.a: nothing is said of this term: write its weight, such as 1.0"),
+        (None, "terms.a: this term has no value: write its weight, such as 1.0"),
         (True, "terms.a.weight: a number is needed, found True"),
         (math.nan, "terms.a.weight: input should be a finite number, found nan"),
         ("inf", "terms.a.weight: input should be a finite number, found 'inf'"),
@@ -185,8 +198,8 @@ def test_knows_the_length_of_training_as_far_as_it_is_said(
         (
             {**WARMUP, "weight": 2, "after": "1%"},
             (
-                r"terms.a: 'after', 'weight' beside `kind`: put the schedule into a table of its "
-                r"own, `schedule: \{kind: warmup, \.\.\.\}`"
+                r"terms.a: 'after', 'weight' beside `kind`: write the schedule as a table of "
+                r"its own, `schedule: \{kind: warmup, \.\.\.\}`"
             ),
         ),
         ({"schedule": True}, "terms.a.schedule: a schedule is a table with a `kind`, found True"),
@@ -221,19 +234,19 @@ def test_a_wrong_term_is_named_by_its_place(written: Any, problem: str) -> None:
     [
         (
             {"terms": {}},
-            "terms: a loss has at least one term: write `terms: {reconstruction: 1.0}`",
+            "terms: at least one term is needed: write `terms: {reconstruction: 1.0}`",
         ),
-        ({"terms": []}, "terms: a loss has at least one term"),
-        ({"terms": {"": 1}}, "terms: a term has a name, found ''"),
-        ({"terms": {"loss_ce_*": 1}}, r"terms: 'loss_ce_\*' is a pattern, a term has one name"),
-        ({"terms": ["a", "b", "a"]}, "terms: named more than once: 'a'"),
+        ({"terms": []}, "terms: at least one term is needed"),
+        ({"terms": {"": 1}}, "terms: the name of a term must not be empty, found ''"),
+        ({"terms": {"loss_ce_*": 1}}, r"terms: 'loss_ce_\*' is a pattern: write the name of"),
+        ({"terms": ["a", "b", "a"]}, "terms: listed twice: 'a'; keep one"),
         ({"terms": "a"}, "terms: input should be a valid dictionary, found 'a'"),
-        ({"terms": None}, "terms: no term stands here: in YAML they are indented below `terms:`"),
+        ({"terms": None}, "terms: no terms here: in YAML, indent them below `terms:`"),
         (
             {"terms": {"kl": None, "schedule": "warmup", "weight": 1}},
-            "terms: nothing is said of 'kl', and 'schedule', 'weight' stand beside it: in YAML",
+            "terms: 'kl' has no value, and 'schedule', 'weight' are next to it: in YAML",
         ),
-        ({"terms": {1: 2.0}}, "terms: the name of a term is a string, found 1: quote it"),
+        ({"terms": {1: 2.0}}, "terms: the name of a term must be a string, found 1: quote it"),
         (
             {"total_steps": -1},
             "total_steps: total_steps must be a whole number of at least 0, found -1",
@@ -243,9 +256,12 @@ def test_a_wrong_term_is_named_by_its_place(written: Any, problem: str) -> None:
         ({"total_steps": "25%"}, "total_steps: total_steps cannot be a share of itself"),
         ({"steps_per_epoch": 0}, "steps_per_epoch: input should be greater than or equal to 1"),
         ({"steps_per_epoch": True}, "steps_per_epoch: a number is needed, found True"),
-        ({"eval_weights": "fnal"}, r"eval_weights: 'fnal' is no rule .*; did you mean 'final'\?"),
+        (
+            {"eval_weights": "fnal"},
+            r"eval_weights: 'fnal' is not a rule .*; did you mean 'final'\?",
+        ),
         ({"eval_weights": {"a": 1e300}}, r"eval_weights: 1e\+300 for 'a' is too large for float32"),
-        ({"eval_weights": 1.0}, "eval_weights: 1.0 is no rule for evaluation"),
+        ({"eval_weights": 1.0}, "eval_weights: 1.0 is not a rule for evaluation"),
         ({"eval_weights": {"b": 1}}, r"eval_weights: no term is called 'b' \(the terms are 'a'\)"),
         ({"eval_weights": {"a": True}}, "eval_weights.*a: a number is needed, found True"),
         ({"on_nonfinite": "crash"}, "on_nonfinite: input should be 'propagate', 'raise' or"),
@@ -267,7 +283,7 @@ def test_only_the_part_that_is_read_need_resolve() -> None:
 
 def test_terms_that_lie_deeper_are_found() -> None:
     whole = {"model": {"loss": {"terms": ["a"]}}}
-    with pytest.raises(ConfigError, match=r"within 'loss': read it with at='model.loss'"):
+    with pytest.raises(ConfigError, match=r"inside 'loss': read it with at='model.loss'"):
         LossConfig.read(whole, at="model")
     with pytest.raises(ConfigError, match=r"read it with at='loss'"):
         LossConfig.read(whole["model"])
@@ -404,10 +420,10 @@ def test_a_kind_can_be_overridden_where_the_fields_fit() -> None:
         ("total_step", 1, r"did you mean 'total_steps'\?"),
         ("kl.wieght", 1, r"terms.kl.wieght: unknown field 'wieght'; did you mean 'weight'\?"),
         ("kl.schedule.cycels", 1, r"unknown field 'cycels'; did you mean 'cycles'\?"),
-        ("nll.schedule.cycles", 1, "there is nothing at 'cycles', nothing is set there yet"),
-        ("nll.weight.x", 1, "there is nothing at 'x', 1.0 has no parts by that name"),
-        ("points.schedule.points.2.1", 1, "there is nothing at '2'"),
-        ("points.schedule.points.-1.1", 1, "there is nothing at '-1'"),
+        ("nll.schedule.cycles", 1, "the table with 'cycles' is not set: write the whole"),
+        ("nll.weight.x", 1, "nll.weight.x: 1.0 has no part 'x'"),
+        ("points.schedule.points.2.1", 1, "has no part '2'"),
+        ("points.schedule.points.-1.1", 1, "has no part '-1'"),
         ("nll.weight", True, "terms.nll.weight: a number is needed, found True"),
         ("nll.weight", None, "terms.nll.weight: input should be a valid number"),
         ("kl.schedule.cycles", 0, "terms.kl.schedule.cycles: input should be greater than"),

@@ -1,0 +1,421 @@
+"""Pictures of a config before training, and of a history after it.
+
+Each function returns a new matplotlib `Figure`, for `figure.savefig("weights.png")` or the last
+line of a notebook cell. Neither pyplot's figures nor rcParams are changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from lossweights.analysis.history import History
+from lossweights.components.durations import Horizon
+from lossweights.components.schedules import Steps, Values
+from lossweights.config.loss_config import LossConfig
+from lossweights.config.timeline import Curves
+from lossweights.errors import quoted
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["config", "overview", "shares", "values", "weights"]
+
+Columns: TypeAlias = Mapping[str, Values]  # by term
+Look: TypeAlias = dict[str, Any]  # color, dashes and width of a line
+Line: TypeAlias = tuple[Steps, Values, Look]
+Panels: TypeAlias = dict[str, list[Line]]  # by title
+Entry: TypeAlias = tuple[str, Look]  # of the legend
+
+_WIDTH = 6.4  # inches
+_PANEL = 1.7  # inches: the width that a small panel needs,
+_SMALL, _LARGE = 1.15, 1.9  # and the heights of small and large panels
+_LETTER, _LINE = 0.062, 0.155  # inches: the width of a letter, and the height of a line
+_SIMILAR = 20  # up to this ratio of their peaks, curves can be read from one linear axis
+_DECADES = 100  # from this ratio of largest to smallest value on, the axis is logarithmic
+_AREAS = 120  # side by side, at most
+_LABELS = {"raw": "value", "weight": "weight"}
+
+# Okabe and Ito's palette for color-blind readers, without its yellow, which is too light on white.
+# The dashes distinguish the lines without any color.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
+_DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)))
+_DOTTED: Look = {"linestyle": (0, (1, 1.2)), "linewidth": 1.3, "zorder": 2.3}
+_REST = "#BBBBBB"  # the color of the terms that are combined
+_INK = "#222222"
+_STYLE: Any = {  # newer stubs of matplotlib want their own type of key
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize"), 8),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 7),
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), _INK
+    ),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#888888"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.xmargin": 0.01,
+    "grid.color": "#E5E5E5",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "legend.handlelength": 2.4,
+    "legend.labelspacing": 0.25,
+}
+
+
+def config(
+    configs: Mapping[str, LossConfig] | LossConfig,
+    horizon: Horizon | None = None,
+    *,
+    width: float = _WIDTH,
+) -> Figure:
+    """The weights of configs, before training.
+
+    The terms of one config share a panel if they are similar in size; several configs are compared
+    in one panel per term. The weight of a term with a controller or a balancer is dotted, because
+    it is multiplied by a factor that is only known in training.
+
+    Args:
+        configs: A config, or several by name.
+        horizon: Length of training; by default that of the config.
+        width: Width in inches.
+
+    Raises:
+        TypeError: If something other than a config is passed.
+        HorizonError: If a schedule needs the length of training and it is not known.
+
+    >>> from lossweights import LossConfig
+    >>> from lossweights.analysis import plot
+    >>> linear = LossConfig.read({"terms": {"kl": {"kind": "warmup", "over": "50%"}}})
+    >>> cosine = linear.override({"kl.schedule.shape": "cosine"})
+    >>> figure = plot.config({"linear": linear, "cosine": cosine}, Horizon(total_steps=1000))
+    >>> figure.savefig("warmups.png")  # doctest: +SKIP
+    """
+    named = {"": configs} if isinstance(configs, LossConfig) else configs
+    if not isinstance(named, Mapping) or not all(isinstance(c, LossConfig) for c in named.values()):
+        raise TypeError(
+            "plot.config takes a LossConfig, such as criterion.config, or several by name, "
+            f"found {configs!r}"
+        )
+    if not named:
+        raise ValueError("a picture shows at least one config, found none")
+    curves = {name: Curves.of(each, horizon) for name, each in named.items()}
+    panels: Panels = {}
+    entries: list[Entry] = []
+    for index, (name, each) in enumerate(curves.items()):
+        entries.append((name, looks(index)))
+        for term, column in each.weights.items():
+            look = looks(index, dotted=term in each.adaptive)
+            panels.setdefault(term, []).append((each.steps, column, look))
+    if len(curves) == 1:
+        panels, entries = _arranged(each.steps, each.weights, each.adaptive)
+    if any(each.adaptive for each in curves.values()):
+        entries.append(("dotted: times a factor found in training", {"color": _REST} | _DOTTED))
+    return _picture(panels, entries, "weight", width)
+
+
+def values(history: History, *, width: float = _WIDTH) -> Figure:
+    """The values of the terms as they were passed: `raw`.
+
+    The terms share a panel if they are similar in size; otherwise each has its own. The axis is
+    logarithmic if all values are above 0 and span two decades.
+
+    Args:
+        history: The history of a training.
+        width: Width in inches.
+
+    Raises:
+        ValueError: If the history has no rows, or no `raw`.
+
+    >>> import torch
+    >>> from lossweights import History, WeightedLoss
+    >>> from lossweights.analysis import plot
+    >>> criterion = WeightedLoss(terms=["nll"])
+    >>> history = History(criterion)
+    >>> _ = criterion({"nll": torch.tensor(2.0)})
+    >>> criterion.step()
+    >>> figure = plot.values(history)
+    """
+    return _picture(*_arranged(history.steps, _columns(history, "raw")), "raw", width)
+
+
+def weights(history: History, *, width: float = _WIDTH) -> Figure:
+    """The weights of the terms, with the factors found in training.
+
+    The terms share a panel if they are similar in size; otherwise each has its own.
+
+    Args:
+        history: The history of a training.
+        width: Width in inches.
+
+    Raises:
+        ValueError: If the history has no rows, or no `weight`.
+    """
+    return _picture(*_arranged(history.steps, _columns(history, "weight")), "weight", width)
+
+
+def shares(history: History, *, width: float = _WIDTH) -> Figure:
+    r"""The shares of the terms in the loss, $|w_i l_i| / \sum_j |w_j l_j|$, stacked.
+
+    If there are many terms, those with the smallest shares are combined.
+
+    Args:
+        history: The history of a training.
+        width: Width in inches.
+
+    Raises:
+        ValueError: If the history has no rows, or no `share`.
+    """
+    columns = _columns(history, "share")
+    look_of, entries = _largest(columns)
+    areas = [(name, {"color": look["color"], "linewidth": 6}) for name, look in entries]
+    return _figure(width, [("", partial(_stack, history.steps, columns, look_of))], areas)
+
+
+def overview(history: History, *, width: float = _WIDTH) -> Figure:
+    """Values, weights and shares in three panels on one time axis.
+
+    If terms differ in size, the axis is logarithmic or, if some values are not above 0, each term
+    is divided by its largest value. If there are many terms, those with the smallest shares are
+    gray.
+
+    Args:
+        history: The history of a training.
+        width: Width in inches.
+
+    Raises:
+        ValueError: If the history has no rows, or lacks `raw`, `weight` or `share`.
+    """
+    columns = _columns(history, "share")
+    look_of, entries = _largest(columns)
+    gray = {"color": _REST, "linewidth": 0.7}
+    panels: list[tuple[str, Callable[[Axes], None]]] = []
+    for quantity, label in _LABELS.items():
+        drawn = _columns(history, quantity)
+        if not _are_similar(drawn.values()) and not _is_positive(drawn.values()):
+            drawn = {name: column / (_peak(column) or 1.0) for name, column in drawn.items()}
+            label = f"{label} / its largest"  # noqa: PLW2901  # of this panel
+        below_first = sorted(drawn, key=lambda name: name in look_of)  # gray lines below the others
+        lines = [(history.steps, drawn[name], look_of.get(name, gray)) for name in below_first]
+        panels.append(("", partial(_draw, lines, quantity, label)))
+    panels.append(("", partial(_stack, history.steps, columns, look_of)))
+    return _figure(width, panels, entries)
+
+
+def looks(index: int, *, dotted: bool = False) -> Look:
+    """Color and dashes of a line by its index; 21 are different.
+
+    Lines with more gaps are thinner and drawn later, so that equal lines show through the gaps.
+    Dots are for weights that are found in training.
+    """
+    gaps = (index + index // len(_COLORS)) % len(_DASHES)
+    dashes = {"linestyle": _DASHES[gaps], "linewidth": 1.6 - 0.3 * gaps, "zorder": 2 + 0.1 * gaps}
+    return {"color": _COLORS[index % len(_COLORS)]} | (_DOTTED if dotted else dashes)
+
+
+def _columns(history: History, quantity: str) -> Columns:
+    """A quantity by term.
+
+    Raises:
+        ValueError: If no term has it.
+    """
+    kept = dict.fromkeys(history)
+    metrics = {name: f"{quantity}/{name}" for name in history.terms}
+    found = {name: history[metric] for name, metric in metrics.items() if metric in kept}
+    if not found and not len(history):
+        raise ValueError(
+            "the history has no rows yet: it takes one after an optimizer step with a training "
+            "forward pass; call criterion.follow(optimizer) once, or criterion.step() per step"
+        )
+    if not found:
+        raise ValueError(
+            f"the history keeps no {quantity!r}, found {quoted(kept)}: write "
+            f"History(criterion, include=[..., {quantity!r}]), or omit include"
+        )
+    return found
+
+
+def _arranged(
+    steps: Steps, columns: Columns, dotted: Collection[str] = ()
+) -> tuple[Panels, list[Entry]]:
+    """One panel for all terms and a legend if they are similar in size; otherwise one for each."""
+    if len(columns) == 1 or len(columns) > len(_COLORS) or not _are_similar(columns.values()):
+        look_of = {name: looks(0, dotted=name in dotted) for name in columns}
+        return {name: [(steps, columns[name], look)] for name, look in look_of.items()}, []
+    look_of = {name: looks(index, dotted=name in dotted) for index, name in enumerate(columns)}
+    return {"": [(steps, columns[name], look) for name, look in look_of.items()]}, [
+        *look_of.items()
+    ]
+
+
+def _largest(columns: Columns) -> tuple[dict[str, Look], list[Entry]]:
+    """The looks of the terms with the largest shares, and a legend that also counts the others."""
+    sizes = {name: np.nan_to_num(column).mean() for name, column in columns.items()}
+    ranked = sorted(sizes, key=lambda name: -sizes[name])
+    large = set(ranked if len(ranked) <= len(_COLORS) else ranked[: len(_COLORS) - 1])
+    kept = [name for name in columns if name in large]
+    look_of = {name: looks(index) for index, name in enumerate(kept)}
+    others = len(columns) - len(kept)
+    return look_of, [*look_of.items(), *([(f"{others} others", {"color": _REST})] * bool(others))]
+
+
+def _is_positive(columns: Iterable[Values]) -> bool:
+    numbers = _numbers(columns)
+    return bool(len(numbers) and numbers.min() > 0)
+
+
+def _are_similar(columns: Iterable[Values]) -> bool:
+    """Whether one linear axis shows each of them."""
+    peaks = [*filter(None, map(_peak, columns))] or [1.0]  # one of 0 fits anywhere
+    return max(peaks) <= _SIMILAR * min(peaks)
+
+
+def _peak(column: Values) -> float:
+    return float(np.abs(column[np.isfinite(column)]).max(initial=0.0))
+
+
+def _numbers(columns: Iterable[Values]) -> Values:
+    return np.concatenate([column[np.isfinite(column)] for column in columns])
+
+
+def _picture(panels: Panels, entries: Sequence[Entry], quantity: str, width: float) -> Figure:
+    """Lines of a quantity, in panels by title."""
+    label = _LABELS[quantity] if len(panels) == 1 else ""
+    painted = [(title, partial(_draw, lines, quantity, label)) for title, lines in panels.items()]
+    return _figure(width, painted, entries, small=len(panels) > 1)
+
+
+def _figure(
+    width: float,
+    panels: Sequence[tuple[str, Callable[[Axes], None]]],
+    entries: Sequence[Entry],
+    *,
+    small: bool = False,
+) -> Figure:
+    """A figure of panels in a grid, with a legend below. Only the fonts are of the user's style.
+
+    A panel is its title and a function that draws in it. `small` panels are side by side, if the
+    width allows it.
+
+    Raises:
+        ImportError: Without matplotlib (extra `plot`).
+    """
+    try:
+        import matplotlib as mpl  # noqa: PLC0415  # an extra
+        from matplotlib import style  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.lines import Line2D  # noqa: PLC0415
+        from matplotlib.patches import Rectangle  # noqa: PLC0415
+        from matplotlib.ticker import EngFormatter, MaxNLocator  # noqa: PLC0415
+    except ImportError:
+        raise ImportError(
+            "lossweights.analysis.plot needs matplotlib: pip install 'lossweights[plot]'"
+        ) from None
+    # One by one: to read them all would choose a backend.
+    fonts: Any = {key: mpl.rcParams[key] for key in mpl.rcParams if key.startswith("font.")}
+    columns = min(len(panels), max(int(width / _PANEL), 1)) if small else 1
+    rows = math.ceil(len(panels) / columns)
+    widest = max((len(name) for name, _ in entries), default=0) * _LETTER + 0.55
+    beside = max(1, min(len(entries), int(width / widest)))
+    height = rows * (_SMALL if small else _LARGE) + math.ceil(len(entries) / beside) * _LINE + 0.3
+    with style.context(["default", fonts | _STYLE]):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        # `savefig` takes the background from the user's style, which may be as dark as the text.
+        ground = Rectangle((-1, -1), 3, 3, transform=figure.transFigure, color="w", zorder=-1)
+        ground.set_in_layout(False)
+        figure.add_artist(ground)
+        axes: list[Axes] = [*figure.subplots(rows, columns, sharex=True, squeeze=False).flat]
+        for unused in axes[len(panels) :]:
+            unused.remove()
+        del axes[len(panels) :]
+        for index, (panel, (title, paint)) in enumerate(zip(axes, panels, strict=True)):
+            panel.xaxis.set_major_locator(MaxNLocator(4 if columns > 1 else 7, integer=True))
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+            if index >= len(panels) - columns:  # the lowest of its column
+                panel.tick_params(labelbottom=True)
+            if index >= (rows - 1) * columns:
+                panel.set_xlabel("step")
+            paint(panel)
+            panel.set_title(_shortened(title, width / columns - 0.45), loc="left", parse_math=False)
+        left, right = axes[0].get_xlim()
+        if right - left < 1:  # a single step
+            axes[0].set_xlim(left - 1, right + 1)
+        if entries:
+            handles: list[Artist] = [Line2D([], [], **look) for _, look in entries]
+            names = ["."] * len(
+                entries
+            )  # replaced below, because names that begin with _ are hidden
+            below = figure.legend(
+                handles, names, loc="outside lower left", ncols=beside, borderpad=0
+            )
+            for text, (name, _) in zip(below.get_texts(), entries, strict=True):
+                text.set_parse_math(False)  # a name may contain dollars
+                text.set_text(_shortened(name, width - 0.55))
+        return figure
+
+
+def _shortened(name: str, inches: float) -> str:
+    """A name in one line, shortened in the middle to a width in inches."""
+    name = "".join(letter if letter.isprintable() else " " for letter in name)
+    most = max(int(inches / _LETTER), 8)
+    if len(name) <= most:
+        return name
+    end = (most - 1) // 2
+    return f"{name[: most - 1 - end]}…{name[-end:]}"
+
+
+def _draw(lines: Sequence[Line], quantity: str, label: str, panel: Axes) -> None:
+    """Lines with gaps at missing values, where a value between gaps is a point.
+
+    The scale is logarithmic if a linear one does not show all values. A linear scale of weights
+    includes 0.
+    """
+    for steps, column, look in lines:
+        values = np.where(np.isfinite(column), column, np.nan)
+        panel.plot(steps, values, **look)
+        gaps = np.concatenate([[True], np.isnan(values), [True]])
+        alone = gaps[:-2] & gaps[2:]
+        panel.plot(steps[alone], values[alone], color=look["color"], linestyle="", marker=".")
+    columns = [column for _, column, _ in lines]
+    numbers, from_zero = _numbers(columns), quantity == "weight"
+    if _is_positive(columns) and not (from_zero and _are_similar(columns)):
+        if numbers.max() >= _DECADES * numbers.min():
+            panel.set_yscale("log")
+    elif from_zero and len(numbers):
+        panel.set_ylim(bottom=min(0.0, numbers.min() * 1.05))
+        if numbers.max() < 0:
+            panel.set_ylim(top=0.0)
+    panel.set_ylabel(label)
+
+
+def _stack(steps: Steps, columns: Columns, look_of: Mapping[str, Look], panel: Axes) -> None:
+    """Stacked shares, each row until the next, with gaps at missing values.
+
+    If there are more rows than areas, neighbors are averaged. Terms without a look are combined.
+    """
+    from matplotlib.ticker import PercentFormatter  # noqa: PLC0415  # an extra
+
+    colors = [look["color"] for look in look_of.values()]
+    shares = [np.nan_to_num(columns[name]) for name in look_of]  # a missing term has none
+    if others := [np.nan_to_num(columns[name]) for name in columns if name not in look_of]:
+        shares.append(np.sum(others, axis=0))
+        colors.append(_REST)
+    firsts = np.arange(0, len(steps), math.ceil(len(steps) / _AREAS))
+    sums = np.add.reduceat(np.array(shares), firsts, axis=1)
+    totals = sums.sum(axis=0)
+    heights = sums / np.where(totals > 0, totals, np.nan)
+    last = np.median(np.diff(steps)) if len(steps) > 1 else 1
+    edges = np.append(steps[firsts], steps[-1] + last)
+    for top, height, color in zip(np.cumsum(heights, axis=0), heights, colors, strict=True):
+        area: Look = {"facecolor": color, "edgecolor": "w", "linewidth": 0.5}  # for equal grays
+        panel.stairs(top, edges, baseline=top - height, fill=True, **area)
+    panel.set_ylim(0, 1)
+    panel.yaxis.set_major_formatter(PercentFormatter(1))
+    panel.set_axisbelow(False)
+    panel.set_ylabel("share")
