@@ -284,9 +284,6 @@ def _reworded(cls: type[BaseModel], problem: ErrorDetails) -> InitErrorDetails:
             f"unknown field {location[0]!r}{did_you_mean(str(location[0]), fields)} "
             f"({owner} has {quoted(fields)})"
         )
-    found: InitErrorDetails = {"type": kind, "loc": location, "input": problem["input"]}
-    if kind == "unknown_field":
-        found["type"] = PydanticCustomError("unknown_field", message)
-    else:
-        found["ctx"] = problem.get("ctx", {})
-    return found
+    named = PydanticCustomError("unknown_field", message) if kind == "unknown_field" else kind
+    context = problem.get("ctx", {})
+    return {"type": named, "loc": location, "input": problem["input"], "ctx": context}

@@ -81,7 +81,9 @@ class GramianBalancer(GradientBalancer):
     """
 
     needs: ClassVar[tuple[Statistic, ...]] = ("gramian",)
-    needs_positive: ClassVar[str] = "so agreement with the others would be taken for conflict"
+    needs_positive: ClassVar[str] = (
+        "so the balancer would take its agreement with the others for conflict"
+    )
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         gramian = now.gradients.gramian.cpu()

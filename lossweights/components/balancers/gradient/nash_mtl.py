@@ -26,8 +26,7 @@ class NashMTL(GramianBalancer, kind="nash-mtl"):
     `heads: plain` is safer there. A gradient of 0 takes no part: its term has weight 1.
 
     Args:
-        max_norm: The largest length of $d$, to which the weights are scaled down; None for the
-            $\sqrt{m}$ of the equation.
+        max_norm: The length of $d$ to which weights are scaled down; None for that of the equation.
 
     A. Navon et al., *Multi-task learning as a bargaining game*, ICML 2022, arXiv 2202.01017. Solved
     by Newton's method; the authors' code, LibMTL and torchjd solve a sequence of convex programs,
