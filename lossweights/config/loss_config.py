@@ -91,11 +91,11 @@ class LossConfig(Declaration):
                     f"{name!r} has no value, and {quoted(fields)} are next to it: in YAML, indent "
                     f"the fields of {name!r} below it"
                 )
-        if isinstance(terms, list | tuple):
-            if repeated := {name for name in terms if terms.count(name) > 1}:
-                raise ValueError(f"listed twice: {quoted(sorted(repeated))}; keep one")
-            return dict.fromkeys(terms, 1.0)
-        return terms
+        if not isinstance(terms, list | tuple):
+            return terms
+        if repeated := {name for name in terms if terms.count(name) > 1}:
+            raise ValueError(f"listed twice: {quoted(sorted(repeated))}; keep one")
+        return dict.fromkeys(terms, 1.0)
 
     @field_validator("ignore", mode="before")
     @classmethod
@@ -291,7 +291,7 @@ def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
     if isinstance(owner, BaseModel):
         fields = type(owner).model_fields
         known: Mapping[str, Any] = {name: getattr(owner, name) for name in fields}
-        kind = {"kind": owner.kind} if getattr(owner, "kind", "") else {}
+        kind = {"kind": name} if (name := getattr(owner, "kind", "")) else {}
         owner = {name: known[name] for name in owner.model_fields_set} | kind
         if rest and head not in owner and head in known:
             owner[head] = known[head]  # a default, of which a part is changed
