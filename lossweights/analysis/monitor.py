@@ -60,8 +60,8 @@ def diagnose(
     """Finds terms that have collapsed or are not finite at the end of some rows.
 
     Compares medians over whole windows of five rows. A term is *non-finite* if it is nan or inf in
-    most rows of the last one. It has *collapsed* if for four windows it is below its floor or, with
-    none, below 4% of an equal share of the loss, after a fall to half or less that is its alone.
+    most rows of the last one. It has *collapsed* if, for four windows, it is below its floor or,
+    without one, below 4% of an equal share of the loss, and fell to half while others did not.
 
     While the schedule of a term still moves its weight, it is not judged. Terms with a controller
     or a balancer, or with less than a tenth of the largest weight, collapse only below a floor.
