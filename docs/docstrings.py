@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from typing import Any
 
 from sphinx.application import Sphinx
 
-import lossweights
 from lossweights import Balancer, Controller, Schedule, Shape, Transform
 from lossweights.cli.docstrings import fields
 from lossweights.components.declaration import Declaration
@@ -85,15 +85,20 @@ def with_fields(declaration: type[Declaration], lines: list[str]) -> list[str]:
         else:
             others.setdefault(home, []).append(f"`{name}`")
     for home, names in others.items():
-        described += ["", f"Also {', '.join(names)}, as in any :class:`{home}`."]
+        described += ["", f"Also {', '.join(names)}, as in any :class:`~{home}`."]
     return [*lines[:begin], "", *described, "", *lines[end:]]
 
 
 def home_of(declaration: type[Declaration], field: str) -> str:
-    """The public base class that declares a field; empty if the declaration itself does."""
+    """The full name of the public base class that declares a field.
+
+    It is empty if the declaration itself does, or a base that is not public.
+    """
     for base in declaration.__mro__[1:]:
-        if field in vars(base).get("__annotations__", {}) and base.__name__ in lossweights.__all__:
-            return base.__name__
+        if field in vars(base).get("__annotations__", {}):
+            for home in ("lossweights", base.__module__.rpartition(".")[0]):
+                if hasattr(sys.modules[home], base.__name__):
+                    return f"{home}.{base.__name__}"
     return ""
 
 

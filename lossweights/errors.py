@@ -32,18 +32,24 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f"; did you mean {lowered[near[0]]!r}?" if near else ""
 
 
-def explain(
-    error: ValidationError, where: Callable[[tuple[str | int, ...]], str] | None = None
-) -> str:
+def dotted(path: Iterable[Any]) -> str:
+    """`("terms", "kl", 0)` as `terms.kl[0]`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def explain(error: ValidationError, where: Callable[[tuple[Any, ...]], str] = dotted) -> str:
     """Formats a pydantic error: one line per problem, with its place and the value found.
 
     Args:
         error: The error that pydantic raised.
-        where: Formats a location in the declaration; a dotted path by default.
+        where: Formats a location in the declaration.
     """
     lines = []
     for problem in error.errors(include_url=False):
-        place = (where or dotted)(problem["loc"])
+        place = where(problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "missing":
             message = "this field is needed"
@@ -51,14 +57,6 @@ def explain(
             message = f"{message[0].lower()}{message[1:]}, found {problem['input']!r}"
         lines.append(f"{place}: {message}" if place else message)
     return "\n".join(lines)
-
-
-def dotted(path: Iterable[Any]) -> str:
-    """`("terms", "kl", 0)` as `terms.kl[0]`."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
 
 
 def warn(message: str) -> None:

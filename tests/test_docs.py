@@ -194,7 +194,7 @@ def test_every_balancer_by_gradients_is_documented(balancer: type[GradientBalanc
 
 
 def test_the_fields_of_all_balancers_by_gradients_are_documented() -> None:
-    text = section("gradients.md", "When gradients are taken")
+    text = section("gradients.md", "When gradients are computed")
     assert not [name for name in GradientBalancer.model_fields if f"| `{name}` |" not in text]
 
 
@@ -210,3 +210,27 @@ def test_every_family_has_its_check() -> None:
 def test_every_field_is_documented(declaration: type[BaseModel], heading: str) -> None:
     text = section("config.md", heading)
     assert not [name for name in declaration.model_fields if f"| `{name}` |" not in text]
+
+
+def mapped_files() -> set[str]:
+    """The files in the map of the code, as paths within the package."""
+    found, folders = set(), [""]
+    for line in section("design.md", "The map of the code").split("```")[1].splitlines()[2:]:
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[depth:] = [f"{folders[depth - 1]}{name}"]
+        if not name.endswith("/"):
+            found.add(folders[depth])
+    return found
+
+
+def test_the_map_of_the_code_is_complete() -> None:
+    package = ROOT / "lossweights"
+    tree = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    kinds = {
+        kind.__module__.partition(".")[2].replace(".", "/") + ".py"
+        for family in Component.__subclasses__()
+        for kind in ours(family)
+        if kind.__module__.endswith(f".{kind.kind.replace('-', '_')}")
+    }
+    assert mapped_files() | kinds == {path for path in tree if not path.endswith("__.py")}
+    assert not mapped_files() & kinds

@@ -8,9 +8,9 @@ import typer
 
 import lossweights
 from lossweights.cli.check import check
+from lossweights.cli.common import Imports
 from lossweights.cli.init import init
 from lossweights.cli.kinds import kinds
-from lossweights.cli.options import Imports
 from lossweights.cli.preview import preview
 from lossweights.cli.schema import schema
 
@@ -52,8 +52,5 @@ def start(
         typer.echo(context.get_help())
 
 
-app.command()(init)
-app.command()(check)
-app.command()(preview)
-app.command()(kinds)
-app.command()(schema)
+for command in (init, check, preview, kinds, schema):
+    app.command()(command)

@@ -8,24 +8,16 @@ from typing import Annotated
 
 import typer
 
-from lossweights.cli.options import (
-    At,
-    Configs,
-    Imports,
-    StepsPerEpoch,
-    TotalSteps,
-    horizon_changes,
-)
-from lossweights.cli.reading import place_of, read
+from lossweights.cli import common
 from lossweights.errors import ConfigError, HorizonError
 
 
 def check(
-    configs: Configs,
-    at: At = None,
-    total_steps: TotalSteps = None,
-    steps_per_epoch: StepsPerEpoch = None,
-    _imports: Imports = None,
+    configs: common.Configs,
+    at: common.At = None,
+    total_steps: common.TotalSteps = None,
+    steps_per_epoch: common.StepsPerEpoch = None,
+    _imports: common.Imports = None,
     *,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print only errors and warnings.")
@@ -46,10 +38,10 @@ def check(
       lossweights check --quiet configs/*.yaml
       lossweights check mine.yaml --import my_schedules
     """
-    changes, refused = horizon_changes(total_steps, steps_per_epoch), 0
+    refused = 0
     for argument in configs:
         try:
-            place, criterion, remarks = read(place_of(argument, at), changes)
+            name, criterion, remarks = common.read(argument, at, total_steps, steps_per_epoch)
         except ConfigError as error:
             typer.echo(str(error), err=True)
             refused += 1
@@ -58,9 +50,9 @@ def check(
             _ = criterion.weights
             remarks += criterion.audit()
         if not quiet:
-            typer.echo(f"{place}: fine\n{textwrap.indent(criterion.describe(), '  ')}")
+            typer.echo(f"{name}: fine\n{textwrap.indent(criterion.describe(), '  ')}")
         for remark in remarks:
-            typer.echo(f"{place}: warning: {remark}", err=True)
+            typer.echo(f"{name}: warning: {remark}", err=True)
     if refused and len(configs) > 1 and not quiet:
         typer.echo(f"{refused} of {len(configs)} refused", err=True)
     raise typer.Exit(1 if refused else 0)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import yaml
 from docstring_parser import DocstringStyle, ParseError, parse
-from pydantic.fields import FieldInfo
 
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration
@@ -43,18 +42,13 @@ def sources(cls: type) -> list[str]:
 
 def fields(cls: type[Component]) -> list[Field]:
     """The fields of a kind, the required ones first."""
-    meanings: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        meanings |= _arguments(base)
-    found = [
-        Field(
-            name,
-            type_in_words(field.annotation, field.metadata),
-            None if field.is_required() else written(field.get_default(call_default_factory=True)),
-            meanings.get(name, field.description or ""),
-        )
-        for name, field in cls.model_fields.items()
-    ]
+    documented = {name: text for base in reversed(cls.__mro__) for name, text in _arguments(base)}
+    found = []
+    for name, field in cls.model_fields.items():
+        words = type_in_words(field.annotation, field.metadata)
+        default = field.get_default(call_default_factory=True)
+        shown = None if field.is_required() else written(default)
+        found.append(Field(name, words, shown, documented.get(name, field.description or "")))
     return sorted(found, key=lambda field: field.default is not None)
 
 
@@ -65,10 +59,8 @@ def written(value: Any) -> str:
     >>> written(None), written(0.5), written(steps(500)), written(Cyclical(cycles=4))
     ('none', '0.5', '500 steps', '{kind: cyclical, cycles: 4}')
     """
-    if value is None:
-        return "none"
-    if isinstance(value, Duration):
-        return str(value)
+    if value is None or isinstance(value, Duration):
+        return str(value).lower()
     if isinstance(value, Component):
         value = value.model_dump(mode="json", exclude_defaults=True)
         if value.keys() == {"kind"}:
@@ -108,17 +100,11 @@ def type_in_words(annotation: Any, metadata: Sequence[Any] = ()) -> str:  # noqa
     if isinstance(annotation, type) and issubclass(annotation, Component):
         family = annotation.family.__name__.lower()
         return f"{family} or number" if family == "schedule" else family
+    marks = [mark for each in metadata for mark in getattr(each, "metadata", [each])]
+    given = ((sign, getattr(mark, name, None)) for mark in marks for name, sign in _SIGNS.items())
+    bounds = [f"{sign} {bound:g}" for sign, bound in given if bound is not None]
     name = getattr(annotation, "__name__", str(annotation)).lower()
-    return f"{_WORDS.get(annotation, name)} {' and '.join(_bounds(metadata))}".rstrip()
-
-
-def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
-    for mark in metadata:
-        if isinstance(mark, FieldInfo):
-            yield from _bounds(mark.metadata)
-        for name, sign in _SIGNS.items():
-            if (bound := getattr(mark, name, None)) is not None:
-                yield f"{sign} {bound:g}"
+    return f"{_WORDS.get(annotation, name)} {' and '.join(bounds)}".rstrip()
 
 
 def _paragraphs(cls: type) -> list[str]:
@@ -128,10 +114,10 @@ def _paragraphs(cls: type) -> list[str]:
     return [" ".join(each.split()) for each in paragraphs]
 
 
-def _arguments(cls: type) -> dict[str, str]:
+def _arguments(cls: type) -> list[tuple[str, str]]:
     """The arguments that a class's own docstring describes; none if it cannot be parsed."""
     try:
         found = parse(cls.__dict__.get("__doc__") or "", DocstringStyle.GOOGLE).params
     except ParseError:
-        return {}
-    return {each.arg_name: " ".join((each.description or "").split()) for each in found}
+        return []
+    return [(each.arg_name, " ".join((each.description or "").split())) for each in found]

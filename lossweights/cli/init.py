@@ -8,18 +8,15 @@ from typing import Annotated
 
 import typer
 
-from lossweights.cli.options import fail, save
+from lossweights.cli import common
 from lossweights.errors import did_you_mean, quoted
 
 
 def starters() -> dict[str, str]:
     """The text of every starter, by name."""
     found = files("lossweights.cli").joinpath("starters").iterdir()
-    return {
-        path.name.removesuffix(".yaml"): path.read_text(encoding="utf-8")
-        for path in sorted(found, key=lambda path: path.name)
-        if path.name.endswith(".yaml")
-    }
+    paths = {path.name.removesuffix(".yaml"): path for path in found if ".yaml" in path.name}
+    return {name: paths[name].read_text(encoding="utf-8") for name in sorted(paths)}
 
 
 def purpose(text: str) -> str:
@@ -33,8 +30,7 @@ def init(
         typer.Argument(metavar="STARTER", help=f"{', '.join(starters())}. Lists them if left out."),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The file to write, else STARTER.yaml."),
+        Path | None, typer.Option(metavar="FILE", help="The file to write, else STARTER.yaml.")
     ] = None,
     *,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
@@ -57,16 +53,16 @@ def init(
         typer.echo("\n`lossweights init NAME` writes one.")
         return
     if starter not in known:
+        near = did_you_mean(starter, known)
         raise typer.BadParameter(
-            f"there is no starter {starter!r}{did_you_mean(starter, known)} "
-            f"(there are {quoted(known)})"
+            f"there is no starter {starter!r}{near} (there are {quoted(known)})"
         )
-    path = Path(f"{starter}.yaml") if out is None else out
+    path = out or Path(f"{starter}.yaml")
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise typer.BadParameter(f"{str(path)!r}: write a name that ends in .yaml")
     if path.exists() and not force:
-        fail(f"{path} exists; --force overwrites it")
-    save(path, known[starter])
+        common.fail(f"{path} exists; --force overwrites it")
+    common.save(path, known[starter].encode())
     typer.echo(
         f"Next: lossweights check {path}\n"
         f"      lossweights preview {path}\n"

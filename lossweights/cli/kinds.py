@@ -6,6 +6,7 @@ import re
 import sys
 import textwrap
 from importlib.resources import files
+from itertools import accumulate
 from typing import Annotated, Any
 
 import typer
@@ -13,8 +14,8 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from lossweights.cli.common import Imports
 from lossweights.cli.docstrings import fields, sources, summary
-from lossweights.cli.options import Imports
 from lossweights.components.declaration import Component, load_plugins
 from lossweights.errors import did_you_mean, quoted
 
@@ -27,8 +28,7 @@ def kinds(
         str | None, typer.Argument(metavar="KIND", help="Show this kind in detail.")
     ] = None,
     family: Annotated[
-        str | None,
-        typer.Option(metavar="FAMILY", help="Only schedules, shapes, controllers, ..."),
+        str | None, typer.Option(metavar="FAMILY", help="Only schedules, shapes, controllers, ...")
     ] = None,
     _imports: Imports = None,
 ) -> None:
@@ -45,39 +45,30 @@ def kinds(
     """
     if broken := load_plugins():
         typer.echo(f"warning: {broken.removeprefix('; ')}", err=True)
-    chosen = _families(family)
+    found = sorted(Component.__subclasses__(), key=lambda each: each.__name__)
+    families = {each.__name__.lower(): each.kinds() for each in found if each.kinds()}
+    if family is not None:
+        if (wanted := family.lower().removesuffix("s")) not in families:
+            near = f"{did_you_mean(family, families)} (there are {quoted(families)})"
+            raise typer.BadParameter(f"{family!r} is no family{near}")
+        families = {wanted: families[wanted]}
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.width = min(console.width, _WIDEST)
     if kind is None:
-        for each in chosen:
-            _list(each, console)
+        for name, members in families.items():
+            _list(name, members, console)
         console.print("`lossweights kinds KIND` shows the fields of one, with an example.")
         return
-    found = [each.kinds()[kind] for each in chosen if kind in each.kinds()]
-    if not found:
-        known = {name for each in chosen for name in each.kinds()}
-        raise typer.BadParameter(
-            f"{kind!r} is no kind{did_you_mean(kind, known)} (`lossweights kinds` lists them)"
-        )
-    for cls in found:
+    chosen = [members[kind] for members in families.values() if kind in members]
+    if not chosen:
+        near = did_you_mean(kind, (name for members in families.values() for name in members))
+        raise typer.BadParameter(f"{kind!r} is no kind{near} (`lossweights kinds` lists them)")
+    for cls in chosen:
         _show(cls, console)
 
 
-def _families(name: str | None) -> list[type[Component]]:
-    known = {each.__name__.lower(): each for each in Component.__subclasses__() if each.kinds()}
-    if name is None:
-        return [known[each] for each in sorted(known)]
-    wanted = name.lower().removesuffix("s")
-    if wanted not in known:
-        raise typer.BadParameter(
-            f"{name!r} is no family{did_you_mean(name, known)} (there are {quoted(known)})"
-        )
-    return [known[wanted]]
-
-
-def _list(family: type[Component], console: Console) -> None:
-    console.print(Text(f"{family.__name__.lower()}s", "bold"))
-    members = family.kinds()
+def _list(family: str, members: dict[str, type[Component]], console: Console) -> None:
+    console.print(Text(f"{family}s", "bold"))
     left = max(map(len, members)) + 4
     for kind, cls in members.items():
         about = re.sub(r"\s*[:,] \$[^$]+\$\.$", ".", summary(cls))  # without a formula at its end
@@ -118,10 +109,10 @@ def _filled(text: str, indent: int, console: Console) -> str:
 
 
 def _name(cls: type) -> str:
-    """The name by which a class is imported: from its top package if that exports it."""
-    top = cls.__module__.partition(".")[0]
-    exported = getattr(sys.modules.get(top), cls.__name__, None)
-    return f"{top if exported is cls else cls.__module__}.{cls.__qualname__}"
+    """The shortest path by which a class is imported: from the first package that exports it."""
+    packages = accumulate(cls.__module__.split("."), "{}.{}".format)
+    exporting = (p for p in packages if getattr(sys.modules.get(p), cls.__name__, None) is cls)
+    return f"{next(exporting, cls.__module__)}.{cls.__qualname__}"
 
 
 def _example(cls: type[Component]) -> dict[str, Any]:
@@ -134,11 +125,11 @@ def _example(cls: type[Component]) -> dict[str, Any]:
     short = table if values else cls.kind
     if family == "balancer":
         return {"terms": {"first": 1.0, "second": 1.0}, "balancer": short}
-    if family in ("schedule", "controller"):
-        return {"terms": {"nll": 1.0, "kl": table}}
-    if family == "transform":
-        reduced = {"reduction": "batch_mean"} if cls.kind == "free-bits" else {}
-        return {"terms": {"nll": 1.0, "kl": {"transform": short, **reduced}}}
-    if family == "shape":
-        return {"terms": {"nll": 1.0, "kl": {"kind": "warmup", "over": "10%", "shape": short}}}
-    return {}
+    reduced = {"reduction": "batch_mean"} if cls.kind == "free-bits" else {}
+    of_terms = {
+        "schedule": table,
+        "controller": table,
+        "transform": {"transform": short, **reduced},
+        "shape": {"kind": "warmup", "over": "10%", "shape": short},
+    }
+    return {"terms": {"nll": 1.0, "kl": of_terms[family]}} if family in of_terms else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -14,22 +14,12 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from lossweights.cli.options import (
-    At,
-    Configs,
-    Imports,
-    StepsPerEpoch,
-    TotalSteps,
-    errors_as_messages,
-    horizon_changes,
-    save,
-)
-from lossweights.cli.reading import place_of, read
+from lossweights.cli import common
 from lossweights.components.durations import Horizon
 from lossweights.components.schedules import Steps, Values
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import Curves
-from lossweights.errors import HorizonError
+from lossweights.errors import ConfigError, HorizonError
 
 _MARKS = "ox+*#@%&"
 _COLORS = (6, 5, 3, 2, 4, 1, 14, 13)  # of a terminal: cyan, magenta, yellow, ...
@@ -40,7 +30,7 @@ _POINTS = 20_000  # so that a change of a few steps is seen in a long training
 
 
 class Curve(NamedTuple):
-    """The weights of a term at steps in rising order, both of shape (n,), and how to draw them."""
+    """The weights of a term at increasing steps, both of shape (n,), and how to draw them."""
 
     steps: Steps
     weights: Values
@@ -59,35 +49,22 @@ def _change(written: str) -> tuple[str, Any]:
     raise typer.BadParameter(f"{written!r}: {problem}", param_hint="'--set'")
 
 
-def _check_format(out: Path | None) -> Path | None:
-    if out is not None and out.suffix.lower() not in _FORMATS:
-        raise typer.BadParameter(f"{str(out)!r}: write a name that ends in .png or .svg")
-    return out
-
-
-@errors_as_messages()
 def preview(
-    configs: Configs,
-    at: At = None,
-    total_steps: TotalSteps = None,
-    steps_per_epoch: StepsPerEpoch = None,
+    configs: common.Configs,
+    at: common.At = None,
+    total_steps: common.TotalSteps = None,
+    steps_per_epoch: common.StepsPerEpoch = None,
     changes: Annotated[
         list[str] | None,
         typer.Option(
-            "--set",
-            metavar="PATH=VALUE",
-            help="A value to change, in YAML: kl.weight=0.5. May be repeated.",
+            "--set", metavar="PATH=VALUE", help="A change: kl.weight=0.5. May be repeated."
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            callback=_check_format,
-            help="Write a picture to this .png or .svg file instead.",
-        ),
+        typer.Option(metavar="FILE", help="Write a picture to this .png or .svg file instead."),
     ] = None,
-    _imports: Imports = None,
+    _imports: common.Imports = None,
 ) -> None:
     """Draw the weights over a training.
 
@@ -105,46 +82,60 @@ def preview(
     """
     if len(configs) > len(_MARKS):
         raise typer.BadParameter(f"{len(configs)} configs: at most {len(_MARKS)} fit in a drawing")
-    changed = dict(map(_change, changes or ()))
-    changed |= horizon_changes(total_steps, steps_per_epoch)
-    found = [read(place_of(argument, at), changed) for argument in configs]
-    declared = {str(each.place): each.criterion.config for each in found}
-    if len(declared) < len(configs):
+    if out is not None and out.suffix.lower() not in _FORMATS:
+        raise typer.BadParameter(f"{str(out)!r}: write a name that ends in .png or .svg")
+    changed, found = dict(map(_change, changes or ())), {}
+    for argument in configs:
+        try:
+            name, criterion, _ = common.read(argument, at, total_steps, steps_per_epoch, changed)
+            found[name] = criterion.config, Curves.of(criterion.config, points=_POINTS)
+        except ConfigError as error:
+            common.fail(str(error))
+        except HorizonError as error:
+            needed = "steps-per-epoch" if "before steps_per_epoch" in str(error) else "total-steps"
+            common.fail(f"{name}: {error}, with --{needed}")
+    if len(found) < len(configs):
         raise typer.BadParameter("the same config is given twice")
     if out is None:
-        draw(declared, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
-    else:
-        from lossweights.analysis import plot  # noqa: PLC0415  # an extra
+        draw(found, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
+        return
+    from lossweights.analysis import plot  # noqa: PLC0415  # an extra
 
-        picture = io.BytesIO()
-        figure = plot.config(declared)
-        figure.savefig(picture, format=out.suffix[1:].lower(), dpi=150, bbox_inches="tight")
-        save(out, picture.getvalue())
+    try:
+        figure = plot.config({name: config for name, (config, _) in found.items()})
+    except ImportError as error:
+        common.fail(str(error))
+    picture = io.BytesIO()
+    figure.savefig(picture, format=out.suffix[1:].lower(), dpi=150, bbox_inches="tight")
+    common.save(out, picture.getvalue())
 
 
-def draw(configs: Mapping[str, LossConfig], console: Console) -> None:
+def draw(found: Mapping[str, tuple[LossConfig, Curves]], console: Console) -> None:
     """Prints the curves of configs, by name."""
-    is_unicode, is_alone = console.encoding.lower().startswith("utf"), len(configs) == 1
+    is_unicode, is_alone = console.encoding.lower().startswith("utf"), len(found) == 1
+    last = max(int(curves.steps[-1]) for _, curves in found.values())
     marks = ["braille"] if is_alone and is_unicode else _MARKS
-    curves = {name: _curves(name, config) for name, config in configs.items()}
-    last = max(int(each.steps[-1]) for each in curves.values())
-    drawn: dict[str, list[Curve]] = {}
-    for (name, each), mark, color in zip(curves.items(), marks, _COLORS, strict=False):
+    looks = list(zip(found, marks, _COLORS, strict=False))
+    for name, mark, color in looks:
         console.print(Text.assemble("" if is_alone else (f"{mark} ", f"color({color})"), name))
-        for term, weights in each.weights.items():
-            drawn.setdefault(term, []).append(Curve(each.steps, weights, mark, color))
-    for term, lines in drawn.items():
+    for term in dict.fromkeys(term for config, _ in found.values() for term in config.terms):
+        lines = [
+            Curve(curves.steps, curves.weights[term], mark, color)
+            for (_, curves), (_, mark, color) in zip(found.values(), looks, strict=True)
+            if term in curves.weights
+        ]
         levels = np.unique(np.concatenate([line.weights for line in lines]))
         flat = f"  {levels[0]:.6g} throughout" if len(levels) == 1 else ""
         console.print(Text.assemble("\n", (term, "bold"), flat))
-        for name, note in _notes(term, configs):
-            console.print(Text(f"  {note}" if is_alone else f"  {name}: {note}", "dim"))
+        for name, (config, _) in found.items():
+            if note := _note(config, term):
+                console.print(Text(f"  {note}" if is_alone else f"  {name}: {note}", "dim"))
         if not flat:
             drawing = panel(lines, last, max(_NARROWEST, min(console.width, _WIDEST)))
             for row in Text.from_ansi(drawing if is_unicode else drawing.translate(_ASCII)).split():
                 row.rstrip()
                 console.print(row)
-    for name, config in configs.items():
+    for name, (config, _) in found.items():
         if not Horizon(config.total_steps, config.steps_per_epoch).is_bounded:
             console.print(
                 f"\n{name}: the length of training is not known, so the curves end after the last "
@@ -154,12 +145,10 @@ def draw(configs: Mapping[str, LossConfig], console: Console) -> None:
 
 def panel(curves: Sequence[Curve], last: int, width: int) -> str:
     """Curves over steps 0 to `last` with their axes, colored by ANSI escape sequences."""
-    low = min(0.0, *(float(curve.weights.min()) for curve in curves))
-    high = max(0.0, *(float(curve.weights.max()) for curve in curves))
-    if low == high:
-        high = 1.0
-    marks = [f"{low:.3g}", f"{high:.3g}"]
-    columns = width - max(map(len, marks)) - 1
+    weights = np.concatenate([[0.0], *(curve.weights for curve in curves)])
+    low, high = float(weights.min()), float(weights.max() if weights.any() else 1)
+    labels = [f"{low:.3g}", f"{high:.3g}"]
+    columns = width - max(map(len, labels)) - 1
     plotext.clear_figure()
     plotext.theme("clear")
     plotext.limit_size(width=False, height=False)  # else to the size of a terminal
@@ -169,7 +158,7 @@ def panel(curves: Sequence[Curve], last: int, width: int) -> str:
     plotext.xlim(0, max(last, 1))
     plotext.ylim(low, high)
     plotext.xticks([0, last], ["0", f"step {last}"])
-    plotext.yticks([low, high], marks)
+    plotext.yticks([low, high], labels)
     for curve in curves:
         plotext.plot(curve.steps, curve.weights, marker=curve.mark, color=curve.color)
     # Each curve hides the ones before it, so each is drawn once more in every n-th column.
@@ -181,23 +170,13 @@ def panel(curves: Sequence[Curve], last: int, width: int) -> str:
     return str(plotext.build())
 
 
-def _curves(name: str, config: LossConfig) -> Curves:
-    try:
-        return Curves.of(config, points=_POINTS)
-    except HorizonError as error:
-        raise HorizonError(f"{name}: {error}") from None
-
-
-def _notes(term: str, configs: Mapping[str, LossConfig]) -> Iterator[tuple[str, str]]:
-    """What the curves of a term do not show, with the name of the config."""
-    for name, config in configs.items():
-        if term not in config.terms:
-            yield name, "has no such term"
-            continue
-        declared, factors = config.terms[term], []
-        if declared.controller is not None:
-            factors.append(f"the controller {declared.controller.kind}")
-        if config.balancer is not None and declared.is_balanced:
-            factors.append(f"the balancer {config.balancer.kind}")
-        if factors:
-            yield name, f"multiplied in training by {' and '.join(factors)}"
+def _note(config: LossConfig, term: str) -> str:
+    """What the curve of a term does not show; empty if it shows everything."""
+    if term not in config.terms:
+        return "has no such term"
+    declared, factors = config.terms[term], []
+    if declared.controller is not None:
+        factors.append(f"the controller {declared.controller.kind}")
+    if config.balancer is not None and declared.is_balanced:
+        factors.append(f"the balancer {config.balancer.kind}")
+    return f"multiplied in training by {' and '.join(factors)}" if factors else ""

@@ -8,22 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from lossweights.cli.options import Imports, errors_as_messages, save
+from lossweights.cli import common
 from lossweights.config.loss_config import LossConfig
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-@errors_as_messages()
 def schema(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write; printed by default.")
     ] = None,
     at: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="Dotted path of the config in your files: loss."),
+        str | None, typer.Option(metavar="PATH", help="Dotted path of the config in your files.")
     ] = None,
-    _imports: Imports = None,
+    _imports: common.Imports = None,
 ) -> None:
     """Write the JSON schema for your editor.
 
@@ -46,17 +44,14 @@ def schema(
     if out is None:
         typer.echo(text)
     else:
-        save(out, f"{text}\n")
+        common.save(out, f"{text}\n".encode())
         typer.echo(f"Begin your YAML files with:\n# yaml-language-server: $schema={out.as_posix()}")
 
 
 def schema_at(at: str | None) -> dict[str, Any]:
     """The schema of files with a config at a dotted path; the rest of the file is not checked."""
-    described = {"$schema": _DIALECT, **LossConfig.model_json_schema()}
-    if not at:
-        return described
-    definitions = described.pop("$defs")
-    part: dict[str, Any] = {key: described[key] for key in described if key != "$schema"}
-    for key in reversed(at.split(".")):
+    part = LossConfig.model_json_schema()
+    definitions = part.pop("$defs")
+    for key in reversed(at.split(".") if at else ()):
         part = {"type": "object", "properties": {key: part}}
     return {"$schema": _DIALECT, **part, "$defs": definitions}

@@ -89,16 +89,21 @@ class StepContext:
     """What a component is given: the step, and the values of its scheduled fields at that step.
 
     `now["target"]` is the value of the field `target`, a 0-dim float32 tensor. Inside a forward
-    pass only the values of scheduled fields are known: a compiled graph must not depend on the
+    pass only scheduled fields and `terms` are known: a compiled graph must not depend on the
     number of the step. Balancers by gradients are never compiled, and know the step there too.
 
     Args:
         fields: Values of the fields that are schedules, by name.
-        terms: Names of the terms that the component serves, sorted.
+        terms: Names of the terms that the component serves, sorted; absent ones too.
         step: Optimizer steps done; None inside a forward pass.
         before: Steps done before the clock last moved.
         horizon: The length of training, as far as it is known.
         gradients: Statistics of the terms' gradients; None for components without them.
+
+    Raises:
+        ValueError: For `now["field"]` if that is not a scheduled field.
+        RuntimeError: For `step`, `horizon` and `passed` inside a forward pass, and for `gradients`
+            in a component other than a `GradientBalancer`.
 
     >>> now = StepContext({"target": torch.tensor(3.0)}, step=200, before=199, horizon=Horizon(400))
     >>> now["target"], now.step, now.passed("50%")
@@ -130,31 +135,21 @@ class StepContext:
                 f"{field!r} is not a scheduled field: type it Schedule (numbers may still be "
                 f"given), or read it as self.{field}"
             )
-        # A forward pass gets a copy: the clock may move and overwrite it before the backward pass.
-        return self.fields[field].clone() if self._step is None else self.fields[field]
+        value = self.fields[field]
+        # On a GPU the clock overwrites it, maybe before the backward pass of this forward pass.
+        return value.clone() if self._step is None and value.device.type != "cpu" else value
 
     @property
     def gradients(self) -> Gradients:
-        """Statistics of the terms' gradients.
-
-        Raises:
-            RuntimeError: In a component other than a `GradientBalancer`.
-        """
+        """Statistics of the terms' gradients."""
         if self._gradients is None:
             raise RuntimeError("only a GradientBalancer has gradients: derive from it")
         return self._gradients
 
-    def with_fields(self, fields: Mapping[str, Tensor]) -> StepContext:
-        """The same context with other values of scheduled fields."""
-        return self._with(fields, self._gradients)
-
     def with_gradients(self, gradients: Gradients) -> StepContext:
         """The same context with statistics of the terms' gradients."""
-        return self._with(self.fields, gradients)
-
-    def _with(self, fields: Mapping[str, Tensor], gradients: Gradients | None) -> StepContext:
         return StepContext(
-            fields,
+            self.fields,
             terms=self.terms,
             step=self._step,
             before=self._before,
@@ -164,22 +159,14 @@ class StepContext:
 
     @property
     def step(self) -> int:
-        """Optimizer steps done.
-
-        Raises:
-            RuntimeError: Inside a forward pass.
-        """
+        """Optimizer steps done."""
         if self._step is None:
             raise _unknown_step()
         return self._step
 
     @property
     def horizon(self) -> Horizon:
-        """The length of training, if it is known.
-
-        Raises:
-            RuntimeError: Inside a forward pass.
-        """
+        """The length of training, if it is known."""
         if self._step is None:
             raise _unknown_step()
         return Horizon() if self._horizon is None else self._horizon
@@ -189,7 +176,6 @@ class StepContext:
 
         Raises:
             HorizonError: If the horizon lacks what `every` needs.
-            RuntimeError: Inside a forward pass.
         """
         step, before = self.step, self._before or 0
         length = max(1, self.horizon.steps(every))

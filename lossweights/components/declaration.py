@@ -1,8 +1,4 @@
-"""Declarations: frozen, strictly read, and, in families, selected by `kind`.
-
-`Declaration` has the rules of reading that apply to every table of a config. `Component` adds
-families (schedules, shapes, ...), whose members differ in their `kind`.
-"""
+"""Declarations: frozen, strictly read, and, in families, selected by `kind`."""
 
 from __future__ import annotations
 
@@ -38,20 +34,16 @@ PLUGIN_GROUP = "lossweights.plugins"
 
 
 def _strict(schema: Any) -> Any:
-    """Adds two rules, for which pydantic has no setting, to the core schema of a class.
-
-    Numbers refuse bools. `Duration | str` validates as a duration alone, which reads text itself:
-    the other members of such a union are for the type checker.
-    """
+    """Adds two rules, for which pydantic has no setting, to the core schema of a class."""
+    # Numbers refuse bools. `Duration | str` validates as a duration alone, which reads text itself:
+    # the other members of such a union are for the type checker.
     if isinstance(schema, list):
         return [_strict(part) for part in schema]
     if not isinstance(schema, dict) or schema.get("metadata", {}).get("strict"):
         return schema
     if schema.get("type") in ("float", "int"):
         return core_schema.no_info_before_validator_function(
-            _refuse_bool,
-            schema,
-            metadata={"strict": True},
+            _refuse_bool, schema, metadata={"strict": True}
         )
     if schema.get("type") == "union":
         for choice in schema["choices"]:
@@ -104,15 +96,11 @@ class Declaration(BaseModel):
 
 
 class Component(Declaration):
-    """An immutable declaration selected by `kind`.
-
-    Its fields are its config, its methods its behavior, and it has no state.
+    """An immutable declaration selected by `kind`: fields are config, methods behavior, no state.
 
     A direct subclass is a *family*; `class X(Family, kind="x")` registers X in it, for every
-    config. A subclass without `kind` is an abstract base and is not registered.
-
-    A field typed as the family reads a member, a table with `kind`, or one of the family's
-    shorthands.
+    config. A subclass without `kind` is an abstract base. A field typed as the family reads a
+    member, a table with `kind`, or one of the family's shorthands.
 
     Raises:
         TypeError: At the definition of a class whose kind is not kebab-case, or belongs to
@@ -158,23 +146,16 @@ class Component(Declaration):
 
     @classmethod
     def of_kind(cls, kind: str) -> type[Self]:
-        """The class registered as `kind`; an unknown kind loads the plug-ins first.
-
-        Raises:
-            ValueError: For a kind that is still unknown, with the nearest one.
-        """
+        """The class of a kind; if it is unknown even among the plug-ins, a ValueError."""
+        broken = "" if kind in cls._registry else load_plugins()
         if kind not in cls._registry:
-            broken = load_plugins()
-            if kind not in cls._registry:
-                others = [
-                    f.__name__.lower() for f in Component.__subclasses__() if f.has_kind(kind)
-                ]
-                elsewhere = f" (it is one of {others[0]}):" if others else ""
-                raise ValueError(
-                    f"{kind!r} is not a kind of {cls.__name__.lower()}"
-                    f"{elsewhere or did_you_mean(kind, cls._registry) or ':'} "
-                    f"there are {quoted(sorted(cls._registry))}{broken}"
-                )
+            others = [f.__name__.lower() for f in Component.__subclasses__() if f.has_kind(kind)]
+            elsewhere = f" (it is one of {others[0]}):" if others else ""
+            raise ValueError(
+                f"{kind!r} is not a kind of {cls.__name__.lower()}"
+                f"{elsewhere or did_you_mean(kind, cls._registry) or ':'} "
+                f"there are {quoted(sorted(cls._registry))}{broken}"
+            )
         return cls._registry[kind]  # type: ignore[return-value]
 
     @classmethod
@@ -190,11 +171,7 @@ class Component(Declaration):
 
     @classmethod
     def read(cls, written: object) -> Self:
-        """A member of the family from a member, a table with `kind`, or a shorthand.
-
-        Raises:
-            ValueError: For anything else.
-        """
+        """A member of the family from a member, a table with `kind`, or a shorthand."""
         if isinstance(written, cls):
             return written
         if isinstance(written, Mapping):
@@ -265,20 +242,13 @@ class Component(Declaration):
         if cls is getattr(cls, "family", None):
             return {FAMILY: cls.__name__}
         described = handler.resolve_ref_schema(handler(schema))
-        described["properties"] = {
-            "kind": {"const": cls.kind},
-            **described.get("properties", {}),
-        }
+        described["properties"] = {"kind": {"const": cls.kind}, **described.get("properties", {})}
         described["required"] = ["kind", *described.get("required", [])]
         return described
 
 
 def load_plugins() -> str:
-    """Imports the entry points of group `lossweights.plugins`, each once.
-
-    Returns:
-        An addition to the error about an unknown kind: the plug-ins that failed to load.
-    """
+    """Imports each entry point of `lossweights.plugins` once; says which ones failed."""
     broken = ""
     for point in importlib.metadata.entry_points(group=PLUGIN_GROUP):
         if point.value in _loaded:
@@ -300,30 +270,23 @@ def _full_name(cls: type) -> str:
 
 
 def _dump_member(member: Component, info: SerializationInfo) -> dict[str, Any]:
-    return member.model_dump(
-        mode=info.mode,
-        exclude_defaults=info.exclude_defaults,
-        exclude_unset=info.exclude_unset,
-        exclude_none=info.exclude_none,
-    )
+    options = ("mode", "exclude_defaults", "exclude_unset", "exclude_none")
+    return member.model_dump(**{name: getattr(info, name) for name in options})
 
 
 def _reworded(cls: type[BaseModel], problem: ErrorDetails) -> InitErrorDetails:
     """The problem, to be raised again, with our message for an unknown field."""
-    location, kind = problem["loc"], problem["type"]
+    location, kind, message = problem["loc"], problem["type"], problem["msg"]
     if kind == "extra_forbidden" and len(location) == 1:
-        fields = cls.model_fields
+        kind, fields = "unknown_field", cls.model_fields
         owner = repr(cls.kind) if getattr(cls, "kind", "") else cls.__name__  # type: ignore[attr-defined]
         message = (
             f"unknown field {location[0]!r}{did_you_mean(str(location[0]), fields)} "
             f"({owner} has {quoted(fields)})"
         )
-        return {
-            "type": PydanticCustomError("unknown_field", message),
-            "loc": location,
-            "input": problem["input"],
-        }
+    found: InitErrorDetails = {"type": kind, "loc": location, "input": problem["input"]}
     if kind == "unknown_field":
-        same = PydanticCustomError("unknown_field", problem["msg"])
-        return {"type": same, "loc": location, "input": problem["input"]}
-    return {"type": kind, "loc": location, "input": problem["input"], "ctx": problem.get("ctx", {})}
+        found["type"] = PydanticCustomError("unknown_field", message)
+    else:
+        found["ctx"] = problem.get("ctx", {})
+    return found

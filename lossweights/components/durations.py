@@ -31,11 +31,9 @@ _WRITTEN = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([
 
 @dataclass(frozen=True)
 class Duration:
-    """A length of training with its unit.
+    """A length of training: `"500 steps"`, `"10 epochs"` (or `"10ep"`), `"25%"` (or `"0.25dur"`).
 
-    Written `"500 steps"`, `"10 epochs"` (or `"10ep"`), `"25%"` (or `"0.25dur"`), or in Python
-    `steps(500)`, `epochs(10)`, `percent(25)`. A percentage is always of the whole training, even
-    inside a stage.
+    A percentage is always of the whole training, even inside a stage.
 
     Args:
         value: Number of units; at least 0, and whole for steps.
@@ -98,9 +96,7 @@ class Duration:
                 f'write "{number} steps", "{number} epochs" or "{number}%"'
             )
         value = float(number)
-        if unit.lower() == "dur":
-            value = round(value * 100, 10)
-        return cls(value, known)
+        return cls(round(value * 100, 10) if unit.lower() == "dur" else value, known)
 
     def length(self, horizon: Horizon) -> float:
         """The duration in steps, not rounded: 25% of 1,686 steps are 421.5.
@@ -110,31 +106,21 @@ class Duration:
         """
         if self.unit == "steps":
             return self.value
-        if self.unit == "epochs":
-            if horizon.steps_per_epoch is None:
-                raise HorizonError(
-                    f"{self} cannot be converted to steps before steps_per_epoch is known: give it"
-                )
-            return self.value * horizon.steps_per_epoch
-        return self.value * horizon.total(f"{self} of training") / 100
+        if self.unit == "percent":
+            return self.value * horizon.total(f"{self} of training") / 100
+        if horizon.steps_per_epoch is None:
+            raise _unknown(str(self), "steps_per_epoch")
+        return self.value * horizon.steps_per_epoch
 
     def steps(self, horizon: Horizon) -> int:
-        """The duration in whole steps, halves rounded up.
-
-        Raises:
-            HorizonError: If `horizon` lacks the total or the length of an epoch.
-        """
+        """The duration in whole steps, halves rounded up; errors as those of `length`."""
         return math.floor(self.length(horizon) + 0.5)
 
     def __repr__(self) -> str:
-        return f"{self.unit}({self._number})"
-
-    @property
-    def _number(self) -> str:
-        return repr(self.value).removesuffix(".0")
+        return f"{self.unit}({self.value!r})".replace(".0)", ")")
 
     def __str__(self) -> str:
-        number = self._number
+        number = repr(self.value).removesuffix(".0")
         if self.unit == "percent":
             return f"{number}%"
         return f"{number} {self.unit}" if number != "1" else f"1 {self.unit[:-1]}"
@@ -159,29 +145,17 @@ class Duration:
 
 
 def steps(value: int) -> Duration:
-    """A duration in optimizer steps.
-
-    >>> str(steps(500))
-    '500 steps'
-    """
+    """A duration in optimizer steps: `steps(500)` is "500 steps"."""
     return Duration(value, "steps")
 
 
 def epochs(value: float) -> Duration:
-    """A duration in epochs.
-
-    >>> str(epochs(10))
-    '10 epochs'
-    """
+    """A duration in epochs: `epochs(10)` is "10 epochs"."""
     return Duration(value, "epochs")
 
 
 def percent(value: float) -> Duration:
-    """A duration in percent of the whole training.
-
-    >>> percent(25).steps(Horizon(total_steps=1000))
-    250
-    """
+    """A duration in percent of the whole training: `percent(25)` is "25%"."""
     return Duration(value, "percent")
 
 
@@ -216,25 +190,14 @@ class Horizon:
 
     @property
     def span(self) -> int:
-        """Steps from 0 until local time ends: those of the whole training, or of a stage.
-
-        Raises:
-            HorizonError: If the end is unknown.
-        """
+        """Steps from 0 until training, or a stage, ends; a HorizonError if that is unknown."""
         return self.total("the length of training") if self.end is None else self.end
 
     def total(self, wanted: str) -> int:
-        """`total_steps`; if it is unknown, an error that begins with `wanted`.
-
-        Raises:
-            HorizonError: If it is unknown.
-        """
+        """`total_steps`; if it is unknown, a HorizonError that begins with `wanted`."""
         if isinstance(self.total_steps, int):
             return self.total_steps
-        lacks = "total_steps" if self.total_steps is None else "steps_per_epoch"
-        raise HorizonError(
-            f"{wanted} cannot be converted to steps before {lacks} is known: give it"
-        )
+        raise _unknown(wanted, "total_steps" if self.total_steps is None else "steps_per_epoch")
 
     @property
     def is_bounded(self) -> bool:
@@ -256,16 +219,13 @@ class Horizon:
         return replace(self, end=length)
 
 
-def read_total_steps(value: object) -> int | Duration | None:
-    """Reads `total_steps` as written: 40000, "40000", "40_000 steps", "40 epochs", None.
+def _unknown(wanted: str, lacks: str) -> HorizonError:
+    return HorizonError(f"{wanted} cannot be converted to steps before {lacks} is known: give it")
 
-    Raises:
-        ValueError: For anything else.
-    """
-    if value is None:
-        return None
-    is_count = isinstance(value, str) and value.strip().replace("_", "").isdecimal()
-    if isinstance(value, Duration | str) and not is_count:
+
+def read_total_steps(value: object) -> int | Duration | None:
+    """Reads `total_steps`: 40000, "40000", "40_000 steps", "40 epochs", None; else ValueError."""
+    if isinstance(value, Duration | str) and not _is_count(value):
         duration = Duration.parse(value)
         if duration.unit == "percent":
             raise ValueError(
@@ -277,20 +237,17 @@ def read_total_steps(value: object) -> int | Duration | None:
 
 
 def check_count(name: str, value: object, least: int) -> int | None:
-    """A whole number of at least `least`, or None.
-
-    Raises:
-        ValueError: For anything else.
-    """
+    """A whole number of at least `least`, or None; else ValueError."""
     if value is None:
         return None
-    count = value
-    if isinstance(count, str) and count.strip().replace("_", "").isdecimal():
-        count = int(count)
-    if isinstance(count, float) and count.is_integer():
-        count = int(count)
+    is_whole = isinstance(value, float) and value.is_integer()
+    count = int(value) if is_whole or _is_count(value) else value  # type: ignore[call-overload]
     if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, found {value!r}")
     if int(count) > _LONGEST:
         raise ValueError(f"{name} must be at most 2**53, found {value!r}")
     return int(count)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, str) and value.strip().replace("_", "").isdecimal()

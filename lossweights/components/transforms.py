@@ -20,9 +20,8 @@ Level: TypeAlias = Literal["element", "dimension", "value"]
 class Transform(Component):
     """A function of a term's value, applied before it is weighted.
 
-    A transform is a frozen declaration. State, if it has any, is declared by `init` and owned by
-    the criterion. A field typed as `Schedule` may be a number or a schedule, and is read as
-    `now["field"]`.
+    State, if there is any, is declared by `init` and owned by the criterion. A field typed as
+    `Schedule` reads a number or a schedule; its value is `now["field"]`. `now.terms` has the term.
     """
 
     @property
@@ -51,11 +50,9 @@ class Transform(Component):
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         """Learns from one optimizer step; not called if no finite value was seen in it.
 
-        It changes the tensors of `state` or puts new ones in their place.
-
         Args:
             observed: Mean of the reduced value over the step, before the transform; 0-dim, finite.
-            state: The current state.
+            state: The state: change its tensors, or put new ones in their place.
             now: The step, the horizon and the values of scheduled fields.
         """
 
@@ -63,14 +60,11 @@ class Transform(Component):
 class Capacity(Transform, kind="capacity"):
     r"""The distance of the value from a capacity that grows: $|v - C(t)|$.
 
-    In the paper's $\gamma\, |D_{KL} - C|$ the factor $\gamma$ is the weight of the term. While the
-    KL is below $C$ its gradient is reversed, and the KL rises to $C$.
-
     Args:
-        capacity: $C$, in nats; a number, or a schedule such as a ramp from 0 to 25.
+        capacity: $C$ in nats, to which a lower value rises; a number, or a schedule such as a ramp.
 
-    C. Burgess et al., *Understanding disentangling in beta-VAE*, 2018, arXiv 1804.03599, with
-    $\gamma = 1000$ and $C$ growing linearly to 25 nats in 100,000 steps.
+    C. Burgess et al., *Understanding disentangling in beta-VAE*, 2018, arXiv 1804.03599, with a
+    weight $\gamma = 1000$ and $C$ growing linearly to 25 nats in 100,000 steps.
 
     >>> from lossweights import Capacity, Ramp, WeightedLoss
     >>> capacity = Capacity(capacity=Ramp(start=0.0, stop=25.0, over="100000 steps"))
@@ -89,14 +83,11 @@ class Capacity(Transform, kind="capacity"):
 class FreeBits(Transform, kind="free-bits"):
     r"""A KL that has no gradient below a threshold: $\max(\lambda, v)$.
 
-    A KL below $\lambda$ gains nothing by getting smaller. The value of the term is then the bound;
-    the KL itself is reported as `raw`.
+    The value of the term is then the bound; the KL itself is reported as `raw`.
 
     With `per: dimension` or `element` the term is given unreduced, with the batch first, and its
-    config has a `reduction`. The objective of the paper, a sum over dimensions of
-    $\max(\lambda, \text{mean over the batch})$, is `reduction: batch_mean`; $\lambda$ then counts
-    once for each dimension. For groups, such as the feature maps of the paper, sum over each group
-    beforehand.
+    config has a `reduction`: `batch_mean` for the objective of the paper, in which $\lambda$ counts
+    once for each dimension. For groups of dimensions, sum over each group beforehand.
 
     Args:
         threshold: $\lambda$ in nats (a bit is 0.693); a number or a schedule.
@@ -127,13 +118,12 @@ class FreeBits(Transform, kind="free-bits"):
 class Log(Transform, kind="log"):
     r"""The logarithm of the value: $\log(v + \varepsilon)$.
 
-    The gradient of a term becomes its relative gradient, $v' / (v + \varepsilon)$, whatever its
-    scale. At a value of 0 it is finite, but $1/\varepsilon$ times as large: if values come near 0,
-    use a larger `epsilon`. For $v \le -\varepsilon$ the logarithm is undefined and the term is nan,
-    without a gradient; `on_nonfinite` handles it.
+    The gradient becomes the relative one, $v' / (v + \varepsilon)$, whatever the scale of a term.
+    For $v \le -\varepsilon$ the term is nan, without a gradient; `on_nonfinite` handles it.
 
     Args:
-        epsilon: $\varepsilon$, above 0.
+        epsilon: $\varepsilon$, above 0; near a value of 0 the gradient is $1/\varepsilon$ times
+            as large, so take a larger one for such values.
 
     B. Lin et al., *Dual-balancing for multi-task learning*, 2023, arXiv 2308.12029, with
     $\varepsilon = 10^{-8}$ in LibMTL.
@@ -153,9 +143,8 @@ class Log(Transform, kind="log"):
 class Relative(Transform, kind="relative"):
     r"""The value relative to an earlier one: $v / r$.
 
-    $r$ is the absolute value of the first observation that was not 0 (the mean over the first
-    optimizer step), or a moving average of absolute values. Until there is one, the value is
-    divided by its own absolute value. $r$ has no gradient.
+    $r$ is the absolute value of the first observation (the mean over an optimizer step) that was
+    not 0, or a moving average of them; until then, that of the value itself. It has no gradient.
 
     Args:
         to: `first` or `moving-average`.
@@ -183,14 +172,12 @@ class Relative(Transform, kind="relative"):
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         reference, size = state["reference"], observed.abs()
         known = reference if self.to == "first" else torch.lerp(size, reference, self.smoothing)
-        reference.copy_(torch.where(reference > TINY, known, size))
+        state["reference"] = torch.where(reference > TINY, known, size)
 
 
 def logarithm(value: Tensor) -> Tensor:
-    """The logarithm; nan, without a gradient, where it is undefined.
-
-    For values below 0 torch returns the derivative of log |v|: downhill in |v|, so uphill in v.
-    """
+    """The logarithm; nan, without a gradient, where it is undefined."""
+    # For values below 0 torch returns the derivative of log |v|: downhill in |v|, so uphill in v.
     return torch.where(value > 0, value, torch.nan).log()
 
 
@@ -200,12 +187,6 @@ def at_least(value: Tensor, bound: Tensor) -> Tensor:
 
 
 def reference_for(value: Tensor, reference: Tensor) -> Tensor:
-    """The divisor: the reference; without one, the size of the value; 1 if that is 0.
-
-    Args:
-        value: Detached, 0-dim.
-        reference: 0 if nothing was seen yet.
-    """
+    """The divisor: the reference; if it is 0, the size of the value; 1 if that is 0 too."""
     size = value.abs()
-    own = torch.where(size > TINY, size, torch.ones_like(size))
-    return torch.where(reference > TINY, reference, own)
+    return torch.where(reference > TINY, reference, torch.where(size > TINY, size, 1.0))

@@ -20,12 +20,12 @@ from pydantic import (
 
 from lossweights.components.balancers import Balancer
 from lossweights.components.controllers import Controller
-from lossweights.components.declaration import Declaration
+from lossweights.components.declaration import Component, Declaration
 from lossweights.components.durations import Duration, read_total_steps
 from lossweights.components.transforms import Transform
 from lossweights.config.files import Location, Source, plain
 from lossweights.config.term import Term
-from lossweights.errors import ConfigError, did_you_mean, explain, quoted
+from lossweights.errors import ConfigError, did_you_mean, dotted, explain, quoted
 
 EvalWeights = Literal["final", "current"]
 OnNonfinite = Literal["propagate", "raise", "skip_term"]
@@ -224,7 +224,7 @@ class LossConfig(Declaration):
         return cls._validated(data, lambda location: found.place((*path, *location)))
 
     @classmethod
-    def _validated(cls, data: Any, place: Callable[[Location], str] | None = None) -> Self:
+    def _validated(cls, data: Any, place: Callable[[Location], str] = dotted) -> Self:
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -291,7 +291,7 @@ def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
     if isinstance(owner, BaseModel):
         fields = type(owner).model_fields
         known: Mapping[str, Any] = {name: getattr(owner, name) for name in fields}
-        kind = {"kind": name} if (name := getattr(owner, "kind", "")) else {}
+        kind = {"kind": owner.kind} if isinstance(owner, Component) and owner.kind else {}
         owner = {name: known[name] for name in owner.model_fields_set} | kind
         if rest and head not in owner and head in known:
             owner[head] = known[head]  # a default, of which a part is changed

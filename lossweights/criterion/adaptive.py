@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from numbers import Real
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lossweights.components.balancers import Balancer, GradientBalancer
+from lossweights.components.balancers import GradientBalancer
 from lossweights.components.context import State
 from lossweights.components.controllers import Controller
 from lossweights.components.durations import Duration, Horizon
@@ -19,12 +17,12 @@ from lossweights.config.loss_config import LossConfig, Part
 from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.shared import SharedLike
 from lossweights.criterion.gradients.weights import GradientStep, GradientWeights
-from lossweights.criterion.indexing import take
+from lossweights.criterion.indexing import is_finite, take
 from lossweights.criterion.observations import Observations
 from lossweights.criterion.reader import Values
-from lossweights.criterion.slots import Slot
+from lossweights.criterion.slots import Slot, initial_state
 from lossweights.criterion.state import AdaptiveState
-from lossweights.errors import ConfigError, did_you_mean, quoted
+from lossweights.errors import ConfigError
 
 _ENOUGH_STEPS = 2  # the first step of a warm-up has a learning rate of 0
 _NEGATIVE_LEARNED = "under which a weight that the balancer learns grows without bound"
@@ -45,6 +43,11 @@ class Factors(NamedTuple):
     gradients: GradientStep | None = None
     plain: Tensor | None = None
 
+    def to(self, device: torch.device) -> Factors:
+        """The same on another device."""
+        penalties = None if self.penalties is None else self.penalties.to(device)
+        return self._replace(factors=self.factors.to(device), penalties=penalties)
+
 
 class Adaptive(AdaptiveState):
     """The controllers, transforms and the balancer of a config, with their state.
@@ -59,7 +62,6 @@ class Adaptive(AdaptiveState):
         weighs_inside: Whether weights are learned, or depend on the losses that they weigh.
         observes: Whether anything learns from the values of forward passes.
         learns_after: Whether the balancer learns from the losses after the step.
-        awaits_after: Whether a step was done whose losses after it were not observed yet.
         weights_from_gradients: For a balancer by gradients; None for others.
     """
 
@@ -69,72 +71,60 @@ class Adaptive(AdaptiveState):
         parts = config.adaptive_parts()
         # On the CPU, whatever the default device is: the first losses say where to go.
         with torch.inference_mode(mode=False), torch.device("cpu"):
-            states = [_initial_state(part, len(balanced)) for part in parts]
-            adapting = [
-                str(part.term)
-                for part, state in zip(parts, states, strict=True)
-                if isinstance(part.component, Transform) and state
+            states = [initial_state(part, len(balanced)) for part in parts]
+            both = list(zip(parts, states, strict=True))
+            raws = [
+                str(p.term) for p, state in both if isinstance(p.component, Transform) and state
             ]
-            observations = Observations(terms, adapting, _metrics_of(config))
+            observations = Observations(terms, raws, _metrics_of(config))
             super().__init__(balanced, observations.names, group)
-            self.observations = observations
-            self._config, self._group, self._term_names = config, group, terms
-            self._balanced = balanced
+            self.observations, self._after = observations, Observations(terms, (), ())
+            self._config, self._term_names, self._balanced = config, terms, balanced
             # Every attribute is here before the slots: no learned tensor may be called like one.
             self.slots: dict[str, Slot] = {}
             self.transforms: dict[str, Slot] = {}
             self.controllers: dict[str, Slot] = {}
-            self.balancer_slot: Slot | None = None
-            self.weights_from_gradients: GradientWeights | None = None
-            self.weighs_inside = self.observes = self.learns_after = self.awaits_after = False
             self._instant: dict[str, Slot] = {}
             self._steered: dict[str, Slot] = {}
-            self._where_balanced = [terms.index(name) for name in balanced]
+            self.balancer_slot: Slot | None = None
+            self.weights_from_gradients: GradientWeights | None = None
+            self.weighs_inside = self.observes = self.learns_after = False
             self._balances_inside = self._balances_all = self._learns = False
+            self._where_balanced = [terms.index(name) for name in balanced]
             self._interval: Duration | None = None
             self._last: State = {}
-            self._after = Observations(terms, (), ())
-            self._steps = 0
-            self._start: State = {}
-            self._metrics_seen: set[str] = set()
-            self._has_observed_after = self._has_moved = False
+            self._progress = _Progress()
             self._refresh()
-            for part, state in zip(parts, states, strict=True):
-                self.slots[part.place] = self._slot(part, state)
-            self._sort()
+            for part, state in both:
+                self._add_slot(part, state)
             if self.slots:
                 self.declare("observed", observations.state)
             if self.balancer_slot is not None:
                 self._declare_balancer(self.balancer_slot)
-            self.observes = bool(self.controllers or observations.raws or self._learns)
+            self._balances_all = len(balanced) == len(terms) and not self.controllers
+            self.weighs_inside = self._balances_inside or bool(self._instant)
+            self.observes = bool(self.controllers or raws or self._learns)
         self.average_gradients()
         self._check_signs()
         self.after_load()
 
-    def _slot(self, part: Part, declared: State) -> Slot:
-        terms = self._balanced if part.term is None else (part.term,)
-        kind = type(part.component)
+    def _add_slot(self, part: Part, declared: State) -> None:
+        place, component = part.place, part.component
         for key, tensor in declared.items():
             if isinstance(tensor, nn.Parameter) and (not key.isidentifier() or hasattr(self, key)):
-                raise ConfigError(f"{part.place}: nothing learned can be called {key!r} here")
-        pairs = getattr(part.component, "pairs", ())
-        state = self.declare(f"{part.place}.{kind.kind or kind.__name__}", declared, pairs)
-        return Slot(part.place, part.component, terms, state)
-
-    def _sort(self) -> None:
-        """Sorts the slots by what they do, and when."""
-        for slot in self.slots.values():
-            if isinstance(slot.component, Transform):
-                self.transforms[slot.terms[0]] = slot
-            elif isinstance(slot.component, Controller):
-                self.controllers[slot.terms[0]] = slot
-                times = self._instant if slot.component.instant else self._steered
-                times[slot.terms[0]] = slot
-            else:
-                self.balancer_slot = slot
-                self._balances_inside = self.is_learned or slot.component.instant
-        self._balances_all = len(self._balanced) == len(self._term_names) and not self.controllers
-        self.weighs_inside = self._balances_inside or bool(self._instant)
+                raise ConfigError(f"{place}: nothing learned can be called {key!r} here")
+        terms = self._balanced if part.term is None else (part.term,)
+        group = f"{place}.{component.kind or type(component).__name__}"
+        state = self.declare(group, declared, getattr(component, "pairs", ()))
+        slot = self.slots[place] = Slot(place, component, terms, state)
+        if isinstance(component, Transform):
+            self.transforms[terms[0]] = slot
+        elif isinstance(component, Controller):
+            self.controllers[terms[0]] = slot
+            (self._instant if component.instant else self._steered)[terms[0]] = slot
+        else:
+            self.balancer_slot = slot
+            self._balances_inside = self.is_learned or component.instant
 
     def _declare_balancer(self, slot: Slot) -> None:
         """Declares what is kept for the balancer beside its own state."""
@@ -157,15 +147,18 @@ class Adaptive(AdaptiveState):
                 self._last["awaited"] = torch.zeros(n, dtype=torch.float32)
             self.declare("last_observed", self._last)
 
+    @property
+    def awaits_after(self) -> bool:
+        """Whether a step was done whose losses after it were not observed yet."""
+        return self._progress.awaits_after
+
     def _check_signs(self) -> None:
         """Refuses negative weights where the balancer can make no sense of them."""
         for name in self._balanced if self.why_positive else ():
             term = self._config.terms[name]
             falls = term.controller is not None and not term.controller.stays_above_zero
             if term.weight < 0 or falls:
-                what = (
-                    "a controller that may give weights below 0" if falls else "a negative weight"
-                )
+                what = "a controller that may go below 0" if falls else "a negative weight"
                 raise ConfigError(
                     f"term {name!r} has {what}, {self.why_positive}: write balanced: false at "
                     f"terms.{name}, or flip the term's sign"
@@ -174,11 +167,10 @@ class Adaptive(AdaptiveState):
     @property
     def why_positive(self) -> str:
         """Why a negative weight makes no sense under the balancer; empty if it does."""
-        if self.balancer_slot is None:
+        balancer = self._config.balancer
+        if balancer is None:
             return ""
-        balancer = self.balancer_slot.component
-        why = balancer.needs_positive if isinstance(balancer, Balancer) else ""
-        return why or (_NEGATIVE_LEARNED if self.is_learned else "")
+        return balancer.needs_positive or (_NEGATIVE_LEARNED if self.is_learned else "")
 
     def _refresh(self) -> None:
         """Makes constants on the device of the state."""
@@ -207,11 +199,7 @@ class Adaptive(AdaptiveState):
         """
         step = balance = None
         if (gradients := self.weights_from_gradients) is not None:
-            where = [
-                index
-                for index, name in enumerate(values.names)
-                if name in self._balanced and name not in inactive
-            ]
+            where = self._where(values.names, inactive)
             dtype = values.vector.dtype  # of losses in low precision too
             losses = {values.names[index]: values.losses[index].to(dtype) for index in where}
             if computes_gradients:
@@ -222,9 +210,8 @@ class Adaptive(AdaptiveState):
         factors, penalties = self._factors(values.names, values.vector, inactive, balance)
         plain = None
         if step is not None and step.rows:
-            plain, _ = self._factors(
-                values.names, values.vector, inactive, torch.ones_like(step.balance)
-            )
+            ones = torch.ones_like(step.balance)
+            plain, _ = self._factors(values.names, values.vector, inactive, ones)
         return Factors(factors, penalties, step, plain)
 
     def _factors(
@@ -242,7 +229,7 @@ class Adaptive(AdaptiveState):
         if not names:
             return vector, None
         factors, penalties, penalty = [self._one] * len(names), [self._zero] * len(names), None
-        where = [i for i, n in enumerate(names) if n in self._balanced and n not in inactive]
+        where = self._where(names, inactive)
         if self._balances_inside and where:
             if balance is None:
                 places = [self._balanced.index(names[index]) for index in where]
@@ -256,11 +243,13 @@ class Adaptive(AdaptiveState):
             if name in names and name not in inactive:
                 index = names.index(name)
                 weight, _ = slot.weigh_inside(vector[index])
-                factors[index], penalties[index] = (
-                    factors[index] * weight,
-                    penalties[index] * weight,
-                )
+                factors[index] = factors[index] * weight
+                penalties[index] = penalties[index] * weight
         return torch.stack(factors), None if penalty is None else torch.stack(penalties)
+
+    def _where(self, names: Sequence[str], inactive: Collection[str]) -> list[int]:
+        """The places of the balanced terms that count."""
+        return [i for i, n in enumerate(names) if n in self._balanced and n not in inactive]
 
     def anchor(self, present: Collection[str]) -> Tensor | None:
         """A 0 that has the learned tensors in its graph, if no balanced term is present.
@@ -293,15 +282,16 @@ class Adaptive(AdaptiveState):
 
     # Between forward passes
 
-    def at(self, step: int, before: int, horizon: Horizon) -> None:
-        """Sets the step for all components."""
-        for slot in self.slots.values():
-            slot.at(step, before, horizon)
-
-    def show(self, fields: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Sets the values of scheduled fields, by the place of their component."""
-        for place, values in fields.items():
-            self.slots[place].show(values)
+    def show(
+        self,
+        step: int,
+        before: int,
+        horizon: Horizon,
+        fields: Mapping[str, Mapping[str, Tensor]],
+    ) -> None:
+        """Sets the step for all components, and the values of scheduled fields by place."""
+        for place, slot in self.slots.items():
+            slot.show(step, before, horizon, fields.get(place))
 
     def factors(self) -> Tensor | None:
         """The factors of all terms until the next step, shape (n,); None if all are 1."""
@@ -337,18 +327,24 @@ class Adaptive(AdaptiveState):
         for slot in self.slots.values():
             slot.check(self.device)
 
-    @torch.no_grad()
-    def learn(self, inactive: Collection[str]) -> None:
+    def learn(self, step: int, before: int, horizon: Horizon, inactive: Collection[str]) -> None:
         """Updates all components from the means of the step that was done, over the ranks.
 
         Args:
+            step: Steps done.
+            before: Steps done before.
+            horizon: The length of training.
             inactive: Terms that were dormant in it: their controllers could steer nothing.
         """
-        self._steps += 1
+        self._progress.steps += 1
         if self.observes:
-            self._update(inactive)
+            for slot in self.slots.values():
+                slot.show(step, before, horizon)  # with the scheduled fields of the step done
+            with torch.no_grad():
+                self._update(inactive)
         if self.weights_from_gradients is not None:
-            self.weights_from_gradients.step_done()
+            with torch.no_grad():
+                self.weights_from_gradients.step_done()
 
     def _update(self, inactive: Collection[str]) -> None:
         observations = self.observations
@@ -361,10 +357,10 @@ class Adaptive(AdaptiveState):
             channel = observations.channel_of_raw(name)
             self._update_one(self.transforms[name], values[channel], valid[channel])
         if self._learns:
-            n = len(self._term_names)
-            self._update_balancer(
-                take(values[:n], self._where_balanced), take(valid[:n], self._where_balanced)
-            )
+            if self._balanced != observations.names:
+                where = self._where_balanced
+                values, valid = take(values, where), take(valid, where)
+            self._update_balancer(values, valid)
 
     def _update_one(self, slot: Slot, value: Tensor, valid: Tensor) -> None:
         slot.learn(torch.where(valid, value, self._one), valid)
@@ -375,7 +371,7 @@ class Adaptive(AdaptiveState):
             return
         if self.learns_after:
             last["awaited"].copy_(seen)
-            self.awaits_after = True
+            self._progress.awaits_after = True
         if self._interval is not None:
             sums, counts = last["interval"].unbind()
             sums += torch.where(seen, values, self._zero)
@@ -383,7 +379,7 @@ class Adaptive(AdaptiveState):
             if not slot.now.passed(self._interval):
                 return
             values = sums / counts
-            seen = values.isfinite()  # 0 / 0 if nothing was seen
+            seen = is_finite(values)  # 0 / 0 if nothing was seen
             last["interval"].zero_()
         torch.where(seen, values, last["values"], out=last["values"])
         gradients = None
@@ -394,19 +390,18 @@ class Adaptive(AdaptiveState):
             seen = seen & gradients.seen
         slot.learn(last["values"], seen, gradients)
 
-    @torch.no_grad()
     def learn_after(self, values: Values, inactive: Collection[str]) -> None:
         """Updates the balancer from the losses of the same batch after the step.
 
         Raises:
             RuntimeError: If no step was done since the last call.
         """
-        if not self.awaits_after:
+        if not self._progress.awaits_after:
             raise RuntimeError(
                 "criterion.observe_after(terms) is called once after each optimizer step, with "
                 "the mean over micro-batches: no step was done since the last call"
             )
-        self.awaits_after, self._has_observed_after = False, True
+        self._progress.awaits_after, self._progress.has_observed_after = False, True
         where = [index for index, name in enumerate(values.names) if name not in inactive]
         if where:
             vector = take(values.vector, where).float().to(self.device)
@@ -425,39 +420,24 @@ class Adaptive(AdaptiveState):
             ValueError: For a metric that no controller observes, and for a value that is not a
                 number.
         """
-        known = self.observations.metrics
-        for name in metrics:
-            if name not in known:
-                what = "not observed"
-                if name in self._term_names:
-                    what = "a term (losses after a step go to criterion.observe_after({...}))"
-                raise ValueError(
-                    f"{name!r} is {what}{did_you_mean(name, known)} (observed metrics: "
-                    f"{quoted(known)}); a controller observes its source:"
-                )
-        numbers = {name: _number(name, value, self.device) for name, value in metrics.items()}
-        for name, number in numbers.items():
-            self.observations.add_metric(name, number)
-            self._metrics_seen.add(name)
+        self.observations.add_metrics(metrics, self.device)
+        self._progress.metrics_seen.update(metrics)
 
     def move(self, device: torch.device) -> None:
         if self.weights_from_gradients is not None:
             self.weights_from_gradients.check_device(device)
-        if device == self.device:
-            super().move(device)
-            return
+        is_new = device != self.device
         super().move(device)
-        if not self.slots:
-            return
-        self.observations.refresh()
-        self._after.state["totals"] = self._after.state["totals"].to(device)
-        self._after.refresh()
-        self._refresh()
+        if is_new and self.slots:
+            self.observations.refresh()
+            self._after.state["totals"] = self._after.state["totals"].to(device)
+            self._after.refresh()
+            self._refresh()
 
     def after_load(self) -> None:
         """Brings the rest in line with tensors that were just loaded."""
-        self.awaits_after = self.learns_after and bool(self._last["awaited"].any())
-        self._note_start()
+        self._progress.awaits_after = self.learns_after and bool(self._last["awaited"].any())
+        self._progress.begin(self.named_parameters())
         if self.weights_from_gradients is not None:
             self.weights_from_gradients.after_load()
 
@@ -466,8 +446,8 @@ class Adaptive(AdaptiveState):
         self.observations.drop()
         if self.learns_after:
             self._last["awaited"].zero_()
-        self.awaits_after = False
-        self._note_start()
+        self._progress.awaits_after = False
+        self._progress.begin(self.named_parameters())
         if self.weights_from_gradients is not None:
             self.weights_from_gradients.discard()
 
@@ -486,41 +466,58 @@ class Adaptive(AdaptiveState):
 
         It looks at them on the host.
         """
-        if self._has_moved or self._steps < least:
+        if self._progress.steps < least:
             return ""
-        for key, parameter in self.named_parameters():
-            if torch.equal(parameter.detach().cpu(), self._start[key].cpu()):
-                return (
-                    f"the learned weights of the balancer ({key}) have not moved in {self._steps} "
-                    "steps: give them to the optimizer, as in Adam([{'params': "
-                    "model.parameters()}, *criterion.param_groups(lr=1e-2)])"
-                )
-        self._has_moved = True
-        return ""
+        key = self._progress.unmoved(self.named_parameters())
+        return key and (
+            f"the learned weights of the balancer ({key}) have not moved in "
+            f"{self._progress.steps} steps: give them to the optimizer, as in Adam([{{'params': "
+            "model.parameters()}, *criterion.param_groups(lr=1e-2)])"
+        )
 
     def findings(self) -> list[str]:
         """What looks wrong, one sentence each."""
-        if self._steps < _ENOUGH_STEPS:
+        if self._progress.steps < _ENOUGH_STEPS:
             return []
         found = [note] if (note := self.unmoved_parameters_warning(_ENOUGH_STEPS)) else []
         found += [
             f"metric {metric!r} was never given to the controller that observes it: call "
             f"criterion.observe({metric}=...) before the optimizer step"
             for metric in self.observations.metrics
-            if metric not in self._metrics_seen
+            if metric not in self._progress.metrics_seen
         ]
-        if self.learns_after and not self._has_observed_after and self.balancer_slot is not None:
+        balancer = self._config.balancer
+        if balancer and balancer.learns_after and not self._progress.has_observed_after:
             found.append(
-                f"the balancer {self.balancer_slot.component.kind!r} learns from the losses after "
+                f"the balancer {balancer.kind!r} learns from the losses after "
                 "the step and never observed them: call criterion.observe_after(terms) after each "
                 "optimizer step"
             )
         return found
 
-    def _note_start(self) -> None:
-        """Notes the learned weights, to see later whether they move."""
-        self._start = {key: p.detach().clone() for key, p in self.named_parameters()}
-        self._steps, self._has_moved = 0, False
+
+class _Progress:
+    """What happened since the state was built or loaded, on the host."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.awaits_after = self.has_observed_after = False
+        self.metrics_seen: set[str] = set()
+        self._start: State = {}
+        self._has_moved = False
+
+    def begin(self, learned: Iterable[tuple[str, Tensor]]) -> None:
+        """Counts steps from here on, and notes the learned weights to see whether they move."""
+        self._start = {key: tensor.detach().clone() for key, tensor in learned}
+        self.steps, self._has_moved = 0, False
+
+    def unmoved(self, learned: Iterable[tuple[str, Tensor]]) -> str:
+        """The name of a learned weight that has not moved; empty if there is none."""
+        for key, tensor in learned if not self._has_moved else ():
+            if torch.equal(tensor.detach().cpu(), self._start[key].cpu()):
+                return key
+        self._has_moved = True
+        return ""
 
 
 def _replace(entries: list[Tensor], where: Sequence[int], values: Tensor) -> None:
@@ -533,54 +530,3 @@ def _metrics_of(config: LossConfig) -> list[str]:
     controllers = [term.controller for term in config.terms.values()]
     sources = {controller.source for controller in controllers if controller is not None}
     return sorted(source for source in sources if source and source not in config.terms)
-
-
-def _initial_state(part: Part, n: int) -> State:
-    """The tensors that a component declares, checked; float32 or whole numbers."""
-    component, place = part.component, part.place
-    if isinstance(component, Balancer):
-        declared, wanted = component.init(n), f"is 0-dim, or has the {n} terms on its last axis"
-    else:
-        n, declared, wanted = 0, component.init(), "is 0-dim"
-    if not isinstance(declared, dict) or not all(
-        isinstance(tensor, Tensor) for tensor in declared.values()
-    ):
-        raise ConfigError(
-            f"{place}: init() returns tensors by name, as in {{'average': torch.zeros(n)}}, found "
-            f"{declared!r}"
-        )
-    state: State = {}
-    for key, tensor in declared.items():
-        if tensor.ndim > 0 and (n == 0 or tensor.shape[-1] != n):
-            raise ConfigError(
-                f"{place}: init() returns {key!r} of shape {tuple(tensor.shape)}; a tensor of the "
-                f"state {wanted}"
-            )
-        if not isinstance(tensor, nn.Parameter):
-            state[key] = tensor.float() if tensor.is_floating_point() else tensor
-        elif isinstance(component, GradientBalancer):
-            raise ConfigError(
-                f"{place}: {key!r} is learned, which weights from gradients cannot be: let "
-                "update() change it"
-            )
-        elif isinstance(component, Balancer):
-            state[key] = nn.Parameter(tensor.detach().float())
-        else:
-            raise ConfigError(f"{place}: {key!r} is learned, which only a balancer's can be")
-    return state
-
-
-def _number(metric: str, value: Any, device: torch.device) -> Tensor | float:
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, Tensor | np.ndarray):
-        raise ValueError(f"metric {metric!r} is a number or a scalar tensor, found {value!r}")
-    tensor = torch.as_tensor(value)
-    if tensor.numel() != 1 or tensor.is_complex() or tensor.dtype is torch.bool:
-        raise ValueError(
-            f"metric {metric!r} is a number or a scalar tensor, found one of shape "
-            f"{tuple(tensor.shape)} and {tensor.dtype}"
-        )
-    tensor = tensor.detach().reshape(())
-    # A scalar on the host may be added anywhere, without waiting for the device.
-    return tensor if tensor.device.type == "cpu" else tensor.to(device)

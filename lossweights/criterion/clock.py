@@ -6,6 +6,7 @@ import weakref
 from numbers import Integral
 from typing import Any, Protocol, Self
 
+import torch
 from torch.optim import Optimizer
 
 from lossweights.components.durations import Duration, Horizon
@@ -71,14 +72,10 @@ class Clock:
         """Counts `n` optimizer steps that were done.
 
         All criteria on this clock learn and update their weights, then their callbacks run. An
-        exception is raised after all of them were notified.
-
-        Raises:
-            RuntimeError: While the clock follows an optimizer.
-            ValueError: If `n` is not a whole number of at least 0.
+        exception is raised after all of them were notified. Raises as `WeightedLoss.step`.
         """
         if n.__class__ is not int or n < 0:
-            n = whole_number("advance", n)
+            n = whole_number("step", n)
         if self.follower is not None and self.follower.is_alive:
             raise RuntimeError(
                 "this criterion follows an optimizer, which moves its clock: drop the call of "
@@ -92,12 +89,8 @@ class Clock:
         self._move(self.step + 1, stepped=True)
 
     def set(self, step: int) -> None:
-        """Sets the clock. Adaptive state stays as it is; observations of the step are dropped.
-
-        Raises:
-            ValueError: If `step` is not a whole number of at least 0.
-        """
-        self._move(whole_number("set", step), stepped=False)
+        """Sets the clock, as `WeightedLoss.set_step`: observations of the step are dropped."""
+        self._move(whole_number("set_step", step), stepped=False)
 
     def restore(self, step: int) -> None:
         """Sets the step of a checkpoint; `refresh` follows once everything is loaded."""
@@ -111,16 +104,7 @@ class Clock:
     def bind(
         self, *, total_steps: int | Duration | str | None = None, steps_per_epoch: int | None = None
     ) -> None:
-        """Sets how long training takes, for all criteria on this clock.
-
-        Args:
-            total_steps: Optimizer steps of the whole training, or `"40 epochs"`.
-            steps_per_epoch: Optimizer steps of an epoch.
-
-        Raises:
-            ValueError: If it is not a length of training, such as a percentage. Then nothing
-                changes.
-        """
+        """Sets how long training takes, as `WeightedLoss.bind`; if it raises, nothing changes."""
         bound, horizon = self._bound, self._horizon
         self._bound = (
             bound[0] if total_steps is None else total_steps,
@@ -139,18 +123,7 @@ class Clock:
             raise
 
     def follow(self, optimizer: Optimizer) -> Follower:
-        """Moves the clock with each step of `optimizer`.
-
-        Args:
-            optimizer: A torch optimizer, or the wrapper of Lightning or Accelerate around one.
-
-        Returns:
-            A handle. Its `remove()`, or leaving its `with` block, releases the clock.
-
-        Raises:
-            RuntimeError: If the clock follows an optimizer already.
-            TypeError: If it is not a torch optimizer.
-        """
+        """Moves the clock with each step of `optimizer`, as `WeightedLoss.follow`."""
         if self.follower is not None and self.follower.is_alive:
             raise RuntimeError(
                 "this criterion follows an optimizer already, and one clock has one owner: release "
@@ -176,6 +149,9 @@ class Clock:
         return [found for reference in self._listeners if (found := reference()) is not None]
 
     def _move(self, step: int, *, stepped: bool) -> None:
+        if torch.is_inference_mode_enabled():  # training could not use tensors made in it
+            with torch.inference_mode(mode=False):
+                return self._move(step, stepped=stepped)
         before, self.step = self.step, step
         failed: Exception | None = None
         listeners = self._alive()
@@ -191,6 +167,7 @@ class Clock:
                 failed = failed or error
         if failed is not None:
             raise failed
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("step", "declared", "_bound", "_horizon")

@@ -47,48 +47,49 @@ def combine(
         return Parts(torch.dot(vector, weights), values, weights)
     if mode.in_place:  # the clock may overwrite it before the backward pass
         weights = weights.clone()
-    if vector.device != mode.device:  # an evaluation elsewhere
+    if vector.device != mode.device:  # an evaluation on another device
         weights = weights.to(vector.device)
     if len(present) < len(names):
         weights = take(weights, [i for i, name in enumerate(names) if name in present])
     if vector.dtype is torch.float64:
         weights = weights.double()
-    factors, measured = None, vector
-    if mode.adaptive is not None and (present or mode.adaptive.weights_from_gradients is not None):
-        factors = mode.adaptive.weigh(
-            _on_device(values, mode), mode.inactive, shared, computes_gradients=computes_gradients
-        )
-        measured = _measured(vector, factors)
-    total = _sum(measured, weights, values, mode)
-    if mode.adaptive is not None and len(present) < len(names):
-        anchor = mode.adaptive.anchor([name for name in present if name not in mode.inactive])
+    adaptive = mode.adaptive
+    if adaptive is None or not (present or adaptive.weights_from_gradients):
+        factors, total = None, _sum(vector, weights, values, mode)
+    else:
+        factors, total = _adapted(values, weights, mode, shared, computes_gradients)
+    if adaptive is not None and len(present) < len(names):
+        anchor = adaptive.anchor([name for name in present if name not in mode.inactive])
         total = total if anchor is None else total + anchor
     if factors is None:
         return Parts(total, values, weights)
     if factors.plain is not None:
         total = _in_shared_alone(total, values, weights, mode, factors)
-    return Parts(
-        total,
-        values,
-        weights,
-        factors.factors.to(vector.device),
-        None if factors.penalties is None else factors.penalties.to(vector.device),
-        factors.gradients,
+    return Parts(total, values, weights, factors.factors, factors.penalties, factors.gradients)
+
+
+def _adapted(
+    values: Values,
+    weights: Tensor,
+    mode: Mode,
+    shared: SharedLike | None,
+    computes_gradients: bool,
+) -> tuple[Factors, Tensor]:
+    """The factors of a forward pass, and the weighted sum with them."""
+    vector, home = values.vector, values
+    is_elsewhere = vector.device != mode.device
+    if is_elsewhere:
+        home = values._replace(vector=vector.to(mode.device))
+    factors: Factors = mode.adaptive.weigh(  # type: ignore[union-attr]
+        home, mode.inactive, shared, computes_gradients=computes_gradients
     )
-
-
-def _on_device(values: Values, mode: Mode) -> Values:
-    """The values for components whose state is on another device, in an evaluation."""
-    if values.vector.device == mode.device:
-        return values
-    return values._replace(vector=values.vector.to(mode.device))
-
-
-def _measured(vector: Tensor, factors: Factors) -> Tensor:
-    by = factors.factors.to(vector.device)
+    if is_elsewhere:
+        factors = factors.to(vector.device)
     if factors.penalties is None:
-        return vector * by
-    return torch.addcmul(factors.penalties.to(vector.device), by, vector)
+        measured = vector * factors.factors
+    else:
+        measured = torch.addcmul(factors.penalties, factors.factors, vector)
+    return factors, _sum(measured, weights, values, mode)
 
 
 def _sum(measured: Tensor, weights: Tensor, values: Values, mode: Mode) -> Tensor:
@@ -96,7 +97,7 @@ def _sum(measured: Tensor, weights: Tensor, values: Values, mode: Mode) -> Tenso
     if mode.skipped:
         summed = [i for i, name in enumerate(values.names) if name not in mode.skipped]
         measured, weights = take(measured, summed), take(weights, summed)
-    if not len(measured):
+    if not measured.numel():
         return measured.new_zeros((), requires_grad=True)
     return torch.dot(measured, weights)
 

@@ -70,5 +70,10 @@ def put(values: Tensor, where: Sequence[int], into: Tensor, axes: int = 1) -> Te
     return torch.stack(parts, dim=-axes)
 
 
+def is_finite(values: Tensor) -> Tensor:
+    """Whether each entry is finite; several times faster than `isfinite` for a few entries."""
+    return values - values == 0  # inf - inf is nan
+
+
 def _is_all(where: Sequence[int], size: int) -> bool:
     return len(where) == size and all(index == place for place, index in enumerate(where))

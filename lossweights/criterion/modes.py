@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,47 +20,33 @@ from lossweights.criterion.record import ForwardRecord
 from lossweights.criterion.slots import Slot
 from lossweights.errors import HorizonError, warn
 
+T = TypeVar("T")
 Fields = Mapping[str, Mapping[str, Tensor]]
-_NOTHING = nullcontext()  # made once: a context costs more than what it would guard
 
 
+@dataclass
 class Mode:
     """How terms count in one mode of the module.
 
     Attributes:
         weights: float32, in sorted order of the terms: the factors known before a forward pass.
-        device: Where they are.
-        in_place: Whether `weights` is overwritten when the clock moves, or replaced.
         transforms: Functions of a term's value, by term.
         adaptive: What weighs inside a forward pass; None if nothing does.
+        in_place: Whether `weights` is overwritten when the clock moves, or replaced.
         dormant: Terms that do not count yet, and may be absent.
         skipped: Terms of weight 0 that are left out of the sum, and may be absent.
         inactive: Both.
     """
 
-    __slots__ = (
-        "adaptive",
-        "device",
-        "dormant",
-        "in_place",
-        "inactive",
-        "skipped",
-        "transforms",
-        "weights",
-    )
+    weights: Tensor
+    transforms: Mapping[str, Callable[[Tensor], Tensor]]
+    adaptive: Adaptive | None = None
+    in_place: bool = False
+    dormant: frozenset[str] = frozenset()
+    skipped: frozenset[str] = frozenset()
 
-    def __init__(
-        self,
-        weights: Tensor,
-        transforms: Mapping[str, Callable[[Tensor], Tensor]],
-        adaptive: Adaptive | None = None,
-        skipped: frozenset[str] = frozenset(),
-    ) -> None:
-        self.weights, self.device = weights, weights.device
-        self.in_place = False
-        self.transforms, self.adaptive = transforms, adaptive
-        self.dormant: frozenset[str] = frozenset()
-        self.skipped = self.inactive = skipped
+    def __post_init__(self) -> None:
+        self.device, self.inactive = self.weights.device, self.dormant | self.skipped
 
 
 class Modes:
@@ -103,8 +89,6 @@ class Modes:
         self.timeline: Timeline | None = None
         self.train: Mode | None = None
         self.eval: Mode | None = None
-        self._rows: tuple[Tensor, ...] = ()
-        self._first = 0
 
     def get(self, *, training: bool) -> Mode:
         """The mode of training or of evaluation.
@@ -149,14 +133,12 @@ class Modes:
         if self.train is None:
             self._record.step_done(before)
             return
-        if self.adaptive.slots:
-            self.adaptive.at(step, before, self.horizon)
-            if stepped and step != before:
-                with _trainable():
-                    self.adaptive.learn(self.train.dormant)
-        is_due = self._record.step_done(before) and stepped and step != before
+        done = stepped and step != before
+        if done and self.adaptive.slots:
+            self.adaptive.learn(step, before, self.horizon, self.train.dormant)
+        is_due = self._record.step_done(before) and done
         try:
-            self.show(step)
+            self.show(step, before)
         except Exception as error:
             self.train, self.missing = None, str(error)  # no weights of another step
             raise
@@ -169,42 +151,36 @@ class Modes:
         if self._record.is_due:
             self._record.call_back(before)
 
+    @torch.inference_mode(mode=False)
     def refresh(self) -> None:
         """Computes the weights of the clock's step after a checkpoint was loaded."""
         self._record.step_done(self.clock.step)
         if self.train is not None:
-            self.adaptive.at(self.clock.step, self.clock.step, self.horizon)
             self.show(self.clock.step)
 
     # Weights
 
-    def show(self, step: int, *, check: bool = False) -> None:
+    def show(self, step: int, before: int | None = None, *, check: bool = False) -> None:
         """Sets the weights, and the scheduled fields of components, to those of a step.
 
         Args:
             step: The step.
+            before: The step before the clock moved; None if it did not.
             check: Whether to check what the components return, on the host.
         """
-        mode, timeline, adaptive = self.get(training=True), self.timeline, self.adaptive
-        if timeline is None:
-            return
-        weights = row = self._row(step)
-        if mode.in_place:
-            weights = row = self._on_device.copy_(row)
+        mode, timeline, adaptive = self.train, self.timeline, self.adaptive
+        if mode is None or timeline is None:
+            raise HorizonError(self.missing)
+        weights, fields = self._rows.at(step)
         if adaptive.slots:
-            fields = {}
-            if timeline.fields:
-                weights, fields = row[: len(timeline.names)], _fields_of(timeline, row)
-            adaptive.show(fields)
+            adaptive.show(step, step if before is None else before, self.horizon, fields)
             if check and self.device.type != "meta":
                 adaptive.check()
-            with _trainable():
-                factors = adaptive.factors()
-                weights = weights if factors is None else weights * factors
-        if mode.in_place:
-            mode.weights.copy_(weights)
-        else:
-            mode.weights = weights
+            factors = adaptive.factors()
+            if factors is not None:
+                out = self._rows.product if mode.in_place else None
+                weights = torch.mul(weights, factors, out=out)
+        mode.weights = weights
         if timeline.is_patterned:
             # Replaced only when they change: a compiled graph is made for each pattern of them.
             dormant, skipped = timeline.dormant(step), timeline.skipped(step)
@@ -240,28 +216,19 @@ class Modes:
             warnings.simplefilter("ignore")  # issued when the original was built
             self.on_bind()
 
+    @torch.inference_mode(mode=False)  # training could not use tensors made in it
     def _build(self, *, check: bool = False) -> None:
         """Makes both modes on the device."""
         self.train = self.eval = None
-        self._rows = ()
         if self.timeline is None:
             return
-        adaptive = self.adaptive
-        with torch.inference_mode(mode=False):
-            n = len(self.timeline.names)
-            weights = torch.zeros(n, dtype=torch.float32, device=self.device)
-            self.train = Mode(
-                weights,
-                {name: self._through(slot) for name, slot in adaptive.transforms.items()},
-                adaptive if adaptive.weighs_inside else None,
-            )
-            # On the CPU the next row replaces the last, which costs nothing. On other devices it
-            # is copied over it: a captured CUDA graph reads from one address.
-            self.train.in_place = self.device.type != "cpu"
-            if self.train.in_place:
-                self._on_device = torch.zeros(
-                    self.timeline.width, dtype=torch.float32, device=self.device
-                )
+        adaptive, self._rows = self.adaptive, _Rows(self.timeline, self.device)
+        self.train = Mode(
+            self._rows.at(self.clock.step)[0],
+            {name: self._through(slot) for name, slot in adaptive.transforms.items()},
+            adaptive if adaptive.weighs_inside else None,
+            self._rows.in_place,
+        )
         if self.config.eval_weights == "current":
             self.eval = self.train
         else:
@@ -269,7 +236,6 @@ class Modes:
                 self.eval = self._final_mode(self.timeline)
             except HorizonError as error:
                 self.missing = f"{_ask_to_bind(error)}; or write eval_weights: current"
-        self.adaptive.at(self.clock.step, self.clock.step, self.horizon)
         self.show(self.clock.step, check=check)
 
     def _final_mode(self, timeline: Timeline) -> Mode:
@@ -292,16 +258,15 @@ class Modes:
             for name, weight in weights.items()
             if weight == 0 and config.terms[name].when_zero == "skip"
         )
-        with torch.inference_mode(mode=False):
-            tensor = torch.tensor(list(weights.values()), dtype=torch.float32, device=self.device)
-            fields = _fields_of(timeline, torch.from_numpy(final).to(self.device))
+        tensor = torch.tensor(list(weights.values()), dtype=torch.float32, device=self.device)
+        fields = fields_of(timeline, torch.from_numpy(final).to(self.device).unbind())
         # Transforms that adapt are left out: the measure of evaluation does not move.
         transforms = {
             name: self._through(slot.with_fields(fields.get(slot.place, {})))
             for name, slot in self.adaptive.transforms.items()
             if not slot.adapts
         }
-        return Mode(tensor, transforms, None, skipped)
+        return Mode(tensor, transforms, skipped=skipped)
 
     def _through(self, slot: Slot) -> Callable[[Tensor], Tensor]:
         """A transform on the device of its state, also in an evaluation on another device."""
@@ -314,17 +279,6 @@ class Modes:
 
         return apply
 
-    def _row(self, step: int) -> Tensor:
-        """The values of a step in all columns, float32; a device gets one upload a block."""
-        index = step - self._first
-        if not 0 <= index < len(self._rows) and self.timeline is not None:
-            self._first, block = self.timeline.block(step)
-            with torch.inference_mode(mode=False):  # training could not use what is made in it
-                rows = torch.from_numpy(block.astype(np.float32))
-                self._rows = rows.to(self.device, non_blocking=True).unbind()
-            index = step - self._first
-        return self._rows[index]
-
     def __getstate__(self) -> dict[str, Any]:
         # Computed again, on the CPU: another machine may lack the device.
         kept = ("config", "adaptive", "_record", "clock", "_own")
@@ -335,19 +289,53 @@ class Modes:
         self._reset()
 
 
-def _fields_of(timeline: Timeline, row: Tensor) -> dict[str, dict[str, Tensor]]:
-    """The values of scheduled fields in a row, by the place of their component."""
+class _Rows:
+    """The rows of a timeline in float32 on a device, uploaded in blocks.
+
+    On the CPU each step has tensors of its own. On another device a row is copied into one tensor,
+    since a captured CUDA graph reads from one address.
+    """
+
+    def __init__(self, timeline: Timeline, device: torch.device) -> None:
+        self._timeline, self._device = timeline, device
+        self.in_place = device.type != "cpu"
+        self._first, self._count = 0, 0
+        if self.in_place:
+            self._row = torch.zeros(timeline.width, dtype=torch.float32, device=device)
+            self.product = torch.zeros_like(self._row[: len(timeline.names)])
+            self._views = self._row[: len(timeline.names)], fields_of(timeline, self._row.unbind())
+
+    def at(self, step: int) -> tuple[Tensor, Fields]:
+        """The weights of a step, and the values of scheduled fields by place."""
+        index = step - self._first
+        if not 0 <= index < self._count:
+            self._upload(step)
+            index = step - self._first
+        if self.in_place:
+            self._row.copy_(self._rows[index])
+            return self._views
+        fields = {
+            place: {field: values[index] for field, values in columns.items()}
+            for place, columns in self._fields.items()
+        }
+        return self._rows[index], fields
+
+    def _upload(self, step: int) -> None:
+        self._first, block = self._timeline.block(step)
+        self._count, n = len(block), len(self._timeline.names)
+        rows = torch.from_numpy(block.astype(np.float32)).to(self._device, non_blocking=True)
+        self._rows = (rows if self.in_place else rows[:, :n]).unbind()
+        if not self.in_place:
+            columns = [column.unbind() for column in rows.unbind(dim=1)]
+            self._fields = fields_of(self._timeline, columns)
+
+
+def fields_of(timeline: Timeline, columns: Sequence[T]) -> dict[str, dict[str, T]]:
+    """The columns of scheduled fields, by the place of their component and the field."""
     return {
-        place: {field: row[column] for field, column in columns.items()}
-        for place, columns in timeline.fields.items()
+        place: {field: columns[index] for field, index in indexes.items()}
+        for place, indexes in timeline.fields.items()
     }
-
-
-def _trainable() -> AbstractContextManager[None]:
-    """Outside inference mode: training could not use what is made in it."""
-    if torch.is_inference_mode_enabled():
-        return torch.inference_mode(mode=False)
-    return _NOTHING
 
 
 def _ask_to_bind(error: HorizonError) -> str:

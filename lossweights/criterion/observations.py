@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lossweights.components.context import State
 from lossweights.criterion.distributed import ProcessGroup
+from lossweights.criterion.indexing import is_finite
+from lossweights.errors import did_you_mean, quoted
 
 
 class Means(NamedTuple):
@@ -82,9 +86,24 @@ class Observations:
             if name in raws:
                 self._add(self.channel_of_raw(name), raws[name].detach())
 
-    def add_metric(self, metric: str, value: Tensor | float) -> None:
-        """Adds a value of a metric."""
-        self._add(self.channel(metric), value)
+    def add_metrics(self, metrics: Mapping[str, Tensor | float], device: torch.device) -> None:
+        """Adds values of metrics; none of them if one is refused.
+
+        Raises:
+            ValueError: For an unknown metric, and for a value that is not a number.
+        """
+        for name in metrics:
+            if name not in self.metrics:
+                what = "not observed"
+                if name in self.terms:
+                    what = "a term (losses after a step go to criterion.observe_after({...}))"
+                raise ValueError(
+                    f"{name!r} is {what}{did_you_mean(name, self.metrics)} (observed metrics: "
+                    f"{quoted(self.metrics)}); a controller observes its source:"
+                )
+        numbers = {name: _number(name, value, device) for name, value in metrics.items()}
+        for name, number in numbers.items():
+            self._add(self.channel(name), number)
 
     def _add(self, channel: int, value: Tensor | float) -> None:
         self._sums[channel].add_(value)
@@ -96,7 +115,7 @@ class Observations:
         group.sum(totals)
         values = self._sums / self._counts  # 0 / 0 if nothing was observed; one nan spoils a mean
         totals.zero_()
-        return Means(values, values.isfinite())
+        return Means(values, is_finite(values))
 
     def drop(self) -> None:
         """Drops everything added since the last step."""
@@ -109,3 +128,19 @@ class Observations:
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self.__dict__.update(kept)
         self.refresh()
+
+
+def _number(metric: str, value: Any, device: torch.device) -> Tensor | float:
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, Tensor | np.ndarray):
+        raise ValueError(f"metric {metric!r} is a number or a scalar tensor, found {value!r}")
+    tensor = torch.as_tensor(value)
+    if tensor.numel() != 1 or tensor.is_complex() or tensor.dtype is torch.bool:
+        raise ValueError(
+            f"metric {metric!r} is a number or a scalar tensor, found one of shape "
+            f"{tuple(tensor.shape)} and {tensor.dtype}"
+        )
+    tensor = tensor.detach().reshape(())
+    # A scalar on the host may be added anywhere, without waiting for the device.
+    return tensor if tensor.device.type == "cpu" else tensor.to(device)

@@ -50,15 +50,17 @@ class Reader:
     """
 
     def __init__(self, config: LossConfig) -> None:
-        self._config = config
+        self._ignored = config.ignore
         self.names = tuple(sorted(config.terms))
-        # Terms whose value is not taken as it is: by name, the reduction and the level of the
-        # transform.
-        self._prepared = {
-            name: (term.reduction, None if term.transform is None else term.transform.level)
-            for name, term in config.terms.items()
+        self._declared = list(config.terms)
+        self._required = frozenset(n for n, term in config.terms.items() if not term.optional)
+        # Terms with a reduction or a transform: index, name, reduction, level of the transform.
+        terms = [(index, name, config.terms[name]) for index, name in enumerate(self.names)]
+        self._prepared = [
+            (index, name, term.reduction, None if term.transform is None else term.transform.level)
+            for index, name, term in terms
             if term.reduction or term.transform
-        }
+        ]
 
     def read(self, terms: Mapping[str, Any], mode: ReadMode) -> Values:
         """The terms as one vector, in sorted order of their names.
@@ -72,10 +74,9 @@ class Reader:
                 scalar.
         """
         names = self.names
+        losses: list[Any]
         if type(terms) is dict and len(terms) == len(names):
             losses = [terms.get(name) for name in names]
-            if self._prepared and any(loss is None for loss in losses):
-                names, losses = self._select(terms, mode.inactive)
         else:
             names, losses = self._select(terms, mode.inactive)
         raws = losses
@@ -93,8 +94,10 @@ class Reader:
         if vector is not None and vector.dtype is torch.float32 and vector.ndim == 1:
             return Values(names, raws, losses, vector)
         if vector is None and any(loss is None for loss in losses):
-            names, losses = self._select(terms, mode.inactive)
-            raws = losses
+            names, _ = self._select(terms, mode.inactive)
+            same = raws is losses
+            losses = [loss for loss in losses if loss is not None]
+            raws = losses if same else [raw for raw in raws if raw is not None]
         same = raws is losses
         losses, vector = self._convert(names, losses, vector, mode)
         return Values(names, losses if same else raws, losses, vector)
@@ -104,26 +107,30 @@ class Reader:
     ) -> tuple[list[Any], list[Any]]:
         """The values, reduced, as they are and through their transforms."""
         raws, losses = list(values), list(values)
-        for index, name in enumerate(names):
-            if name not in self._prepared:
-                continue
-            reduction, level = self._prepared[name]
+        for place, name, reduction, level in self._prepared:
+            index = place
+            if names is not self.names:
+                if name not in names:
+                    continue
+                index = names.index(name)
             value = values[index]
+            if value is None:
+                continue
             if not isinstance(value, Tensor) or value.dtype is not torch.float32:
                 value = _tensor(name, value, mode.device)
-            raws[index] = raw = reduced(name, value, reduction)
+            raws[index] = losses[index] = reduced(name, value, reduction)
             apply = mode.transforms.get(name)
             if apply is None:
-                losses[index] = raw
-            elif level == "value":
-                losses[index] = apply(raw)
+                continue
+            if level == "value":
+                losses[index] = apply(raws[index])
+                continue
+            batch = _with_batch(name, value, f"a transform of each {level}")
+            if level == "element":
+                losses[index] = reduced(name, apply(batch), reduction)
             else:
-                batch = _with_batch(name, value, f"a transform of each {level}")
-                if level == "element":
-                    losses[index] = reduced(name, apply(batch), reduction)
-                else:
-                    mean = apply(batch.mean(dim=0))
-                    losses[index] = reduced(name, mean.expand_as(batch), reduction)
+                mean = apply(batch.mean(dim=0))
+                losses[index] = reduced(name, mean.expand_as(batch), reduction)
         return raws, losses
 
     def _select(
@@ -140,22 +147,37 @@ class Reader:
                 f"{type(terms).__name__}"
             )
         given = {name: value for name, value in terms.items() if value is not None}
-        known = self._config.terms
-        missing = [
-            name
-            for name, term in known.items()
-            if name not in given and not term.optional and name not in inactive
-        ]
+        names = [name for name in self.names if name in given]
+        if len(names) < len(given) or not self._required <= given.keys():
+            self._check_names(given, inactive)
+        return tuple(names), [given[name] for name in names]
+
+    def _check_names(self, given: Mapping[str, Any], inactive: Collection[str]) -> None:
         unknown = [
             name
             for name in given
-            if name not in known
-            and not any(fnmatchcase(str(name), pattern) for pattern in self._config.ignore)
+            if name not in self.names
+            and not any(fnmatchcase(str(name), pattern) for pattern in self._ignored)
         ]
-        if missing or unknown:
-            raise ValueError(_wrong_names(unknown, missing, list(known), list(given)))
-        names = tuple(name for name in self.names if name in given)
-        return names, [given[name] for name in names]
+        missing = [
+            name
+            for name in self._declared
+            if name in self._required and name not in given and name not in inactive
+        ]
+        not_given = [name for name in self._declared if name not in given]
+        problems = [
+            f"{name!r} is not a term of this loss"
+            f"{did_you_mean(str(name), not_given or self._declared)} (the terms are "
+            f"{quoted(self._declared)}); if it is only for logging, write ignore: [{name}]"
+            for name in unknown
+        ]
+        problems += [
+            f"term {name!r} is missing (given: {quoted(given)}); "
+            f"if it may be absent, write optional: true at terms.{name}"
+            for name in missing
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
 
     def _convert(
         self, names: Sequence[str], losses: list[Any], vector: Tensor | None, mode: ReadMode
@@ -180,23 +202,6 @@ class Reader:
             for name, loss in zip(names, losses, strict=True)
         ]
         return losses, torch.stack(losses) if losses else torch.empty(0, device=device)
-
-
-def _wrong_names(
-    unknown: Sequence[str], missing: Sequence[str], known: list[str], given: list[str]
-) -> str:
-    not_given = [name for name in known if name not in given]
-    problems = [
-        f"{name!r} is not a term of this loss{did_you_mean(str(name), not_given or known)} "
-        f"(the terms are {quoted(known)}); if it is only for logging, write ignore: [{name}]"
-        for name in unknown
-    ]
-    problems += [
-        f"term {name!r} is missing (given: {quoted(given)}); "
-        f"if it may be absent, write optional: true at terms.{name}"
-        for name in missing
-    ]
-    return "\n".join(problems)
 
 
 def _tensor(name: str, value: object, device: torch.device) -> Tensor:

@@ -104,7 +104,7 @@ class ForwardRecord:
             if self._forwards % _LOOK_EVERY == 0:
                 self._look(names, losses, weights)
             self._forwards += 1
-            if names is not self._names_given:
+            if names != self._names_given:
                 self._give(names)
         self._last = (
             names,
@@ -136,7 +136,7 @@ class ForwardRecord:
         if self._last is None or self.step is not None:
             return False
         self.step = step
-        if self._last[0] is not self._names_given:
+        if self._last[0] != self._names_given:
             self._give(self._last[0])  # a compiled forward pass did not
         return True
 

@@ -12,6 +12,7 @@ from lossweights.components.context import Gradients, State, StepContext, orthon
 from lossweights.components.controllers import Controller
 from lossweights.components.durations import Horizon
 from lossweights.components.transforms import Transform
+from lossweights.config.loss_config import Part
 from lossweights.criterion.indexing import take
 from lossweights.criterion.torch_internals import version
 from lossweights.errors import ConfigError
@@ -30,7 +31,7 @@ class Slot:
         now: What the component is given between forward passes.
     """
 
-    __slots__ = ("_inside", "_penalty", "component", "now", "place", "state", "terms")
+    __slots__ = ("_inside", "_learned", "_penalty", "component", "now", "place", "state", "terms")
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Slot:
         self.terms = terms
         self.state = state
         self.now = self._inside = StepContext({}, terms=terms)
+        self._learned = [key for key, t in state.items() if isinstance(t, nn.Parameter)]
         self._penalty = (
             component.penalty
             if isinstance(component, Balancer) and type(component).penalty is not Balancer.penalty
@@ -63,19 +65,22 @@ class Slot:
     def with_fields(self, fields: Mapping[str, Tensor]) -> Slot:
         """Another slot with the same component, for values of scheduled fields that stay."""
         slot = Slot(self.place, self.component, self.terms, self.state)
-        slot.show(fields)
+        slot.show(0, 0, Horizon(), fields)
         return slot
 
-    def at(self, step: int, before: int, horizon: Horizon) -> None:
-        """Sets the step. Scheduled fields keep their values until `show`."""
-        self.now = StepContext(
-            self.now.fields, terms=self.terms, step=step, before=before, horizon=horizon
-        )
-
-    def show(self, fields: Mapping[str, Tensor]) -> None:
-        """Sets the values of scheduled fields."""
-        self.now = self.now.with_fields(fields)
-        self._inside = StepContext(fields, terms=self.terms)
+    def show(
+        self,
+        step: int,
+        before: int,
+        horizon: Horizon,
+        fields: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Sets the step, and the values of scheduled fields; None to keep these."""
+        terms = self.terms
+        if fields is not None:
+            self._inside = StepContext(fields, terms=terms)
+        fields = self._inside.fields
+        self.now = StepContext(fields, terms=terms, step=step, before=before, horizon=horizon)
 
     def apply(self, value: Tensor) -> Tensor:
         """The value through a transform."""
@@ -102,7 +107,8 @@ class Slot:
         weights = self.component.weigh(values, state, self._inside)  # type: ignore[union-attr]
         penalty = None if self._penalty is None else self._penalty(state, self._inside)
         # The state may change before the backward pass.
-        weights = weights.clone() if weights.is_leaf else weights
+        if state and weights.is_leaf:
+            weights = weights.clone()
         if penalty is not None and penalty.is_leaf:
             penalty = penalty.clone()
         return weights, penalty
@@ -138,17 +144,19 @@ class Slot:
             raise RuntimeError(_other_keys(self.place, state, copies))
         for key, tensor in self.state.items():
             new = state[key]
+            if new is copies[key] and version(new) == 0:
+                continue  # unchanged; a backward pass may still need a learned tensor
             if new.shape != tensor.shape:
                 raise RuntimeError(
                     f"{self.place}: update() gives {key!r} shape {tuple(new.shape)}, init() gave "
                     f"it {tuple(tensor.shape)}: keep the shape"
                 )
             mask = valid if tensor.ndim or not valid.ndim else valid.any()
-            if not isinstance(tensor, nn.Parameter):
-                torch.where(mask, new, tensor, out=tensor)
-            elif new is not copies[key] or version(new) > 0:  # else a backward pass may need it
+            if key in self._learned:
                 with torch.no_grad():
                     tensor.copy_(torch.where(mask, new, tensor))
+            else:
+                torch.where(mask, new, tensor, out=tensor)
 
     def check(self, device: torch.device) -> None:
         """Calls the component once, and checks what it returns.
@@ -200,3 +208,46 @@ def _other_keys(place: str, state: State, declared: State) -> str:
             "init() declare it"
         )
     return f"{place}: update() removes {min(removed)!r} from its state: keep what init() declared"
+
+
+def initial_state(part: Part, n: int) -> State:
+    """The tensors that a component declares, in float32 or whole numbers.
+
+    Args:
+        part: The component in its place.
+        n: Number of balanced terms.
+
+    Raises:
+        ConfigError: For anything that cannot be state.
+    """
+    component, place = part.component, part.place
+    if isinstance(component, Balancer):
+        declared, wanted = component.init(n), f"is 0-dim, or has the {n} terms on its last axis"
+    else:
+        n, declared, wanted = 0, component.init(), "is 0-dim"
+    if not isinstance(declared, dict) or not all(
+        isinstance(tensor, Tensor) for tensor in declared.values()
+    ):
+        raise ConfigError(
+            f"{place}: init() returns tensors by name, as in {{'average': torch.zeros(n)}}, found "
+            f"{declared!r}"
+        )
+    state: State = {}
+    for key, tensor in declared.items():
+        if tensor.ndim > 0 and (n == 0 or tensor.shape[-1] != n):
+            raise ConfigError(
+                f"{place}: init() returns {key!r} of shape {tuple(tensor.shape)}; a tensor of the "
+                f"state {wanted}"
+            )
+        if not isinstance(tensor, nn.Parameter):
+            state[key] = tensor.float() if tensor.is_floating_point() else tensor
+        elif isinstance(component, GradientBalancer):
+            raise ConfigError(
+                f"{place}: {key!r} is learned, which weights from gradients cannot be: let "
+                "update() change it"
+            )
+        elif isinstance(component, Balancer):
+            state[key] = nn.Parameter(tensor.detach().float())
+        else:
+            raise ConfigError(f"{place}: {key!r} is learned, which only a balancer's can be")
+    return state

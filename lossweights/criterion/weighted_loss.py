@@ -21,7 +21,7 @@ from lossweights.config.files import plain
 from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite
 from lossweights.config.term import TermLike
 from lossweights.criterion.adaptive import Adaptive
-from lossweights.criterion.clock import Clock, Follower, whole_number
+from lossweights.criterion.clock import Clock, Follower
 from lossweights.criterion.combine import combine, finite_terms
 from lossweights.criterion.diagnostics import audit, describe
 from lossweights.criterion.distributed import ProcessGroup
@@ -132,8 +132,8 @@ class WeightedLoss(nn.Module):
         Args:
             source: The config, or its file.
             at: The place of the declaration in it, as a dotted path.
-            clock: The clock of another criterion.
-            process_group: The ranks that train together; None for all.
+            clock: As for `WeightedLoss`.
+            process_group: As for `WeightedLoss`.
 
         Raises:
             ConfigError: Naming, for every problem, its place and what to write.
@@ -209,14 +209,10 @@ class WeightedLoss(nn.Module):
         return _not_compiled(WeightedLoss._total)(self, terms, shared, training=True)
 
     def breakdown(self, terms: Mapping[str, Tensor | None]) -> Breakdown:
-        """All parts of the total for these terms, without recording anything.
+        """All parts of the total for these terms, without recording anything; raises as a call.
 
         A balancer by gradients computes none: its current weights count, after a forward pass
         those of that pass.
-
-        Raises:
-            ValueError: As a call does.
-            HorizonError: As a call does.
         """
         values, mode = self._read(terms, training=self.training and torch.is_grad_enabled())
         parts = combine(values, mode, self._reader.names)
@@ -267,8 +263,6 @@ class WeightedLoss(nn.Module):
         """
         if not self._owns_clock:
             self._refuse_shared("step")
-        if n.__class__ is not int or n < 0:
-            n = whole_number("step", n)
         self.clock.advance(n)
 
     def set_step(self, step: int) -> None:
@@ -280,7 +274,7 @@ class WeightedLoss(nn.Module):
         """
         if not self._owns_clock:
             self._refuse_shared("set_step")
-        self.clock.set(whole_number("set_step", step))
+        self.clock.set(step)
 
     def follow(self, optimizer: Optimizer) -> Follower:
         """Moves the clock with each step of `optimizer`, so that `step()` need not be called.
@@ -305,17 +299,13 @@ class WeightedLoss(nn.Module):
     def bind(
         self, *, total_steps: int | Duration | str | None = None, steps_per_epoch: int | None = None
     ) -> Self:
-        """Sets how long training takes, if the config could not know.
+        """Sets how long training takes, for all criteria on the same clock; returns the criterion.
 
-        All criteria on the same clock get it. Schedules that would end after training are reported
-        as a warning, with what to change.
+        Schedules that would end after training are reported as a warning, with what to change.
 
         Args:
             total_steps: Optimizer steps of the whole training, or `"40 epochs"`.
             steps_per_epoch: Optimizer steps of an epoch: batches divided by accumulation.
-
-        Returns:
-            The criterion itself.
 
         Raises:
             ValueError: If it is not a length of training, such as a percentage.
@@ -379,10 +369,10 @@ class WeightedLoss(nn.Module):
         skipped = not adaptive.awaits_after and self.clock.follower is not None
         if skipped and self._record.awaits_step:
             return  # a forward pass without a step after it: the gradient scaler skipped that
-        with torch.no_grad():
+        with torch.inference_mode(mode=False), torch.no_grad():
             values = self._reader.read(terms, mode)
-        adaptive.learn_after(values, mode.inactive)
-        self._modes.show(self.current_step)
+            adaptive.learn_after(values, mode.inactive)
+            self._modes.show(self.current_step)
 
     @contextmanager
     def freeze(self) -> Iterator[None]:

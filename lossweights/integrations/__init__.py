@@ -1,1 +1,1 @@
-"""Criteria inside the trainers of other libraries; each module needs the one it is named for."""
+"""Criteria inside the trainers of other libraries; each module needs the library of its name."""

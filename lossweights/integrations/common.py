@@ -1,4 +1,4 @@
-"""Criteria in step with the training of a trainer."""
+"""What the integrations share: criteria that follow the optimizers of a trainer."""
 
 from __future__ import annotations
 
@@ -15,50 +15,46 @@ Criteria = Mapping[str, WeightedLoss]  # by their names in the model, such as `c
 
 
 class TrainerSync:
-    """Criteria that follow an optimizer from the beginning of a training to its end."""
+    """Keeps criteria in step with a training, from its beginning to its end."""
 
     def __init__(self) -> None:
         self._criteria: Criteria = {}
         self._followers: list[Follower] = []
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def begin(self, criteria: Criteria, optimizers: Mapping[str, object]) -> None:
-        """Makes each clock follow its optimizer, by the criterion's name."""
+        """Makes each clock follow the optimizer with the name of its criterion."""
         self.end()
         self._criteria = criteria
         for name, criterion in timed(criteria).items():
             follower = criterion.clock.follower
-            if follower is not None and follower.of_trainer:  # of a training that was interrupted
+            if follower is not None and follower.of_trainer:  # left by an interrupted training
                 follower.remove()
             follower = criterion.clock.follow(optimizers[name])  # type: ignore[arg-type]  # or a wrapper
             follower.of_trainer = True
             self._followers.append(follower)
 
     def bind(self, total_steps: int | None, steps_per_epoch: int | None) -> None:
-        """Binds the length of training, unless a config declares it; None for unknown."""
+        """Sets the length of training, unless a config declares it; None if it is unknown."""
+        known = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
         for criterion in timed(self._criteria).values():
             declared = criterion.clock.declared
-            total = total_steps if declared.total_steps is None else None
-            each = steps_per_epoch if declared.steps_per_epoch is None else None
-            if total is not None or each is not None:
-                criterion.bind(total_steps=total, steps_per_epoch=each)
+            missing = {key: each for key, each in known.items() if getattr(declared, key) is None}
+            if missing != dict.fromkeys(missing):
+                criterion.bind(**missing)
 
     def check(self, optimizers: Iterable[object], done: int) -> None:
-        """Refuses what would fail in the first step, and warns of what would silently go wrong.
+        """Raises what would fail in the first step, and warns about what would fail silently.
 
         Args:
-            optimizers: All of the training, or their wrappers.
-            done: Steps that it has done before: 0 where it is new.
+            optimizers: All optimizers of the training, or their wrappers.
+            done: Steps done before: 0 for a new training.
 
         Raises:
-            HorizonError: Where a weight needs the length of training, which nobody has said.
+            HorizonError: If a weight needs the length of training and it is unknown.
         """
-        trained = {
-            id(parameter)
-            for optimizer in optimizers
-            for group in unwrapped(optimizer).param_groups
-            for parameter in group["params"]
-        }
+        groups = [group for each in optimizers for group in unwrapped(each).param_groups]
+        trained = {id(parameter) for group in groups for parameter in group["params"]}
         for name, criterion in self._criteria.items():
             _ = criterion.weights
             if any(p.requires_grad and id(p) not in trained for p in criterion.parameters()):
@@ -67,22 +63,20 @@ class TrainerSync:
                     "it [{'params': model.parameters()}, *criterion.param_groups(lr=1e-2)]"
                 )
         for name, criterion in timed(self._criteria).items():
-            now = criterion.current_step
+            now, call = criterion.current_step, f"call criterion.set_step({done}) first"
             if now > done:
                 warn(
-                    f"training begins at step {done}, and the clock of {name!r} is at step {now}: "
-                    "if its schedules are to begin there too, call "
-                    f"criterion.set_step({done}) before"
+                    f"training begins at step {done}, but the clock of {name!r} is at step {now}: "
+                    f"to begin its schedules at step {done} too, {call}"
                 )
-            if done and not now:
+            elif done and not now:
                 warn(
-                    f"training goes on after {done} steps, and the clock of {name!r} is at step "
-                    "0: the checkpoint holds no state of it. To go on from there, call "
-                    f"criterion.set_step({done}) before"
+                    f"training resumes at step {done}, but the clock of {name!r} is at step 0: the "
+                    f"checkpoint has no state of this criterion; to resume its schedules, {call}"
                 )
 
     def metrics(self, prefix: str = "", include: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Of all, without waiting for the device; with their names where there are several."""
+        """The metrics of all criteria on their devices; several criteria add their names."""
         found: dict[str, Tensor] = {}
         for name, criterion in self._criteria.items():
             place = prefix if len(self._criteria) == 1 else f"{prefix}{name}/"
@@ -90,16 +84,16 @@ class TrainerSync:
         return found
 
     def audit(self) -> None:
-        """Warns of what looks wrong, once of each thing."""
+        """Warns about each finding once."""
         for name, criterion in self._criteria.items():
             for finding in criterion.audit():
-                about = re.sub(r"\d+", "", finding)  # the steps that it counts go on
-                if about not in self._told:
-                    self._told.add(about)
+                topic = re.sub(r"\d+", "", finding)  # its step counts differ at each audit
+                if topic not in self._warned:
+                    self._warned.add(topic)
                     warn(f"{name}: {finding}")
 
     def end(self) -> None:
-        """Gives the clocks up, so that another training, or a loop by hand, can take them."""
+        """Releases the clocks: another training, or a loop by hand, may move them."""
         for follower in self._followers:
             follower.remove()
         self._followers = []
@@ -109,21 +103,20 @@ def criteria_of(model: nn.Module) -> dict[str, WeightedLoss]:
     """All criteria among the modules of a model, by name.
 
     Raises:
-        ValueError: Where there is none: it would be neither saved, nor moved, nor found.
+        ValueError: If there is none; a criterion elsewhere would be neither saved nor moved.
     """
     found = {name: part for name, part in model.named_modules() if isinstance(part, WeightedLoss)}
     if not found:
         raise ValueError(
-            f"no WeightedLoss among the modules of {type(model).__name__}: make it an attribute "
-            "of the model, as in model.criterion = WeightedLoss(...); then it is in the model's "
-            "checkpoints too"
+            f"no WeightedLoss among the modules of {type(model).__name__}: make it an attribute of "
+            "the model, model.criterion = WeightedLoss(...), and it is in its checkpoints too"
         )
     return found
 
 
 def timed(criteria: Criteria) -> dict[str, WeightedLoss]:
-    """One criterion for each clock, the first."""
-    clocks: dict[int, str] = {}
+    """The first criterion of each clock."""
+    first: dict[int, str] = {}
     for name, criterion in criteria.items():
-        clocks.setdefault(id(criterion.clock), name)
-    return {name: criteria[name] for name in clocks.values()}
+        first.setdefault(id(criterion.clock), name)
+    return {name: criteria[name] for name in first.values()}

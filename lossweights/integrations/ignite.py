@@ -22,22 +22,21 @@ except ImportError as error:
 class LossWeights:
     """Keeps a criterion in step with the training of an engine.
 
-    The criterion follows the optimizer, so that accumulation and steps that AMP skips are counted
-    right; is told the length of training, where its config does not say it; has its metrics among
-    `engine.state.metrics`; and is audited at the end of each epoch. Its state is its own: give the
-    criterion to `Checkpoint`, unless it is part of a model that is there.
+    The criterion follows the optimizer: accumulated iterations, and steps that AMP skips, are
+    counted correctly. It gets the length of training if its config does not declare it, writes its
+    metrics to `engine.state.metrics`, and is audited at the end of each epoch. The handler does not
+    save it: pass the criterion to `Checkpoint`, unless it is part of a model that is saved there.
 
     Args:
-        criterion: A `WeightedLoss`, or a model that holds one or several.
-        optimizer: Whose steps count.
-        gradient_accumulation_steps: Iterations for each step of the optimizer.
-        every: Metrics are taken after each so many iterations.
-        prefix: Put before each metric; with several criteria followed by the criterion's name.
-        include: Which quantities, as in `WeightedLoss.metrics`; all where it is left out.
+        criterion: A `WeightedLoss`, or a model that contains one or several.
+        optimizer: The optimizer whose steps count.
+        gradient_accumulation_steps: Iterations per optimizer step.
+        every: Iterations between two updates of the metrics.
+        prefix: Prefix of each metric; with several criteria, followed by the criterion's name.
+        include: The quantities, as in `WeightedLoss.metrics`; all by default.
 
     Raises:
-        ValueError: For a model without a criterion, a quantity that there is not, and counts of
-            less than 1.
+        ValueError: For a model without a criterion, an unknown quantity, or a count below 1.
 
     >>> import torch
     >>> from ignite.engine import create_supervised_trainer
@@ -72,30 +71,27 @@ class LossWeights:
         self._accumulated, self._every = gradient_accumulation_steps, every
         self._prefix = prefix
         self._include = chosen(include, METRICS)
-        self._training = common.TrainerSync()
+        self._sync = common.TrainerSync()
 
     def attach(self, engine: Engine) -> None:
-        """Takes part in the runs of an engine, the one that trains.
-
-        Loggers that are to see the metrics are attached later.
-        """
+        """Adds the handlers to the engine that trains. Attach loggers of the metrics later."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self._every), self._log)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._training.audit)
-        engine.add_event_handler(Events.COMPLETED, self._training.end)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._sync.audit)
+        engine.add_event_handler(Events.COMPLETED, self._sync.end)
 
     def _start(self, engine: Engine) -> None:
         state, accumulated = engine.state, self._accumulated
-        self._training.begin(self._criteria, dict.fromkeys(self._criteria, self._optimizer))
         total, each = state.max_iters, state.epoch_length
         if total is None and each is not None and state.max_epochs is not None:
             total = state.max_epochs * each
-        self._training.bind(
+        self._sync.begin(self._criteria, dict.fromkeys(self._criteria, self._optimizer))
+        self._sync.bind(
             None if total is None else total // accumulated,
             None if each is None else max(1, round(each / accumulated)),
         )
-        self._training.check([self._optimizer], state.iteration)
+        self._sync.check([self._optimizer], state.iteration)
 
     def _log(self, engine: Engine) -> None:
-        found = self._training.metrics(self._prefix, self._include)
+        found = self._sync.metrics(self._prefix, self._include)
         engine.state.metrics.update(on_host(found))

@@ -21,21 +21,21 @@ except ImportError as error:
 class LossWeights(Callback):
     """Keeps the criteria of a LightningModule in step with its training.
 
-    Each `WeightedLoss` among the modules of the LightningModule follows the optimizer, so that
-    accumulation and steps that AMP skips are counted right; is told the length of training, where
-    its config does not say it (automatic optimization only: else nobody knows which steps count);
-    is logged at the trainer's `log_every_n_steps`; and is audited at the end of each epoch. Its
-    state lies in the module's, and so in each checkpoint.
+    Each `WeightedLoss` among the modules of the LightningModule follows the optimizer: accumulated
+    batches, and steps that AMP skips, are counted correctly. It gets the length of training if its
+    config does not declare it (only with automatic optimization, because with manual optimization
+    the number of steps is unknown), is logged at the trainer's `log_every_n_steps`, and is audited
+    at the end of each epoch. Its state is part of the module's, so it is in each checkpoint.
 
     Args:
-        prefix: Put before each metric; with several criteria followed by the criterion's name.
-        include: Which quantities to log, as in `WeightedLoss.metrics`; all where it is left out.
-        optimizer: Whose steps count, where there are several: an index into those that
+        prefix: Prefix of each metric; with several criteria, followed by the criterion's name.
+        include: The quantities to log, as in `WeightedLoss.metrics`; all by default.
+        optimizer: The optimizer whose steps count, if there are several: an index into those that
             `configure_optimizers` returns, for all criteria or by the criterion's name.
 
     Raises:
-        ValueError: For a quantity that there is not; and when the training begins, for a module
-            without a criterion, or for several optimizers with no word on which one counts.
+        ValueError: For an unknown quantity; and when the training begins, for a module without a
+            criterion, or if there are several optimizers and `optimizer` does not select one.
 
     >>> import torch
     >>> from lightning.pytorch import LightningModule, Trainer
@@ -73,13 +73,13 @@ class LossWeights(Callback):
         self._prefix = prefix
         self._include = chosen(include, METRICS)
         self._optimizer = optimizer
-        self._training = common.TrainerSync()
+        self._sync = common.TrainerSync()
         self._has_length = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         criteria, count = common.criteria_of(pl_module), len(trainer.optimizers)
         chosen = _chosen(self._optimizer, list(common.timed(criteria)), count)
-        self._training.begin(criteria, {name: trainer.optimizers[chosen[name]] for name in chosen})
+        self._sync.begin(criteria, {name: trainer.optimizers[chosen[name]] for name in chosen})
         self._has_length = not pl_module.automatic_optimization
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -87,44 +87,39 @@ class LossWeights(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._bind(trainer)
-        self._training.check(trainer.optimizers, trainer.global_step)
+        self._sync.check(trainer.optimizers, trainer.global_step)
 
     def _bind(self, trainer: Trainer) -> None:
-        # Not in `on_fit_start`: to know their length the trainer sets up the loaders, and those
-        # that go on in the middle of an epoch would miss their state, which is loaded after it.
+        # Not in `on_fit_start`: the trainer sets up the loaders to get their length, and loaders
+        # that resume within an epoch would miss their state, which is loaded after that hook.
         if not self._has_length:
             self._has_length = True
-            self._training.bind(*_length(trainer))
+            self._sync.bind(*_length(trainer))
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # What Lightning's own monitors ask. In between nothing is computed.
-        if trainer._logger_connector.should_update_logs:  # noqa: SLF001  # see above
-            found = self._training.metrics(self._prefix, self._include)
+        # Lightning's own monitors ask this too.
+        if trainer._logger_connector.should_update_logs:  # noqa: SLF001  # there is no public way
+            found = self._sync.metrics(self._prefix, self._include)
             pl_module.log_dict(found, on_step=True, on_epoch=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._training.audit()
+        self._sync.audit()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._training.end()
+        self._sync.end()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._training.end()
+        self._sync.end()
 
 
 def _length(trainer: Trainer) -> tuple[int | None, int | None]:
-    """Optimizer steps of the training and of an epoch, so far as the trainer knows them."""
-    # Of a `GradientAccumulationScheduler` the trainer takes the factor of now for all epochs. It is
-    # known by what it does, since in `pytorch_lightning` it is another class.
+    """Optimizer steps of the training and of an epoch, None if the trainer does not know them."""
+    # With a `GradientAccumulationScheduler` the trainer uses the current factor for all epochs. It
+    # is recognized by its method, because `pytorch_lightning` has another class of that name.
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     if any(hasattr(part, "going_to_accumulate_grad_batches") for part in callbacks):
         return None, None
@@ -141,19 +136,13 @@ def _chosen(
     wanted: int | Mapping[str, int] | None, names: list[str], count: int
 ) -> Mapping[str, int]:
     """The index of an optimizer for each criterion."""
-    if wanted is None and count == 1:
-        wanted = 0
-    if isinstance(wanted, int):
-        wanted = dict.fromkeys(names, wanted)
-    if (
-        wanted is None
-        or wanted.keys() != set(names)
-        or any(index not in range(count) for index in wanted.values())
-    ):
-        example = ", ".join(f"{name!r}: 0" for name in names)
-        raise ValueError(
-            f"the clock of a criterion counts the steps of one optimizer, and there are {count}: "
-            f"write which for {quoted(names)}, as in LossWeights(optimizer=0) or "
-            f"LossWeights(optimizer={{{example}}}), found {wanted!r}"
-        )
-    return wanted
+    index = 0 if wanted is None and count == 1 else wanted
+    found = dict.fromkeys(names, index) if isinstance(index, int) else index or {}
+    if found.keys() == set(names) and all(each in range(count) for each in found.values()):
+        return found
+    example = ", ".join(f"{name!r}: 0" for name in names)
+    raise ValueError(
+        f"the clock of a criterion counts the steps of one optimizer, and there are {count}: "
+        f"write which for {quoted(names)}, as in LossWeights(optimizer=0) or "
+        f"LossWeights(optimizer={{{example}}}), found {wanted!r}"
+    )

@@ -11,13 +11,7 @@ from lossweights.criterion.report import on_host
 from lossweights.integrations import common
 
 try:
-    from transformers import (
-        Trainer,
-        TrainerCallback,
-        TrainerControl,
-        TrainerState,
-        TrainingArguments,
-    )
+    from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
     from transformers.trainer_utils import has_length
 except ImportError as error:
     raise ImportError(
@@ -27,21 +21,22 @@ except ImportError as error:
 
 
 class WeightedTrainer(Trainer):
-    """A Trainer of models that hold a `WeightedLoss` and return its total as their loss.
+    """A Trainer of models that contain a `WeightedLoss` and return its total as their loss.
 
-    Each criterion in the model follows the optimizer, so that accumulation and steps that AMP
-    skips are counted right; is told the length of training, where its config does not say it; has
-    its metrics in the logs; its learned weights are trained without weight decay; and is audited
-    at the end of each epoch. Its state lies in the model's, and so in each checkpoint.
+    Each criterion in the model follows the optimizer: accumulated batches, and steps that AMP
+    skips, are counted correctly. It gets the length of training if its config does not declare it,
+    adds its metrics to the logs, and is audited at the end of each epoch. Its learned weights are
+    trained without weight decay. Its state is part of the model's, so it is in each checkpoint.
 
-    The loss of a batch is divided by the number of batches that are accumulated, whatever the
-    signature of the model says, since a sum of weighted means is what is returned. It may be
-    computed in the model's `forward` or in `compute_loss`, of a subclass.
+    The total is a sum of weighted means, so the loss of a batch is divided by the number of
+    accumulated batches, whatever the signature of the model is. Compute it in the model's `forward`
+    or in the `compute_loss` of a subclass.
 
-    A `PreTrainedModel` is given its criterion when it is there, not in its `__init__`, which
-    `from_pretrained` takes to make nothing but parameters.
+    Assign the criterion of a `PreTrainedModel` after the model is built, not in its `__init__`:
+    `from_pretrained` expects an `__init__` that creates only parameters.
 
-    With another subclass of Trainer it goes first: `class Mine(WeightedTrainer, Seq2SeqTrainer)`.
+    To combine it with another subclass of Trainer, name it first:
+    `class Mine(WeightedTrainer, Seq2SeqTrainer)`.
 
     Args:
         *args: As for Trainer.
@@ -49,7 +44,7 @@ class WeightedTrainer(Trainer):
 
     Raises:
         ValueError: For a model without a criterion; for `compute_loss_func`, whose result Trainer
-            takes to be divided by the number of items already; and for `label_smoothing_factor`,
+            does not divide by the number of accumulated batches; and for `label_smoothing_factor`,
             with which Trainer computes a loss of its own.
 
     >>> import tempfile, torch
@@ -78,35 +73,35 @@ class WeightedTrainer(Trainer):
     8
     """
 
-    loss_is_scaled_for_ga = False  # how newer versions are told that the loss is a mean
+    loss_is_scaled_for_ga = False  # newer versions: the loss is a mean
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.compute_loss_func is not None:
             raise ValueError(
-                "compute_loss_func is expected to divide by the number of items of all batches "
-                "and ranks, and terms are means: compute the total in the model's forward, or "
-                "override compute_loss(self, model, inputs, return_outputs=False, **kwargs)"
+                "compute_loss_func is expected to divide by the number of items of all batches and "
+                "ranks, and terms are means: compute the total in the model's forward, or override "
+                "compute_loss(self, model, inputs, return_outputs=False, **kwargs)"
             )
         if self.label_smoother is not None:
             raise ValueError(
-                "with label_smoothing_factor Trainer takes the labels away from the model and "
-                "computes a loss of its own, without terms: drop it, and smooth where the term is "
-                "computed, as in torch.nn.functional.cross_entropy(..., label_smoothing=0.1)"
+                "with label_smoothing_factor, Trainer removes the labels from the inputs and "
+                "computes a loss of its own, without terms: drop it, and smooth the labels of the "
+                "term, as in torch.nn.functional.cross_entropy(..., label_smoothing=0.1)"
             )
         if self.model is not None:
             common.criteria_of(self.model)
-        # Else a model whose forward takes **kwargs is believed to divide by the number of items
-        # itself: its loss would be multiplied by the number of processes, and in older versions
-        # not divided by that of accumulated batches.
+        # Otherwise Trainer assumes that a model whose forward takes **kwargs divides by the number
+        # of items: it multiplies the loss by the number of processes and, in older versions, does
+        # not divide it by the number of accumulated batches.
         self.model_accepts_loss_kwargs = False
-        self._in_step = _InStep()
-        self.add_callback(self._in_step)
+        self._sync = common.TrainerSync()
+        self.add_callback(_SyncCallback(self._sync))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        # Not in `on_log`: callbacks that report come before those of users, and would miss it.
+        # Not in `on_log`: reporting callbacks run before those of users and would miss it.
         if "loss" in logs:
-            logs = {**logs, **on_host(self._in_step.training.metrics())}
+            logs = {**logs, **on_host(self._sync.metrics())}
         super().log(logs, *args, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -118,28 +113,22 @@ class WeightedTrainer(Trainer):
         return [name for name in super().get_decay_parameter_names(model) if name not in learned]
 
 
-class _InStep(TrainerCallback):
-    """Does what is to be done as a training begins, goes on and ends."""
-
-    def __init__(self) -> None:
-        self.training = common.TrainerSync()
+class _SyncCallback(TrainerCallback):
+    def __init__(self, sync: common.TrainerSync) -> None:
+        self._sync = sync
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: object, **kwargs: Any
     ) -> None:
         criteria, optimizer = common.criteria_of(kwargs["model"]), kwargs["optimizer"]
-        self.training.begin(criteria, dict.fromkeys(criteria, optimizer))
         loader = kwargs["train_dataloader"]
+        self._sync.begin(criteria, dict.fromkeys(criteria, optimizer))
         each = ceil(len(loader) / args.gradient_accumulation_steps) if has_length(loader) else None
-        self.training.bind(state.max_steps, each)
-        self.training.check([optimizer], state.global_step)
+        self._sync.bind(state.max_steps, each)
+        self._sync.check([optimizer], state.global_step)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.training.audit()
+    def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        self._sync.audit()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.training.end()
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self._sync.end()

@@ -1,49 +1,27 @@
-"""What every component must keep, for the tests of a plug-in.
+"""Property tests for schedules, controllers, transforms and balancers, those of plug-ins too.
 
-`check(component)` holds a schedule, controller, transform or balancer to every property of its
-family; each can be called by itself. They raise `AssertionError` where one does not hold.
+`check(component)` tests all properties of its family. Each property is also a function of its own.
+They raise `AssertionError`.
 
 >>> from lossweights import Cyclical
 >>> from lossweights.testing import check
 >>> check(Cyclical(cycles=4))
 """
 
-from lossweights.testing.properties import (
-    ADAPTIVE_PROPERTIES,
-    check,
-    check_absent,
-    check_compiles_once,
-    check_evaluation,
-    check_extremes,
-    check_forward_is_pure,
-    check_gradient,
-    check_micro_batches,
-    check_no_sync,
-    check_nonfinite,
-    check_order,
-    check_resume,
-    check_round_trip,
-    check_schedule,
-    check_step_before_backward,
-)
-from lossweights.testing.training import Training
-
-__all__ = [
-    "ADAPTIVE_PROPERTIES",
-    "Training",
-    "check",
-    "check_absent",
-    "check_compiles_once",
-    "check_evaluation",
-    "check_extremes",
-    "check_forward_is_pure",
-    "check_gradient",
-    "check_micro_batches",
-    "check_no_sync",
-    "check_nonfinite",
-    "check_order",
-    "check_resume",
-    "check_round_trip",
-    "check_schedule",
-    "check_step_before_backward",
-]
+from lossweights.testing.properties import ADAPTIVE_PROPERTIES as ADAPTIVE_PROPERTIES
+from lossweights.testing.properties import check as check
+from lossweights.testing.properties import check_absent as check_absent
+from lossweights.testing.properties import check_compiles_once as check_compiles_once
+from lossweights.testing.properties import check_evaluation as check_evaluation
+from lossweights.testing.properties import check_extremes as check_extremes
+from lossweights.testing.properties import check_forward_is_pure as check_forward_is_pure
+from lossweights.testing.properties import check_gradient as check_gradient
+from lossweights.testing.properties import check_micro_batches as check_micro_batches
+from lossweights.testing.properties import check_no_sync as check_no_sync
+from lossweights.testing.properties import check_nonfinite as check_nonfinite
+from lossweights.testing.properties import check_order as check_order
+from lossweights.testing.properties import check_resume as check_resume
+from lossweights.testing.properties import check_round_trip as check_round_trip
+from lossweights.testing.properties import check_schedule as check_schedule
+from lossweights.testing.properties import check_step_before_backward as check_step_before_backward
+from lossweights.testing.training import Training as Training

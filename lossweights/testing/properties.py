@@ -1,4 +1,4 @@
-"""What every component must keep, a function for each property."""
+"""The properties of components, one function for each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossweights.components.balancers import Balancer, GradientBalancer, GramianBalancer
@@ -23,18 +24,19 @@ from lossweights.testing.training import NAMES, STEPS, Adaptive, Training
 
 _SYNCS = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "_unique2", "masked_select")
 _FEW_STEPS = STEPS // 3  # more than an epoch
+_FIRST_HALF, _SECOND_HALF = range(STEPS // 2), range(STEPS // 2, STEPS)
 
 
 def check(component: Component, *, compiled: bool = True) -> None:
-    """Holds a component to every property of its family.
+    """Tests all properties of a component's family.
 
     Args:
         component: A schedule, controller, transform or balancer.
-        compiled: Whether `torch.compile` is tried too, which takes seconds.
+        compiled: Whether to test `torch.compile` too, which takes seconds.
 
     Raises:
-        AssertionError: Naming what does not hold.
-        TypeError: For what belongs to none of these families.
+        AssertionError: If a property does not hold; names it.
+        TypeError: For a component of another family.
     """
     check_round_trip(component)
     if isinstance(component, Schedule):
@@ -52,20 +54,19 @@ def check(component: Component, *, compiled: bool = True) -> None:
 
 
 def check_round_trip(component: Component) -> None:
-    """A component is the same after being written to a file and read again, and when copied."""
-    written = component.model_dump(mode="json")
-    read = type(component).family.read(written)
-    assert read == component, f"{component!r} came back from a file as {read!r}"
+    """A component that is written to a file and read again, or copied, is equal to the original."""
+    read = type(component).family.read(component.model_dump(mode="json"))
+    assert read == component, f"{component!r} is read from its file as {read!r}"
     assert copy.deepcopy(component) == component, f"{component!r} changes when copied"
 
 
 def check_schedule(schedule: Schedule, total_steps: int = 97) -> None:
-    """A schedule is a pure function of the step, total, and holds its last value."""
+    """A schedule is a pure function of the step, finite, and constant after its end."""
     horizon = Horizon(total_steps, steps_per_epoch=10)
     steps = np.arange(3 * total_steps)
     values = schedule(steps, horizon)
     one_by_one = [float(schedule(step, horizon)) for step in steps]
-    assert one_by_one == values.tolist(), f"{schedule!r}: a value depends on which others are asked"
+    assert one_by_one == values.tolist(), f"{schedule!r}: a value depends on the other steps"
     backwards = schedule(steps[::-1].copy(), horizon)
     assert np.array_equal(backwards, values[::-1]), f"{schedule!r}: values depend on the order"
     end = schedule.ends(horizon)
@@ -74,32 +75,33 @@ def check_schedule(schedule: Schedule, total_steps: int = 97) -> None:
         assert np.all(late == late[-1:]), f"{schedule!r} still moves after ends(), step {end:g}"
     for short in (0, 1, 2):
         found = schedule(np.arange(5), Horizon(short, steps_per_epoch=1))
-        assert np.isfinite(found).all(), f"{schedule!r} is not finite if training takes {short}"
+        assert np.isfinite(found).all(), f"{schedule!r} is not finite in {short} steps of training"
 
 
 def check_resume(component: Adaptive) -> None:
-    """2N steps are N steps, save, load, N steps, bit for bit, through every way of saving."""
-    half = STEPS // 2
-    whole, begun = Training(component), Training(component)
-    whole.run(range(STEPS))
-    begun.run(range(half))
-    for way in (_through_torch_save, _through_distributed_checkpoint):
+    """2N steps equal N steps, save, load, N steps, bit for bit, with every way of saving.
+
+    These are `torch.save`, and `torch.distributed.checkpoint` with the state of a model that
+    contains the criterion.
+    """
+    whole, begun = Training(component).run(range(STEPS)), Training(component).run(_FIRST_HALF)
+    for way, load in _WAYS_OF_SAVING.items():
         resumed = Training(component)
-        resumed.load(way(begun.state_dict()))
-        resumed.run(range(half, STEPS))
-        _assert_same(whole, resumed, f"{component!r}: going on from a checkpoint ({way.__name__})")
+        load(begun, resumed)
+        _assert_same(begun, resumed, f"{component!r}: a checkpoint ({way})")
+        resumed.run(_SECOND_HALF)
+        _assert_same(whole, resumed, f"{component!r}: resuming from a checkpoint ({way})")
 
 
 def check_order(component: Adaptive) -> None:
-    """The order in which terms are declared and given does not matter."""
-    forwards, backwards = Training(component), Training(component, names=NAMES[::-1])
-    forwards.run(range(STEPS))
-    backwards.run(range(STEPS))
+    """The order in which terms are declared and given does not change the result."""
+    forwards = Training(component).run(range(STEPS))
+    backwards = Training(component, names=NAMES[::-1]).run(range(STEPS))
     _assert_same(forwards, backwards, f"{component!r}: another order of the terms")
 
 
 def check_forward_is_pure(component: Adaptive) -> None:
-    """Many forward passes before a step are one update, fed with the mean of what was seen."""
+    """Several forward passes before a step make one update, with the mean of the losses."""
     once, often = Training(component), Training(component)
     for step in range(_FEW_STEPS):
         once.forward(step)
@@ -111,7 +113,7 @@ def check_forward_is_pure(component: Adaptive) -> None:
 
 
 def check_micro_batches(component: Adaptive) -> None:
-    """N micro-batches are one batch; an `instant` component is exempt."""
+    """N micro-batches equal one batch, unless the component is `instant`."""
     if getattr(component, "instant", False):
         return
     whole, split = Training(component), Training(component)
@@ -125,7 +127,7 @@ def check_micro_batches(component: Adaptive) -> None:
 
 
 def check_evaluation(component: Adaptive) -> None:
-    """Evaluation observes nothing, and disturbs nothing."""
+    """Evaluation observes nothing and changes nothing."""
     plain, evaluated = Training(component), Training(component)
     for step in range(STEPS):
         plain.forward(step)
@@ -141,32 +143,29 @@ def check_evaluation(component: Adaptive) -> None:
 
 
 def check_nonfinite(component: Adaptive) -> None:
-    """A batch that is not finite leaves the state as it was, and what follows is finite."""
+    """A batch that is not finite does not change the state, and later weights are finite."""
     for bad in (torch.nan, torch.inf):
-        training = Training(component)
-        training.run(range(STEPS // 2))
-        before = training.memory()
-        criterion = training.criterion
+        training = Training(component).run(_FIRST_HALF)
+        before = training.state()
         training.total(training.terms(0, bad))
-        criterion.step()
-        after = training.memory()
+        training.criterion.step()
+        after = training.state()
         for key, tensor in before.items():
-            assert torch.equal(tensor, after[key]), f"{component!r}: {bad} entered {key!r}"
-        training.run(range(STEPS // 2, STEPS))
+            assert torch.equal(tensor, after[key]), (
+                f"{component!r}: a loss of {bad} changed {key!r}"
+            )
+        training.run(_SECOND_HALF)
         training.assert_finite(f"{component!r}: after a batch of {bad}")
 
 
 def check_absent(component: Adaptive) -> None:
-    """Terms may be absent; what was not seen does not change, and weights stay finite."""
-    training = Training(component)
-    training.run(range(STEPS // 2))
-    absent = NAMES[0]
-    before = training.memory()
-    terms = training.terms(STEPS // 2)
+    """Terms may be absent: their state does not change, and weights stay finite."""
+    training = Training(component).run(_FIRST_HALF)
+    absent, before, terms = NAMES[0], training.state(), training.terms(STEPS // 2)
     total = training.total({name: terms[name] for name in NAMES if name != absent})
-    assert torch.isfinite(total), f"{component!r}: the total is {total} where {absent!r} is absent"
+    assert torch.isfinite(total), f"{component!r}: the total is {total} without {absent!r}"
     training.criterion.step()
-    for key, tensor in training.memory().items():
+    for key, tensor in training.state().items():
         of_terms = tensor.ndim > 0 and key.startswith("balancer.")
         of_absent = f"terms.{absent}." in key and getattr(component, "source", None) is None
         if of_terms or of_absent:
@@ -174,45 +173,39 @@ def check_absent(component: Adaptive) -> None:
             assert torch.equal(old, new), f"{component!r}: {key!r} changed for an absent term"
     training.total({})
     training.criterion.step()
-    training.run(range(STEPS // 2, STEPS))
+    training.run(_SECOND_HALF)
     training.assert_finite(f"{component!r}: after terms were absent")
 
 
 def check_extremes(component: Adaptive) -> None:
-    """Losses that are 0, tiny, huge, equal or opposed in sign never give a weight of nan or inf."""
+    """Losses that are 0, tiny, huge, equal or of both signs give finite weights and gradients."""
     for values in ((0.0, 0.0, 0.0), (0.0, 1.0, 2.0), (1e-30, 1.0, 1e30), (-1.0, 0.5, 2.0)):
         training = Training(component)
         for step in range(_FEW_STEPS):
-            terms = training.given(dict(zip(NAMES, values, strict=True)))
-            total = training.total(terms)
+            total = training.total(training.given(dict(zip(NAMES, values, strict=True))))
             total.backward()  # type: ignore[no-untyped-call]
             gradient = training.parameter.grad
-            assert gradient is not None
-            finite = gradient.isfinite().all()
+            finite = gradient is not None and gradient.isfinite().all()
             assert finite, f"{component!r}: the gradient is {gradient} for {values}"
             training.step(step)
             training.assert_finite(f"{component!r}: with losses of {values}")
 
 
 def check_step_before_backward(component: Adaptive) -> None:
-    """The clock may move between forward and backward pass: two losses, then two backwards."""
-    plain, late = Training(component), Training(component)
-    plain.run(range(STEPS // 2))
-    late.run(range(STEPS // 2))
+    """A step between the forward and the backward pass does not change the gradient."""
+    plain, late = Training(component).run(_FIRST_HALF), Training(component).run(_FIRST_HALF)
     expected = plain.total(plain.terms(STEPS // 2))
     total = late.total(late.terms(STEPS // 2))
     late.criterion.step()
     (before,) = torch.autograd.grad(expected, plain.parameter)
     (after,) = torch.autograd.grad(total, late.parameter)
-    assert torch.equal(before, after), (
-        f"{component!r}: a step before the backward pass changes the gradient"
-    )
+    same = torch.equal(before, after)
+    assert same, f"{component!r}: a step before the backward pass changes the gradient"
 
 
 def check_gradient(component: Adaptive) -> None:
     """The gradient of the total reaches every term."""
-    training = Training(component)
-    training.run(range(STEPS // 2))
+    training = Training(component).run(_FIRST_HALF)
     value = training.criterion.breakdown(training.terms(0)).value
     for name in NAMES:
         assert value[name].requires_grad, f"{component!r}: the value of {name!r} has no gradient"
@@ -222,18 +215,16 @@ def check_no_sync(component: Adaptive) -> None:
     """Neither forward nor `step()` waits for the device, except for a `GramianBalancer`."""
     if isinstance(component, GramianBalancer):
         return
-    training = Training(component)
-    training.run(range(STEPS // 2))
-    with _Refusing(component):
-        terms = training.terms(0)
-        training.total(terms)
+    training = Training(component).run(_FIRST_HALF)
+    with _RefusingSyncs(component):
+        training.total(training.terms(0))
         training.criterion.step()
 
 
 def check_compiles_once(component: Adaptive) -> None:
     """`torch.compile(fullgraph=True)` makes one graph for a whole training.
 
-    Balancers that weigh by gradients are exempt: they work outside of what is compiled.
+    Gradient balancers are exempt: they run outside the compiled graph.
     """
     if isinstance(component, GradientBalancer):
         return
@@ -245,11 +236,10 @@ def check_compiles_once(component: Adaptive) -> None:
         graphs += 1
         return module.forward
 
-    eager, compiled = Training(component), Training(component)
+    eager, compiled = Training(component).run(range(STEPS)), Training(component)
     compiled.call = torch.compile(compiled.criterion, backend=count, fullgraph=True)
-    eager.run(range(STEPS))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about terms that are no leaves
+        warnings.simplefilter("ignore")  # of torch, about the gradients of non-leaf tensors
         compiled.run(range(STEPS))
     torch.compiler.reset()
     assert graphs == 1, f"{component!r}: {graphs} graphs were compiled, 1 is needed"
@@ -287,40 +277,46 @@ def _assert_same(
         assert same, f"{what} changes {key}: {seen[key]} and {others[key]}"
 
 
-def _through_torch_save(state: dict[str, Any]) -> dict[str, Any]:
+def _load_from_torch_save(begun: Training, resumed: Training) -> None:
     file = io.BytesIO()
-    torch.save(state, file)
+    torch.save(begun.state_dict(), file)
     file.seek(0)
-    loaded: dict[str, Any] = torch.load(file, weights_only=True)
-    return loaded
+    resumed.load(torch.load(file, weights_only=True))
 
 
-def _through_distributed_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
+def _load_from_distributed_checkpoint(begun: Training, resumed: Training) -> None:
     from torch.distributed import checkpoint  # noqa: PLC0415  # slow to import
+    from torch.distributed.checkpoint import state_dict as of_model  # noqa: PLC0415
 
-    criterion = state["criterion"]
+    source, target = (nn.ModuleDict({"criterion": each.criterion}) for each in (begun, resumed))
+    saved: dict[str, Any] = of_model.get_model_state_dict(source)
+    same = saved.keys() == source.state_dict().keys()
+    assert same, f"get_model_state_dict returns other names than state_dict: {[*saved]}"
+    loaded: dict[str, Any] = {key: torch.zeros_like(saved[key]) for key in saved}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that there is one process
-        checkpoint.save(dict(criterion), checkpoint_id=folder)  # type: ignore[attr-defined]
-        empty = {key: torch.zeros_like(tensor) for key, tensor in criterion.items()}
-        checkpoint.load(empty, checkpoint_id=folder)  # type: ignore[attr-defined]
-    return {**state, "criterion": empty}
+        warnings.simplefilter("ignore")  # of torch, about a single process
+        checkpoint.save(saved, checkpoint_id=folder)  # type: ignore[attr-defined]
+        checkpoint.load(loaded, checkpoint_id=folder)  # type: ignore[attr-defined]
+    of_model.set_model_state_dict(target, loaded)
+    resumed.load({**begun.state_dict(), "criterion": resumed.criterion.state_dict()})
 
 
-def _is_mask(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.dtype is torch.bool
+_WAYS_OF_SAVING = {
+    "torch.save": _load_from_torch_save,
+    "torch.distributed.checkpoint": _load_from_distributed_checkpoint,
+}
 
 
-class _Refusing(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Raises where an operation waits for the device."""
+class _RefusingSyncs(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Raises if an operation waits for the device."""
 
     def __init__(self, component: Component) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._component = component
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        masks = [a for a in torch.utils._pytree.tree_leaves(args) if _is_mask(a)]  # noqa: SLF001
-        waits = name in _SYNCS or (name.startswith("index") and masks)
+        name, leaves = func.overloadpacket.__name__, torch.utils._pytree.tree_leaves(args)  # noqa: SLF001
+        has_mask = any(isinstance(a, torch.Tensor) and a.dtype is torch.bool for a in leaves)
+        waits = name in _SYNCS or (name.startswith("index") and has_mask)
         assert not waits, f"{self._component!r}: {name} waits for the device"
         return func(*args, **(kwargs or {}))

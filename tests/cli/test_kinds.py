@@ -1,13 +1,15 @@
-"""`kinds` shows what one needs to write a kind."""
+"""`kinds` shows what is needed to write a kind."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 from pathlib import Path
 
 import pytest
 import yaml
 
+import lossweights
 from lossweights import Component, LossConfig
 from lossweights.cli.docstrings import fields, sources, summary
 from tests.cli.conftest import SPIKE, Call, write
@@ -24,12 +26,24 @@ def name(cls: type[Component]) -> str:
     return f"{cls.family.__name__}.{cls.kind}"
 
 
+def home(cls: type[Component]) -> str:
+    """The root if it exports the class, else the package or module of the family."""
+    if cls.__name__ in lossweights.__all__:
+        return "lossweights"
+    return ".".join(cls.__module__.split(".")[:3])
+
+
 @pytest.mark.parametrize("cls", OURS, ids=name)
-def test_a_kind_is_told_in_full(cls: type[Component], call: Call) -> None:
+def test_a_kind_is_imported_from_where_it_is_shown(cls: type[Component]) -> None:
+    assert getattr(importlib.import_module(home(cls)), cls.__name__) is cls
+
+
+@pytest.mark.parametrize("cls", OURS, ids=name)
+def test_a_kind_is_shown_in_full(cls: type[Component], call: Call) -> None:
     family = cls.family.__name__.lower()
     done = call("kinds", cls.kind, "--family", family, columns=200)
     assert (done.status, done.err) == (0, "")
-    assert done.out.startswith(f"{cls.kind}  a {family}, in Python lossweights.{cls.__name__}\n")
+    assert done.out.startswith(f"{cls.kind}  a {family}, in Python {home(cls)}.{cls.__name__}\n")
     assert summary(cls).partition("$")[0][:60] in done.out
     assert "$" not in done.out  # formulas are printed without it
     for field, info in cls.model_fields.items():
@@ -79,7 +93,7 @@ def _of(family: str, kind: str) -> type[Component]:
     return next(c for c in OURS if (c.family.__name__, c.kind) == (family, kind))
 
 
-def test_papers_are_told() -> None:
+def test_papers_are_shown() -> None:
     assert "Fu et al., NAACL 2019" in sources(_of("Schedule", "cyclical"))[0]
     assert "arXiv 2202.01017" in sources(_of("Balancer", "nash-mtl"))[0]
     assert sources(_of("Shape", "linear")) == []
@@ -100,11 +114,11 @@ def test_one_family_is_listed_alone(call: Call) -> None:
         assert "balancers" not in lines
 
 
-def test_a_kind_of_two_families_is_told_twice(call: Call) -> None:
+def test_a_kind_of_two_families_is_shown_twice(call: Call) -> None:
     lines = call("kinds", "exponential").out.splitlines()
     assert [line for line in lines if line.startswith("exponential")] == [
         "exponential  a schedule, in Python lossweights.Exponential",
-        "exponential  a shape, in Python lossweights.ExponentialShape",
+        "exponential  a shape, in Python lossweights.components.schedules.ExponentialShape",
     ]
 
 
@@ -117,7 +131,7 @@ def test_a_kind_of_two_families_is_told_twice(call: Call) -> None:
         (["--family", "balencer"], "did you mean 'balancer'?"),
     ],
 )
-def test_an_unknown_name_is_told_the_nearest(
+def test_the_nearest_name_is_suggested_for_an_unknown_one(
     arguments: list[str], problem: str, call: Call
 ) -> None:
     done = call("kinds", *arguments)
@@ -139,10 +153,10 @@ def test_no_name_is_broken_over_lines(kind: str, call: Call) -> None:
     assert first.startswith(f"{kind}  a controller, in Python lossweights.")
 
 
-# Of one's own
+# The user's own
 
 
-def test_a_kind_of_ones_own_is_listed_and_told(call: Call, tmp_path: Path) -> None:
+def test_a_kind_of_a_user_is_listed_and_shown(call: Call, tmp_path: Path) -> None:
     write(tmp_path, "spike.py", SPIKE)
     assert "  cli-spike " in call("kinds", "--import", "spike").out
     assert call("kinds", "cli-spike").out == (
@@ -184,7 +198,7 @@ class File(Reader, kind="test-file"):
 '''
 
 
-def test_a_kind_of_ones_own_may_say_little(call: Call, tmp_path: Path) -> None:
+def test_a_kind_of_a_user_may_say_little(call: Call, tmp_path: Path) -> None:
     write(tmp_path, "bare.py", BARE)
     out = call("kinds", "test-odd", "--import", "bare").out
     assert "  when: text, required\n      Nine digits.\n" in out

@@ -52,5 +52,5 @@ def test_inside_a_forward_pass_there_are_fields_alone() -> None:
     moment = StepContext({"target": torch.tensor(3.0)})
     assert moment["target"].item() == 3.0
     for look in (lambda: moment.step, lambda: moment.horizon, lambda: moment.passed("1 steps")):
-        with pytest.raises(RuntimeError, match="not known inside a forward pass: store what"):
+        with pytest.raises(RuntimeError, match="not known inside a forward pass: keep what"):
             look()

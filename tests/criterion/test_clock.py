@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from lossweights import (
+    Clock,
     ConfigError,
     Cyclical,
     HorizonError,
@@ -28,6 +29,7 @@ from lossweights import (
     Warmup,
     WeightedLoss,
 )
+from tests.small_components import Counting
 
 
 def ramp(**options: Any) -> WeightedLoss:
@@ -454,3 +456,92 @@ def test_copies_of_two_on_one_clock_still_share_one() -> None:
     first.step(4)
     assert second.weights == {"a": 0.5}
     assert owner.current_step == 0
+
+
+# One clock for several criteria
+
+
+def test_a_bind_on_one_reaches_all_that_share_its_clock() -> None:
+    first = WeightedLoss(terms={"a": Warmup(over="50%")})
+    second = WeightedLoss(terms={"b": Warmup(over="25%")}, clock=first.clock)
+    first.bind(total_steps=100)
+    first.step(10)
+    assert (first.weights, second.weights) == ({"a": 0.2}, {"b": 0.4})
+    second.bind(total_steps=200)
+    assert (first.weights, second.weights) == ({"a": 0.1}, {"b": 0.2})
+
+
+def test_a_length_in_the_config_wins_over_that_of_a_shared_clock() -> None:
+    first = WeightedLoss(terms={"a": Warmup(over="50%")}, total_steps=100)
+    second = WeightedLoss(terms={"b": Warmup(over="50%")}, total_steps=40, clock=first.clock)
+    first.step(10)
+    assert (first.weights, second.weights) == ({"a": 0.2}, {"b": 0.5})
+    first.bind(total_steps=200)
+    assert (first.weights, second.weights) == ({"a": 0.1}, {"b": 0.5})
+
+
+def test_a_bind_that_one_refuses_changes_none() -> None:
+    points = (("10%", 0.0), ("50 steps", 1.0))
+    first = WeightedLoss(terms={"a": Warmup(over="50%")}, total_steps=100)
+    second = WeightedLoss(terms={"b": Piecewise(points=points)}, clock=first.clock)
+    first.step(20)
+    before = first.weights, second.weights
+    with pytest.raises(ConfigError, match="term 'b'.*points"):
+        first.bind(total_steps=10_000)
+    assert (first.weights, second.weights) == before
+    assert first.horizon.total_steps == second.horizon.total_steps == 100
+
+
+def test_callbacks_run_after_all_criteria_have_learned_and_show_their_new_weights() -> None:
+    """Else a checkpoint written in a callback would miss the criteria that come later."""
+    first = WeightedLoss(terms={"a": Counting()})
+    second = WeightedLoss(terms={"a": Counting()}, clock=first.clock)
+    seen = []
+    first.on_step(lambda step: seen.append((first.weights, second.weights, second.metrics())))
+    for criterion in (first, second):
+        criterion({"a": torch.tensor(3.0, requires_grad=True)})
+    first.step()
+    ((ours, theirs, metrics),) = seen
+    assert ours == theirs == {"a": 2.0}
+    assert metrics["controller/a/observed"] == 3.0
+
+
+def test_a_clock_alone_counts_and_saves_its_step() -> None:
+    clock = Clock(total_steps=10)
+    criterion = WeightedLoss(terms={"a": Warmup(over="50%")}, clock=clock)
+    clock.advance(2)
+    assert criterion.weights == {"a": 0.4}
+    other = Clock(total_steps=10)
+    other.load_state_dict(clock.state_dict())
+    assert other.step == 2
+    with pytest.raises(ValueError, match=r"step\(\) takes a whole number of at least 0, found -1"):
+        clock.advance(-1)
+
+
+def test_another_criterion_is_no_clock() -> None:
+    with pytest.raises(TypeError, match=r"found WeightedLoss: write clock=other.clock"):
+        ramp(clock=ramp())
+
+
+def test_weights_are_computed_once_when_a_checkpoint_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved, criterion = (WeightedLoss(terms={"a": Counting(), "b": 1.0}) for _ in range(2))
+    for _ in range(3):
+        saved({name: torch.tensor(2.0, requires_grad=True) for name in "ab"})
+        saved.step()
+    calls = []
+    weigh = Counting.weigh
+
+    def counted(self: Any, *arguments: Any) -> Tensor:
+        calls.append(1)
+        return weigh(self, *arguments)
+
+    monkeypatch.setattr(Counting, "weigh", counted)
+    criterion.load_state_dict(saved.state_dict())
+    assert len(calls) == 1
+    assert criterion.weights == saved.weights
+
+
+def test_the_names_of_the_terms() -> None:
+    assert WeightedLoss(terms=["kl", "a"]).term_names == ("kl", "a")

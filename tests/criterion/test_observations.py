@@ -282,7 +282,7 @@ def test_channels_have_names_and_places() -> None:
 def test_a_metric_may_be_called_as_a_raw_value_is() -> None:
     observations = Observations(["b"], ["b"], ["raw b"])
     observations.add_raws({"b": torch.tensor(1.0)})
-    observations.add_metric("raw b", 5.0)
+    observations.add_metrics({"raw b": 5.0}, torch.device("cpu"))
     means = observations.take(ProcessGroup("off"))
     assert means.values[1:].tolist() == [1.0, 5.0]
     assert means.valid.tolist() == [False, True, True]

@@ -838,3 +838,19 @@ def test_ten_thousand_terms() -> None:
     criterion.step()
     value = torch.tensor(1.0)
     assert criterion(dict.fromkeys(names, value)).item() == 5_000.0
+
+
+def test_a_config_is_validated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    validate = LossConfig.model_validate
+
+    def counted(data: Any) -> LossConfig:
+        calls.append(data)
+        return validate(data)
+
+    monkeypatch.setattr(LossConfig, "model_validate", counted)
+    config: dict[str, Any] = {"terms": {"kl": {"kind": "warmup", "over": "4 steps"}}}
+    WeightedLoss.from_config(config)
+    assert len(calls) == 1
+    WeightedLoss(**config)
+    assert len(calls) == 2

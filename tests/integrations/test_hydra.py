@@ -31,7 +31,7 @@ terms:
     "loss/learned.yaml": """
 _target_: lossweights.WeightedLoss
 terms: [mse, l1, size]
-balancer: {_target_: lossweights.UncertaintyWeighting}
+balancer: {_target_: lossweights.components.balancers.UncertaintyWeighting}
 """,
 }
 

@@ -168,7 +168,7 @@ def test_what_looks_wrong_is_told_of() -> None:
     training.criterion.set_step(5)
     with (
         pytest.warns(UserWarning, match="past its end"),
-        pytest.warns(UserWarning, match="the clock of 'criterion' is at step 5: if its schedules"),
+        pytest.warns(UserWarning, match="the clock of 'criterion' is at step 5: to begin its sche"),
     ):
         training.engine.run(loader(), max_epochs=1)
 

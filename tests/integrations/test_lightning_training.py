@@ -126,7 +126,7 @@ def test_a_clock_that_is_not_where_the_training_is_is_told_of() -> None:
     runner = trainer(LossWeights(), max_epochs=1)
     with (
         pytest.warns(UserWarning, match="past its end"),
-        pytest.warns(UserWarning, match="begins at step 0, and the clock of 'criterion' is at s"),
+        pytest.warns(UserWarning, match="begins at step 0, but the clock of 'criterion' is at s"),
     ):
         runner.fit(module, Loader())
     runner.fit_loop.max_epochs = 2

@@ -269,7 +269,7 @@ def test_a_clock_that_is_not_where_the_training_is_is_told_of(tmp_path: Path) ->
     runner.train()
     with (
         pytest.warns(UserWarning, match="past its end"),
-        pytest.warns(UserWarning, match="the clock of 'criterion' is at step 30: if its schedul"),
+        pytest.warns(UserWarning, match="the clock of 'criterion' is at step 30: to begin its s"),
     ):
         runner.train()
     assert model.criterion.current_step == 60

@@ -24,9 +24,6 @@ def adam_step(gradient: Tensor, state: State) -> Tensor:
         gradient: Shape (n,).
         state: With `first_moment` and `second_moment`, shape (n,), and `count`, of that shape or
             0-dim; all 0 at first, changed in place.
-
-    Returns:
-        The step to subtract, before the learning rate; shape (n,).
     """
     state["count"] += 1
     for name, power, beta in zip(_MOMENTS, (gradient, gradient * gradient), _BETAS, strict=True):

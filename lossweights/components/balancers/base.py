@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,23 +15,30 @@ from lossweights.components.durations import Duration
 class Balancer(Component):
     """Weights for all balanced terms together, from their values.
 
-    A balancer is a frozen declaration. Its state is declared by `init`, owned by the criterion,
-    and saved, moved and kept equal over ranks there. The weights that it returns are multiplied by
-    the user's base weights and schedules.
-
-    A field typed as `Schedule` may be a number or a schedule, and is read as `now["field"]`.
+    State is declared by `init` and owned by the criterion, which saves and moves it and keeps it
+    equal over ranks. The weights are multiplied by the user's base weights and schedules. A field
+    typed as `Schedule` reads a number or a schedule; its value is `now["field"]`. `now.terms` has
+    the names of the balanced terms, sorted, so that a field can name one.
 
     Attributes:
         instant: Whether `weigh` reads the losses of the forward pass that it weighs. Its weights
             are then those of a micro-batch and of a rank, not of a step.
-        learns_after: Whether `update_after` is called.
-        needs_positive: Why the weight of a term must not be negative, as the end of a sentence;
-            empty if it may be.
+        learns_after: Whether the class has an `update_after`.
+        needs_positive: Why no term's weight may be negative, as the end of a sentence, or "".
     """
 
     instant: ClassVar[bool] = False
     learns_after: ClassVar[bool] = False
     needs_positive: ClassVar[str] = ""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, kind: str = "", **kwargs: Any) -> None:
+        if cls.update_after is not Balancer.update_after and not cls.learns_after:
+            raise TypeError(
+                f"{cls.__name__} has an update_after(), which would never be called: write "
+                "`learns_after: ClassVar[bool] = True` in the class"
+            )
+        super().__pydantic_init_subclass__(kind=kind, **kwargs)
 
     def init(self, n: int) -> State:
         """The state at the start, for `n` terms, by name.
@@ -43,16 +50,13 @@ class Balancer(Component):
 
     @abstractmethod
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
-        """The weights of the terms.
+        """The weights of the terms, shape (n,).
 
         Args:
             losses: The current values of the terms, detached, shape (n,); nan unless `instant`.
             state: The current state; not to be changed. If terms are absent from a forward pass, an
                 `instant` or learned balancer receives the losses and the state of the others only.
             now: The values of scheduled fields; the step too, unless `instant` or learned.
-
-        Returns:
-            The weights, shape (n,).
         """
 
     def penalty(self, state: State, now: StepContext) -> Tensor | None:
@@ -60,14 +64,7 @@ class Balancer(Component):
         return None
 
     def check_terms(self, names: tuple[str, ...]) -> None:
-        """Refuses the terms of a config if a field names one that is not among them.
-
-        Args:
-            names: The balanced terms, sorted.
-
-        Raises:
-            ValueError: With the field and what to write.
-        """
+        """Raises ValueError if a field names a term that is not among the balanced ones, sorted."""
 
     @property
     def interval(self) -> Duration | None:
@@ -77,24 +74,17 @@ class Balancer(Component):
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         """Learns from one optimizer step, or from one interval.
 
-        It changes the tensors of `state` or puts new ones in their place. The criterion discards
-        changes for terms that were not seen or not finite.
-
         Args:
             observed: Mean of each term over the step, or over the steps of an interval, shape
                 (n,); for a term that was not seen, its last finite mean (1 before the first).
-            state: The current state.
+            state: The state: change its tensors, or put new ones in their place. The criterion
+                discards changes for terms that were not seen or not finite.
             now: The step, the horizon and the values of scheduled fields.
         """
 
     def update_after(self, observed: Tensor, state: State, now: StepContext) -> None:
-        """Learns from the losses after the step, as passed to `criterion.observe(terms)`.
+        """Learns from the losses of the same batch after the optimizer step.
 
-        It is called only if the class has `learns_after = True`.
-
-        Args:
-            observed: As in `update`, for the same batch after the optimizer step.
-            state: The current state.
-            now: As in `update`.
+        They are passed to `criterion.observe_after(terms)`. The class has `learns_after = True`.
         """
         raise NotImplementedError

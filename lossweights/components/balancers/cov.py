@@ -24,20 +24,16 @@ class CoVWeighting(Balancer, kind="cov"):
 
     $$b_i = \frac{c_i}{\sum_j c_j}, \qquad c_i = \frac{\sigma_{r_i}}{\mu_{r_i}}.$$
 
-    A term that no longer changes weighs next to nothing, whatever its value. The weights sum to 1.
-    They are $1 / n$ in the first two steps, as is the weight of a term until it was seen twice.
+    The weights sum to 1. The weight of a term that was not yet seen twice is $1 / n$.
 
     Args:
         smoothing: $\beta$; 1 for means over all of training, below 1 for moving averages over
             about $1 / (1 - \beta)$ steps, which are plain means for as long at the start.
 
-    With decaying means, the authors' code lets the sum of squares keep growing, and weighs the
-    first step most from the start; here the variance decays like the means.
-
     R. Groenendijk, S. Karaoglu, T. Gevers, T. Mensink, *Multi-loss weighting with coefficient of
-    variations*, WACV 2021, arXiv 2009.01717.
+    variations*, WACV 2021, arXiv 2009.01717. With decaying means, the authors' code lets the sum of
+    squares keep growing; here the variance decays like the means.
 
-    >>> import torch
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["still", "moving"], balancer="cov")
     >>> for step in range(3):
@@ -50,12 +46,7 @@ class CoVWeighting(Balancer, kind="cov"):
     smoothing: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def init(self, n: int) -> State:
-        return {
-            "count": torch.zeros(n),
-            "mean": torch.zeros(n),
-            "ratio_mean": torch.zeros(n),
-            "ratio_variance": torch.zeros(n),
-        }
+        return {k: torch.zeros(n) for k in ("count", "mean", "ratio_mean", "ratio_variance")}
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return cov_weights(state["ratio_mean"], state["ratio_variance"], state["count"] > 1)
@@ -74,13 +65,7 @@ class CoVWeighting(Balancer, kind="cov"):
 
 
 def cov_weights(mean: Tensor, variance: Tensor, known: Tensor) -> Tensor:
-    r"""$c / \sum c$ with $c = \sigma / |\mu|$, elementwise.
-
-    Args:
-        mean: $\mu$ of each term's relative value.
-        variance: $\sigma^2$.
-        known: Which terms were seen often enough; the others have $1 / n$ each.
-    """
+    r"""$c / \sum c$ with $c = \sigma / |\mu|$; $1 / n$ for a term that is not `known`."""
     variation = torch.sqrt(variance + _EPSILON) / mean.abs().clamp(min=_EPSILON)
     variation = torch.where(known, variation, torch.zeros_like(variation))
     share = variation / variation.sum().clamp(min=_EPSILON * _EPSILON)

@@ -17,26 +17,20 @@ from lossweights.components.numerics import relative_weights
 class DWA(Balancer, kind="dwa"):
     r"""Terms that decreased less in the last epoch weigh more (dynamic weight average).
 
-    With $L_i$ the mean of a term over an epoch, $w_i = L_i(e - 1) / L_i(e - 2)$ and
-    $b = n\,\mathrm{softmax}(w / T)$. All weights are 1 in the first two epochs; they sum to $n$.
+    With $L_i$ the mean of a term over an epoch, $w_i = L_i(e - 1) / L_i(e - 2)$ (1 if a loss was 0)
+    and $b = n\,\mathrm{softmax}(w / T)$. Weights are 1 in the first two epochs; they sum to $n$.
 
     Args:
         temperature: $T$; the higher, the more equal the weights.
         every: Length of an epoch: losses are averaged over it, and weights are constant in it.
 
-    A loss that was 0 counts as unchanged, $w_i = 1$.
-
-    With `temperature: 1` and `every: 1 steps` it is the method that physicsnemo-sym and
+    S. Liu, E. Johns, A. J. Davison, *End-to-end multi-task learning with attention*, CVPR 2019,
+    arXiv 1803.10704. With `temperature: 1` and `every: 1 steps` it is what physicsnemo-sym and
     neuraloperator call SoftAdapt, one step later.
 
-    S. Liu, E. Johns, A. J. Davison, *End-to-end multi-task learning with attention*, CVPR 2019,
-    arXiv 1803.10704.
-
     >>> from lossweights import WeightedLoss
-    >>> criterion = WeightedLoss(
-    ...     terms=["a", "b"], balancer={"kind": "dwa", "every": "100 steps"}
-    ... )
-    >>> criterion.weights
+    >>> balancer = DWA(every="100 steps")
+    >>> WeightedLoss(terms=["a", "b"], balancer=balancer).weights
     {'a': 1.0, 'b': 1.0}
     """
 
@@ -54,5 +48,5 @@ class DWA(Balancer, kind="dwa"):
         return state["weights"]
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        state["weights"].copy_(relative_weights(observed, state["last"], self.temperature))
-        state["last"].copy_(observed)
+        state["weights"] = relative_weights(observed, state["last"], self.temperature)
+        state["last"] = observed

@@ -23,24 +23,18 @@ class FAMO(Balancer, kind="famo"):
 
     $$b_i = \frac{z_i / l_i}{\sum_j z_j / l_j}.$$
 
-    After the optimizer's step, `criterion.observe(terms)` passes the losses $l'$ of the same batch.
-    A step of Adam then moves $\xi$ along the gradient of $\sum_i z_i (\log l_i - \log l_i')$: terms
-    that decreased more than the others lose weight.
+    After the optimizer's step, `criterion.observe_after(terms)` passes the losses $l'$ of the same
+    batch. A step of Adam then moves $\xi$ along the gradient of
+    $\sum_i z_i (\log l_i - \log l_i')$: terms that decreased more than the others lose weight.
+    Losses should be above 0: 1e-8 is added, and anything below counts as that.
 
     Args:
         learning_rate: Learning rate of Adam, for the logits.
         weight_decay: $\gamma$, added to the gradient as $\gamma \xi$, as in Adam, not AdamW.
 
-    Losses should be above 0: 1e-8 is added, and anything below counts as that. Shift a loss with
-    another lower bound by its `transform`.
-
     B. Liu, Y. Feng, P. Stone, Q. Liu, *FAMO: fast adaptive multitask optimization*, NeurIPS 2023,
-    arXiv 2306.03792. The authors' code has a decay of 1e-2 in `famo.py` and on its command line,
-    1e-5 in `weight_methods.py`, and 1e-3 for reinforcement learning and the run on QM9; torchjd
-    and LibMTL have 1e-3, as here. (Its file for reinforcement learning multiplies by
-    $\sum_j z_j / l_j$; the others divide by it.)
+    arXiv 2306.03792. The authors' code has decays of 1e-2, 1e-5 and 1e-3; torchjd and LibMTL 1e-3.
 
-    >>> import torch
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["a", "b"], balancer="famo")
     >>> _ = criterion({"a": torch.tensor(3.0), "b": torch.tensor(1.0)})
@@ -50,24 +44,18 @@ class FAMO(Balancer, kind="famo"):
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.025
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-
     instant: ClassVar[bool] = True
     learns_after: ClassVar[bool] = True
 
     def init(self, n: int) -> State:
-        return {
-            "logits": torch.zeros(n),
-            "first_moment": torch.zeros(n),
-            "second_moment": torch.zeros(n),
-            "before": torch.ones(n),
-            "count": torch.zeros(()),
-        }
+        zeros = {key: torch.zeros(n) for key in ("logits", "first_moment", "second_moment")}
+        return {**zeros, "before": torch.ones(n), "count": torch.zeros(())}
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return famo_weights(losses, state["logits"])
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        state["before"].copy_(observed)
+        state["before"] = observed
 
     def update_after(self, observed: Tensor, state: State, now: StepContext) -> None:
         logits = state["logits"]

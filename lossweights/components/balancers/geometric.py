@@ -17,23 +17,17 @@ class GeometricMean(Balancer, kind="geometric"):
 
     With $f(l) = \left(\prod_i l_i\right)^{1/n}$ the weights are its derivatives,
     $b_i = \partial f / \partial l_i = f(l) / (n\, l_i)$: the gradient is that of $f$, and the total
-    is $\sum_i b_i l_i = f(l)$. The scale of a loss does not matter.
-
-    Losses should be above 0. A loss below 1e-12 counts as 1e-12: with 0, the weights of all others
-    would be 0, and its own infinite.
+    is $\sum_i b_i l_i = f(l)$. The scale of a loss does not matter. Losses should be above 0; one
+    below 1e-12 counts as 1e-12.
 
     S. Chennupati, G. Sistu, S. Yogamani, S. Rawashdeh, *MultiNet++: multi-stream feature
     aggregation and geometric loss strategy for multi-task learning*, CVPR workshops 2019, arXiv
-    1904.08492. (LibMTL takes the root of the product, which overflows; the weights that it
-    reports are not its derivatives.)
+    1904.08492. LibMTL takes the root of the product, which overflows.
 
-    >>> import torch
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["a", "b"], balancer="geometric")
-    >>> criterion({"a": torch.tensor(8.0), "b": torch.tensor(2.0)})
+    >>> criterion({"a": torch.tensor(8.0), "b": torch.tensor(2.0)})  # weights of 0.25 and 1
     tensor(4.)
-    >>> criterion.metrics(include=["weight"])
-    {'weight/a': 0.25, 'weight/b': 1.0}
     """
 
     instant: ClassVar[bool] = True

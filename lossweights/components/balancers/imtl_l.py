@@ -14,22 +14,18 @@ class IMTLL(LearnedBalancer, kind="imtl-l"):
 
     With a learned $s_i$ a term becomes $e^{s_i} l_i - s_i$, which is smallest when
     $e^{s_i} l_i = 1$: its weight is $b_i = e^{s_i}$, its penalty $p_i = -s_i$. That is twice
-    `uncertainty` at $-s$: only the factor 2 and the speed of learning differ.
-
-    The scales belong in the optimizer: `criterion.param_groups()`. They suit losses above 0. A loss
-    of 0 or below lets its weight grow without bound: set a `highest`. The part of the method that
-    balances gradients is `imtl-g`.
+    `uncertainty` at $-s$. The part of the method that balances gradients is `imtl-g`.
 
     Args:
         initial: $s$ of each term at the start.
         lowest: Lower bound of $s$; None for none.
-        highest: Upper bound of $s$, so that the weights are at most $e$ to it; None for none.
+        highest: Upper bound of $s$, and so of the weights; None for none. Set one if a loss may be
+            0 or below, which lets its weight grow without bound.
 
     L. Liu, Y. Li, Z. Kuang and others, *Towards impartial multi-task learning*, ICLR 2021.
 
     >>> from lossweights import WeightedLoss
-    >>> criterion = WeightedLoss(terms=["depth", "normals"], balancer="imtl-l")
-    >>> criterion.weights
+    >>> WeightedLoss(terms=["depth", "normals"], balancer="imtl-l").weights
     {'depth': 1.0, 'normals': 1.0}
     """
 

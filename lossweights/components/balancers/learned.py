@@ -15,7 +15,7 @@ _LARGEST = 69.0  # about 1e30; a term that is always 0 would exceed it
 
 
 class LearnedBalancer(Balancer):
-    """A balancer with a log-scale for each term that the user's optimizer learns.
+    """A balancer with a log-scale for each term: a parameter, see `criterion.param_groups()`.
 
     Args:
         initial: Log-scale of each term at the start.
@@ -26,7 +26,6 @@ class LearnedBalancer(Balancer):
     initial: float = 0.0
     lowest: float | None = None
     highest: float | None = None
-
     needs_positive: ClassVar[str] = "so its learned weight would grow without bound"
 
     @model_validator(mode="after")
@@ -41,12 +40,9 @@ class LearnedBalancer(Balancer):
         return self
 
     def _bounded(self, value: Tensor, moved: Literal["up", "down"]) -> Tensor:
-        """`value` within the bounds, for a part of the loss that moves it up, or down.
-
-        Beyond a bound, only the gradient that moves it back counts. With a plain clamp neither
-        does, and a parameter that once crossed a bound stays there for good; without a clamp it
-        moves ever further, and needs as long to return.
-        """
+        """`value` within the bounds, for a part of the loss that moves it up, or down."""
+        # Beyond a bound, only the gradient that moves it back counts. With a plain clamp neither
+        # does, and a parameter that once crossed a bound stays there for good.
         low, high = self.lowest, self.highest
         if moved == "up":
             value = value if high is None else value.clamp(max=high)

@@ -21,17 +21,13 @@ class MovingAverage(Balancer, kind="moving-average"):
     \qquad b_i = 1 / m_i :$$
 
     every weighted term is about 1, and the weights of the config are the ratio in which terms
-    count. The denominator $1 - \beta^t$ makes it an average from the first step on (bias
-    correction, as in Adam). At the first step, and for a term that was always 0, the weight is 1.
-
-    This is the simplest method that does not depend on scales, from no paper. The gradients of a
-    term grow as its value shrinks: only `highest` bounds the weight of a term that goes to 0.
+    count. The denominator makes it an average from the first step on (bias correction, as in Adam).
+    At the first step, and for a term that was always 0, the weight is 1. From no paper.
 
     Args:
         smoothing: $\beta$, below 1; an average over about $1 / (1 - \beta)$ steps.
-        highest: Upper bound of the weights.
+        highest: Upper bound of the weights, for a term that goes to 0.
 
-    >>> import torch
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["a", "b"], balancer="moving-average")
     >>> _ = criterion({"a": torch.tensor(50.0), "b": torch.tensor(0.5)})
@@ -55,11 +51,5 @@ class MovingAverage(Balancer, kind="moving-average"):
 
 
 def moving_average_weights(total: Tensor, norm: Tensor, highest: float) -> Tensor:
-    r"""$1 / m$ with $m$ = `total` / `norm`, at most `highest`; 1 if all values were 0.
-
-    Args:
-        total: Decaying sum of absolute values.
-        norm: The same sum of ones, $1 - \beta^t$.
-        highest: Upper bound.
-    """
-    return torch.where(total == 0, torch.ones_like(total), norm / total).clamp(max=highest)
+    """`norm` / `total`, decaying sums of ones and of absolute values; 1 if all values were 0."""
+    return torch.where(total == 0, 1.0, norm / total).clamp(max=highest)

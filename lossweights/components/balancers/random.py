@@ -16,18 +16,14 @@ from lossweights.components.random import generator
 class RandomWeighting(Balancer, kind="random"):
     r"""New random weights at each step, $b = \mathrm{softmax}(x)$ with $x_i \sim N(0, 1)$ (RLW).
 
-    A baseline that any other method should beat. The weights sum to 1, so that on average each is
-    $1 / n$: a sum of all terms with weight 1 has gradients $n$ times as large. So it is in torchjd
-    and LibMTL.
-
-    They follow from `seed` and the step alone: the same on every rank, and after a restart. Terms
-    have them in sorted order of their names.
+    A baseline that any other method should beat. The weights sum to 1, as in torchjd and LibMTL.
+    They follow from `seed` and the step alone: the same on every rank, and after a restart.
 
     Args:
         seed: Seed of the weights.
 
-    B. Lin, F. Ye, Y. Zhang, I. Tsang, *Reasonable effectiveness of random weighting: a litmus test
-    for multi-task learning*, TMLR 2022, arXiv 2111.10603.
+    B. Lin et al., *Reasonable effectiveness of random weighting: a litmus test for multi-task
+    learning*, TMLR 2022, arXiv 2111.10603.
 
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["a", "b"], balancer={"kind": "random", "seed": 3})
@@ -40,9 +36,6 @@ class RandomWeighting(Balancer, kind="random"):
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         # On the CPU, whatever the device and the defaults, so that every rank has the same.
         drawn = torch.randn(
-            len(losses),
-            generator=generator(self.seed, now.step),
-            dtype=torch.float32,
-            device="cpu",
+            len(losses), generator=generator(self.seed, now.step), dtype=torch.float32, device="cpu"
         )
         return torch.softmax(drawn, dim=-1).to(losses.device, non_blocking=True)

@@ -23,28 +23,22 @@ class ReLoBRaLo(Balancer, kind="relobralo"):
     + (1 - \alpha)\, \beta(t, t - 1).$$
 
     $\rho$ is 1 with probability `saudade`, else 0: a lookback, in which the weights forget their
-    past and use the progress since the first step. It is drawn from `seed` and the step, the same
-    on every rank and after a restart. The weights are 1 at the first step, and sum to $n$.
+    past and use the progress since the first step. The weights are 1 at the first step, and sum to
+    $n$. A loss that was 0 counts as unchanged.
 
     Args:
         smoothing: $\alpha$; the weights move over about $1 / (1 - \alpha)$ steps.
         temperature: $T$; the higher, the more equal the weights.
         saudade: Probability of $\rho = 1$, a step without lookback.
-        seed: Seed of the lookbacks.
-
-    $b(t)$ weighs the losses of step $t + 1$, in the paper those of step $t$ itself: so it is an
-    average over micro-batches and ranks. A loss that was 0 counts as unchanged.
+        seed: Seed of the lookbacks, which are the same on every rank and after a restart.
 
     R. Bischof, M. Kraus, *Multi-objective loss balancing for physics-informed deep learning*, 2021,
-    arXiv 2110.09813. The paper tunes all three for each equation; `smoothing` and `temperature` are
-    the defaults of its training script, whose second step takes $\alpha = 0$. physicsnemo-sym has
-    0.95, 1 and 0.99.
+    arXiv 2110.09813, where $b(t)$ weighs the losses of step $t$ itself, here those of step $t + 1$.
+    `smoothing` and `temperature` are those of the paper's script; physicsnemo-sym: 0.95, 1, 0.99.
 
-    >>> import torch
     >>> from lossweights import WeightedLoss
-    >>> criterion = WeightedLoss(
-    ...     terms=["pde", "boundary"], balancer={"kind": "relobralo", "smoothing": 0, "saudade": 1}
-    ... )
+    >>> balancer = ReLoBRaLo(smoothing=0, saudade=1)
+    >>> criterion = WeightedLoss(terms=["pde", "boundary"], balancer=balancer)
     >>> for pde in (4.0, 1.0):
     ...     _ = criterion({"pde": torch.tensor(pde), "boundary": torch.tensor(2.0)})
     ...     criterion.step()
@@ -58,42 +52,24 @@ class ReLoBRaLo(Balancer, kind="relobralo"):
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
     def init(self, n: int) -> State:
-        return {
-            "weights": torch.ones(n),
-            "first": torch.zeros(n),
-            "last": torch.zeros(n),
-            "seen": torch.zeros(n),
-        }
+        return {"weights": torch.ones(n)} | {k: torch.zeros(n) for k in ("first", "last", "seen")}
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         return state["weights"]
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        first, last = state["first"], state["last"]
-        torch.where(state["seen"] > 0, first, observed, out=first)
-        state["weights"].copy_(
-            relobralo_weights(
-                state["weights"],
-                relative_weights(observed, last, self.temperature),
-                relative_weights(observed, first, self.temperature)
-                if fraction(self.seed, now.step) >= self.saudade
-                else None,
-                self.smoothing,
-            )
-        )
-        last.copy_(observed)
+        first = torch.where(state["seen"] > 0, state["first"], observed)
+        since_last = relative_weights(observed, state["last"], self.temperature)
+        since_first = None
+        if fraction(self.seed, now.step) >= self.saudade:
+            since_first = relative_weights(observed, first, self.temperature)
+        weights = relobralo_weights(state["weights"], since_last, since_first, self.smoothing)
+        state |= {"weights": weights, "first": first, "last": observed}
         state["seen"].fill_(1)
 
 
 def relobralo_weights(
     weights: Tensor, since_last: Tensor, since_first: Tensor | None, smoothing: float
 ) -> Tensor:
-    r"""$\alpha\, b + (1 - \alpha)\, \beta(t, t - 1)$; in a lookback, $\beta(t, 0)$ replaces $b$.
-
-    Args:
-        weights: $b$, the weights so far.
-        since_last: $\beta(t, t - 1)$.
-        since_first: $\beta(t, 0)$ in a lookback, else None.
-        smoothing: $\alpha$.
-    """
+    r"""$\alpha\, b + (1 - \alpha)\, \beta(t, t - 1)$; in a lookback, $\beta(t, 0)$ replaces $b$."""
     return torch.lerp(since_last, weights if since_first is None else since_first, smoothing)

@@ -21,31 +21,25 @@ class SoftAdapt(Balancer, kind="softadapt"):
 
     $$b_i = \frac{f_i e^{\beta s_i}}{\sum_j f_j e^{\beta s_j}}.$$
 
-    `variant` is `original`: $f = 1$; `normalized`: $f = 1$, and $s / \sum_j |s_j|$ in place of
-    $s$, independent of the scale of the losses; or `loss_weighted`: $f_i$ is the mean of the term
-    over the epochs from which its slope is taken. The weights sum to 1, and are $1 / n$ until there
-    is a slope.
+    The weights sum to 1, and are $1 / n$ until there is a slope.
 
     Args:
         sharpness: $\beta$; 0 for equal weights, below 0 to favor the terms that decrease fastest.
-        variant: `original`, `normalized` or `loss_weighted`.
+        variant: `original`: $f = 1$; `normalized`: $f = 1$, and $s / \sum_j |s_j|$ in place of $s$,
+            independent of the scale of the losses; or `loss_weighted`: $f_i$ is the mean of the
+            term over the epochs from which its slope is taken.
         order: Order of accuracy of the slope: the derivative at the last point of the polynomial
             through the last `order` + 1 points. Above 1 it amplifies noise.
         every: Length of an epoch: losses are averaged over it, and weights are constant in it.
 
-    The slope is the one at the last point. The authors' package (0.2.0) takes it at the oldest
-    point, and divides by $\sum_j s_j$, which reverses the order of the weights when losses
-    decrease; its first release divides by $\sum_j |s_j|$. The SoftAdapt of physicsnemo-sym weighs
-    by ratios: `dwa` with `temperature: 1`.
-
     A. Heydari, C. Thompson, A. Mehmood, *SoftAdapt: techniques for adaptive loss weighting of
-    neural networks with multi-part loss functions*, 2019, arXiv 1912.12355.
+    neural networks with multi-part loss functions*, 2019, arXiv 1912.12355. The authors' package
+    (0.2.0) takes the slope at the oldest point and divides by $\sum_j s_j$, which reverses the
+    order of the weights when losses decrease; physicsnemo-sym weighs by ratios, see `dwa`.
 
-    >>> import torch
     >>> from lossweights import WeightedLoss
-    >>> criterion = WeightedLoss(
-    ...     terms=["a", "b"], balancer={"kind": "softadapt", "every": "1 steps", "sharpness": 1}
-    ... )
+    >>> balancer = SoftAdapt(every="1 steps", sharpness=1)
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer=balancer)
     >>> for a in (5.0, 4.0):
     ...     _ = criterion({"a": torch.tensor(a), "b": torch.tensor(2.0)})
     ...     criterion.step()
@@ -73,9 +67,8 @@ class SoftAdapt(Balancer, kind="softadapt"):
         return state["weights"]
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        points, filled = state["points"], state["filled"]
-        points.copy_(torch.cat((points[1:], observed.clamp(-LARGE, LARGE).unsqueeze(0))))
-        filled += 1
+        points = torch.cat((state["points"][1:], observed.clamp(-LARGE, LARGE).unsqueeze(0)))
+        filled = state["filled"] + 1
         known = filled > self.order
         slopes = torch.where(known, slopes_at_the_end(points), torch.zeros_like(observed))
         values = None
@@ -84,15 +77,12 @@ class SoftAdapt(Balancer, kind="softadapt"):
         elif self.variant == "loss_weighted":
             values = points.sum(dim=0) / filled.clamp(max=self.order + 1)
         weights = softadapt_weights(slopes, self.sharpness, values)
-        equal = torch.full_like(weights, 1 / len(weights))
-        state["weights"].copy_(torch.where(known.any(), weights, equal))
+        weights = torch.where(known.any(), weights, 1 / len(weights))
+        state |= {"weights": weights, "points": points, "filled": filled}
 
 
 def slopes_at_the_end(points: Tensor) -> Tensor:
-    r"""The derivative, at the last point, of the polynomial through all: $\sum_k \nabla^k / k$.
-
-    Args:
-        points: A row per point in time, shape (order + 1, n).
+    r"""The derivative, at the last row, of the polynomial through all: $\sum_k \nabla^k / k$.
 
     >>> slopes_at_the_end(torch.tensor([[0.0], [1.0], [4.0], [9.0]]))
     tensor([6.])
@@ -105,13 +95,7 @@ def slopes_at_the_end(points: Tensor) -> Tensor:
 
 
 def softadapt_weights(slopes: Tensor, sharpness: float, values: Tensor | None = None) -> Tensor:
-    r"""$f_i e^{\beta s_i} / \sum_j f_j e^{\beta s_j}$.
-
-    Args:
-        slopes: $s$.
-        sharpness: $\beta$.
-        values: $f$, whose absolute value counts; 1 by default.
-    """
+    r"""$f_i e^{\beta s_i} / \sum_j f_j e^{\beta s_j}$; $f$ is the absolute `values`, or 1."""
     logits = (sharpness * slopes).clamp(-LARGE, LARGE)
     if values is not None:
         logits = logits + safe_log(values.abs())

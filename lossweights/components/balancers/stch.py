@@ -24,17 +24,14 @@ class STCH(Balancer, kind="stch"):
         temperature: $\mu$; the closer to 0, the more the largest loss alone counts; the larger, the
             more equal the weights. In units of the losses: the paper tries 0.01 to 1.
 
-    Which loss is the largest depends on scales: bring terms of different kinds to one scale first,
-    with the transform `relative`. The paper has $\lambda_i (f_i - z_i^*)$ with preferences
-    $\lambda$, here $1 / n$, and an ideal point $z^*$, here 0: for others, scale and shift the
-    values; the weight of a term multiplies its gradient afterwards. (LibMTL and the authors' code
-    for multi-task learning use $\log l$ relative to an early epoch in place of $l$, and multiply by
-    $n$.)
+    Bring terms of different scales to one first, with the transform `relative`. The paper's
+    $\lambda_i (f_i - z_i^*)$ has preferences $\lambda$, here $1 / n$, and an ideal point $z^*$,
+    here 0: for others, scale and shift the values.
 
     X. Lin, X. Zhang, Z. Yang and others, *Smooth Tchebycheff scalarization for multi-objective
-    optimization*, ICML 2024, arXiv 2402.19078.
+    optimization*, ICML 2024, arXiv 2402.19078. LibMTL and the authors' code for multi-task learning
+    use $\log l$ relative to an early epoch in place of $l$, and multiply by $n$.
 
-    >>> import torch
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["a", "b"], balancer="stch")
     >>> _ = criterion({"a": torch.tensor(1.0), "b": torch.tensor(1.0)})
@@ -43,7 +40,6 @@ class STCH(Balancer, kind="stch"):
     """
 
     temperature: Annotated[float, Field(gt=0)] = 0.1
-
     instant: ClassVar[bool] = True
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:

@@ -15,17 +15,14 @@ class UncertaintyWeighting(LearnedBalancer, kind="uncertainty"):
     r"""Learned weights, from an assumed noise of each task (UW).
 
     With a learned log-variance $s_i$ a term becomes $\tfrac12 e^{-s_i} l_i + \tfrac12 s_i$: its
-    weight is $b_i = \tfrac12 e^{-s_i}$, its penalty $p_i = \tfrac12 s_i$. The penalty is unbounded
-    below, so the total may become negative; with `regularizer: log1p` it is
-    $\log(1 + e^{s_i})$, which is always positive.
-
-    The log-variances belong in the optimizer: `criterion.param_groups()`. They suit losses above 0.
-    A loss of 0 or below lets its weight grow without bound: set a `lowest`.
+    weight is $b_i = \tfrac12 e^{-s_i}$, its penalty $p_i = \tfrac12 s_i$.
 
     Args:
-        regularizer: `log`, $s / 2$; or `log1p`, $\log(1 + e^s)$.
+        regularizer: `log`, $s / 2$; or `log1p`, $\log(1 + e^s)$. Only the second is always
+            positive; with the first the total may become negative.
         initial: Log-variance of each term at the start. (LibMTL starts at -0.5.)
-        lowest: Lower bound of the log-variances, so an upper bound of the weights; None for none.
+        lowest: Lower bound of the log-variances, and so an upper one of the weights; None for none.
+            Set one if a loss may be 0 or below, which lets its weight grow without bound.
         highest: Upper bound of the log-variances; None for none.
 
     A. Kendall, Y. Gal, R. Cipolla, *Multi-task learning using uncertainty to weigh losses*, CVPR
@@ -33,8 +30,7 @@ class UncertaintyWeighting(LearnedBalancer, kind="uncertainty"):
     learning*, 2018, arXiv 1805.06334.
 
     >>> from lossweights import WeightedLoss
-    >>> criterion = WeightedLoss(terms=["depth", "normals"], balancer="uncertainty")
-    >>> criterion.weights
+    >>> WeightedLoss(terms=["depth", "normals"], balancer="uncertainty").weights
     {'depth': 0.5, 'normals': 0.5}
     """
 

@@ -19,11 +19,6 @@ class AdaptiveKL(Controller, kind="adaptive-kl"):
 
     With $e = \mathrm{clip}(v / v^* - 1, -c, c)$ each update does $w \leftarrow w\,(1 + K e)$.
 
-    Implementations (TRL, OpenRLHF, verl and the authors' own) write $K$ as `n_steps / horizon`:
-    samples of an update divided by a number of samples, such as 256 / 10000 = 0.0256. There a batch
-    of more than $1/c$ = 5 horizons makes the factor negative when the KL is far below its target,
-    and the coefficient changes its sign with each update. Such a gain is refused here.
-
     Args:
         target: $v^*$, above 0; a number or a schedule.
         initial: $w$ at the start, above 0.
@@ -33,10 +28,11 @@ class AdaptiveKL(Controller, kind="adaptive-kl"):
             out equal, with a KL of 0: until they differ, every step lowers $w$ by the maximum.
         highest: Upper bound of $w$.
         source: The watched value: the term itself, or a metric such as the KL of whole rollouts.
-            Steps in which a metric is not given change nothing.
 
     D. Ziegler et al., *Fine-tuning language models from human preferences*, 2019, arXiv
-    1909.08593, section 2.2, with $K = 0.1$ and $c = 0.2$. `initial` is the default of TRL.
+    1909.08593, section 2.2, with $K = 0.1$ and $c = 0.2$. `initial` is the default of TRL. TRL,
+    OpenRLHF, verl and the authors' code write $K$ as `n_steps / horizon`, such as 256 / 10000;
+    above $1/c$ the coefficient would change its sign, which is refused here.
 
     >>> from lossweights import AdaptiveKL, WeightedLoss
     >>> criterion = WeightedLoss(terms={"reward": 1.0, "kl": AdaptiveKL(target=6.0)})
@@ -74,10 +70,9 @@ class AdaptiveKL(Controller, kind="adaptive-kl"):
         return state["coefficient"]
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        error = relative_error(observed, now["target"], self.clip)
-        state["error"].copy_(error)
-        grown = state["coefficient"] * (1 + self.gain * error)
-        state["coefficient"].copy_(grown.clamp(self.lowest, self.highest))
+        state["error"] = relative_error(observed, now["target"], self.clip)
+        grown = state["coefficient"] * (1 + self.gain * state["error"])
+        state["coefficient"] = grown.clamp(self.lowest, self.highest)
 
 
 def relative_error(value: Tensor, target: Tensor, clip: float) -> Tensor:

@@ -24,16 +24,9 @@ class AugmentedLagrangian(Constraint, kind="augmented-lagrangian"):
     negated for `at_least`. So the gradient is that of the augmented Lagrangian of Powell, Hestenes
     and Rockafellar, while the total shows $w v$. Each optimizer step then does
     $\lambda \leftarrow \max(0, \lambda + \eta\, g)$, and if the constraint is still violated by
-    more than `tolerance`, $\rho$ grows.
-
-    The penalty damps the oscillations of `lagrangian`, and unlike a penalty alone it need not grow
-    without bound. The weight reads the value that it weighs: with gradient accumulation and on
-    several ranks it is that of a micro-batch, while the multiplier is the same everywhere.
+    more than `tolerance`, $\rho$ grows. The penalty damps the oscillations of `lagrangian`.
 
     Args:
-        at_most: The bound $c$ for $v \le c$; a number or a schedule. One of the three is given.
-        at_least: The bound for $v \ge c$.
-        equal_to: The bound for $v = c$, with a multiplier of either sign.
         penalty: $\rho$ at the start, above 0.
         learning_rate: $\eta$; by default $\rho$, as in textbooks. These minimize fully between two
             updates: with one update per optimizer step, use less.
@@ -44,20 +37,18 @@ class AugmentedLagrangian(Constraint, kind="augmented-lagrangian"):
         highest: Upper bound of $\lambda$ (for `equal_to`, of its absolute value).
 
     J. Nocedal, S. Wright, *Numerical optimization*, 2nd ed., 2006, chapter 17. As in Cooper 1.0
-    (arXiv 2504.01212), the multiplier moves before the penalty grows; by default Cooper also
-    resets $\rho$ when an inequality is satisfied, which is not done here.
+    (arXiv 2504.01212) the multiplier moves before the penalty grows; Cooper by default resets
+    $\rho$ when an inequality is satisfied.
 
     >>> from lossweights import AugmentedLagrangian, WeightedLoss
-    >>> criterion = WeightedLoss(
-    ...     terms={"nll": 1.0, "kl": AugmentedLagrangian(at_most=1.5, learning_rate=0.1)}
-    ... )
+    >>> kl = AugmentedLagrangian(at_most=1.5, learning_rate=0.1)
+    >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": kl})
     >>> terms = {"nll": torch.tensor(9.0), "kl": torch.tensor(3.5)}
     >>> criterion.breakdown(terms).weight["kl"]  # 0 + 1 * (3.5 - 1.5)
     tensor(2.)
     """
 
     instant: ClassVar[bool] = True
-
     penalty: Annotated[float, Field(gt=0)] = 1.0
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     growth: Annotated[float, Field(ge=1)] = 1.0
@@ -93,23 +84,19 @@ class AugmentedLagrangian(Constraint, kind="augmented-lagrangian"):
         }
 
     def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
-        weight = augmented_weight(
-            state["multiplier"],
-            state["penalty"],
-            self.violation(value, now),
-            inequality=self.equal_to is None,
-        )
+        violation, inequality = self.violation(value, now), self.equal_to is None
+        multiplier, penalty = state["multiplier"], state["penalty"]
+        weight = augmented_weight(multiplier, penalty, violation, inequality=inequality)
         return -weight if self.sign < 0 else weight
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        violation = self.violation(observed, now)
-        multiplier, penalty = state["multiplier"], state["penalty"]
+        violation, penalty = self.violation(observed, now), state["penalty"]
         rate = penalty if self.learning_rate is None else self.learning_rate
-        multiplier.copy_((multiplier + rate * violation).clamp(self._lower, self.highest))
+        multiplier = (state["multiplier"] + rate * violation).clamp(self._lower, self.highest)
         amount = violation if self.equal_to is None else violation.abs()
         grown = (penalty * self.growth).clamp(max=self.highest_penalty)
-        penalty.copy_(torch.where(amount > self.tolerance, grown, penalty))
-        state["violation"].copy_(violation)
+        penalty = torch.where(amount > self.tolerance, grown, penalty)
+        state |= {"multiplier": multiplier, "penalty": penalty, "violation": violation}
 
 
 def augmented_weight(

@@ -14,12 +14,10 @@ from lossweights.components.declaration import Component
 class Controller(Component):
     """One term's weight, adjusted by feedback from the term's own value or from a metric.
 
-    A controller is a frozen declaration. Its state is declared by `init`, owned by the criterion,
-    and saved, moved and kept equal over ranks there. Once per optimizer step `update` is called
-    with the mean of the values seen since the last one. If no finite value was seen, it is not
-    called and the state stays as it was.
-
-    A field typed as `Schedule` may be a number or a schedule, and is read as `now["field"]`.
+    State is declared by `init` and owned by the criterion, which saves and moves it and keeps it
+    equal over ranks. Once per optimizer step `update` is called with the mean of the values seen
+    since the last one; if no finite value was seen, it is not called. A field typed as `Schedule`
+    reads a number or a schedule; its value is `now["field"]`. `now.terms` has the term's name.
 
     Args:
         source: Watched in place of the term itself: another term, or a metric that is passed to
@@ -31,15 +29,11 @@ class Controller(Component):
     """
 
     instant: ClassVar[bool] = False
-
     source: str | None = None
 
     @property
     def sign(self) -> int:
-        """The weight in evaluation, where controllers do not count: 1 or -1.
-
-        It is -1 for a controller whose weights are negative, because it holds its term up.
-        """
+        """The weight in evaluation, where controllers do not count: -1 if it holds its term up."""
         return 1
 
     @property
@@ -49,10 +43,7 @@ class Controller(Component):
 
     @abstractmethod
     def init(self) -> State:
-        """The state at the start: 0-dim tensors by name.
-
-        All of them are reported, as `controller/<term>/<name>`.
-        """
+        """The state at the start: 0-dim tensors by name, reported as `controller/<term>/<name>`."""
 
     @abstractmethod
     def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
@@ -68,11 +59,9 @@ class Controller(Component):
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         """Learns from one optimizer step.
 
-        It changes the tensors of `state` or puts new ones in their place.
-
         Args:
             observed: Mean of the watched value over the step; 0-dim, finite.
-            state: The current state.
+            state: The state: change its tensors, or put new ones in their place.
             now: The step, the horizon and the values of scheduled fields.
         """
 
@@ -81,11 +70,7 @@ _WIDEST = 1e12
 
 
 def check_bounds(lowest: float, initial: float, highest: float) -> None:
-    """Refuses bounds that are out of order, equal, or beyond 1e12.
-
-    Raises:
-        ValueError: With the values found.
-    """
+    """Raises ValueError for bounds that are out of order, equal, or beyond 1e12."""
     if not -_WIDEST <= lowest <= initial <= highest <= _WIDEST or lowest == highest:
         raise ValueError(
             "lowest < highest with initial between them is needed, and none beyond 1e12, found "

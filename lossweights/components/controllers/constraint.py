@@ -17,12 +17,12 @@ _BOUNDS = ("at_most", "at_least", "equal_to")
 
 
 class Constraint(Controller):
-    """Base of controllers that keep a constraint; exactly one bound is given.
+    r"""Base of controllers that keep a constraint; exactly one bound is given.
 
     Args:
-        at_most: Upper bound of the value; a number or a schedule.
-        at_least: Lower bound of the value.
-        equal_to: The value itself.
+        at_most: The bound $c$ for $v \le c$; a number or a schedule. One of the three is given.
+        at_least: The bound for $v \ge c$.
+        equal_to: The bound for $v = c$, with a multiplier of either sign.
     """
 
     at_most: Schedule | None = None

@@ -26,23 +26,11 @@ class Lagrangian(Constraint, kind="lagrangian"):
 
     within bounds, so that $\lambda \ge 0$ for an inequality. The weight of the term is $\lambda$,
     and $-\lambda$ for `at_least`. The total omits the constant $\mp\lambda c$ of the Lagrangian,
-    which has no gradient.
-
-    GECO is `ascent: exponential` with `smoothing: 0.99`: it holds the reconstruction error under
-    its bound and gives the KL term weight 1. Some implementations move a weight of the KL term in
-    place of $\lambda$, which is its inverse, and that of the authors (Sonnet) ascends through the
-    square of a softplus instead of the exponential.
-
-    A multiplier on its own oscillates, the more so the larger $\eta$ and the smoothing are. In that
-    case lower `learning_rate`, or use `augmented-lagrangian`, whose penalty damps. Mind the scale
-    of $g$: if an error is summed over pixels, one step of exponential ascent may go from bound to
-    bound.
+    which has no gradient. GECO is `ascent: exponential` with `smoothing: 0.99` on a reconstruction
+    error. If the multiplier oscillates, lower `learning_rate`, or use `augmented-lagrangian`.
 
     Args:
-        at_most: The bound $c$ for $v \le c$; a number or a schedule. One of the three is given.
-        at_least: The bound for $v \ge c$.
-        equal_to: The bound for $v = c$, with a multiplier of either sign.
-        learning_rate: $\eta$, above 0.
+        learning_rate: $\eta$, above 0; per unit of the value, so mind the scale of $g$.
         ascent: `additive`, or `exponential`, which keeps its sign and is not for `equal_to`.
         initial: $\lambda$ at the start; by default 0, and 1 for `exponential`.
         smoothing: $\alpha$ of the moving average $\bar g \leftarrow \alpha \bar g + (1 - \alpha) g$
@@ -57,12 +45,12 @@ class Lagrangian(Constraint, kind="lagrangian"):
 
     Additive: J. Gallego-Posada et al., *Cooper: a library for constrained optimization in deep
     learning*, 2025, arXiv 2504.01212. GECO: D. J. Rezende, F. Viola, *Taming VAEs*, 2018, arXiv
-    1810.00597.
+    1810.00597. Some implementations move the inverse, a weight of the KL term; the authors' Sonnet
+    ascends through the square of a softplus.
 
     >>> from lossweights import Lagrangian, WeightedLoss
-    >>> criterion = WeightedLoss(
-    ...     terms={"nll": 1.0, "kl": Lagrangian(at_most=1.5, learning_rate=0.1)}
-    ... )
+    >>> kl = Lagrangian(at_most=1.5, learning_rate=0.1)
+    >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": kl})
     >>> for kl in (3.5, 2.5):  # violations of 2 and 1
     ...     _ = criterion({"nll": torch.tensor(9.0), "kl": torch.tensor(kl)})
     ...     criterion.step()
@@ -106,17 +94,14 @@ class Lagrangian(Constraint, kind="lagrangian"):
 
     @property
     def _lower(self) -> float:
-        if self.lowest is not None:
-            return self.lowest
-        if self.equal_to is not None:
-            return -self.highest
-        return _SMALLEST if self.ascent == "exponential" else 0.0
+        default = _SMALLEST if self.ascent == "exponential" else 0.0
+        default = default if self.equal_to is None else -self.highest
+        return default if self.lowest is None else self.lowest
 
     @property
     def _start(self) -> float:
-        if self.initial is not None:
-            return self.initial
-        return 1.0 if self.ascent == "exponential" else 0.0
+        default = 1.0 if self.ascent == "exponential" else 0.0
+        return default if self.initial is None else self.initial
 
     @property
     def sign(self) -> int:
@@ -137,12 +122,8 @@ class Lagrangian(Constraint, kind="lagrangian"):
             violation = torch.where(state["seen"] > 0, average, violation)
             state["seen"].fill_(1.0)
         ascend = ascend_exponentially if self.ascent == "exponential" else ascend_additively
-        state["violation"].copy_(violation)
-        state["multiplier"].copy_(
-            ascend(state["multiplier"], violation, self.learning_rate).clamp(
-                self._lower, self.highest
-            )
-        )
+        moved = ascend(state["multiplier"], violation, self.learning_rate)
+        state["violation"], state["multiplier"] = violation, moved.clamp(self._lower, self.highest)
 
 
 def ascend_additively(multiplier: Tensor, violation: Tensor, learning_rate: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -24,25 +24,17 @@ class PID(Controller, kind="pid"):
 
     $$w = w_{\min} + \frac{K_p}{1 + e^{e(t)}} + I(t), \qquad I(t) = I(t - 1) - K_i\, e(t),$$
 
-    bounded to $[w_{\min}, w_{\max}]$. A value above its target makes the weight grow. There is no
-    derivative term: the paper drops it, since it amplifies the noise of batches.
-
-    The integral stops when the weight is at a bound, and moves back as soon as the error changes
-    its sign (anti-windup). The paper's integral stops while the weight of the step before was out
-    of its bounds, whatever the sign of the error, which may keep it there; in the paper's code for
-    text and images that condition is never met.
-
-    **The gain depends on the length of training.** $K_i$ counts per optimizer step and per nat: at
-    the paper's $10^{-4}$ an error of 1 nat takes 10,000 steps to move the weight from 0 to 1, and a
-    training of 3,000 steps ends far from its target. Give `response` instead of `integral`: a
-    fraction of the training.
+    bounded to $[w_{\min}, w_{\max}]$. A value above its target makes the weight grow. The integral
+    stops when the weight is at a bound, and moves back as soon as the error changes its sign.
 
     Args:
         target: $v^*$; a number or a schedule.
         proportional: $K_p$, at least 0.
-        integral: $K_i$, at least 0; by default the paper's 1e-4, unless `response` is given.
-        response: Instead of `integral`, the time that an error as large as the target (or larger)
-            takes to move the weight from `lowest` to `highest`, such as `5%` or `500 steps`.
+        integral: $K_i$ per optimizer step and unit of the value, at least 0; by default the paper's
+            1e-4, at which an error of 1 takes 10,000 steps to move the weight from 0 to 1.
+        response: Better than `integral`, as a fraction of the training: the time that an error as
+            large as the target (or larger) takes to move the weight from `lowest` to `highest`,
+            such as `5%` or `500 steps`.
         lowest: $w_{\min}$.
         highest: $w_{\max}$.
         initial: The weight before any observation; by default `lowest`.
@@ -51,7 +43,8 @@ class PID(Controller, kind="pid"):
             (`same`), or raises it (`opposite`: an accuracy).
 
     H. Shao et al., *ControlVAE: controllable variational autoencoder*, ICML 2020, arXiv
-    2004.05988, with $K_p = 0.01$, $K_i = 10^{-4}$ and $w \in [0, 1]$ for text.
+    2004.05988, with $K_p = 0.01$, $K_i = 10^{-4}$ and $w \in [0, 1]$ for text. The paper's integral
+    stops whenever the last weight was out of bounds, whatever the sign of the error.
 
     >>> from lossweights import PID, WeightedLoss
     >>> control = PID(target=3.0, response="100 steps", proportional=0.0)
@@ -100,33 +93,16 @@ class PID(Controller, kind="pid"):
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         target = now["target"]
         error = (target - observed).clamp(-LARGE, LARGE)
-        if self.direction == "opposite":
-            error = -error
+        error = -error if self.direction == "opposite" else error
         if self.response is None:
-            gain = _PAPERS_INTEGRAL if self.integral is None else self.integral
-            change = gain * error
+            change = (_PAPERS_INTEGRAL if self.integral is None else self.integral) * error
         else:
             steps = max(1, now.horizon.steps(self.response))
             relative = (error / target.abs().clamp(min=TINY)).clamp(-1, 1)
             change = (self.highest - self.lowest) / steps * relative
-        done = pi_control(
-            error, state["integral"], change, self.proportional, self.lowest, self.highest
-        )
-        state["error"].copy_(error)
-        state["integral"].copy_(done.integral)
-        state["coefficient"].copy_(done.weight)
-
-
-class Controlled(NamedTuple):
-    """The result of a step of control.
-
-    Args:
-        weight: Within its bounds.
-        integral: $I$ after the step.
-    """
-
-    weight: Tensor
-    integral: Tensor
+        bounds = self.proportional, self.lowest, self.highest
+        weight, integral = pi_control(error, state["integral"], change, *bounds)
+        state |= {"error": error, "integral": integral, "coefficient": weight}
 
 
 def pi_control(
@@ -136,17 +112,8 @@ def pi_control(
     proportional: float,
     lowest: float,
     highest: float,
-) -> Controlled:
-    r"""One step of control, with an integral that stops when the weight is at a bound.
-
-    Args:
-        error: $e$, target minus value.
-        integral: $I$ before the step.
-        change: Decrease of the integral, $K_i\, e$.
-        proportional: $K_p$.
-        lowest: Lower bound of the weight.
-        highest: Upper bound of the weight.
-    """
+) -> tuple[Tensor, Tensor]:
+    r"""The weight and the integral after a step with the error $e$ and the change $K_i\, e$."""
     quick = proportional * torch.sigmoid(-error)
     integral = torch.clamp(integral - change, min=-quick, max=highest - lowest - quick)
-    return Controlled((lowest + quick + integral).clamp(lowest, highest), integral)
+    return (lowest + quick + integral).clamp(lowest, highest), integral

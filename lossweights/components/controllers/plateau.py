@@ -17,11 +17,8 @@ class Plateau(Controller, kind="plateau"):
 
     Observations count, one for each optimizer step in which the value was seen: with
     `source: val_loss`, the steps before which `criterion.observe(val_loss=...)` was called. After
-    more than `patience` of them in a row without a new best, $w \leftarrow f w$.
-
-    Rules and defaults are those of torch's `ReduceLROnPlateau`, except that a relative threshold is
-    one of $|b|$, so that it means the same for a best $b$ below 0, for which torch takes worse
-    values for better ones.
+    more than `patience` of them in a row without a new best, $w \leftarrow f w$. As torch's
+    `ReduceLROnPlateau`, which takes worse values for better ones if the best is below 0.
 
     Args:
         mode: Whether smaller values are better (`min`) or larger ones (`max`).
@@ -70,34 +67,26 @@ class Plateau(Controller, kind="plateau"):
         return self
 
     def init(self) -> State:
-        return {
-            "coefficient": torch.tensor(self.initial),
-            "best": torch.zeros(()),
-            "waited": torch.zeros(()),
-            "cooling": torch.zeros(()),
-            "seen": torch.zeros(()),
-        }
+        zeros = {key: torch.zeros(()) for key in ("best", "waited", "cooling", "seen")}
+        return {"coefficient": torch.tensor(self.initial)} | zeros
 
     def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return state["coefficient"]
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         coefficient, best, cooling = state["coefficient"], state["best"], state["cooling"]
-        better = (state["seen"] == 0) | self._is_better(observed, best)
-        idle = better | (cooling > 0)
-        waited = torch.where(idle, 0.0, state["waited"] + 1)
-        due = waited > self.patience
-        changed = (coefficient * self.factor).clamp(self.lowest, self.highest)
-        coefficient.copy_(torch.where(due, changed, coefficient))
-        best.copy_(torch.where(better, observed, best))
-        cooling.copy_(torch.where(due, float(self.cooldown), (cooling - 1).clamp(min=0)))
-        state["waited"].copy_(torch.where(due, 0.0, waited))
-        state["seen"].fill_(1.0)
-
-    def _is_better(self, value: Tensor, best: Tensor) -> Tensor:
         relative = self.threshold_mode == "relative"
         margin = self.threshold * best.abs() if relative else self.threshold
-        return is_better(value, best, margin, largest=self.mode == "max")
+        better = is_better(observed, best, margin, largest=self.mode == "max")
+        better |= state["seen"] == 0
+        waited = torch.where(better | (cooling > 0), 0.0, state["waited"] + 1)
+        due = waited > self.patience
+        changed = (coefficient * self.factor).clamp(self.lowest, self.highest)
+        state["coefficient"] = torch.where(due, changed, coefficient)
+        state["best"] = torch.where(better, observed, best)
+        state["cooling"] = torch.where(due, float(self.cooldown), (cooling - 1).clamp(min=0))
+        state["waited"] = torch.where(due, 0.0, waited)
+        state["seen"].fill_(1.0)
 
 
 def is_better(value: Tensor, best: Tensor, margin: Tensor | float, *, largest: bool) -> Tensor:

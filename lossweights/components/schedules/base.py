@@ -24,20 +24,17 @@ class Schedule(Component):
     update. A schedule has a value at every step, and after its end it keeps its last one.
 
     A field typed as `Schedule` also reads a number, which is a constant schedule, and in Python a
-    function of the step. A subclass implements `values`. If it stops changing at some step, it
-    also implements `ends`, so that a training that is too short for it is reported.
+    function of the step. A subclass implements `values`, and `ends` if it stops changing at some
+    step, so that a training that is too short for it is reported.
     """
 
     @abstractmethod
     def values(self, steps: Steps, horizon: Horizon) -> Values:
-        """The weight at each step, elementwise.
+        """The weight at each step, elementwise: float64, of the shape of `steps`.
 
         Args:
             steps: int64, one axis, at least 0.
             horizon: Converts durations into steps: `horizon.steps(self.over)`.
-
-        Returns:
-            float64, one for each step.
         """
 
     def ends(self, horizon: Horizon) -> float | None:
@@ -45,9 +42,7 @@ class Schedule(Component):
         return None
 
     def final(self, horizon: Horizon) -> float:
-        """The value at which the schedule ends: its value when training ends.
-
-        A cyclical or repeated schedule ends at its `stop`, even if training ends within a cycle.
+        """The value when training ends; of cycles the last value, even if it ends within a cycle.
 
         Raises:
             HorizonError: If the schedule never settles and the end of training is unknown.
@@ -78,12 +73,8 @@ class Schedule(Component):
                 f"{self!r}: values() returned shape {values.shape} for {line.size} steps; "
                 "return one float for each"
             )
-        # The sum is a quick check: each value is checked only if the sum is not finite.
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = values.sum()
-        if not np.isfinite(total) and not np.isfinite(values).all():
-            step = line[~np.isfinite(values)][0]
-            raise ValueError(f"{self!r} is not finite at step {step}")
+        if not (finite := np.isfinite(values)).all():
+            raise ValueError(f"{self!r} is not finite at step {line[~finite][0]}")
         return values.reshape(array.shape)
 
     def at(
@@ -105,10 +96,9 @@ class Schedule(Component):
         array([0.  , 0.25, 0.5 , 0.75, 1.  , 1.  ])
         """
         horizon = Horizon(total_steps, steps_per_epoch)
-        total = horizon.span
-        curve = np.empty(total)
-        for start in range(0, total, _BLOCK):
-            stop = min(start + _BLOCK, total)
+        curve = np.empty(horizon.span)
+        for start in range(0, len(curve), _BLOCK):
+            stop = min(start + _BLOCK, len(curve))
             curve[start:stop] = self(np.arange(start, stop), horizon)
         return curve
 

@@ -26,18 +26,11 @@ def since_cycle_began(steps: Steps, period: Fraction, cycles: int | None) -> Val
     # crosses no whole number as long as (t + 1) * denominator is below 2**53.
     above, below = float(period.numerator), float(period.denominator)
     time = steps.astype(np.float64)
-    cycle = time * below
-    cycle += below - 1.0
-    cycle /= above
-    np.floor(cycle, out=cycle)
+    cycle = np.floor((time * below + (below - 1.0)) / above)
     if cycles is not None:
-        np.minimum(cycle, cycles - 1.0, out=cycle)
-    cycle *= above
-    if below != 1.0:
-        cycle /= below
-        np.floor(cycle, out=cycle)
-    time -= cycle
-    return np.maximum(time, 0.0, out=time)  # steps beyond 2**53 may round below 0
+        cycle = np.minimum(cycle, cycles - 1.0)
+    began = np.floor(cycle * above / below)
+    return np.maximum(time - began, 0.0)  # steps beyond 2**53 may round below 0
 
 
 def cycle_length(period: Duration | str | None, cycles: int | None, horizon: Horizon) -> Fraction:

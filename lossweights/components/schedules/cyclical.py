@@ -20,9 +20,7 @@ class Cyclical(DelayedSchedule, kind="cyclical"):
 
     $$w(t) = a + (b - a)\, f(\min(\tau / (R P), 1)), \qquad \tau = t - \lfloor c P \rfloor.$$
 
-    Cyclical annealing of the KL term of a VAE: Fu et al., NAACL 2019, N19-1021, whose $M = 4$
-    cycles over the whole training and $R = 0.5$ are the defaults. After the last cycle the
-    weight stays at `stop`.
+    After the last cycle the weight stays at `stop`.
 
     Args:
         cycles: $M$; without `period` they divide the training (after the delay) evenly, with
@@ -30,13 +28,12 @@ class Cyclical(DelayedSchedule, kind="cyclical"):
         period: $P$, the length of a cycle; without `cycles` they go on forever.
         ratio: $R$, the fraction of a cycle that the ramp takes; above 0, at most 1.
         shape: $f$: linear, cosine, sigmoid, exponential, power, hold, or one with options.
-        start: Weight $a$ at the first step of a cycle.
+        start: Weight $a$ at the first step of a cycle, and during the delay.
         stop: Weight $b$ from the end of the ramp on.
-        delay: Time at `start` before the first cycle begins.
 
-    In the paper's code `start` and `stop` are in the argument of the sigmoid or cosine, the sigmoid
-    runs from 0.0025 to 0.9975, and some lengths of training raise IndexError; here they are the
-    weights themselves, both ends are exact, and every length works.
+    Cyclical annealing of the KL term of a VAE: Fu et al., NAACL 2019, N19-1021, with 4 cycles over
+    the whole training and $R = 0.5$. In the paper's code `start` and `stop` are in the argument of
+    the sigmoid or cosine, and some lengths of training raise IndexError.
 
     >>> Cyclical(cycles=2, ratio=0.5).curve(total_steps=8)
     array([0. , 0.5, 1. , 1. , 0. , 0.5, 1. , 1. ])
@@ -60,9 +57,8 @@ class Cyclical(DelayedSchedule, kind="cyclical"):
         if period == 0:
             return np.full(steps.shape, self.stop)
         local = since_cycle_began(steps, period, cycles)
-        return interpolate(
-            self.start, self.stop, self.shape, progress(local, self.ratio * float(period))
-        )
+        way = progress(local, self.ratio * float(period))
+        return interpolate(self.start, self.stop, self.shape, way)
 
     def waiting(self, horizon: Horizon) -> float:
         return self.start
@@ -70,8 +66,8 @@ class Cyclical(DelayedSchedule, kind="cyclical"):
     def ends(self, horizon: Horizon) -> float | None:
         if self.period is None or self.cycles is None:
             return None  # the cycles last as long as the training
-        cycles = self.cycles - 1 + self.ratio
-        return horizon.steps(self.delay) + cycles * horizon.length(self.period)
+        length = (self.cycles - 1 + self.ratio) * horizon.length(self.period)
+        return horizon.steps(self.delay) + length
 
     def final(self, horizon: Horizon) -> float:
         return self.stop

@@ -15,8 +15,7 @@ from lossweights.components.schedules.shapes import Values
 class Exponential(DelayedSchedule, kind="exponential"):
     """From `start` towards `stop`: $w(t) = b + (a - b) r^{t/n}$.
 
-    It approaches `stop` without reaching it; for a ramp that arrives use `ramp` with
-    `shape: exponential`.
+    It never reaches `stop`; for a ramp that arrives use `ramp` with `shape: exponential`.
 
     Args:
         start: Weight $a$ at step 0 and during the delay.
@@ -24,12 +23,9 @@ class Exponential(DelayedSchedule, kind="exponential"):
         rate: $r$, the fraction of the way that is left after each `every`; between 0 and 1.
         every: $n$, the time to which `rate` refers.
         half_life: Time after which half of the way is left; instead of `rate` and `every`.
-        delay: Time before the decay begins.
 
     >>> Exponential(start=1.0, half_life="10 steps")([0, 10, 20])
     array([1.  , 0.5 , 0.25])
-    >>> Exponential(start=0.0, stop=1.0, rate=0.9)([0, 1, 2]).round(2)
-    array([0.  , 0.1 , 0.19])
     """
 
     start: float = 1.0
@@ -50,16 +46,12 @@ class Exponential(DelayedSchedule, kind="exponential"):
         return self
 
     def undelayed(self, steps: Steps, horizon: Horizon) -> Values:
-        if self.rate is None:
-            length, rate = horizon.length(self.half_life or ""), 0.5
-        else:
-            length, rate = horizon.length(self.every), self.rate
+        rate = 0.5 if self.rate is None else self.rate
+        length = horizon.length(self.every if self.half_life is None else self.half_life)
         if length == 0:  # a percentage of a training without steps
             return np.full(steps.shape, self.start)
-        left = rate ** (steps / length)
-        values: Values = self.stop + (self.start - self.stop) * left
-        values[steps == 0] = self.start
-        return values
+        values = self.stop + (self.start - self.stop) * rate ** (steps / length)
+        return np.where(steps == 0, self.start, values)
 
     def final(self, horizon: Horizon) -> float:
         return super().final(horizon) if horizon.is_bounded else self.stop

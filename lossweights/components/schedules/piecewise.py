@@ -16,11 +16,10 @@ from lossweights.components.schedules.shapes import LinearShape, Shape, Values, 
 class Piecewise(Schedule, kind="piecewise"):
     """Through the given points: along `shape` between two of them, constant before and after.
 
-    With `shape="hold"` the weight jumps at each point: milestones.
-
     Args:
         points: Pairs of a time and the weight at it, in rising order; at least one.
-        shape: linear, cosine, sigmoid, exponential, power, hold, or one with options.
+        shape: linear, cosine, sigmoid, exponential, power, one with options, or hold, with which
+            the weight jumps at each point: milestones.
 
     Raises:
         ValueError: For times that do not rise; times in different units are compared once the
@@ -28,8 +27,6 @@ class Piecewise(Schedule, kind="piecewise"):
 
     >>> Piecewise(points=(("0 steps", 1.0), ("4 steps", 0.0), ("6 steps", 0.5)))([0, 2, 4, 5, 99])
     array([1.  , 0.5 , 0.  , 0.25, 0.5 ])
-    >>> Piecewise(points=(("0 steps", 1.0), ("4 steps", 0.1)), shape="hold")([0, 3, 4])
-    array([1. , 1. , 0.1])
     """
 
     points: Annotated[tuple[tuple[Duration | str, float], ...], Field(min_length=1)]
@@ -44,12 +41,11 @@ class Piecewise(Schedule, kind="piecewise"):
         return self
 
     def values(self, steps: Steps, horizon: Horizon) -> Values:
-        times = self._times(horizon)
         values = np.full(steps.shape, self.points[0][1])
-        for index, (begin, end) in enumerate(pairwise(times)):
+        points = zip(self._times(horizon), (weight for _, weight in self.points), strict=True)
+        for (begin, before), (end, after) in pairwise(points):
             here = steps >= begin
             way = progress(steps[here] - begin, end - begin)
-            before, after = self.points[index][1], self.points[index + 1][1]
             values[here] = interpolate(before, after, self.shape, way)
         return values
 
@@ -57,11 +53,11 @@ class Piecewise(Schedule, kind="piecewise"):
         return self._times(horizon)[-1]
 
     def _times(self, horizon: Horizon) -> list[float]:
-        times = [horizon.length(time) for time, _ in self.points]
-        for index, (earlier, later) in enumerate(pairwise(times)):
-            if later < earlier:
+        times = [(time, horizon.length(time)) for time, _ in self.points]
+        for (earlier, begin), (later, end) in pairwise(times):
+            if end < begin:
                 raise ValueError(
-                    f"the times of `points` must rise, but {self.points[index][0]} is step "
-                    f"{earlier:g} and {self.points[index + 1][0]} is step {later:g}"
+                    f"the times of `points` must rise, but {earlier} is step {begin:g} and "
+                    f"{later} is step {end:g}"
                 )
-        return times
+        return [step for _, step in times]

@@ -15,7 +15,6 @@ class Ramp(DelayedSchedule, kind="ramp"):
         stop: Weight $b$ from step $T$ on (after the delay).
         over: Length $T$ of the ramp; if it is 0, the weight is `stop` from the first step.
         shape: $f$: linear, cosine, sigmoid, exponential, power, hold, or one with options.
-        delay: Time before the ramp begins.
 
     >>> Ramp(start=0.0, stop=1.0, over="4 steps")([0, 1, 3, 4, 99])
     array([0.  , 0.25, 0.75, 1.  , 1.  ])
@@ -27,9 +26,8 @@ class Ramp(DelayedSchedule, kind="ramp"):
     shape: Shape | str = LinearShape()
 
     def undelayed(self, steps: Steps, horizon: Horizon) -> Values:
-        return interpolate(
-            self.start, self.stop, self.shape, progress(steps, horizon.length(self.over))
-        )
+        way = progress(steps, horizon.length(self.over))
+        return interpolate(self.start, self.stop, self.shape, way)
 
     def waiting(self, horizon: Horizon) -> float:
         return self.start

@@ -17,12 +17,12 @@ from lossweights.components.schedules.shapes import Values
 class Repeat(Schedule, kind="repeat"):
     r"""A schedule that begins again in each cycle: $w(t) = s(t - \lfloor c P \rfloor)$.
 
+    After the last cycle the weight keeps the value at which `schedule` ends.
+
     Args:
         schedule: $s$, called with the steps since the cycle began.
         cycles: $M$; without `period` they divide the training evenly.
         period: $P$, the length of a cycle; without `cycles` they go on forever.
-
-    After the last cycle the weight keeps the value at which `schedule` ends.
 
     >>> from lossweights import Cyclical
     >>> Repeat(schedule=Cyclical(period="2 steps", ratio=1), period="3 steps")([0, 1, 2, 3, 4])

@@ -36,12 +36,8 @@ class Sequence(Schedule, kind="sequence"):
         stages: Tables of `schedule` and `over`; all but the last need their length.
 
     >>> from lossweights import Ramp
-    >>> Sequence(
-    ...     stages=(
-    ...         Stage(schedule=Ramp(start=0.0, stop=1.0, over="2 steps"), over="3 steps"),
-    ...         Stage(schedule=0.5),
-    ...     )
-    ... )([0, 1, 2, 3, 99])
+    >>> ramp = Stage(schedule=Ramp(start=0.0, stop=1.0, over="2 steps"), over="3 steps")
+    >>> Sequence(stages=(ramp, Stage(schedule=0.5)))([0, 1, 2, 3, 99])
     array([0. , 0.5, 1. , 0.5, 0.5])
     """
 

@@ -17,9 +17,8 @@ Values = NDArray[np.float64]
 class Shape(Component):
     """The course of a ramp from start to stop: $f$ on [0, 1] with $f(0) = 0$ and $f(1) = 1$.
 
-    A field typed as `Shape` also reads a kind as a string: `shape: cosine` is
-    `shape: {kind: cosine}`. A subclass implements `values`, for progress from 0 to 1; the ends
-    are exact whatever it returns there.
+    A field typed as `Shape` also reads a kind as a string, `shape: cosine`. A subclass implements
+    `values`, for progress from 0 to 1; the ends are exact whatever it returns there.
 
     >>> Shape.read("cosine")(np.array([0.0, 0.5, 1.0]))
     array([0. , 0.5, 1. ])
@@ -34,8 +33,7 @@ class Shape(Component):
         progress = np.clip(progress, 0.0, 1.0)
         # numpy may round a power of a single number differently than in an array.
         values = self.values(np.atleast_1d(progress)).reshape(progress.shape)
-        values = np.where(progress <= 0.0, 0.0, values)
-        return np.where(progress >= 1.0, 1.0, values)
+        return np.where(progress >= 1.0, 1.0, np.where(progress <= 0.0, 0.0, values))
 
 
 class LinearShape(Shape, kind="linear"):
@@ -47,10 +45,6 @@ class LinearShape(Shape, kind="linear"):
 
     def values(self, progress: Values) -> Values:
         return progress
-
-    def __call__(self, progress: Values) -> Values:
-        """$f$ itself: the ends of a straight line are exact."""
-        return np.clip(progress, 0.0, 1.0)
 
 
 class CosineShape(Shape, kind="cosine"):
@@ -69,8 +63,8 @@ class SigmoidShape(Shape, kind="sigmoid"):
 
     $$f(x) = \frac{\sigma(k x - k/2) - \sigma(-k/2)}{\sigma(k/2) - \sigma(-k/2)}$$
 
-    With the default this is the logistic of $12 x - 6$ of the cyclical-annealing paper (Fu et al.,
-    NAACL 2019, N19-1021), stretched to run from 0 to 1 instead of from 0.0025 to 0.9975.
+    The default is the logistic of the cyclical-annealing paper (Fu et al., NAACL 2019, N19-1021),
+    stretched to run from 0 to 1 instead of from 0.0025 to 0.9975.
 
     Args:
         sharpness: $k$, the length of the logistic's argument; above 0.
@@ -84,8 +78,7 @@ class SigmoidShape(Shape, kind="sigmoid"):
     def values(self, progress: Values) -> Values:
         # As a tanh it neither overflows nor loses its symmetry.
         quarter = self.sharpness / 4
-        values: Values = 0.5 + 0.5 * np.tanh(quarter * (2 * progress - 1)) / np.tanh(quarter)
-        return values
+        return np.asarray(0.5 + 0.5 * np.tanh(quarter * (2 * progress - 1)) / np.tanh(quarter))
 
 
 class ExponentialShape(Shape, kind="exponential"):
@@ -109,8 +102,7 @@ class ExponentialShape(Shape, kind="exponential"):
         return sharpness
 
     def values(self, progress: Values) -> Values:
-        values: Values = np.expm1(self.sharpness * progress) / np.expm1(self.sharpness)
-        return values
+        return np.asarray(np.expm1(self.sharpness * progress) / np.expm1(self.sharpness))
 
 
 class PowerShape(Shape, kind="power"):
@@ -143,8 +135,5 @@ class HoldShape(Shape, kind="hold"):
 def interpolate(start: float, stop: float, shape: Shape | str, progress: Values) -> Values:
     """From `start` at progress 0 to `stop` at 1 and beyond, along `shape`; both ends are exact."""
     fraction = Shape.read(shape)(progress)
-    values: Values = (stop - start) * fraction
-    values += start
-    if start + (stop - start) != stop:  # due to rounding
-        values[fraction == 1.0] = stop
-    return values
+    values = start + (stop - start) * fraction
+    return np.where(fraction == 1.0, stop, values)  # the sum may be off by rounding

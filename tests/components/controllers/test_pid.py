@@ -14,7 +14,7 @@ ZERO = torch.tensor(0.0)
 
 
 def test_formula_by_hand() -> None:
-    done = pi_control(
+    weight, integral = pi_control(
         error=torch.tensor(math.log(3.0)),  # 1 / (1 + e^log 3) is a quarter
         integral=torch.tensor(0.5),
         change=torch.tensor(0.125),
@@ -22,24 +22,24 @@ def test_formula_by_hand() -> None:
         lowest=0.1,
         highest=1.0,
     )
-    torch.testing.assert_close(done.integral, torch.tensor(0.375))
-    torch.testing.assert_close(done.weight, torch.tensor(0.1 + 0.05 + 0.375))
+    torch.testing.assert_close(integral, torch.tensor(0.375))
+    torch.testing.assert_close(weight, torch.tensor(0.1 + 0.05 + 0.375))
 
 
 @pytest.mark.parametrize(("error", "part"), [(-1e30, 0.01), (0.0, 0.005), (1e30, 0.0)])
 def test_proportional_part_is_bounded_for_any_error(error: float, part: float) -> None:
-    done = pi_control(torch.tensor(error), torch.tensor(0.5), ZERO, 0.01, 0.0, 1.0)
-    torch.testing.assert_close(done.weight, torch.tensor(0.5 + part))
+    weight, _ = pi_control(torch.tensor(error), torch.tensor(0.5), ZERO, 0.01, 0.0, 1.0)
+    torch.testing.assert_close(weight, torch.tensor(0.5 + part))
 
 
 def test_integral_stops_at_either_bound() -> None:
-    high = pi_control(-ONE, torch.tensor(0.9), torch.tensor(-5.0), 0.0, 0.0, 1.0)
-    assert high.weight == high.integral == 1.0
-    low = pi_control(ONE, torch.tensor(0.1), torch.tensor(5.0), 0.0, 0.0, 1.0)
-    assert low.weight == low.integral == 0.0
-    quick = pi_control(ZERO, torch.tensor(0.1), torch.tensor(5.0), 0.5, 0.0, 1.0)
-    assert quick.weight == 0.0
-    torch.testing.assert_close(quick.integral, torch.tensor(-0.25))  # less the half of 0.5
+    weight, integral = pi_control(-ONE, torch.tensor(0.9), torch.tensor(-5.0), 0.0, 0.0, 1.0)
+    assert weight == integral == 1.0
+    weight, integral = pi_control(ONE, torch.tensor(0.1), torch.tensor(5.0), 0.0, 0.0, 1.0)
+    assert weight == integral == 0.0
+    weight, integral = pi_control(ZERO, torch.tensor(0.1), torch.tensor(5.0), 0.5, 0.0, 1.0)
+    assert weight == 0.0
+    torch.testing.assert_close(integral, torch.tensor(-0.25))  # less the half of 0.5
 
 
 def test_within_its_bounds_it_is_the_papers_sum_of_errors() -> None:

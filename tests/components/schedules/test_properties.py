@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 import lossweights
 from lossweights import Horizon, HorizonError, Product, Schedule, Sequence, Shape, Values
+from lossweights.components import schedules
 from lossweights.components.schedules import DelayedSchedule, base
 from tests.components.schedules import examples
 from tests.components.schedules.examples import ALL_SCHEDULES, ALL_SHAPES, EXAMPLES, SHAPES
@@ -250,7 +251,8 @@ def test_survives_a_file(schedule: Schedule) -> None:
 
 @every_schedule
 def test_prints_what_makes_it_again(schedule: Schedule) -> None:
-    assert eval(repr(schedule), {**vars(lossweights), **vars(examples)}) == schedule  # noqa: S307
+    names = {**vars(lossweights), **vars(schedules), **vars(examples)}
+    assert eval(repr(schedule), names) == schedule  # noqa: S307
 
 
 @every_schedule

@@ -21,22 +21,18 @@ class AlignedMTL(GramianBalancer, kind="aligned-mtl"):
     $$b = \sigma\, V \Lambda^{-1/2} V^\top \mathbf{1} / m,$$
 
     the mean of the aligned gradients, whose matrix has all its singular values at $\sigma$: no term
-    dominates, and none conflicts with another. The direction has the length $\sigma$ times at most
-    $1 / \sqrt{m}$; it may still conflict with an original gradient.
+    dominates, and none conflicts with another, though the direction may conflict with an original
+    gradient. Singular values below about 1e-7 of the largest, the rounding of float32, count as 0.
+    Some weights may be negative; with `min` none is above $1 / \sqrt m$. They are $1 / m$ if all
+    gradients are equal or 0; a term whose gradient is 0 among others has weight 0.
 
     Args:
         scale_mode: $\sigma^2$ is the smallest (`min`), the lower median (`median`) or the mean
             (`rmse`) of the $r$ eigenvalues of $G$ that count.
 
-    Singular values below about 1e-7 of the largest, the rounding of gradients in float32, count as
-    0. Weights have no fixed sum, and some may be negative; with `min` none is above $1 / \sqrt m$.
-    If all gradients are equal, or all are 0, the weights are $1 / m$; a term whose gradient is 0
-    among others has weight 0.
-
-    D. Senushkin, N. Patakin, A. Kuznetsov, A. Konushin, *Independent component alignment for
-    multi-task learning*, CVPR 2023, arXiv 2305.19000. The paper analyzes `min`. (Its code and
-    LibMTL have $\mathbf{1}$ for $\mathbf{1} / m$, torchjd has it as here; the first two count
-    singular values as 0 below 3e-4 of the largest, torchjd below 1e-8.)
+    D. Senushkin et al., *Independent component alignment for multi-task learning*, CVPR 2023, arXiv
+    2305.19000. The paper analyzes `min`; its code and LibMTL have $\mathbf{1}$ for
+    $\mathbf{1} / m$, torchjd has it as here.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -55,17 +51,12 @@ class AlignedMTL(GramianBalancer, kind="aligned-mtl"):
 
 def aligned_weights(gramian: Array, scale_mode: Scale) -> Array:
     """The weights for a Gramian of shape (m, m)."""
-    terms = len(gramian)
-    preferences = np.full(terms, 1 / terms)
+    preferences = np.full(len(gramian), 1 / len(gramian))
     trace = gramian.trace()
     if trace == 0:
         return preferences
     eigenvalues, vectors = spectrum(gramian / trace)
-    sizes = {
-        "min": eigenvalues[0],
-        "median": eigenvalues[(len(eigenvalues) - 1) // 2],
-        "rmse": eigenvalues.mean(),
-    }
+    middle = eigenvalues[(len(eigenvalues) - 1) // 2]
+    sizes = {"min": eigenvalues[0], "median": middle, "rmse": eigenvalues.mean()}
     roots = np.sqrt(sizes[scale_mode] / eigenvalues)
-    weights: Array = vectors @ (roots * (preferences @ vectors))
-    return weights
+    return np.asarray(vectors @ (roots * (preferences @ vectors)))

@@ -25,14 +25,11 @@ class GradientBalancer(Balancer):
     The shared tensors are passed to the call, `criterion(terms, shared=features)`: tensors of the
     graph (cheap: only the heads run backward once more for each term) or parameters.
     `now.gradients` has the statistics that the class declares in `needs`, of the transformed terms,
-    before base weights and schedules.
-
-    `update`, if a class has it, is called with the means over the forward passes of a step, and
-    not for steps in which no gradients were taken.
+    before base weights and schedules; in `update` their means over the forward passes of a step.
+    `update` is not called for steps in which no gradients were taken.
 
     Args:
-        every: Time between two steps in which gradients are taken; the weights are constant
-            between them.
+        every: Time between two steps in which gradients are taken; weights are constant meanwhile.
         heads: Whether the other tensors have the weighted loss (`weighted`), or the loss without
             the balancer (`plain`): then only gradients of the shared tensors are combined.
 
@@ -43,7 +40,6 @@ class GradientBalancer(Balancer):
 
     every: Duration | str = steps(1)
     heads: Literal["weighted", "plain"] = "weighted"
-
     instant: ClassVar[bool] = True
     needs: ClassVar[tuple[Statistic, ...]] = ()
     pairs: ClassVar[tuple[str, ...]] = ()
@@ -66,32 +62,26 @@ class GradientBalancer(Balancer):
 
     @abstractmethod
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
-        """The weights of the terms.
+        """The weights of the m terms that were given, shape (m,), of any float type.
+
+        If one is not finite, all terms keep the weights of the last step.
 
         Args:
-            losses: The values of the m terms that were given, detached, shape (m,), float32.
+            losses: The values of the terms, detached, shape (m,), float32.
             state: The current state of these terms; not to be changed.
             now: The gradients, the step, the horizon and the values of scheduled fields.
-
-        Returns:
-            The weights, shape (m,), of any float type. If one is not finite, all terms keep the
-            weights of the last step.
         """
 
 
 class GramianBalancer(GradientBalancer):
     r"""Weights from the Gramian of the terms' gradients, computed on the CPU.
 
-    `weigh` moves the Gramian and the state to the CPU, and so waits for the device.
-
-    The shared tensors move along $-\sum_i b_i g_i$. Weights that are too large for float32 are
-    scaled down together, which keeps the direction.
+    `weigh` waits for the device, to move the Gramian and the state to the CPU. Weights that are too
+    large for float32 are scaled down together, which keeps the direction $\sum_i b_i g_i$.
     """
 
     needs: ClassVar[tuple[Statistic, ...]] = ("gramian",)
-    needs_positive: ClassVar[str] = (
-        "so the balancer would take its agreement with the others for conflict"
-    )
+    needs_positive: ClassVar[str] = "so agreement with the others would be taken for conflict"
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         gramian = now.gradients.gramian.cpu()
@@ -104,14 +94,11 @@ class GramianBalancer(GradientBalancer):
 
     @abstractmethod
     def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
-        r"""The weights for a Gramian.
+        r"""The weights for a Gramian, shape (m,).
 
         Args:
             gramian: $g_i \cdot g_j$, finite, shape (m, m), float64; not to be changed. It may be
                 0, of low rank, and of any scale.
             state: The current state, on the CPU.
             now: As in `weigh`.
-
-        Returns:
-            The weights, shape (m,).
         """

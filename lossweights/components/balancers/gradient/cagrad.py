@@ -14,8 +14,6 @@ from lossweights.components.balancers.gradient.nonnegative import nonnegative_mi
 from lossweights.components.context import State, StepContext
 from lossweights.components.numerics import EPSILON
 
-_ROUNDING = 8 * EPSILON
-
 
 class CAGrad(GramianBalancer, kind="cagrad"):
     r"""Stays near the mean gradient, with the largest gain for the term that gains least (CAGrad).
@@ -27,23 +25,19 @@ class CAGrad(GramianBalancer, kind="cagrad"):
 
     which is $\sum_i b_i g_i$ for weights $b_i = 1 / m + \lambda w_i$, with $w \ge 0$ of sum 1 and
     $\lambda = c \lVert g_0 \rVert / \lVert \sum_i w_i g_i \rVert$. The weights sum to
-    $1 + \lambda$; they are $1 / m$ if $g_0$ is 0, so also if all gradients are.
+    $1 + \lambda$; they are $1 / m$ if $g_0$ is 0.
 
-    With $c = 0$ it is the plain mean, and from $c = 1$ on $d$ conflicts with no term. Below 1 it
-    may, but the mean loss always decreases, and it converges to a minimum of the mean; above 1 it
-    may converge to any point at which no direction is down for all terms. If the ball has
-    directions that conflict with none, $d$ is the one of these that is nearest to $g_0$ there.
+    With $c = 0$ it is the plain mean. Below 1 it converges to a minimum of the mean; from 1 on $d$
+    conflicts with no term, and above 1 it may converge to any Pareto-stationary point.
 
     Args:
-        radius: $c$. The authors' code has 0.5 by default, 0.4 for NYU-v2 and 0.4 or 0.6 for
-            Cityscapes.
+        radius: $c$. The authors' code has 0.5; 0.4 for NYU-v2, and 0.4 or 0.6 for Cityscapes.
         rescale: Divisor of the weights: 1 as in the paper (0), $1 + c^2$ (1), or $1 + c$ (2). The
             authors' code for images and LibMTL have 1, torchjd 0.
 
-    B. Liu, X. Liu, X. Jin, P. Stone, Q. Liu, *Conflict-averse gradient descent for multi-task
-    learning*, NeurIPS 2021, arXiv 2110.14048. Solved exactly, at every scale. (The authors' code
-    for images also multiplies by $m$, to move as far as the sum of the losses. torchjd has weights
-    of 0 if $\sum_i w_i g_i$ is 0, or all gradients are small.)
+    B. Liu et al., *Conflict-averse gradient descent for multi-task learning*, NeurIPS 2021, arXiv
+    2110.14048. Solved exactly, at every scale. The authors' code for images also multiplies by $m$;
+    torchjd has weights of 0 if all gradients are small.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -69,13 +63,8 @@ def conflict_averse_weights(gramian: Array, radius: float) -> Array:
     which all products are at least $t$. Its length is convex in $t$, with the slope
     $\sum_i x_i / \lVert \sum_i x_i g_i \rVert$: Newton's method descends from a level that is too
     high to the one at which the length is the radius of the ball.
-
-    Args:
-        gramian: $g_i \cdot g_j$, shape (m, m).
-        radius: $c$.
     """
-    terms = len(gramian)
-    mean = np.full(terms, 1 / terms)
+    mean = np.full(len(gramian), 1 / len(gramian))
     reach = radius * _length(mean, gramian)
     if reach == 0:
         return mean
@@ -85,23 +74,18 @@ def conflict_averse_weights(gramian: Array, radius: float) -> Array:
     level = float(shortest @ products) + reach * _length(shortest, gramian)
     inverses = inverse_norms(gramian)
     unit = cosines(gramian, inverses)
-    change = np.zeros(terms)  # rounding makes opposed pairs singular; without it they explode
+    change = np.zeros_like(mean)  # rounding makes opposed pairs singular; without it they explode
     for _ in range(50):
         change = nonnegative_minimum(unit, (level - products) * inverses, change)
         length = float(np.sqrt(change @ unit @ change))
-        if length <= reach * (1 + _ROUNDING):
+        if length <= reach * (1 + 8 * EPSILON):
             break
         level -= (length - reach) * length / float(change @ inverses)
     return mean + change * inverses
 
 
 def _length(weights: Array, gramian: Array) -> float:
-    """Length of the gradients' combination with these weights; 0 if it is only rounding.
-
-    Args:
-        weights: Not negative.
-        gramian: Gramian of the gradients.
-    """
+    """Length of the gradients' combination with these weights >= 0; 0 if it is only rounding."""
     square = float(weights @ gramian @ weights)
     largest = float(weights @ np.sqrt(gramian.diagonal()))
-    return float(np.sqrt(square)) if square > len(weights) * _ROUNDING * largest**2 else 0.0
+    return float(np.sqrt(square)) if square > 8 * len(weights) * EPSILON * largest**2 else 0.0

@@ -26,20 +26,14 @@ class ConFIG(GramianBalancer, kind="conflict-free"):
     \frac{y_i}{\lVert g_i \rVert}.$$
 
     If the gradients are linearly independent, $u_i \cdot \hat d$ is the same for all terms, and
-    above 0: $d$ conflicts with none. Otherwise it is as equal as possible, in least squares, and
-    $d$ may conflict with some. The more the terms conflict, the shorter $d$ is, down to 0 for two
-    opposed gradients, for which $y$ is 0 and so are all weights.
-
-    Gradients of one length that are equal, or orthogonal, have weights of 1, as in a plain sum;
-    other weights may be negative. A gradient of 0 takes no part: its term has weight 1. If all are
-    0, all weights are 1.
-
-    Directions in which the unit gradients are less than about 1e-7 of their largest extent, the
-    rounding of gradients in float32, are ignored.
+    above 0: $d$ conflicts with none. Otherwise it is as equal as possible, in least squares. The
+    more the terms conflict, the shorter $d$ is, down to 0 for two opposed gradients. Gradients of
+    one length that are equal or orthogonal have weights of 1; other weights may be negative. A
+    gradient of 0 takes no part: its term has weight 1. Directions in which the unit gradients are
+    less than about 1e-7 of their largest extent, the rounding of float32, are ignored.
 
     Q. Liu, M. Chu, N. Thuerey, *ConFIG: towards conflict-free training of physics informed neural
-    networks*, ICLR 2025, arXiv 2408.11104. As `ConFIG_update` of the authors' package conflictfree
-    with its defaults, and torchjd, which compute it from the gradients themselves.
+    networks*, ICLR 2025, arXiv 2408.11104. As the authors' `ConFIG_update` by default, and torchjd.
 
     >>> import torch
     >>> from lossweights import WeightedLoss

@@ -22,20 +22,13 @@ class DBMTL(GradientBalancer, kind="db-mtl"):
 
     $$b_i = \frac{\max_j \lVert g_j \rVert / l_j}{\lVert g_i \rVert}.$$
 
-    The scale of a loss does not matter. The weights have no fixed sum; the norm of all weighted
-    gradients goes to 0 as all terms reach a minimum.
-
     Losses should be above 0: 1e-8 is added. A loss that is not is ignored in the maximum; if none
     is above 0, the maximum is that of $\lVert g_j \rVert$. A term whose gradient is 0 has weight 1.
 
-    The paper replaces the vectors $u_i$ by a moving average, which works somewhat better there; no
-    gradients are kept from batch to batch here. The shared tensors of the paper are all shared
-    parameters, and the other tensors follow $\log l_i$; here `heads` offers $b_i l_i$ or $l_i$.
-
     B. Lin, W. Jiang, F. Ye and others, *Dual-balancing for multi-task learning*, 2023, arXiv
-    2308.12029.
+    2308.12029. The paper has a moving average of the vectors $u_i$, and all parameters that terms
+    share; other tensors follow $\log l_i$ there, $b_i l_i$ or $l_i$ here (`heads`).
 
-    >>> import torch
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["a", "b"], balancer="db-mtl")
     >>> features = torch.tensor([3.0, 4.0], requires_grad=True) + 0.0

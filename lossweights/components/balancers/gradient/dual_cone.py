@@ -20,7 +20,7 @@ class DualConeBalancer(GramianBalancer):
     r"""Weights from projections onto the dual cone, $\{d : g_i \cdot d \ge 0 \text{ for all } i\}$.
 
     Raises:
-        ValueError: If the solver of least squares is not installed.
+        ValueError: If scipy, which has the solver of least squares, is not installed.
     """
 
     @model_validator(mode="after")
@@ -36,17 +36,10 @@ class DualConeBalancer(GramianBalancer):
 
 
 def projection_weights(gramian: Array, vectors: Array) -> Array:
-    r"""Projects weighted sums of the gradients onto the dual cone of the gradients.
+    r"""Projects sums $\sum_i u_i g_i$ onto the dual cone, a row $u \ge 0$ each, shape (k, m).
 
-    The projection of $\sum_i u_i g_i$ is $\sum_i v_i g_i$ with the smallest norm among all
-    $v \ge u$. It is computed in units of unit gradients, in which no term is small.
-
-    Args:
-        gramian: Gramian of the gradients, shape (m, m).
-        vectors: $u$, not negative, a row each, shape (k, m).
-
-    Returns:
-        $v$, shape (k, m).
+    The projection is $\sum_i v_i g_i$ with the smallest norm among all $v \ge u$. It is computed in
+    units of unit gradients, in which no term is small.
     """
     if gramian.min() >= 0:  # no conflict
         return vectors
@@ -63,12 +56,9 @@ def projection_weights(gramian: Array, vectors: Array) -> Array:
 
 
 def _least_changes(unit: Array, vectors: Array) -> Array:
-    r"""The $x \ge 0$ that minimizes $(u + x)^\top C (u + x)$, for each row $u$.
-
-    Guessed active sets solve most problems, all rows at once. The others go to a solver in C, which
-    is many times faster than `nonnegative_minimum`; that one stays exact up to rounding for opposed
-    or dependent gradients.
-    """
+    r"""The $x \ge 0$ that minimizes $(u + x)^\top C (u + x)$, for each row $u$."""
+    # Guessed active sets solve most problems, all rows at once. The others go to a solver in C,
+    # many times faster than `nonnegative_minimum`, which stays exact for dependent gradients.
     changes = np.zeros_like(vectors)
     slopes = vectors @ unit
     conflicting = np.flatnonzero(slopes.min(axis=1) < 0)
@@ -95,12 +85,7 @@ def _least_changes(unit: Array, vectors: Array) -> Array:
 
 
 def _guessed_changes(unit: Array, slopes: Array) -> Array:
-    """A candidate for each row: variables with a negative slope are changed until it is 0.
-
-    Args:
-        unit: $C$.
-        slopes: $C u$, a row each.
-    """
+    """A candidate for each row of $C u$: variables of negative slope are changed until it is 0."""
     active, identity = slopes < 0, np.eye(len(unit))
     changes = np.zeros_like(slopes)
     for _ in range(_GUESSES):
@@ -119,12 +104,7 @@ def _guessed_changes(unit: Array, slopes: Array) -> Array:
 
 
 def _are_minima(changes: Array, slopes: Array) -> npt.NDArray[np.bool_]:
-    """Whether changes and slopes are not negative, and one of each pair is 0.
-
-    Args:
-        changes: A row each, or one.
-        slopes: Of the same shape.
-    """
+    """Whether changes and slopes are not negative, and one of each pair is 0; for each row."""
     bounds = (changes.min(axis=-1) >= 0) & (slopes.min(axis=-1) >= -_ACCURATE)
     return np.asarray(bounds & (np.abs(changes * slopes).max(axis=-1) <= _ACCURATE))
 

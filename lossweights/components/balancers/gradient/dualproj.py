@@ -16,18 +16,13 @@ class DualProj(DualConeBalancer, kind="dualproj"):
 
     $$\sum_i b_i g_i = \pi\Big(\frac{1}{m} \sum_i g_i\Big):$$
 
-    of all directions that conflict with no term, it is the nearest to the mean gradient, and the
-    mean gradient itself if that conflicts with no term. Weights are at least $1 / m$. They are
-    $1 / m$ if all gradients are 0, and for a term whose gradient is 0.
-
-    This holds for the balanced terms: base weights and schedules multiply the weights afterwards,
-    and unequal ones may bring a conflict back. Small gradients that conflict with a large one gain
-    no more than the absence of conflict; `upgrad` gives them a share.
+    the nearest to the mean gradient among all directions that conflict with no term. Weights are at
+    least $1 / m$, and exactly that for a term whose gradient is 0. Small gradients that conflict
+    with a large one gain no more than the absence of conflict; `upgrad` gives them a share.
 
     D. Lopez-Paz, M. Ranzato, *Gradient episodic memory for continual learning*, NeurIPS 2017,
-    arXiv 1706.08840, equation 11, with the mean for the gradient of the current task. (The authors'
-    code requires more than no conflict, by a margin of 0.5 on the multipliers.) Named by Quinton
-    and Rey (arXiv 2406.16232).
+    arXiv 1706.08840, equation 11, with the mean for the gradient of the current task. The authors'
+    code adds a margin of 0.5 on the multipliers. Named by Quinton and Rey (arXiv 2406.16232).
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -39,6 +34,5 @@ class DualProj(DualConeBalancer, kind="dualproj"):
     """
 
     def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
-        terms = len(gramian)
-        weights: Array = projection_weights(gramian, np.full((1, terms), 1 / terms))[0]
-        return weights
+        mean = np.full((1, len(gramian)), 1 / len(gramian))
+        return np.asarray(projection_weights(gramian, mean)[0])

@@ -26,31 +26,24 @@ class FairGrad(GramianBalancer, kind="fairgrad"):
     so $d$ conflicts with no term. As $\alpha$ goes to 0 it becomes the plain sum, with 1 it is that
     of `nash-mtl`, and the larger $\alpha$ is, the more the terms that gain little count.
 
+    If no direction is down for all terms (Pareto-stationary) the equation has no solution, and near
+    such a point weights grow without bound. So $10^{-12}$ is added to the squares of the gradients,
+    relative to them: weights stay finite, and $d$ is about 0 relative to its summands. Such weights
+    reach the heads: `heads: plain` is safer. The term of a gradient of 0 has weight 1.
+
     Args:
         fairness: $\alpha$, from 0.01 to 30. The authors' code has 1 by default, its script for
-            CelebA has 2.
+            CelebA has 2. Above 1, $d$ grows towards a minimum, which `max_norm` prevents.
         max_norm: The largest length of $d$: the weights of a longer one are scaled down. None, as
             in the paper, LibMTL and torchjd; the authors' code clips gradients at 1.
 
-    With gradients $s$ times as long, $d$ is $s^{(1 - \alpha) / (1 + \alpha)}$ times as long: for
-    $\alpha > 1$ it grows towards a minimum, which `max_norm` prevents.
-
-    All this holds if some direction is down for all terms. If there is none (Pareto-stationary),
-    the equation has no solution, and near such a point weights grow without bound. So $10^{-12}$ is
-    added to the squares of the gradients, relative to them: weights are large then, but finite, and
-    $d$ is about 0 relative to its summands. Such weights reach the heads: `heads: plain` is safer
-    there. The same may happen if conflicting gradients are ten orders of magnitude apart, and
-    $\alpha$ is not 1. A gradient of 0 takes no part: its term has weight 1. If all are 0, all
-    weights are 1.
-
     H. Ban, K. Ji, *Fair resource allocation in multi-task learning*, ICML 2024, arXiv 2402.15638.
     Solved by Newton's method; the authors' code, LibMTL and torchjd minimize the squared residuals
-    of the equation. (The authors' code multiplies $d$ by $m$ before it clips.)
+    of the equation. The authors' code multiplies $d$ by $m$ before it clips.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
-    >>> balancer = {"kind": "fairgrad", "fairness": 2}
-    >>> criterion = WeightedLoss(terms=["a", "b"], balancer=balancer)
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer=FairGrad(fairness=2))
     >>> x = torch.zeros(2, requires_grad=True)
     >>> criterion({"a": x[0], "b": 8 * x[1]}, shared=x).backward()
     >>> x.grad  # the weights are 1 and 1/16, and the gains 1 and 4
@@ -65,36 +58,23 @@ class FairGrad(GramianBalancer, kind="fairgrad"):
 
 
 def fair_weights(gramian: Array, power: float) -> Array:
-    r"""The $b > 0$ with $(G b)_i = b_i^{-p}$ for all $i$; 1 for a gradient of 0.
-
-    They minimize a convex function. Newton's method starts from the weights of orthogonal
-    gradients, $\lVert g_i \rVert^{-2 / (1 + p)}$.
-
-    Args:
-        gramian: $g_i \cdot g_j$, shape (m, m).
-        power: $p$, above 0.
-    """
+    r"""The $b > 0$ with $(G b)_i = b_i^{-p}$ for all $i$; 1 for a gradient of 0."""
     weights = np.ones(len(gramian))
     inverses = inverse_norms(gramian)
     parts = inverses > 0
     if parts.any():
         inverses = inverses[parts]
         unit = cosines(gramian[parts][:, parts], inverses)
-        # In units of the weights of orthogonal gradients; these are the weighted lengths.
+        # In units of the weights of orthogonal gradients, |g|^(-2 / (1 + p)): the weighted lengths.
         lengths = inverses ** ((1 - power) / (1 + power))
         weights[parts] = _balanced(unit, lengths, power) * inverses * lengths
     return weights
 
 
 def _balanced(unit: Array, lengths: Array, power: float) -> Array:
-    r"""The $v > 0$ with $s_i \sum_j C_{ij} s_j v_j = s_i^2 v_i^{-p}$ for cosines $C$, lengths $s$.
-
-    It minimizes a strictly convex function, $\frac{1}{2} \sum_{ij} s_i s_j C_{ij} v_i v_j -
-    \sum_i s_i^2 \phi(v_i)$ with $\phi' = v^{-p}$. Newton's steps are relative to $v$.
-    """
-    size = len(lengths)
-    identity = np.eye(size)
-    squares = lengths * lengths
+    r"""The $v > 0$ with $s_i \sum_j C_{ij} s_j v_j = s_i^2 v_i^{-p}$: cosines $C$, lengths $s$."""
+    # The minimum of a strictly convex function, by Newton's steps relative to v.
+    size, identity, squares = len(lengths), np.eye(len(lengths)), lengths * lengths
     matrix = (unit + _REGULARIZATION * identity) * (lengths[:, None] * lengths)
     v = np.full(size, (squares.sum() / matrix.sum()) ** (1 / (1 + power)))
     for _ in range(100):

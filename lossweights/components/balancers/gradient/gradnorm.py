@@ -25,28 +25,22 @@ class GradNorm(GradientBalancer, kind="gradnorm"):
     $$L_\mathrm{grad} = \sum_i \big| G_i - \overline{G}\, r_i^\alpha \big|,
     \qquad r_i = \tilde L_i / \overline{\tilde L},$$
 
-    with the targets $\overline{G}\, r_i^\alpha$ held constant. The weights are then scaled to sum
-    to $n$. They are 1 at first, and those after step $t$ weigh the losses of step $t + 1$.
+    divided by $\overline{G}$, with the targets $\overline{G}\, r_i^\alpha$ held constant. The
+    weights are then scaled to sum to $n$. They are 1 at first, and those after step $t$ weigh the
+    losses of step $t + 1$. No weight goes below about 1e-6. A term whose gradient is 0, or that was
+    not seen, keeps its weight and is left out of all means. Losses should be above 0: one that was
+    0 at its first step counts as unchanged, and one that changed its sign as 0.
 
     Args:
         asymmetry: $\alpha$: with 0 all norms should be equal; the larger, the more weight goes to
             terms that made less progress than the others.
         learning_rate: Learning rate of Adam: about the change of a weight near 1 in a step.
 
-    The paper optimizes $b$, which Adam may make negative; here it is $\log b$: near 1 the step is
-    the same, elsewhere it is the same fraction. No weight goes below about 1e-6. $L_\mathrm{grad}$
-    is divided by $\overline{G}$, so that the scale of all gradients does not matter.
-
-    A term whose gradient is 0, or that was not seen, keeps its weight and is left out of all means.
-    Losses should be above 0: one that was 0 at its first step counts as unchanged, and one that
-    changed its sign as 0. The shared tensors of the paper are the weights of the last shared layer.
-
     Z. Chen, V. Badrinarayanan, C.-Y. Lee, A. Rabinovich, *GradNorm: gradient normalization for
-    adaptive loss balancing in deep multitask networks*, ICML 2018, arXiv 1711.02257. The defaults
-    are those on NYUv2; on its toy problem $\alpha$ is 0.12. (LibMTL and physicsnemo-sym optimize
-    the logarithms too, with the model's optimizer; gradnorm-pytorch has the exponent $-\alpha$.)
+    adaptive loss balancing in deep multitask networks*, ICML 2018, arXiv 1711.02257, for the last
+    shared layer. The defaults are those on NYUv2; on its toy problem $\alpha$ is 0.12. The paper
+    optimizes $b$, LibMTL and physicsnemo-sym $\log b$; gradnorm-pytorch has the exponent $-\alpha$.
 
-    >>> import torch
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["a", "b"], balancer="gradnorm")
     >>> layer = torch.tensor([3.0, 4.0], requires_grad=True)
@@ -60,26 +54,18 @@ class GradNorm(GradientBalancer, kind="gradnorm"):
 
     asymmetry: Annotated[float, Field(ge=0)] = 1.5
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.025
-
     needs: ClassVar[tuple[Statistic, ...]] = ("norms",)
 
     def init(self, n: int) -> State:
-        return {
-            "weights": torch.ones(n),
-            "first": torch.zeros(n),
-            "seen": torch.zeros(n),
-            "first_moment": torch.zeros(n),
-            "second_moment": torch.zeros(n),
-            "count": torch.zeros(n),
-        }
+        zero = ("first", "seen", "first_moment", "second_moment", "count")
+        return {"weights": torch.ones(n)} | {key: torch.zeros(n) for key in zero}
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         # With gradients that are not finite the last weights are kept, as in every balancer.
         return torch.where(now.gradients.norms.isfinite(), state["weights"], torch.nan)
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
-        first = state["first"]
-        torch.where(state["seen"] > 0, first, observed, out=first)
+        state["first"] = first = torch.where(state["seen"] > 0, state["first"], observed)
         state["seen"].fill_(1)
         norms, weights = now.gradients.norms, state["weights"].double()
         progress = relative(observed, first).clamp(min=0).double()
@@ -90,13 +76,7 @@ class GradNorm(GradientBalancer, kind="gradnorm"):
 
 
 def gradnorm_gradient(norms: Tensor, progress: Tensor, asymmetry: float) -> Tensor:
-    r"""The gradient of $L_\mathrm{grad} / \overline{G}$ in $\log b$, with constant targets.
-
-    Args:
-        norms: $G$, of the weighted gradients; terms with 0 are left out of all means.
-        progress: $\tilde L$, not negative.
-        asymmetry: $\alpha$.
-    """
+    r"""The gradient of $L_\mathrm{grad} / \overline{G}$ in $\log b$, from $G$ and $\tilde L$."""
     counts = norms > 0
     both = torch.stack([norms, progress])
     means = torch.where(counts, both, 0.0).sum(dim=1, keepdim=True) / counts.sum()

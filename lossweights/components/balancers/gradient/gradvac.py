@@ -32,27 +32,23 @@ class GradVac(GramianBalancer, kind="gradvac"):
     $\hat\phi_{ij} \leftarrow \beta\, \hat\phi_{ij} + (1 - \beta)\, \phi$. They move once a step,
     after it, by the mean Gramian of its forward passes. With all targets at 0 it is `pcgrad`.
 
-    The orders are drawn from `seed` and the step, the same on every rank and after a restart.
-
     Only the angle to the gradient that came last is guaranteed; a target below 0 tolerates a
-    conflict. Weights are at least 1. They are 1 if no cosine is below its target or all gradients
-    are 0, and for a term whose gradient is 0: a sum of the terms, not their mean. A pair keeps its
-    target if one gradient is 0, or was cut away by others before.
+    conflict. Weights are at least 1, and 1 if no cosine is below its target or for a gradient of 0:
+    a sum of the terms, not their mean. A pair keeps its target if one gradient is 0, or was cut
+    away by others before.
 
     Args:
         smoothing: $\beta$; the targets move over about $1 / (1 - \beta)$ steps.
-        seed: Seed of the orders.
+        seed: Seed of the orders, which are the same on every rank and after a restart.
 
     Z. Wang, Y. Tsvetkov, O. Firat, Y. Cao, *Gradient vaccine: investigating and improving
     multi-task optimization in massively multilingual models*, ICLR 2021, arXiv 2010.05874. The
     paper's $\beta$ is $1 - \beta$ here, 0.01; torchjd and LibMTL have 0.5. The paper treats each
-    layer by itself; here all shared tensors are one. (LibMTL, and the code of Aligned-MTL after it,
-    move a target only if a cosine is below it: their targets never rise above 0, as they should
-    according to the paper.)
+    layer by itself; here all shared tensors are one. LibMTL moves a target only if a cosine is
+    below it, so that its targets never rise above 0.
 
-    >>> import torch
     >>> from lossweights import WeightedLoss
-    >>> criterion = WeightedLoss(terms=["a", "b"], balancer={"kind": "gradvac", "smoothing": 0})
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer=GradVac(smoothing=0))
     >>> for share in (1.0, 0.0):  # the cosine is 0.707, then 0
     ...     x = torch.zeros(2, requires_grad=True)
     ...     criterion({"a": x[0], "b": x[1] + share * x[0]}, shared=x).backward()
@@ -63,7 +59,6 @@ class GradVac(GramianBalancer, kind="gradvac"):
 
     smoothing: Annotated[float, Field(ge=0, le=1)] = 0.99
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
-
     pairs: ClassVar[tuple[str, ...]] = ("targets",)
 
     def init(self, n: int) -> State:
@@ -93,19 +88,9 @@ class GradVac(GramianBalancer, kind="gradvac"):
 def gradvac_weights(
     gramian: Array, targets: Array, order: Orders, smoothing: float
 ) -> tuple[Array, Array]:
-    r"""The weights for a Gramian, shape (m,), and the targets after it, shape (m, m).
-
-    Args:
-        gramian: Shape (m, m).
-        targets: $\hat\phi$; its diagonal is ignored.
-        order: The other terms, in the order of each term, shape (m, m - 1).
-        smoothing: $\beta$.
-    """
-    terms = len(gramian)
-    norms = np.sqrt(gramian.diagonal())
-    made = np.eye(terms)  # a row per term: the coefficients of g_i'
-    moved = targets.copy()
-    rows = np.arange(terms)
+    """The weights for a Gramian, and the targets after it; `order` has a row of others per term."""
+    norms, rows, moved = np.sqrt(gramian.diagonal()), np.arange(len(gramian)), targets.copy()
+    made = np.eye(len(gramian))  # a row per term: the coefficients of g_i'
     for others in order.T:  # all terms at once: they are independent
         products = made @ gramian
         own = np.sqrt(np.maximum((products * made).sum(axis=1), 0.0))
@@ -120,5 +105,4 @@ def gradvac_weights(
         behind = cosine < np.minimum(target, _HIGHEST)
         made[rows, others] += np.where(behind, ratio * turn, 0.0)
         moved[rows, others] += (1 - smoothing) * (cosine - target)
-    weights: Array = made.sum(axis=0)
-    return weights, moved
+    return np.asarray(made.sum(axis=0)), moved

@@ -18,21 +18,12 @@ def inverse_norms(gramian: Array) -> Array:
 
 
 def cosines(gramian: Array, inverses: Array) -> Array:
-    """The Gramian of the gradients divided by their norms, shape (m, m).
-
-    Args:
-        gramian: Gramian of the gradients.
-        inverses: Their `inverse_norms`; where it is 0, so are row and column.
-    """
+    """The Gramian of the gradients divided by their norms; 0 for a gradient of 0."""
     return gramian * inverses[:, None] * inverses
 
 
 def spectrum(gramian: Array) -> tuple[Array, Array]:
-    """The eigenvalues above rounding, ascending, shape (r,), and their vectors, shape (m, r).
-
-    Args:
-        gramian: Not 0.
-    """
+    """The eigenvalues above rounding, ascending, shape (r,), and their vectors, shape (m, r)."""
     eigenvalues, vectors = np.linalg.eigh(gramian)
     kept = eigenvalues > len(gramian) * ROUNDING * eigenvalues[-1]
     return eigenvalues[kept], vectors[:, kept]

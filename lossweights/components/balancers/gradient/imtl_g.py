@@ -19,13 +19,9 @@ class IMTLG(GramianBalancer, kind="imtl-g"):
 
     $$b_i = \frac{v_i}{\sum_j v_j}, \qquad v_i = \frac{(C^+ \mathbf{1})_i}{\lVert g_i \rVert},$$
 
-    so that $d = \sum_i b_i g_i$ has one $d \cdot u_i$ for all terms. The scales of terms do not
-    affect the direction; for two terms $b$ is $\lVert g_2 \rVert, \lVert g_1 \rVert$ divided by
-    their sum, whatever their angle.
-
-    The direction conflicts with no term as long as gradients are linearly independent; if they are
-    not, projections are as equal as possible (least squares). Weights sum to 1, and some may be
-    negative.
+    so that $d = \sum_i b_i g_i$ has one $d \cdot u_i$ for all terms, whatever their scales. It
+    conflicts with no term if gradients are linearly independent; if they are not, projections are
+    as equal as possible (least squares). Weights sum to 1, and some may be negative.
 
     Unlike in the paper, if $\sum_j v_j$ is negative the weights sum to -1, since otherwise the
     direction would climb on every term; if it is so near to 0 that weights explode, they sum to
@@ -33,12 +29,9 @@ class IMTLG(GramianBalancer, kind="imtl-g"):
     direction is 0, with $v_i = 1 / \lVert g_i \rVert$. A term whose gradient is 0 has weight 0; if
     all are 0 the weights are $1 / m$.
 
-    L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao, W. Zhang, *Towards impartial
-    multi-task learning*, ICLR 2021; with the pseudo-inverse, of the Gramian itself, in Quinton and
-    Rey (arXiv 2406.16232). (That, and torchjd, is the same for independent gradients. For collinear
-    ones it gives the larger one more weight, against the limit of the formula; in float64 it takes
-    a gradient that is 1e8 times smaller than another for a dependent one.) The paper's balancing of
-    losses is `imtl-l`.
+    L. Liu et al., *Towards impartial multi-task learning*, ICLR 2021, whose balancing of losses is
+    `imtl-l`. Quinton and Rey (arXiv 2406.16232) and torchjd take the pseudo-inverse of the Gramian
+    itself, which differs for collinear gradients.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -55,10 +48,9 @@ class IMTLG(GramianBalancer, kind="imtl-g"):
 
 def impartial_gradient_weights(gramian: Array) -> Array:
     """The weights for a Gramian of shape (m, m)."""
-    terms = len(gramian)
     inverses = inverse_norms(gramian)
     if not inverses.any():
-        return np.full(terms, 1 / terms)
+        return np.full(len(gramian), 1 / len(gramian))
     ones = (inverses > 0).astype(np.float64)
     eigenvalues, vectors = spectrum(cosines(gramian, inverses))
     equal = vectors @ (ones @ vectors / eigenvalues)
@@ -66,6 +58,4 @@ def impartial_gradient_weights(gramian: Array) -> Array:
         equal = ones
     # The norms may be 1e30 or 1e-30; only their ratios matter.
     values = equal * (inverses / inverses.max())
-    total = max(abs(values.sum()), np.abs(values).sum() / _LARGEST)
-    weights: Array = values / total
-    return weights
+    return np.asarray(values / max(abs(values.sum()), np.abs(values).sum() / _LARGEST))

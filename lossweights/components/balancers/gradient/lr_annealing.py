@@ -20,36 +20,28 @@ class LRAnnealing(GradientBalancer, kind="lr-annealing"):
     $$\hat b_i = \frac{\max |g_r|}{\mathrm{mean}\, |b_i g_i|},
     \qquad b_i \leftarrow \beta\, b_i + (1 - \beta)\, \hat b_i.$$
 
-    The reference $r$ has weight 1, as have all terms at first. The weights have no fixed sum; those
-    of a step are computed from its own gradients. Since $b_i$ is in the denominator too, it settles
-    at the square root of $\max |g_r| / \mathrm{mean}\, |g_i|$; without smoothing it would oscillate
-    forever, which is refused.
+    The reference $r$ has weight 1, as have all terms at first. Since $b_i$ is in the denominator
+    too, it settles at the square root of $\max |g_r| / \mathrm{mean}\, |g_i|$; without smoothing it
+    would oscillate forever, which is refused. A term whose gradient is 0 keeps its weight; all
+    terms do if the reference is absent or its gradient is 0.
 
     Args:
         reference: The term $r$; for a physics-informed network the residual of the equation.
         smoothing: $\beta$; the weights move over about $1 / (1 - \beta)$ steps.
-        statistic: Statistic of $|g_r|$ to which the others are compared: the largest entry
-            (`max`) or the mean (`mean`).
+        statistic: What others are compared to: the largest entry (`max`) or the mean of $|g_r|$.
         compared: Whether the gradients of the others are compared `weighted`, as above, or
             `plain`, $\mathrm{mean}\, |g_i|$: then $b_i$ settles at the quotient itself.
         highest: Upper bound of $\hat b$.
 
-    A term whose gradient is 0 keeps its weight; all terms do if the reference is absent or its
-    gradient is 0. The shared tensors of the paper are all weights of the network.
-
     S. Wang, Y. Teng, P. Perdikaris, *Understanding and mitigating gradient flow pathologies in
-    physics-informed neural networks*, SIAM Journal on Scientific Computing 2021, arXiv 2001.04536.
-    The paper has $1 - \beta = 0.1$, the preprint 0.9; its experiments update every 10 steps, here
-    `every`. `weighted` is the algorithm as the journal prints it, and the authors' code; `plain` is
-    the one that the paper derives. physicsnemo-sym has `plain`, the mean of $|g_r|$, and
-    $1 - \beta = 0.01$.
+    physics-informed neural networks*, SIAM Journal on Scientific Computing 2021, arXiv 2001.04536,
+    for all weights of the network, every 10 steps. The paper has $1 - \beta = 0.1$, the preprint
+    0.9. `weighted` is the algorithm as the journal prints it, and the authors' code; `plain` is the
+    one that the paper derives. physicsnemo-sym has `plain`, `mean`, and $1 - \beta = 0.01$.
 
-    >>> import torch
     >>> from lossweights import WeightedLoss
-    >>> criterion = WeightedLoss(
-    ...     terms=["residual", "boundary"],
-    ...     balancer={"kind": "lr-annealing", "reference": "residual"},
-    ... )
+    >>> balancer = LRAnnealing(reference="residual")
+    >>> criterion = WeightedLoss(terms=["residual", "boundary"], balancer=balancer)
     >>> weights = torch.tensor([3.0, 4.0], requires_grad=True)
     >>> terms = {"residual": weights.square().sum() / 2, "boundary": weights.sum() / 10}
     >>> _ = criterion(terms, shared=weights)  # 0.9 of the first weight, and 0.1 of 4 / 0.1
@@ -62,7 +54,6 @@ class LRAnnealing(GradientBalancer, kind="lr-annealing"):
     statistic: Literal["max", "mean"] = "max"
     compared: Literal["weighted", "plain"] = "weighted"
     highest: Annotated[float, Field(gt=0, le=1e30)] = 1e6
-
     needs: ClassVar[tuple[Statistic, ...]] = ("max_abs", "mean_abs")
 
     @model_validator(mode="after")
@@ -75,11 +66,7 @@ class LRAnnealing(GradientBalancer, kind="lr-annealing"):
         return self
 
     def check_terms(self, names: tuple[str, ...]) -> None:
-        """Refuses a reference that is not a balanced term.
-
-        Raises:
-            ValueError: With the nearest one.
-        """
+        """Raises ValueError for a reference that is not a balanced term."""
         if self.reference not in names:
             raise ValueError(
                 f"reference {self.reference!r} is not a balanced term"
@@ -106,13 +93,6 @@ class LRAnnealing(GradientBalancer, kind="lr-annealing"):
 
 
 def annealed_ratios(size: Tensor, means: Tensor, weights: Tensor, highest: float) -> Tensor:
-    r"""$\hat b$, at most `highest`; the current weights for a gradient of 0.
-
-    Args:
-        size: Of the reference's gradient, 0-dim.
-        means: $\mathrm{mean}\, |g|$, or $\mathrm{mean}\, |b g|$.
-        weights: $b$, the current weights.
-        highest: Upper bound.
-    """
+    r"""$\hat b$, `size` of the reference by `means`; the current weights for a gradient of 0."""
     known = (size != 0) & (means != 0)
     return torch.where(known, (size / means).clamp(max=highest), weights)

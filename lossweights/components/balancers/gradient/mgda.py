@@ -13,8 +13,6 @@ from lossweights.components.balancers.gradient.nonnegative import nonnegative_mi
 from lossweights.components.context import Gradients, State, StepContext
 from lossweights.components.numerics import EPSILON, TINY
 
-_ROUNDING = 8 * EPSILON
-
 
 class MGDA(GramianBalancer, kind="mgda"):
     r"""Steps along the shortest convex combination of the gradients (MGDA).
@@ -23,26 +21,20 @@ class MGDA(GramianBalancer, kind="mgda"):
 
     The direction $d = \sum_i b_i g_i$ has $g_i \cdot d \ge \lVert d \rVert^2$ for every term: it
     conflicts with none, and is 0 only if no direction is down for all (Pareto-stationary). The
-    weights sum to 1, and many may be 0: long gradients count less than short ones, and a term
-    whose gradient is 0 has all the weight, so that the shared tensors do not move. Equal gradients
-    have equal weights.
+    weights sum to 1, and many may be 0: long gradients count less than short ones, equal ones the
+    same, and a term whose gradient is 0 has all the weight: the shared tensors do not move.
 
     Args:
         normalize: Divisor of each gradient: `none`, as published, its length (`norm`), its loss
-            (`loss`, which makes it the gradient of $\log l_i$), or both (`loss+`).
-
-    With a `normalize` the weights are those of the original gradients, scaled to sum to 1, so that
-    $d$ still conflicts with none. (The authors' code gives the weights of the divided gradients to
-    the losses themselves, which loses that; LibMTL does not scale them to sum to 1. A loss of 0
-    counts as a very small one.)
-
-    The problem is solved exactly; the iterations of the authors' code, LibMTL and torchjd stop a
-    few percent away from $d$, sometimes much more.
+            (`loss`, which makes it the gradient of $\log l_i$; 0 counts as very small), or both
+            (`loss+`). The weights are those of the original gradients, scaled to sum to 1, so that
+            $d$ still conflicts with none.
 
     J.-A. Désidéri, *Multiple-gradient descent algorithm (MGDA) for multiobjective optimization*,
     Comptes Rendus Mathématique 350, 2012, doi 10.1016/j.crma.2012.03.014. O. Sener, V. Koltun,
-    *Multi-task learning as multi-objective optimization*, NeurIPS 2018, arXiv 1810.04650: with
-    gradients of shared features in place of parameters it is the paper's MGDA-UB.
+    *Multi-task learning as multi-objective optimization*, NeurIPS 2018, arXiv 1810.04650: for
+    features it is the paper's MGDA-UB. Solved exactly; the authors' code, LibMTL and torchjd stop a
+    few percent away from $d$, and the first gives the weights of divided gradients to the losses.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -84,9 +76,6 @@ def mgda_weights(gramian: Array) -> Array:
 
     With $b = x / \sum_j x_j$, $x \ge 0$ minimizes
     $\frac{1}{2} x^\top (G + s 1 1^\top) x - s \sum_i x_i$, for every $s > 0$.
-
-    Args:
-        gramian: $g_i \cdot g_j$, shape (m, m).
     """
     squares = gramian.diagonal()
     shortest, least = squares.min(), 1e-200 * squares.max()
@@ -98,7 +87,7 @@ def mgda_weights(gramian: Array) -> Array:
     matrix = (gramian / shortest + 1) * (scale[:, None] * scale)
     weights = nonnegative_minimum(matrix, scale) * scale
     sums = squares[:, None] + squares
-    equal = sums - 2 * gramian <= _ROUNDING * sums
+    equal = sums - 2 * gramian <= 8 * EPSILON * sums
     if np.count_nonzero(equal) > len(squares):
         weights = equal @ (weights / equal.sum(axis=0))
     return np.asarray(weights / weights.sum(), np.float64)

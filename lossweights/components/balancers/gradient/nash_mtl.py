@@ -20,30 +20,23 @@ class NashMTL(GramianBalancer, kind="nash-mtl"):
     $$d = \sum_i b_i g_i, \qquad g_i \cdot d = 1 / b_i \quad \text{for all } i,$$
 
     so $d$ conflicts with no term, and has the length $\sqrt{m}$. Only the directions of the
-    gradients count: a term with a gradient twice as long has half the weight. The weights are then
-    scaled down, so that the length is at most `max_norm`.
+    gradients count: a term with a gradient twice as long has half the weight. Near a point at which
+    no direction is down for all terms (Pareto-stationary) a term has up to about $10^6$ times the
+    weight that it would have alone, by the same rule as in `fairgrad`, and $d$ is about 0.
+    `heads: plain` is safer there. A gradient of 0 takes no part: its term has weight 1.
 
     Args:
-        max_norm: The largest length of $d$; None for the $\sqrt{m}$ of the equation.
+        max_norm: The largest length of $d$, to which the weights are scaled down; None for the
+            $\sqrt{m}$ of the equation.
 
-    All this holds if some direction is down for all terms. If there is none (Pareto-stationary),
-    the equation has no solution, and near such a point weights grow without bound. So $10^{-12}$ is
-    added to the squares of the gradients, relative to them: a term has at most about $10^6$ times
-    the weight that it would have alone, and $d$ is about 0. Such weights reach the heads:
-    `heads: plain` is safer there. A gradient of 0 takes no part: its term has weight 1. If all are
-    0, all weights are 1.
-
-    A. Navon, A. Shamsian, I. Achituve, H. Maron, K. Kawaguchi, G. Chechik, E. Fetaya, *Multi-task
-    learning as a bargaining game*, ICML 2022, arXiv 2202.01017. Solved by Newton's method. (The
-    authors' code, LibMTL and torchjd solve a sequence of convex programs that starts at the last
-    weights and stops within 1e-3 of the equation, or far from it: if gradients differ in length,
-    some of their weights are several times off.) Like theirs, `max_norm` is 1; as in torchjd all
-    weights are scaled, whereas the authors' code clips the gradients of the shared parameters.
-    Their `update_weights_every` is `every`.
+    A. Navon et al., *Multi-task learning as a bargaining game*, ICML 2022, arXiv 2202.01017. Solved
+    by Newton's method; the authors' code, LibMTL and torchjd solve a sequence of convex programs,
+    to about 1e-3. Like theirs, `max_norm` is 1; the authors' code clips the gradients of the shared
+    parameters instead of the weights. Their `update_weights_every` is `every`.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
-    >>> criterion = WeightedLoss(terms=["a", "b"], balancer={"kind": "nash-mtl", "max_norm": None})
+    >>> criterion = WeightedLoss(terms=["a", "b"], balancer=NashMTL(max_norm=None))
     >>> x = torch.zeros(2, requires_grad=True)
     >>> criterion({"a": x[0], "b": 1000 * x[1]}, shared=x).backward()
     >>> x.grad

@@ -14,11 +14,10 @@ _SMALLEST = float(np.finfo(np.float64).tiny)
 def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None) -> Array:
     r"""The $x \ge 0$ that minimizes $\frac{1}{2} x^\top Q x - c^\top x$.
 
-    The active-set method of nonnegative least squares: it minimizes over the free variables, drops
-    those that would turn negative, then frees the variable with the steepest slope, until no slope
-    leads down. Each round lowers the value, so it terminates, even if $Q$ is singular. The minimum
-    is exact up to rounding: there is no tolerance to choose. It takes about as many linear solves
-    as variables have to be exchanged.
+    The active-set method of C. L. Lawson, R. J. Hanson, *Solving least squares problems*, 1974,
+    chapter 23: it minimizes over the free variables, drops those that would turn negative, then
+    frees the variable with the steepest slope, until no slope leads down. It terminates even if $Q$
+    is singular, with a minimum that is exact up to rounding.
 
     Args:
         matrix: $Q$, symmetric and positive semidefinite, shape (m, m), with a diagonal of about 1:
@@ -27,12 +26,6 @@ def nonnegative_minimum(matrix: Array, vector: Array, start: Array | None = None
         start: Starting point, shape (m,), not negative: the result of a similar problem; by default
             the positive part of the minimum without bounds.
 
-    Returns:
-        $x$, shape (m,). If there are several minima, one with few free variables.
-
-    C. L. Lawson, R. J. Hanson, *Solving least squares problems*, 1974, chapter 23.
-
-    >>> import numpy as np
     >>> nonnegative_minimum(np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([2.0, -1.0]))
     array([1., 0.])
     """
@@ -78,12 +71,9 @@ def _minimum_of_face(matrix: Array, vector: Array, point: Array) -> Array:
 
 
 def _freed(matrix: Array, point: Array, entering: int, slope: float, rounding: float) -> Array:
-    """The next point down from the minimum of a face, with one more free variable.
-
-    The others move with it, so that they stay optimal, as far as none becomes negative. If the new
-    variable depends on them, there is no minimum on the way, and no linear system with this
-    solution.
-    """
+    """The next point down from the minimum of a face, with one more free variable."""
+    # The others move with it, so that they stay optimal, as far as none becomes negative. If the
+    # new variable depends on them, no linear system has this solution.
     free = point > 0
     along = -_solution(_face(matrix, free), np.where(free, matrix[entering], 0.0))
     along[entering] = 1.0

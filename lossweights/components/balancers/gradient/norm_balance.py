@@ -20,9 +20,10 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
 
     $$b_i = \frac{R}{n\, (\epsilon + \langle \lVert g_i \rVert \rangle_\beta)},$$
 
-    with the moving average of the norm, the current step included, and $n$ terms in this forward
-    pass. The norms of the balanced gradients sum to about $R$; the weights of the config are then
-    the ratio in which terms count.
+    with the moving average of the norm, the current step included, $\epsilon$ of 1e-12, and $n$
+    terms in this forward pass. The norms of the balanced gradients sum to about $R$; the weights of
+    the config are then the ratio in which terms count. The average begins with the first gradient
+    that is not 0; until then the weight is 1.
 
     Args:
         total_norm: $R$.
@@ -31,14 +32,10 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
         per_item: Whether the norm is the mean over the batch of the norm of each item's gradient,
             or that of the whole gradient.
 
-    $\epsilon$ is 1e-12. The average begins with the first gradient that is not 0; until then the
-    weight is 1. The shared tensor of the paper is the output of the model.
-
     A. Défossez, J. Copet, G. Synnaeve, Y. Adi, *High fidelity neural audio compression*, TMLR 2023,
-    arXiv 2210.13438. (There $1 / n$ is $\lambda_i / \sum_j \lambda_j$, with the weights
-    $\lambda$ of the config: for the same scale use weights with mean 1.)
+    arXiv 2210.13438, where the output of the model is shared, and $1 / n$ is
+    $\lambda_i / \sum_j \lambda_j$ with the weights $\lambda$ of the config.
 
-    >>> import torch
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["a", "b"], balancer="norm-balance")
     >>> outputs = torch.tensor([[3.0, 4.0], [0.0, 5.0]], requires_grad=True) + 0.0
@@ -51,7 +48,6 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
     total_norm: Annotated[float, Field(gt=0, le=1e15)] = 1.0
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.999
     per_item: bool = True
-
     needs: ClassVar[tuple[Statistic, ...]] = ("norms", "item_norms")
 
     @property
@@ -81,12 +77,6 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
 
 
 def norm_balance_weights(total: Tensor, norm: Tensor, total_norm: float) -> Tensor:
-    r"""$R / (n (\epsilon + m))$ with $m$ = `total` / `norm`; 1 if all norms were 0.
-
-    Args:
-        total: Decaying sum of norms.
-        norm: The same sum of ones.
-        total_norm: $R$.
-    """
+    r"""$R / (n (\epsilon + m))$ with $m$ = `total` / `norm`, a mean norm; 1 if all were 0."""
     weights = total_norm / (len(total) * (_EPSILON + total / norm))
     return torch.where(norm > 0, weights, 1.0)

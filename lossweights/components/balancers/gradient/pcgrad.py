@@ -21,20 +21,15 @@ class PCGrad(GramianBalancer, kind="pcgrad"):
     $$g_i' \leftarrow g_i' - \frac{g_i' \cdot g_j}{\lVert g_j \rVert^2}\, g_j,
     \qquad \sum_i b_i g_i = \sum_i g_i'.$$
 
-    The orders are drawn from `seed` and the step, the same on every rank and after a restart.
-
     For two terms the direction conflicts with neither, and is 0 if they are opposed. For more, a
     later projection may bring back a conflict that an earlier one removed (`upgrad` never does).
-    Weights are at least 1. They are 1 if no two gradients conflict or all are 0, and for a term
-    whose gradient is 0: a sum of the terms, not their mean.
+    Weights are at least 1, and 1 without conflicts: a sum of the terms, not their mean.
 
     Args:
-        seed: Seed of the orders.
+        seed: Seed of the orders, which are the same on every rank and after a restart.
 
-    T. Yu, S. Kumar, A. Gupta, S. Levine, K. Hausman, C. Finn, *Gradient surgery for multi-task
-    learning*, NeurIPS 2020, arXiv 2001.06782. (The authors' code shuffles the losses without using
-    the result, and takes the others in the order given; torchjd and LibMTL draw the orders from a
-    generator of the whole process.)
+    T. Yu et al., *Gradient surgery for multi-task learning*, NeurIPS 2020, arXiv 2001.06782. The
+    authors' code takes the others as given; torchjd and LibMTL draw from a global generator.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -54,18 +49,11 @@ class PCGrad(GramianBalancer, kind="pcgrad"):
 
 
 def pcgrad_weights(gramian: Array, order: Orders) -> Array:
-    """The weights for a Gramian.
-
-    Args:
-        gramian: Shape (m, m).
-        order: The other terms, in the order of each term, shape (m, m - 1).
-    """
-    terms = len(gramian)
+    """The weights for a Gramian, with the other terms in `order`, a row for each term."""
     squares = np.where(gramian.diagonal() > 0, gramian.diagonal(), 1.0)
-    kept = np.eye(terms)  # a row per term: the coefficients of g_i'
-    rows = np.arange(terms)
+    kept = np.eye(len(gramian))  # a row per term: the coefficients of g_i'
+    rows = np.arange(len(gramian))
     for others in order.T:  # all terms at once: they are independent
         products = (kept * gramian[others]).sum(axis=1)
         kept[rows, others] -= np.minimum(products, 0.0) / squares[others]
-    weights: Array = kept.sum(axis=0)
-    return weights
+    return np.asarray(kept.sum(axis=0))

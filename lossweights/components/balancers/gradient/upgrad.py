@@ -17,19 +17,13 @@ class UPGrad(DualConeBalancer, kind="upgrad"):
 
     $$\sum_i b_i g_i = \frac{1}{m} \sum_i \pi(g_i).$$
 
-    The direction conflicts with no term, whatever the gradients are: a small step along it
-    increases none. It is 0 only if the gradients allow nothing else. The contribution of a term
-    grows with its gradient. Weights are at least $1 / m$. They are $1 / m$ if no two gradients
-    conflict or all are 0, and for a term whose gradient is 0.
-
-    This holds for the balanced terms: base weights and schedules multiply the weights afterwards,
-    and unequal ones may bring a conflict back.
+    The direction conflicts with no term: a small step along it increases none. It is 0 only if the
+    gradients allow nothing else. The contribution of a term grows with its gradient. Weights are at
+    least $1 / m$; they are $1 / m$ if no two gradients conflict, and for a gradient of 0.
 
     P. Quinton, V. Rey, *Jacobian descent for multi-objective optimization*, 2024,
-    arXiv 2406.16232. Solved to about 1e-10 of the largest gradient, at any scale. (With torchjd's
-    default `reg_eps` this no longer holds if scales differ: by a factor of 100 the direction is off
-    by up to 7% of the largest gradient; below a norm of 0.01 its default `norm_eps` gives the
-    mean.)
+    arXiv 2406.16232. Solved to about 1e-10 of the largest gradient, at any scale; torchjd's default
+    `reg_eps` and `norm_eps` give up the promise if scales differ or gradients are small.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -41,6 +35,5 @@ class UPGrad(DualConeBalancer, kind="upgrad"):
     """
 
     def solve(self, gramian: Array, state: State, now: StepContext) -> Array:
-        terms = len(gramian)
-        weights: Array = projection_weights(gramian, np.eye(terms) / terms).sum(axis=0)
-        return weights
+        identity = np.eye(len(gramian))
+        return np.asarray(projection_weights(gramian, identity / len(gramian)).sum(axis=0))

@@ -1,0 +1,161 @@
+"""What commands share: options, reading configs, reporting errors, writing files."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from textwrap import indent
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from lossweights.components.durations import read_total_steps
+from lossweights.config.files import Source
+from lossweights.config.loss_config import LossConfig
+from lossweights.criterion.weighted_loss import WeightedLoss
+from lossweights.errors import ConfigError, quoted
+
+
+def import_modules(names: list[str] | None) -> list[str] | None:
+    """Imports modules by name, also from the current folder, so that their kinds are registered."""
+    if names and "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    for name in names or ():
+        try:
+            with redirect_stdout(sys.stderr):  # standard output is for the result of the command
+                importlib.import_module(name)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a module may raise anything
+            problem = f"{type(error).__name__}: {error}"
+            for frame, line in traceback.walk_tb(error.__traceback__):
+                package = frame.f_globals["__name__"].partition(".")[0]
+                if package not in ("importlib", "lossweights"):
+                    problem += f" ({Path(frame.f_code.co_filename).name}, line {line})"
+                    break
+            if Path(name).suffix == ".py":
+                problem += f"; write its name: {'.'.join(Path(name).with_suffix('').parts)}"
+            raise typer.BadParameter(f"{name!r} cannot be imported: {problem}") from None
+    return names
+
+
+def _check_total(written: str | None) -> str | None:
+    try:
+        read_total_steps(written)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return written
+
+
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        callback=import_modules,
+        is_eager=True,
+        help="Import this module first, for the kinds that it registers. May be repeated.",
+    ),
+]
+Configs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CONFIG",
+        help="YAML, JSON or TOML files; FILE:AT for the config at a dotted path in a file.",
+    ),
+]
+At = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="Dotted path of the config in its file: training.loss."),
+]
+TotalSteps = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        callback=_check_total,
+        help='Optimizer steps of the training, or "40 epochs". Overrides the config.',
+    ),
+]
+StepsPerEpoch = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Optimizer steps per epoch. Overrides the config."),
+]
+
+
+def read(
+    argument: str,
+    at: str | None,
+    total_steps: str | None,
+    steps_per_epoch: int | None,
+    changes: Mapping[str, Any] | None = None,
+) -> tuple[str, WeightedLoss, list[str]]:
+    """The name of a config, `FILE` or `FILE:AT`, its criterion, and the warnings of building it.
+
+    Raises:
+        ConfigError: If there is no config or several, or if a training would refuse it: the name,
+            and below it one line per problem.
+    """
+    path, colon, own = argument.rpartition(":")
+    if colon and not Path(argument).exists() and Path(path).exists():
+        argument, at = path, own
+    horizon = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    changes = {**(changes or {}), **{key: each for key, each in horizon.items() if each}}
+    try:
+        found, config = _config(Path(argument), at, changes)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            criterion = WeightedLoss(config)
+    except (ValueError, ImportError) as error:
+        name = _name(Path(argument), at)
+        raise ConfigError(f"{name}: refused\n{indent(str(error), '  ')}") from None
+    return _name(Path(argument), found), criterion, [str(each.message) for each in caught]
+
+
+def _name(path: Path, at: str | None) -> str:
+    return f"{path}:{at}" if at else str(path)
+
+
+def _config(
+    path: Path, at: str | None, changes: Mapping[str, Any]
+) -> tuple[str | None, LossConfig]:
+    """The changed config at a dotted path in a file, or the only one there, and its dotted path."""
+    source = Source.of(path)
+    data, location = source.part(at)
+    if "terms" not in data and (sections := _sections(data, *map(str, location))):
+        at = sections[0]
+        if len(sections) > 1:
+            raise ConfigError(
+                f"{source.place(location)}: there are several configs, {quoted(sections)}: "
+                f"write --at {at}, or {path}:{at}"
+            )
+    config = LossConfig.read(path, at)
+    try:
+        return at, config.override(changes)
+    except ConfigError as error:
+        raise ConfigError(indent(str(error), "changed: ")) from None
+
+
+def _sections(data: Mapping[Any, Any], *path: str) -> list[str]:
+    """The dotted paths of all tables with terms."""
+    if isinstance(data.get("terms"), Mapping | list):
+        return [".".join(path)]
+    tables = {str(key): part for key, part in data.items() if isinstance(part, Mapping)}
+    return [found for key, part in tables.items() for found in _sections(part, *path, key)]
+
+
+def fail(message: str) -> NoReturn:
+    """Prints an error on standard error and exits with status 1."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def save(path: Path, content: bytes) -> None:
+    """Writes a file and says so on standard error."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror}")
+    typer.echo(f"wrote {path}", err=True)
