@@ -29,8 +29,7 @@ class TermCalibration:
     """Measurements of a term, and its proposed weight.
 
     Args:
-        typical: Median over the batches of its absolute value, after its transform; nan if it was
-            never given.
+        typical: Median of its absolute value, after its transform; nan if it was never given.
         old: Its base weight.
         weight: Its proposed base weight.
         old_share: Its share of the loss under the old weights, at typical values.
@@ -93,20 +92,18 @@ def calibrate(
     times its weight at the end of its schedule. The term with the largest share keeps its weight,
     and the others are fitted to it, rounded to two digits.
 
-    Terms with a controller, a balancer or a transform that adapts keep their weights and are not
-    counted, because these compensate for the size of a term. So do terms that are mostly 0, never
-    finite or never given, and terms whose weight is 0 at the end.
+    Terms keep their weight and are not counted if a controller, a balancer or an adaptive transform
+    compensates for their size, if they are mostly 0, never finite or never given, or if their
+    weight is 0 at the end.
 
     Args:
         criterion: The criterion to calibrate. It is not changed.
-        batches: A few batches of losses, each a dict as the criterion takes it: a list, a
-            generator, or a function that returns one. Terms may be missing. Gradients are not
-            needed. They are not disabled either, because some losses are computed from gradients.
+        batches: A few dicts of losses: a list, a generator, or a function that returns one. Terms
+            may be missing. Gradients are neither needed nor disabled.
         shares: Share of the loss by term, above 0. The other terms get equal parts of the rest.
 
     Raises:
-        ValueError: If there is no batch, a value or a share is invalid, or no term can be
-            calibrated.
+        ValueError: If no batch or no term can be used, or a value or a share is invalid.
         HorizonError: If a schedule needs the length of training and it is not known.
 
     >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": {"kind": "warmup", "over": "10 steps"}})
@@ -127,9 +124,7 @@ def calibrate(
     try:
         ends = {name: weight_of(config, name, criterion.horizon).final() for name in config.terms}
     except HorizonError as error:
-        raise HorizonError(
-            f"{error}, with criterion.bind(total_steps=..., steps_per_epoch=...)"
-        ) from None
+        raise HorizonError(f"{error}, with criterion.bind(...)") from None
     seen, count = _seen(criterion, batches() if callable(batches) else batches)
     finite = {name: [*filter(math.isfinite, values)] for name, values in seen.items()}
     typical = {name: median(values or [math.nan]) for name, values in finite.items()}
@@ -171,16 +166,14 @@ def calibrate(
 def _seen(criterion: WeightedLoss, given: Any) -> tuple[dict[str, list[float]], int]:
     """The absolute values of each term after its transform, and the number of batches."""
     if isinstance(given, Mapping) or not isinstance(given, Iterable):
-        found = "one mapping" if isinstance(given, Mapping) else type(given).__name__
+        found = "one dict" if isinstance(given, Mapping) else type(given).__name__
         raise ValueError(
-            "batches are several mappings of values by name, such as [{'nll': nll, 'kl': kl}], "
-            f"found {found}"
+            f"batches are several dicts of losses, as in [{{'kl': kl}}], found {found}"
         )
     config, horizon = criterion.config, criterion.horizon
     bare_term = {"schedule": None, "controller": None, "balanced": None, "optional": True}
     terms = {name: term.model_copy(update=bare_term) for name, term in config.terms.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the criterion itself has warned of its schedules
+    with warnings.catch_warnings(action="ignore"):  # the criterion has warned of its schedules
         bare = WeightedLoss(LossConfig(terms=terms, ignore=config.ignore)).eval()
         bare.bind(total_steps=horizon.total_steps, steps_per_epoch=horizon.steps_per_epoch)
     seen: dict[str, list[float]] = {name: [] for name in config.terms}

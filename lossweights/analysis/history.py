@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.hooks import RemovableHandle
 
-from lossweights.components.durations import Duration, Horizon
+from lossweights.components.durations import Duration
 from lossweights.criterion.report import METRICS, QUANTITIES, chosen, on_host
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import HorizonError, did_you_mean, quoted, warn
@@ -50,8 +50,7 @@ class History:
 
     Raises:
         ValueError: If the interval is 0, a quantity is unknown, or the file is not a history.
-        OSError: If the file cannot be read or written. If it cannot be written later on, a warning
-            is issued and the rows are kept in memory.
+        OSError: If the file cannot be read or written; if writing fails later, a warning is issued.
 
     >>> import torch
     >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
@@ -89,7 +88,7 @@ class History:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads a file of `path` or `save`. A last line that was cut off is ignored.
+        """Reads a file of `path` or `save`. If its last line was cut off, the line is ignored.
 
         Raises:
             ValueError: If the file is not a history; names the line.
@@ -154,28 +153,29 @@ class History:
         """Called after each step of the criterion."""
         if (criterion := reference()) is None:
             return
-        _drop_from(step, self.rows)
-        latest = int(self.rows[-1]["step"]) if self.rows else -1
-        interval = self._interval(criterion.horizon)
+        while self.rows and self.rows[-1]["step"] >= step:  # steps that are repeated
+            self.rows.pop()
+        latest, interval = self.rows[-1]["step"] if self.rows else -1, self._interval(criterion)
         if step // interval == latest // interval:
             return
         found = on_host(criterion.metrics(include=self._include, tensors=True))
         row = {"step": step} | {sys.intern(name): value for name, value in found.items()}
         self.rows.append(row)
-        if self._path is not None:
-            try:
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(_line(row))
-            except OSError as error:
-                warn(
-                    f"{self._path.name} cannot be written, so the rows from step {step} on are "
-                    f"kept in memory only: write them with history.save(path). {error}"
-                )
-                self._path = None
-
-    def _interval(self, horizon: Horizon) -> int:
+        if self._path is None:
+            return
         try:
-            return max(1, self._every.steps(horizon))
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(row))
+        except OSError as error:
+            warn(
+                f"{self._path.name} cannot be written, so the rows from step {step} on are kept in "
+                f"memory only: write them with history.save(path). {error}"
+            )
+            self._path = None
+
+    def _interval(self, criterion: WeightedLoss) -> int:
+        try:
+            return max(1, self._every.steps(criterion.horizon))
         except HorizonError as error:
             if not self._has_warned:
                 warn(
@@ -184,12 +184,6 @@ class History:
                 )
             self._has_warned = True
             return _EVERY
-
-
-def _drop_from(step: float, rows: list[Row]) -> None:
-    """Removes the rows of that step and of later ones."""
-    while rows and rows[-1]["step"] >= step:
-        rows.pop()
 
 
 def _line(row: Row) -> str:
@@ -208,7 +202,8 @@ def _read(path: Path) -> list[Row]:
         lines.append(last)
     for number, line in enumerate(lines, start=1):
         row = _row(line, f"{path.name}, line {number}")
-        _drop_from(row["step"], rows)
+        while rows and rows[-1]["step"] >= row["step"]:
+            rows.pop()
         rows.append(row)
     return rows
 

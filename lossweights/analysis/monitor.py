@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from torch.utils.hooks import RemovableHandle
@@ -21,6 +21,9 @@ from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import Curves, fields_of, weight_of
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import did_you_mean, warn
+
+Rows: TypeAlias = Sequence[Mapping[str, float]]
+Floors: TypeAlias = Mapping[str, float]
 
 _QUANTITIES = ("raw", "weighted", "share")
 _WINDOW = 5  # rows; the median of five is not changed by two unusual batches
@@ -52,17 +55,13 @@ class Finding:
 
 
 def diagnose(
-    rows: Sequence[Mapping[str, float]],
-    config: LossConfig,
-    horizon: Horizon | None = None,
-    floors: Mapping[str, float] | None = None,
+    rows: Rows, config: LossConfig, horizon: Horizon | None = None, floors: Floors | None = None
 ) -> list[Finding]:
     """Finds terms that have collapsed or are not finite at the end of some rows.
 
-    Medians over windows of five rows are compared; an incomplete window at the end is not
-    considered. A term is *non-finite* if it is nan or inf in most rows of the last window. A term
-    has *collapsed* if, for four windows, it is below its floor, or if it is below 4% of an equal
-    share of the loss and has fallen to half or less while the other terms have not.
+    Compares medians over whole windows of five rows. A term is *non-finite* if it is nan or inf in
+    most rows of the last one. It has *collapsed* if, for four windows, it is below its floor or,
+    without one, below 4% of an equal share of the loss, and fell to half while others did not.
 
     While the schedule of a term still moves its weight, it is not judged. Terms with a controller
     or a balancer, or with less than a tenth of the largest weight, collapse only below a floor.
@@ -71,20 +70,17 @@ def diagnose(
         rows: Rows with `raw`, `weighted` and `share`, such as `history.rows`.
         config: The config of the criterion.
         horizon: Length of training; by default that of the config.
-        floors: For terms whose unit is known, the value below which they have collapsed, such as
-            0.1 nats for a KL.
+        floors: Values below which terms have collapsed, such as `{"kl": 0.1}` for 0.1 nats.
 
     Raises:
         ValueError: If the rows lack a quantity or their step, or a floor names an unknown term.
         HorizonError: If a schedule needs the length of training and it is not known.
 
     >>> config = LossConfig.read({"terms": ["nll", "kl"]})
-    >>> rows = [
-    ...     {"step": step, "raw/kl": math.nan, "weighted/kl": math.nan, "share/kl": math.nan}
-    ...     for step in range(5)
-    ... ]
-    >>> [(found.step, found.term, found.trouble) for found in diagnose(rows, config)]
-    [(4, 'kl', 'non-finite')]
+    >>> row = {"raw/kl": math.nan, "weighted/kl": math.nan, "share/kl": math.nan}
+    >>> (found,) = diagnose([row | {"step": step} for step in range(5)], config)
+    >>> found.step, found.term, found.trouble
+    (4, 'kl', 'non-finite')
     """
     for name in floors or {}:
         if name not in config.terms:
@@ -108,17 +104,15 @@ def diagnose(
 class Monitor:
     """Warns once when a term of a training collapses or is not finite.
 
-    It keeps a `History` and calls `diagnose` after every fifth row. It never stops a training: if
-    warnings are errors, it prints them. The criterion keeps the monitor alive. Copies and pickles
-    keep the findings and follow nothing.
+    It keeps a `History`, and calls `diagnose` after every fifth row. It never stops a training: if
+    warnings are errors, it prints them. Copies and pickles keep the findings and follow nothing.
 
     Args:
         criterion: The criterion to follow.
-        every: Interval between rows, as in `History`. With the default a collapse is found after
-            a tenth of the training.
+        every: Interval between rows, as in `History`; by default a collapse is found in a tenth of
+            the training.
         path: File for the rows, as in `History`; a resumed training begins with its rows.
-        floors: For terms whose unit is known, the value below which they have collapsed, such as
-            0.1 nats for a KL.
+        floors: Values below which terms have collapsed, as in `diagnose`.
 
     Attributes:
         findings: The findings, in order.
@@ -135,10 +129,8 @@ class Monitor:
     ...     for _ in range(200):
     ...         _ = criterion(terms)
     ...         criterion.step()
-    >>> [(found.step, found.term, found.trouble) for found in monitor.findings]
-    [(95, 'kl', 'collapse')]
-    >>> len(caught)
-    1
+    >>> [(found.step, found.term, found.trouble) for found in monitor.findings], len(caught)
+    ([(95, 'kl', 'collapse')], 1)
     """
 
     def __init__(
@@ -147,15 +139,14 @@ class Monitor:
         every: Duration | str = "0.5%",
         path: str | os.PathLike[str] | None = None,
         *,
-        floors: Mapping[str, float] | None = None,
+        floors: Floors | None = None,
     ) -> None:
         self._floors = dict(floors or {})
         diagnose([], criterion.config, floors=self._floors)  # checks the floors
         self.findings: list[Finding] = []
         self.history = History(criterion, every, path, _QUANTITIES)
-        self._handle: RemovableHandle | None = criterion.on_step(
-            partial(self._look, weakref.ref(criterion))
-        )
+        look = partial(self._look, weakref.ref(criterion))
+        self._handle: RemovableHandle | None = criterion.on_step(look)
 
     def close(self) -> None:
         """Stops following the criterion. The findings are kept."""
@@ -167,7 +158,7 @@ class Monitor:
         return self.__dict__ | {"_handle": None}
 
     def _look(self, reference: weakref.ref[WeightedLoss], step: int) -> None:
-        """Called after each step of the criterion, when the history has taken its row."""
+        """Called after each step of the criterion; the history has taken its row."""
         criterion, rows = reference(), self.history.rows
         if criterion is None or not rows or rows[-1]["step"] != step or len(rows) % _WINDOW:
             return
@@ -189,11 +180,7 @@ class _Windows:
     """Medians of rows, in arrays of shape (windows, terms); nan if most rows lack the term."""
 
     def __init__(
-        self,
-        rows: Sequence[Mapping[str, float]],
-        config: LossConfig,
-        horizon: Horizon | None,
-        floors: Mapping[str, float],
+        self, rows: Rows, config: LossConfig, horizon: Horizon | None, floors: Floors
     ) -> None:
         self.config, self.floors, self.curves = config, floors, Curves.of(config, horizon)
         self.weights = np.abs([curve[-1] for curve in self.curves.weights.values()])
@@ -258,8 +245,8 @@ class _Windows:
             peak = int(np.nanargmax(abs(settled_raw)))
             before, step, least = self.raw[peak], self.steps[(peak + 1) * _WINDOW - 1], _ROSE
         value = before[index]
-        ratios = np.delete(abs(self.raw[-1] / np.where(before == 0, math.nan, before)), index)
-        others = float(np.nanmedian(ratios)) if len(ratios) else 0.0
+        ratios = abs(self.raw[-1] / np.where(before == 0, math.nan, before))
+        others = np.nanmedian(np.delete(ratios, index)) if len(ratios) > 1 else 0.0
         # The loss of a policy is on both sides of 0, so a small value is not a collapse. A KL that
         # is estimated from samples has values below 0 too, but small ones.
         beyond = np.nanmax(-self.rows[:, index] * np.sign(value))
@@ -295,6 +282,5 @@ def _warn(message: str) -> None:
     try:
         warn(message)
     except Warning:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
+        with warnings.catch_warnings(action="always"):
             warn(message)

@@ -1,7 +1,8 @@
 """Pictures of a config before training, and of a history after it.
 
 Each function returns a new matplotlib `Figure`, for `figure.savefig("weights.png")` or the last
-line of a notebook cell. Neither pyplot's figures nor rcParams are changed.
+line of a notebook cell, or raises an ImportError without matplotlib (extra `plot`). Neither
+pyplot's figures nor rcParams are changed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ Look: TypeAlias = dict[str, Any]  # color, dashes and width of a line
 Line: TypeAlias = tuple[Steps, Values, Look]
 Panels: TypeAlias = dict[str, list[Line]]  # by title
 Entry: TypeAlias = tuple[str, Look]  # of the legend
+Painter: TypeAlias = tuple[str, Callable[["Axes"], None]]  # the title of a panel, and what draws it
 
 _WIDTH = 6.4  # inches
 _PANEL = 1.7  # inches: the width that a small panel needs,
@@ -49,24 +51,17 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _DOTTED: Look = {"linestyle": (0, (1, 1.2)), "linewidth": 1.3, "zorder": 2.3}
 _REST = "#BBBBBB"  # the color of the terms that are combined
 _INK = "#222222"
-_STYLE: Any = {  # newer stubs of matplotlib want their own type of key
-    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize"), 8),
-    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 7),
-    **dict.fromkeys(
-        ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), _INK
-    ),
-    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#888888"),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.xmargin": 0.01,
-    "grid.color": "#E5E5E5",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "legend.handlelength": 2.4,
-    "legend.labelspacing": 0.25,
-}
+_STYLE: Any = (  # newer stubs of matplotlib want their own type of key
+    dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize"), 8)
+    | dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 7)
+    | dict.fromkeys(("text.color", "axes.labelcolor"), _INK)
+    | dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), _INK)
+    | dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#888888")
+    | dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
+    | {"axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "axes.xmargin": 0.01}
+    | {"grid.color": "#E5E5E5", "grid.linewidth": 0.6, "lines.linewidth": 1.2}
+    | {"legend.handlelength": 2.4, "legend.labelspacing": 0.25}
+)
 
 
 def config(
@@ -95,7 +90,6 @@ def config(
     >>> linear = LossConfig.read({"terms": {"kl": {"kind": "warmup", "over": "50%"}}})
     >>> cosine = linear.override({"kl.schedule.shape": "cosine"})
     >>> figure = plot.config({"linear": linear, "cosine": cosine}, Horizon(total_steps=1000))
-    >>> figure.savefig("warmups.png")  # doctest: +SKIP
     """
     named = {"": configs} if isinstance(configs, LossConfig) else configs
     if not isinstance(named, Mapping) or not all(isinstance(c, LossConfig) for c in named.values()):
@@ -182,8 +176,7 @@ def overview(history: History, *, width: float = _WIDTH) -> Figure:
     """Values, weights and shares in three panels on one time axis.
 
     If terms differ in size, the axis is logarithmic or, if some values are not above 0, each term
-    is divided by its largest value. If there are many terms, those with the smallest shares are
-    gray.
+    is divided by its largest value. With many terms, those with the smallest shares are gray.
 
     Args:
         history: The history of a training.
@@ -195,10 +188,10 @@ def overview(history: History, *, width: float = _WIDTH) -> Figure:
     columns = _columns(history, "share")
     look_of, entries = _largest(columns)
     gray = {"color": _REST, "linewidth": 0.7}
-    panels: list[tuple[str, Callable[[Axes], None]]] = []
+    panels: list[Painter] = []
     for quantity, label in _LABELS.items():
         drawn = _columns(history, quantity)
-        if not _are_similar(drawn.values()) and not _is_positive(drawn.values()):
+        if not _are_similar(drawn.values()) and _numbers(drawn.values()).min() <= 0:
             drawn = {name: column / (_peak(column) or 1.0) for name, column in drawn.items()}
             label = f"{label} / its largest"  # noqa: PLW2901  # of this panel
         below_first = sorted(drawn, key=lambda name: name in look_of)  # gray lines below the others
@@ -212,7 +205,6 @@ def looks(index: int, *, dotted: bool = False) -> Look:
     """Color and dashes of a line by its index; 21 are different.
 
     Lines with more gaps are thinner and drawn later, so that equal lines show through the gaps.
-    Dots are for weights that are found in training.
     """
     gaps = (index + index // len(_COLORS)) % len(_DASHES)
     dashes = {"linestyle": _DASHES[gaps], "linewidth": 1.6 - 0.3 * gaps, "zorder": 2 + 0.1 * gaps}
@@ -220,11 +212,7 @@ def looks(index: int, *, dotted: bool = False) -> Look:
 
 
 def _columns(history: History, quantity: str) -> Columns:
-    """A quantity by term.
-
-    Raises:
-        ValueError: If no term has it.
-    """
+    """A quantity by term; a ValueError if no term has it."""
     kept = dict.fromkeys(history)
     metrics = {name: f"{quantity}/{name}" for name in history.terms}
     found = {name: history[metric] for name, metric in metrics.items() if metric in kept}
@@ -245,13 +233,14 @@ def _arranged(
     steps: Steps, columns: Columns, dotted: Collection[str] = ()
 ) -> tuple[Panels, list[Entry]]:
     """One panel for all terms and a legend if they are similar in size; otherwise one for each."""
-    if len(columns) == 1 or len(columns) > len(_COLORS) or not _are_similar(columns.values()):
-        look_of = {name: looks(0, dotted=name in dotted) for name in columns}
-        return {name: [(steps, columns[name], look)] for name, look in look_of.items()}, []
-    look_of = {name: looks(index, dotted=name in dotted) for index, name in enumerate(columns)}
-    return {"": [(steps, columns[name], look) for name, look in look_of.items()]}, [
-        *look_of.items()
-    ]
+    together = 1 < len(columns) <= len(_COLORS) and _are_similar(columns.values())
+    panels: Panels = {}
+    entries: list[Entry] = []
+    for index, (name, column) in enumerate(columns.items()):
+        look = looks(index if together else 0, dotted=name in dotted)
+        panels.setdefault("" if together else name, []).append((steps, column, look))
+        entries.append((name, look))
+    return panels, entries if together else []
 
 
 def _largest(columns: Columns) -> tuple[dict[str, Look], list[Entry]]:
@@ -259,15 +248,9 @@ def _largest(columns: Columns) -> tuple[dict[str, Look], list[Entry]]:
     sizes = {name: np.nan_to_num(column).mean() for name, column in columns.items()}
     ranked = sorted(sizes, key=lambda name: -sizes[name])
     large = set(ranked if len(ranked) <= len(_COLORS) else ranked[: len(_COLORS) - 1])
-    kept = [name for name in columns if name in large]
-    look_of = {name: looks(index) for index, name in enumerate(kept)}
-    others = len(columns) - len(kept)
-    return look_of, [*look_of.items(), *([(f"{others} others", {"color": _REST})] * bool(others))]
-
-
-def _is_positive(columns: Iterable[Values]) -> bool:
-    numbers = _numbers(columns)
-    return bool(len(numbers) and numbers.min() > 0)
+    look_of = {name: looks(i) for i, name in enumerate(name for name in columns if name in large)}
+    rest = [(f"{len(columns) - len(large)} others", {"color": _REST})]
+    return look_of, [*look_of.items(), *(rest if len(large) < len(columns) else ())]
 
 
 def _are_similar(columns: Iterable[Values]) -> bool:
@@ -292,20 +275,9 @@ def _picture(panels: Panels, entries: Sequence[Entry], quantity: str, width: flo
 
 
 def _figure(
-    width: float,
-    panels: Sequence[tuple[str, Callable[[Axes], None]]],
-    entries: Sequence[Entry],
-    *,
-    small: bool = False,
+    width: float, panels: Sequence[Painter], entries: Sequence[Entry], *, small: bool = False
 ) -> Figure:
-    """A figure of panels in a grid, with a legend below. Only the fonts are of the user's style.
-
-    A panel is its title and a function that draws in it. `small` panels are side by side, if the
-    width allows it.
-
-    Raises:
-        ImportError: Without matplotlib (extra `plot`).
-    """
+    """Panels in a grid (`small` ones side by side), with a legend below, in the user's fonts."""
     try:
         import matplotlib as mpl  # noqa: PLC0415  # an extra
         from matplotlib import style  # noqa: PLC0415
@@ -348,13 +320,10 @@ def _figure(
             axes[0].set_xlim(left - 1, right + 1)
         if entries:
             handles: list[Artist] = [Line2D([], [], **look) for _, look in entries]
-            names = ["."] * len(
-                entries
-            )  # replaced below, because names that begin with _ are hidden
-            below = figure.legend(
-                handles, names, loc="outside lower left", ncols=beside, borderpad=0
-            )
-            for text, (name, _) in zip(below.get_texts(), entries, strict=True):
+            # The names are set afterwards: one that begins with _ was hidden up to matplotlib 3.9.
+            dots = ["."] * len(entries)
+            key = figure.legend(handles, dots, loc="outside lower left", ncols=beside, borderpad=0)
+            for text, (name, _) in zip(key.get_texts(), entries, strict=True):
                 text.set_parse_math(False)  # a name may contain dollars
                 text.set_text(_shortened(name, width - 0.55))
         return figure
@@ -373,9 +342,9 @@ def _shortened(name: str, inches: float) -> str:
 def _draw(lines: Sequence[Line], quantity: str, label: str, panel: Axes) -> None:
     """Lines with gaps at missing values, where a value between gaps is a point.
 
-    The scale is logarithmic if a linear one does not show all values. A linear scale of weights
-    includes 0.
+    The scale is logarithmic if a linear one hides values; a linear scale of weights includes 0.
     """
+    panel.set_ylabel(label)
     for steps, column, look in lines:
         values = np.where(np.isfinite(column), column, np.nan)
         panel.plot(steps, values, **look)
@@ -384,14 +353,13 @@ def _draw(lines: Sequence[Line], quantity: str, label: str, panel: Axes) -> None
         panel.plot(steps[alone], values[alone], color=look["color"], linestyle="", marker=".")
     columns = [column for _, column, _ in lines]
     numbers, from_zero = _numbers(columns), quantity == "weight"
-    if _is_positive(columns) and not (from_zero and _are_similar(columns)):
+    if not len(numbers):
+        return
+    if numbers.min() > 0 and not (from_zero and _are_similar(columns)):
         if numbers.max() >= _DECADES * numbers.min():
             panel.set_yscale("log")
-    elif from_zero and len(numbers):
-        panel.set_ylim(bottom=min(0.0, numbers.min() * 1.05))
-        if numbers.max() < 0:
-            panel.set_ylim(top=0.0)
-    panel.set_ylabel(label)
+    elif from_zero:
+        panel.set_ylim(min(0.0, numbers.min() * 1.05), 0.0 if numbers.max() < 0 else None)
 
 
 def _stack(steps: Steps, columns: Columns, look_of: Mapping[str, Look], panel: Axes) -> None:
@@ -401,18 +369,17 @@ def _stack(steps: Steps, columns: Columns, look_of: Mapping[str, Look], panel: A
     """
     from matplotlib.ticker import PercentFormatter  # noqa: PLC0415  # an extra
 
-    colors = [look["color"] for look in look_of.values()]
-    shares = [np.nan_to_num(columns[name]) for name in look_of]  # a missing term has none
-    if others := [np.nan_to_num(columns[name]) for name in columns if name not in look_of]:
-        shares.append(np.sum(others, axis=0))
-        colors.append(_REST)
+    colors = [*(look["color"] for look in look_of.values()), _REST]
+    shares = [np.nan_to_num(columns[name]) for name in look_of]  # 0 for a missing term
+    others = [np.nan_to_num(columns[name]) for name in columns if name not in look_of]
+    shares += [np.sum(others, axis=0)] if others else []
     firsts = np.arange(0, len(steps), math.ceil(len(steps) / _AREAS))
     sums = np.add.reduceat(np.array(shares), firsts, axis=1)
     totals = sums.sum(axis=0)
     heights = sums / np.where(totals > 0, totals, np.nan)
     last = np.median(np.diff(steps)) if len(steps) > 1 else 1
     edges = np.append(steps[firsts], steps[-1] + last)
-    for top, height, color in zip(np.cumsum(heights, axis=0), heights, colors, strict=True):
+    for top, height, color in zip(np.cumsum(heights, axis=0), heights, colors, strict=False):
         area: Look = {"facecolor": color, "edgecolor": "w", "linewidth": 0.5}  # for equal grays
         panel.stairs(top, edges, baseline=top - height, fill=True, **area)
     panel.set_ylim(0, 1)

@@ -91,11 +91,11 @@ class LossConfig(Declaration):
                     f"{name!r} has no value, and {quoted(fields)} are next to it: in YAML, indent "
                     f"the fields of {name!r} below it"
                 )
-        if isinstance(terms, list | tuple):
-            if repeated := {name for name in terms if terms.count(name) > 1}:
-                raise ValueError(f"listed twice: {quoted(sorted(repeated))}; keep one")
-            return dict.fromkeys(terms, 1.0)
-        return terms
+        if not isinstance(terms, list | tuple):
+            return terms
+        if repeated := {name for name in terms if terms.count(name) > 1}:
+            raise ValueError(f"listed twice: {quoted(sorted(repeated))}; keep one")
+        return dict.fromkeys(terms, 1.0)
 
     @field_validator("ignore", mode="before")
     @classmethod

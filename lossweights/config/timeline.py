@@ -57,9 +57,7 @@ class Timeline:
         }
         self._last_start = max(self.starts.values())
         self._skippable = {
-            name: column
-            for column, name in enumerate(self.names)
-            if config.terms[name].when_zero == "skip"
+            name: i for i, name in enumerate(self.names) if config.terms[name].when_zero == "skip"
         }
         self.is_patterned = bool(self._last_start or self._skippable)
         self.fields: dict[str, dict[str, int]] = {}
