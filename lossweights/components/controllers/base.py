@@ -16,8 +16,9 @@ class Controller(Component):
 
     State is declared by `init` and owned by the criterion, which saves and moves it and keeps it
     equal over ranks. Once per optimizer step `update` is called with the mean of the values seen
-    since the last one; if no finite value was seen, its changes are discarded. A field typed as `Schedule`
-    reads a number or a schedule; its value is `now["field"]`. `now.terms` has the term's name.
+    since the last one; if no finite value was seen, its changes are discarded. A field typed as
+    `Schedule` reads a number or a schedule; its value is `now["field"]`. `now.terms` has the term's
+    name.
 
     Args:
         source: Watched in place of the term itself: another term, or a metric that is passed to
