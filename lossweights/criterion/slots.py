@@ -40,10 +40,7 @@ class Slot:
         terms: tuple[str, ...],
         state: State,
     ) -> None:
-        self.place = place
-        self.component = component
-        self.terms = terms
-        self.state = state
+        self.place, self.component, self.terms, self.state = place, component, terms, state
         self.now = self._inside = StepContext({}, terms=terms)
         self._learned = [key for key, t in state.items() if isinstance(t, nn.Parameter)]
         self._penalty = (
@@ -145,19 +142,16 @@ class Slot:
             raise RuntimeError(_other_keys(self.place, state, copies))
         for key, tensor in self.state.items():
             new = state[key]
-            if new is copies[key] and version(new) == 0:
-                continue  # unchanged; a backward pass may still need a learned tensor
             if new.shape != tensor.shape:
                 raise RuntimeError(
                     f"{self.place}: update() gives {key!r} shape {tuple(new.shape)}, init() gave "
                     f"it {tuple(tensor.shape)}: keep the shape"
                 )
             mask = valid if tensor.ndim or not valid.ndim else valid.any()
-            if key in self._learned:
-                with torch.no_grad():
-                    tensor.copy_(torch.where(mask, new, tensor))
-            else:
+            if key not in self._learned:
                 torch.where(mask, new, tensor, out=tensor)
+            elif new is not copies[key] or version(new):  # else a backward pass may need it
+                tensor.copy_(torch.where(mask, new, tensor))
 
     def check(self, device: torch.device) -> None:
         """Calls the component once, and checks what it returns.
@@ -170,10 +164,10 @@ class Slot:
             return
         n = len(self.terms)
         shape = () if isinstance(component, Controller) else (n,)
-        now, home = self.now, device
+        now = self.now
         values = torch.full(shape, 1.0 if component.instant else torch.nan, device=device)
         if isinstance(component, GradientBalancer):
-            now = now.with_gradients(orthonormal(self.terms, home))
+            now = now.with_gradients(orthonormal(self.terms, device))
         with torch.no_grad():
             weights = component.weigh(values, self.state, now)
             self._check_weights(weights, shape, "weigh")
@@ -192,12 +186,9 @@ class Slot:
                 f"needed: {'one number for each term' if shape else 'one number'}"
             )
         if not weights.is_meta and not weights.isfinite().all():
-            instant = getattr(self.component, "instant", False)
-            hint = (
-                ""
-                if instant or method != "weigh"
-                else ": weigh() reads the losses only in a class with `instant = True`"
-            )
+            hint = ""
+            if method == "weigh" and not getattr(self.component, "instant", False):
+                hint = ": weigh() reads the losses only in a class with `instant = True`"
             raise ConfigError(f"{place}: {method}() of {kind} returns {weights.tolist()}{hint}")
 
 
