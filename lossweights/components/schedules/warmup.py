@@ -10,13 +10,11 @@ from lossweights.components.schedules.shapes import LinearShape, Shape, Values, 
 class Warmup(DelayedSchedule, kind="warmup"):
     r"""From 0 to 1 along `shape`, then flat: $w(t) = f(\min(t / T, 1))$.
 
-    Linear over the first part of training, this is the monotonic annealing of the KL term of
-    Bowman et al. 2016 (K16-1002), who used a sigmoid.
+    The monotonic annealing of a KL term: Bowman et al. 2016 (K16-1002), who used a sigmoid.
 
     Args:
         over: Length $T$ of the warm-up; if it is 0, the weight is 1 from the first step.
         shape: $f$: linear, cosine, sigmoid, exponential, power, hold, or one with options.
-        delay: Time at 0 before the warm-up begins.
 
     >>> Warmup(over="4 steps", delay="2 steps")([0, 2, 3, 6, 99])
     array([0.  , 0.  , 0.25, 1.  , 1.  ])
