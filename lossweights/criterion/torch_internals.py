@@ -1,12 +1,13 @@
 """Private functions of torch that the package uses, all in one place.
 
-Torch may change them in any release, and has no public function for what they do. A release that
-breaks one of them is to be dealt with here and nowhere else. Nothing here imports from the package.
+Torch may change them in any release, and has no public function for what they do. Nothing here
+imports from the package.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -35,40 +36,30 @@ def version(tensor: Tensor) -> int:
 
 
 def after_backward(call: Callable[[], None]) -> None:
-    """Runs `call` at the end of the backward pass that is running, after all that is queued.
-
-    Raises:
-        RuntimeError: Outside a backward pass.
-    """
+    """Runs `call` at the end of the backward pass that is running, after everything queued."""
     torch.autograd.Variable._execution_engine.queue_callback(call)  # noqa: SLF001
 
 
-def output_dtypes(node: Node) -> list[torch.dtype]:
-    """The dtypes of the results that a node of the graph belongs to.
+def dtypes(node: Node) -> list[torch.dtype]:
+    """The dtypes of the results of a node of the graph.
+
+    Of those inside a compiled function, only the dtypes of the tensors that it saved are known.
 
     >>> x = torch.ones(2, requires_grad=True)
-    >>> output_dtypes(x.half().grad_fn)
+    >>> dtypes(x.half().grad_fn)
     [torch.float16]
     """
-    return [part.dtype for part in node._input_metadata]  # noqa: SLF001
+    found = [part.dtype for part in node._input_metadata]  # noqa: SLF001
+    if is_compiled(node):
+        with suppress(RuntimeError):  # freed, or changed in place: taking the gradients raises it
+            saved = node.saved_tensors  # type: ignore[attr-defined]
+            found += [tensor.dtype for tensor in saved if tensor is not None]
+    return found
 
 
 def is_compiled(node: Node) -> bool:
-    """Whether a node of the graph stands for a whole function that `torch.compile` compiled."""
+    """Whether a node of the graph is a whole function that `torch.compile` compiled."""
     return node.name() == "CompiledFunctionBackward"
-
-
-def saved_dtypes(node: Node) -> list[torch.dtype]:
-    """The dtypes of the tensors that a compiled function keeps for its backward pass.
-
-    Args:
-        node: For which `is_compiled` is true.
-
-    Raises:
-        RuntimeError: If they were freed by a backward pass, or changed in place.
-    """
-    saved = node.saved_tensors  # type: ignore[attr-defined]
-    return [tensor.dtype for tensor in saved if tensor is not None]
 
 
 def donates_buffers() -> bool:
@@ -81,7 +72,7 @@ def donates_buffers() -> bool:
 
 
 def is_reentrant_checkpoint(node: Node) -> bool:
-    """Whether a node of the graph stands for a part under reentrant checkpointing."""
+    """Whether a node of the graph is a part under reentrant checkpointing."""
     return node.name() == "CheckpointFunctionBackward"
 
 
