@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +14,6 @@ from lossweights.components.context import State
 from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.indexing import is_finite
 from lossweights.errors import did_you_mean, quoted
-
-
-class Means(NamedTuple):
-    """Means over the forward passes of a step, and over the ranks.
-
-    Args:
-        values: One for each channel; nan if nothing was observed.
-        valid: Whether something was observed and all of it was finite.
-    """
-
-    values: Tensor
-    valid: Tensor
 
 
 class Observations:
@@ -78,7 +66,7 @@ class Observations:
             self._term_counts.add_(self._one)
             return
         for name, value in zip(given, values.unbind(), strict=True):
-            self._add(self.terms.index(name), value)
+            self._add(self.channel(name), value)
 
     def add_raws(self, raws: Mapping[str, Tensor]) -> None:
         """Adds values before the transform."""
@@ -109,13 +97,18 @@ class Observations:
         self._sums[channel].add_(value)
         self._counts[channel].add_(self._one)
 
-    def take(self, group: ProcessGroup) -> Means:
-        """The means of everything added on all ranks; the sums start over."""
+    def take(self, group: ProcessGroup) -> tuple[Tensor, Tensor]:
+        """The means of everything added on all ranks; the sums start over.
+
+        Returns:
+            A mean for each channel, nan if nothing was observed; and whether something was observed
+            and all of it was finite.
+        """
         totals = self.state["totals"]
         group.sum(totals)
         values = self._sums / self._counts  # 0 / 0 if nothing was observed; one nan spoils a mean
         totals.zero_()
-        return Means(values, is_finite(values))
+        return values, is_finite(values)
 
     def drop(self) -> None:
         """Drops everything added since the last step."""
@@ -133,14 +126,12 @@ class Observations:
 def _number(metric: str, value: Any, device: torch.device) -> Tensor | float:
     if isinstance(value, Real) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, Tensor | np.ndarray):
-        raise ValueError(f"metric {metric!r} is a number or a scalar tensor, found {value!r}")
-    tensor = torch.as_tensor(value)
-    if tensor.numel() != 1 or tensor.is_complex() or tensor.dtype is torch.bool:
-        raise ValueError(
-            f"metric {metric!r} is a number or a scalar tensor, found one of shape "
-            f"{tuple(tensor.shape)} and {tensor.dtype}"
-        )
-    tensor = tensor.detach().reshape(())
-    # A scalar on the host may be added anywhere, without waiting for the device.
-    return tensor if tensor.device.type == "cpu" else tensor.to(device)
+    found = repr(value)
+    if isinstance(value, Tensor | np.ndarray):
+        tensor = torch.as_tensor(value).detach()
+        if tensor.numel() == 1 and not tensor.is_complex() and tensor.dtype is not torch.bool:
+            # A scalar on the host may be added anywhere, without waiting for the device.
+            tensor = tensor.reshape(())
+            return tensor if tensor.device.type == "cpu" else tensor.to(device)
+        found = f"one of shape {tuple(tensor.shape)} and {tensor.dtype}"
+    raise ValueError(f"metric {metric!r} is a number or a scalar tensor, found {found}")
