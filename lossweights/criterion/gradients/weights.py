@@ -36,7 +36,6 @@ class GradientStep(NamedTuple):
         balance: The weights of the balanced terms present, shape (k,), float32.
         weights: The weights of all terms present on any rank, shape (m,).
         gradients: Statistics of those terms.
-        overflowed: 1 if any of the statistics is not finite, else 0; 0-dim.
         rows: The gradients themselves, multiplied by `scale`, for `heads: plain`.
         shared: What they were computed with respect to.
         scale: None for 1.
@@ -45,7 +44,6 @@ class GradientStep(NamedTuple):
     balance: Tensor
     weights: Tensor | None = None
     gradients: Gradients | None = None
-    overflowed: Tensor | float = 0.0
     rows: Rows | None = None
     shared: Shared | None = None
     scale: Tensor | None = None
@@ -63,8 +61,8 @@ class GradientWeights:
         tensors: The state. `weights` are those of the last step that computed gradients (1
             before), `computed` is 1 for terms that counted in such a step, `fresh` has sums and
             counts of the weights since then; `scale` multiplies float16 gradients, `overflows`
-            counts since the last step, `calm` the steps without one; and the sums of the
-            statistics that `update` reads.
+            counts since the last step, `calm` the steps without one; the other tensors are sums of
+            the statistics that `update` reads.
         is_due: Whether the next forward pass computes gradients.
         is_frozen: Whether the weights are held until `freeze` ends.
         has_new: Whether gradients were computed since the last step.
@@ -79,17 +77,16 @@ class GradientWeights:
         needs = self.balancer.statistics
         self._sums = needs if type(self.balancer).update is not GradientBalancer.update else ()
         self._collector = Collector(self.names, needs, group, may_lack=may_lack)
+        shapes: dict[str, tuple[int, ...]] = {"computed": (n,), "fresh": (2, n)}
+        shapes |= {"calm": (), "overflows": ()} | (
+            {"pairs": (n, n)} if "gramian" in self._sums else {}
+        )
         self.tensors: State = {
             "weights": torch.ones(n, dtype=torch.float32),
-            "computed": torch.zeros(n, dtype=torch.float32),
-            "fresh": torch.zeros(2, n, dtype=torch.float32),
             "scale": torch.full((), _FIRST_SCALE, dtype=torch.float32),
-            "calm": torch.zeros((), dtype=torch.float32),
-            "overflows": torch.zeros((), dtype=torch.float32),
+            **{key: torch.zeros(shape, dtype=torch.float32) for key, shape in shapes.items()},
             **zeros(self._sums, n),
         }
-        if "gramian" in self._sums:
-            self.tensors["pairs"] = torch.zeros(n, n, dtype=torch.float32)
         self._active = frozenset(self.names)
         self._computed: frozenset[str] = frozenset()  # the same as the tensor, on the host
         self.is_due, self.is_frozen, self.has_new = True, False, False
@@ -137,21 +134,15 @@ class GradientWeights:
             )
         found = None if shared is None else Shared(shared)
         rows, scale = ({}, None) if found is None else self._rows(losses, found)
-        weights = gradients = None
-        if computes:
-            if vector.device.type == "mps":
-                raise RuntimeError(_NO_FLOAT64)
-            gradients, seen = self._collector.collect(rows, vector.float(), found, scale)
-            weights = self._weights(seen, gradients)
-            balance = take(weights, [gradients.names.index(name) for name in names])
-            observed = list(gradients.found.values())
-        else:
-            balance = self.current(names)
-            observed = [part for row in rows.values() for part in row if part is not None]
-        overflowed = 0.0 if scale is None else all_finite(*observed).logical_not()
-        if not self._keeps_rows:
-            return GradientStep(balance, weights, gradients, overflowed, scale=scale)
-        return GradientStep(balance, weights, gradients, overflowed, rows, found, scale)
+        kept = (rows, found, scale) if self._keeps_rows else (None, None, scale)
+        if not computes:
+            return GradientStep(self.current(names), None, None, *kept)
+        if vector.device.type == "mps":
+            raise RuntimeError(_NO_FLOAT64)
+        gradients, seen = self._collector.collect(rows, vector.float(), found, scale)
+        weights = self._weights(seen, gradients)
+        balance = take(weights, [gradients.names.index(name) for name in names])
+        return GradientStep(balance, weights, gradients, *kept)
 
     def _rows(self, losses: Mapping[str, Tensor], shared: Shared) -> tuple[Rows, Tensor | None]:
         """The gradients of some terms, with what they are multiplied by."""
@@ -183,7 +174,9 @@ class GradientWeights:
         """Adds what a training forward pass computed."""
         if step.scale is not None:
             self._has_scaled = True
-            self.tensors["overflows"] += step.overflowed
+            rows = (part for row in (step.rows or {}).values() for part in row if part is not None)
+            found = step.gradients.found.values() if step.gradients else rows
+            self.tensors["overflows"] += all_finite(*found).logical_not()
         if step.weights is None or step.gradients is None:
             return
         self.has_new = True
@@ -200,13 +193,8 @@ class GradientWeights:
     def show(self, step: int, horizon: Horizon, inactive: Collection[str]) -> None:
         """Decides whether the forward passes of a step compute gradients.
 
-        They do when `every` says so, and if a term counts that never counted in a step that
-        computed gradients: its weight is not known yet.
-
-        Args:
-            step: The step.
-            horizon: The length of training.
-            inactive: The terms that do not count in it.
+        They do when `every` says so, and if a term counts (is not `inactive`) that never counted in
+        a step that computed gradients: its weight is not known yet.
         """
         length = max(1, horizon.steps(self.balancer.every))
         self._active = frozenset(self.names).difference(inactive)
