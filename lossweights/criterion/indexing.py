@@ -16,8 +16,7 @@ def take(tensor: Tensor, where: Sequence[int], axes: int = 1) -> Tensor:
     """Some entries of each of the last axes; the tensor itself if all are taken in order.
 
     Args:
-        tensor: Its last `axes` axes have one size. One with fewer axes, such as a scalar, is taken
-            whole in the others.
+        tensor: Its last `axes` axes have one size; it may have fewer, such as a scalar.
         where: The entries, in any order.
         axes: How many axes; 2 for a matrix with a row and a column for each entry.
 
@@ -35,13 +34,12 @@ def take(tensor: Tensor, where: Sequence[int], axes: int = 1) -> Tensor:
 
 
 def put(values: Tensor, where: Sequence[int], size: int) -> Tensor:
-    """The opposite of `take`: the entries on each axis, and 0 elsewhere.
+    """The opposite of `take` on all axes, with 0 elsewhere; `values` itself if all are in order.
 
     Args:
         values: The entries, in the order of `where` on each axis.
         where: Their places, each once.
-        size: The length of each axis of the result. If all entries are there in order, it is
-            `values` itself.
+        size: The length of each axis of the result.
 
     >>> put(torch.ones(2, 2), [0, 2], 3)
     tensor([[1., 0., 1.],

@@ -19,18 +19,14 @@ from lossweights.errors import did_you_mean, quoted
 class Observations:
     """Sums of observed values, one channel each, at fixed addresses.
 
-    The channels are the terms' values, in sorted order, then the values before the transform of
-    some terms, then metrics.
-
     Args:
-        terms: The terms, sorted.
-        raws: Terms whose value before the transform is observed too.
+        terms: The terms, sorted, whose values have the first channels.
+        raws: Terms whose value before the transform is observed too, in the next channels.
         metrics: Metrics that `criterion.observe` takes by name.
 
     Attributes:
         names: What each channel observes.
-        state: The table of tensors: `totals` has sums and counts in one tensor, so that one
-            collective reduces both.
+        state: `totals` has sums and counts in one tensor, so that one collective reduces both.
     """
 
     def __init__(self, terms: Sequence[str], raws: Sequence[str], metrics: Sequence[str]) -> None:
@@ -75,11 +71,7 @@ class Observations:
                 self._add(self.channel_of_raw(name), raws[name].detach())
 
     def add_metrics(self, metrics: Mapping[str, Tensor | float], device: torch.device) -> None:
-        """Adds values of metrics; none of them if one is refused.
-
-        Raises:
-            ValueError: For an unknown metric, and for a value that is not a number.
-        """
+        """Adds values of metrics; none if one is unknown or no number, which is a ValueError."""
         for name in metrics:
             if name not in self.metrics:
                 what = "not observed"
@@ -98,12 +90,7 @@ class Observations:
         self._counts[channel].add_(self._one)
 
     def take(self, group: ProcessGroup) -> tuple[Tensor, Tensor]:
-        """The means of everything added on all ranks; the sums start over.
-
-        Returns:
-            A mean for each channel, nan if nothing was observed; and whether something was observed
-            and all of it was finite.
-        """
+        """The mean of each channel over the ranks, and where it is finite; the sums start over."""
         totals = self.state["totals"]
         group.sum(totals)
         values = self._sums / self._counts  # 0 / 0 if nothing was observed; one nan spoils a mean

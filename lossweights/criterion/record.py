@@ -32,7 +32,7 @@ class Parts(NamedTuple):
         values: The terms present.
         weights: Their weights, as far as they are known before the forward pass.
         factors: What multiplies these weights; None for 1.
-        penalties: Added to the values, in the same measure; None if there are none.
+        penalties: Added to `factors` times the values; None if there are none.
         gradients: What was computed from gradients.
     """
 
@@ -77,12 +77,7 @@ class ForwardRecord:
         return self._last is not None and self.step is None
 
     def add(self, parts: Parts, skipped: frozenset[str]) -> None:
-        """Keeps the parts of a total, without waiting for the device.
-
-        Args:
-            parts: The parts.
-            skipped: Terms that are left out of the sum.
-        """
+        """Keeps the parts of a total, `skipped` terms are not in it; the host never waits."""
         _, (names, raws, losses, vector), weights, factors, penalties, _ = parts
         self.names = names
         looks = torch.compiler.is_compiling()  # a graph is traced once, and counts nothing

@@ -53,7 +53,7 @@ class Breakdown:
         skipped: Collection[str],
         order: Iterable[str],
     ) -> Breakdown:
-        """From the terms of a forward pass.
+        """The parts of a forward pass, whose terms are shown in the given order.
 
         Args:
             names: The terms present.
@@ -62,7 +62,7 @@ class Breakdown:
             weights: Their weights, a vector.
             penalties: What was added to their weighted values; None if nothing was.
             skipped: Those that are left out of the sum, whatever their value.
-            order: The order in which to show them.
+            order: All terms.
         """
         where = {name: names.index(name) for name in order if name in names}
 

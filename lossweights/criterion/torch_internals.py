@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+# Names of nodes of a graph: a whole function that `torch.compile` compiled, and a part under
+# reentrant checkpointing.
+COMPILED, REENTRANT = "CompiledFunctionBackward", "CheckpointFunctionBackward"
+
 
 def inside_func_transform() -> bool:
     """Whether a transform of `torch.func` (`grad`, `vmap`, `functional_call` in them) is running.
 
-    >>> inside_func_transform()
-    False
     >>> torch.func.vmap(lambda x: x + inside_func_transform())(torch.zeros(2))
     tensor([1., 1.])
     """
@@ -50,35 +51,22 @@ def dtypes(node: Node) -> list[torch.dtype]:
     [torch.float16]
     """
     found = [part.dtype for part in node._input_metadata]  # noqa: SLF001
-    if is_compiled(node):
+    if node.name() == COMPILED:
         with suppress(RuntimeError):  # freed, or changed in place: taking the gradients raises it
             saved = node.saved_tensors  # type: ignore[attr-defined]
             found += [tensor.dtype for tensor in saved if tensor is not None]
     return found
 
 
-def is_compiled(node: Node) -> bool:
-    """Whether a node of the graph is a whole function that `torch.compile` compiled."""
-    return node.name() == "CompiledFunctionBackward"
-
-
 def donates_buffers() -> bool:
     """Whether compiled functions may free their buffers in their first backward pass.
 
-    A second backward pass through the same graph then fails. Torch loads this setting with its
-    compiler, so it can be read only after something was compiled.
+    Torch loads this setting with its compiler, so it can be read only after something was compiled.
     """
     return bool(torch._functorch.config.donated_buffer)  # noqa: SLF001
 
 
-def is_reentrant_checkpoint(node: Node) -> bool:
-    """Whether a node of the graph is a part under reentrant checkpointing."""
-    return node.name() == "CheckpointFunctionBackward"
-
-
-def data_parallel_module(node: Node) -> Any:
-    """The `DistributedDataParallel` whose outputs pass through a node of the graph, or None.
-
-    It has such a node with `static_graph=True` or `find_unused_parameters=True`.
-    """
-    return node.ddp_weakref() if node.name() == "_DDPSinkBackward" else None  # type: ignore[attr-defined]
+def is_static_graph(node: Node) -> bool:
+    """Whether outputs of a `DistributedDataParallel(static_graph=True)` pass through a node."""
+    is_sink = node.name() == "_DDPSinkBackward"
+    return is_sink and bool(getattr(node.ddp_weakref(), "static_graph", False))  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ def check_graph(losses: Mapping[str, Tensor], shared: Shared) -> bool:
     """Finds in the graph what would make the gradients of single terms wrong without an error.
 
     Args:
-        losses: The terms, with their graph. One that needs no gradient is skipped.
+        losses: The terms, with their graph. Those that need no gradient are skipped.
         shared: The tensors that the gradients are taken with respect to.
 
     Returns:
@@ -53,29 +53,27 @@ def check_graph(losses: Mapping[str, Tensor], shared: Shared) -> bool:
 
     Raises:
         ValueError: For a term that does not depend on any of the tensors.
-        RuntimeError: For a part of the model whose gradients would be wrong, with what to write
-            instead.
+        RuntimeError: For a part of the model whose gradients would be wrong.
     """
     targets = {_edge(tensor) for tensor in shared.tensors}
     paths = {n: _path(loss, targets) for n, loss in losses.items() if loss.requires_grad}
     shared.refuse_apart([name for name, (_, reached) in paths.items() if not reached], losses)
     nodes = {node for found, _ in paths.values() for node in found}
-    all_reached = {edge for _, reached in paths.values() for edge in reached}
-    for node in nodes:
-        model = torch_internals.data_parallel_module(node)
-        if model is not None and model.static_graph:
-            raise RuntimeError(
-                "DistributedDataParallel(static_graph=True) takes the gradients of single terms "
-                "for its first backward pass, and would not average those of the real one: call "
-                "the criterion inside the wrapped module, as in DistributedDataParallel("
-                "criterion.wrap(model), static_graph=True), or leave static_graph out"
-            )
-    if all_reached != targets and any(map(torch_internals.is_reentrant_checkpoint, nodes)):
+    kinds = {node.name() for node in nodes}
+    if any(map(torch_internals.is_static_graph, nodes)):
+        raise RuntimeError(
+            "DistributedDataParallel(static_graph=True) takes the gradients of single terms for "
+            "its first backward pass, and would not average those of the real one: call the "
+            "criterion inside the wrapped module, as in DistributedDataParallel("
+            "criterion.wrap(model), static_graph=True), or leave static_graph out"
+        )
+    reached_by_any = {edge for _, reached in paths.values() for edge in reached}
+    if torch_internals.REENTRANT in kinds and reached_by_any != targets:
         raise RuntimeError(
             "reentrant checkpointing hides parameters that are given as shared=: write "
             "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
         )
-    if any(map(torch_internals.is_compiled, nodes)) and torch_internals.donates_buffers():
+    if torch_internals.COMPILED in kinds and torch_internals.donates_buffers():
         warn(
             "a compiled part of the model may free its buffers in its first backward pass, and "
             "fail in the second (as it does with a batch of another size): write import "

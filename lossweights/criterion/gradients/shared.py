@@ -108,9 +108,7 @@ class Shared:
         return torch.is_autocast_enabled(kind) or any(t.element_size() < 4 for t in self.tensors)
 
     def rows(self, losses: Mapping[str, Tensor], scale: Tensor | None = None) -> Rows:
-        """The gradients of each term with respect to `tensors`, by name, in the same order.
-
-        None instead of a gradient means that the term does not depend on that tensor.
+        """The gradients of each term with respect to `tensors`; None if it does not depend on one.
 
         Args:
             losses: Scalars with their graph, which is kept.

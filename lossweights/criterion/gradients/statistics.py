@@ -33,9 +33,8 @@ class Collector:
     """Computes the statistics that a balancer needs.
 
     Sums are computed in float64: squares of 1e-30 do not vanish, squares of 1e30 do not overflow,
-    and gradients that are nearly parallel stay apart. Autocast and
-    `torch.set_float32_matmul_precision`, which round the factors of products in float32, change
-    nothing.
+    gradients that are nearly parallel stay apart, and neither autocast nor
+    `torch.set_float32_matmul_precision` rounds the factors of products.
 
     Args:
         names: All terms that the balancer weighs, sorted; the same on every rank.
@@ -67,12 +66,8 @@ class Collector:
             rows: The gradients of the terms that were given on this rank, by name.
             losses: The values of these terms, detached, shape (k,), float32. The statistics are
                 on the same device.
-            shared: The tensors that the gradients were taken with respect to; None if no term was
-                given.
+            shared: What the gradients were taken with respect to; None if no term was given.
             scale: What the gradients were multiplied by; None for 1.
-
-        Raises:
-            ValueError: If norms of items are needed, and the tensors have no common batch axis.
         """
         has_ranks, device = self._group.count > 1, losses.device
         of_features = shared is None or shared.are_features

@@ -77,16 +77,17 @@ class GradientWeights:
         needs = self.balancer.statistics
         self._sums = needs if type(self.balancer).update is not GradientBalancer.update else ()
         self._collector = Collector(self.names, needs, group, may_lack=may_lack)
-        shapes: dict[str, tuple[int, ...]] = {"computed": (n,), "fresh": (2, n)}
-        shapes |= {"calm": (), "overflows": ()} | (
-            {"pairs": (n, n)} if "gramian" in self._sums else {}
-        )
         self.tensors: State = {
             "weights": torch.ones(n, dtype=torch.float32),
+            "computed": torch.zeros(n, dtype=torch.float32),
+            "fresh": torch.zeros(2, n, dtype=torch.float32),
             "scale": torch.full((), _FIRST_SCALE, dtype=torch.float32),
-            **{key: torch.zeros(shape, dtype=torch.float32) for key, shape in shapes.items()},
+            "calm": torch.zeros((), dtype=torch.float32),
+            "overflows": torch.zeros((), dtype=torch.float32),
             **zeros(self._sums, n),
         }
+        if "gramian" in self._sums:
+            self.tensors["pairs"] = torch.zeros(n, n, dtype=torch.float32)
         self._active = frozenset(self.names)
         self._computed: frozenset[str] = frozenset()  # the same as the tensor, on the host
         self.is_due, self.is_frozen, self.has_new = True, False, False
@@ -97,10 +98,7 @@ class GradientWeights:
     # In a forward pass
 
     def current(self, names: Sequence[str]) -> Tensor:
-        """The weights of some terms without new gradients, shape (k,).
-
-        The mean of those of the forward passes since the last step, or those of that step.
-        """
+        """The weights of some terms, shape (k,): means since the last step, or those of that step."""
         weights = self._mean() if self.has_new else self.tensors["weights"].clone()
         return take(weights, self._where(names))
 
@@ -116,11 +114,7 @@ class GradientWeights:
         Args:
             losses: Their values by name, sorted, with their graph.
             vector: The same as one vector, detached.
-            shared: What they depend on.
-
-        Raises:
-            ValueError: If `shared` is needed and missing, or a term does not depend on it.
-            RuntimeError: If torch cannot compute the gradients.
+            shared: What they depend on; if it is needed and missing, a ValueError is raised.
         """
         names = tuple(losses)
         computes = self.is_due and not self.is_frozen
@@ -162,10 +156,8 @@ class GradientWeights:
         last = self.current(gradients.names)
         if not gradients.names:
             return last
-        state, pairs = self._slot.state, self.balancer.pairs
-        if len(gradients.names) < len(self.names):
-            where = self._where(gradients.names)
-            state = {k: take(t, where, axes=2 if k in pairs else 1) for k, t in state.items()}
+        where, pairs, state = self._where(gradients.names), self.balancer.pairs, self._slot.state
+        state = {k: take(t, where, axes=2 if k in pairs else 1) for k, t in state.items()}
         weights = self.balancer.weigh(losses, state, self._slot.now.with_gradients(gradients))
         weights = weights.to(last)
         return torch.where(all_finite(weights, *gradients.found.values()), weights, last)
