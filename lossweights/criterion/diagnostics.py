@@ -12,8 +12,8 @@ _MOST_STEPS = 1_000_000  # in a longer training, this many steps are evaluated, 
 
 
 def describe(config: LossConfig, horizon: Horizon) -> str:
-    """One line a term: its factors, where its weight starts, peaks and ends."""
-    lines = [_training(horizon), f"evaluation: {_evaluation(config)}"]
+    """One line a term: its factors, and where its weight starts, peaks and ends."""
+    lines = [f"training: {_training(horizon)}", f"evaluation: {_evaluation(config)}"]
     if config.balancer is not None:
         lines.append(f"balancer: {config.balancer!r}, of {quoted(config.balanced_names)}")
     width = max(map(len, config.terms))
@@ -24,23 +24,20 @@ def describe(config: LossConfig, horizon: Horizon) -> str:
 def _training(horizon: Horizon) -> str:
     total = horizon.total_steps
     if total is None:
-        return "training: total_steps is not known yet"
+        return "total_steps is not known yet"
     if isinstance(total, Duration):
-        return f"training: {total}, steps_per_epoch is not known yet"
-    each = f", {horizon.steps_per_epoch} an epoch" if horizon.steps_per_epoch else ""
-    return f"training: {total} steps{each}"
+        return f"{total}, steps_per_epoch is not known yet"
+    return f"{total} steps" + (f", {n} an epoch" if (n := horizon.steps_per_epoch) else "")
 
 
 def _evaluation(config: LossConfig) -> str:
     if isinstance(config.eval_weights, dict):
         given = ", ".join(f"{name} {weight:g}" for name, weight in config.eval_weights.items())
         return f"{given}, the others with their final weight"
-    steered = any(term.controller is not None for term in config.terms.values())
-    still = ", controllers and balancer at 1" if config.balancer or steered else ""
-    return {
-        "final": f"each term with its final weight{still}",
-        "current": "each term as in training",
-    }[config.eval_weights]
+    if config.eval_weights == "current":
+        return "each term as in training"
+    adapts = config.balancer or any(term.controller for term in config.terms.values())
+    return f"each term with its final weight{', controllers and balancer at 1' if adapts else ''}"
 
 
 def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
@@ -51,19 +48,16 @@ def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
         text += f": {_course(config, name, horizon)}"
     except HorizonError as error:
         text += f": not known yet, {_reason(error, name)}"
-    except ValueError as error:  # of a step that is still far off
+    except ValueError as error:  # at a step that is still far off
         text += f": its schedule fails: {_reason(error, name)}"
-    if term.transform is not None:
-        text += f"; its value through {term.transform!r}"
-    if config.balancer is not None and not term.is_balanced:
-        text += "; not balanced"
-    if term.optional:
-        text += "; optional"
-    if term.reduction is not None:
-        text += f"; reduced by {term.reduction}"
-    if term.when_zero == "skip":
-        text += "; left out of the sum while its weight is 0"
-    return text
+    notes = {
+        f"its value through {term.transform!r}": term.transform is not None,
+        "not balanced": config.balancer is not None and not term.is_balanced,
+        "optional": term.optional,
+        f"reduced by {term.reduction}": term.reduction is not None,
+        "left out of the sum while its weight is 0": term.when_zero == "skip",
+    }
+    return "; ".join([text, *(note for note, holds in notes.items() if holds)])
 
 
 def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
@@ -71,8 +65,7 @@ def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
     column = weight_of(config, name, horizon)
     dormant = f"dormant until step {column.start}, then " if column.start else ""
     if term.controller is not None:
-        observed = "its own value" if term.controller.source is None else term.controller.source
-        return f"{dormant}steered by {observed}"
+        return f"{dormant}steered by {term.controller.source or 'its own value'}"
     if term.schedule is None:
         return f"{dormant}constant"
     steps = column.shown(_MOST_STEPS)
@@ -107,9 +100,9 @@ def audit(config: LossConfig, record: ForwardRecord, horizon: Horizon, step: int
     if moving and horizon.is_bounded and step > (end := horizon.span):
         findings.append(
             f"training goes on at step {step} past its end at {end}, for which the schedules of "
-            f"{quoted(moving)} were laid out: say with total_steps how long it is"
+            f"{quoted(moving)} were computed: set total_steps to its length"
         )
-    for name in config.terms:
+    for name, term in config.terms.items():
         try:
             column = weight_of(config, name, horizon)
             is_zero = not column.values(column.shown(_MOST_STEPS)).any()
@@ -120,27 +113,18 @@ def audit(config: LossConfig, record: ForwardRecord, horizon: Horizon, step: int
         except ValueError as error:
             findings.append(f"term {name!r} has a schedule that fails: {_reason(error, name)}")
             continue
-        never = name not in record.given.union(record.names) and _is_awaited(config, name)
-        if never and record.names and step >= column.start:
+        source = None if term.controller is None else term.controller.source
+        follows_metric = term.optional and source is not None and source not in config.terms
+        was_given = name in record.given.union(record.names)
+        if not (was_given or follows_metric) and record.names and step >= column.start:
+            finite = " or never finite" if config.on_nonfinite == "skip_term" else ""
             findings.append(
-                f"term {name!r} was never given{_or_finite(config)}; if it is not needed, drop it "
-                f"at terms.{name}"
+                f"term {name!r} was never given{finite}; if it is not needed, drop it at "
+                f"terms.{name}"
             )
         if is_zero:
             findings.append(
                 f"term {name!r} has a weight of 0 for the whole training: "
-                f"terms.{name} is {config.terms[name]!r}; drop it, or give it a weight"
+                f"terms.{name} is {term!r}; drop it, or give it a weight"
             )
     return findings
-
-
-def _is_awaited(config: LossConfig, name: str) -> bool:
-    """Whether it should be given some time, and is not there for its controller alone."""
-    term = config.terms[name]
-    if not term.optional or term.controller is None or term.controller.source is None:
-        return True
-    return term.controller.source in config.terms  # no metric, which `observe` gives
-
-
-def _or_finite(config: LossConfig) -> str:
-    return " or never finite" if config.on_nonfinite == "skip_term" else ""

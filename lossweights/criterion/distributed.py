@@ -26,11 +26,7 @@ class ProcessGroup:
 
     @property
     def count(self) -> int:
-        """Number of processes.
-
-        Raises:
-            RuntimeError: If the process group stayed behind in another process.
-        """
+        """Number of processes; a RuntimeError if the process group stayed in another process."""
         if not self._is_on or not distributed.is_available() or not distributed.is_initialized():
             return 1
         if self._lost_group:
@@ -63,11 +59,12 @@ class ProcessGroup:
             if not waiting:  # one backward pass may have touched several of the parameters
                 return
             waiting.clear()
-            learned = [parameter for parameter in parameters if parameter.requires_grad]
-            for parameter in learned:
-                if parameter.grad is None:  # it may have one on another rank
-                    parameter.grad = torch.zeros_like(parameter)
-            gradients = [parameter.grad for parameter in learned if parameter.grad is not None]
+            gradients: list[Tensor] = []
+            for parameter in parameters:
+                if parameter.requires_grad:
+                    if parameter.grad is None:  # it may have one on another rank
+                        parameter.grad = torch.zeros_like(parameter)
+                    gradients.append(parameter.grad)
             mean = torch.cat([gradient.reshape(-1) for gradient in gradients])
             self.sum(mean)
             mean /= self.count

@@ -1,7 +1,7 @@
 """Some entries of a tensor, without an index tensor.
 
-Indexing with a list uploads the list, and on a GPU the host waits for that. These two functions
-pick the entries one by one instead.
+Indexing with a list uploads the list, and on a GPU the host waits for that. `take` and `put` select
+the entries one by one instead.
 """
 
 from __future__ import annotations
@@ -13,19 +13,13 @@ from torch import Tensor
 
 
 def take(tensor: Tensor, where: Sequence[int], axes: int = 1) -> Tensor:
-    """Some entries of each of the last axes.
+    """Some entries of each of the last axes; the tensor itself if all are taken in order.
 
     Args:
-        tensor: Its last `axes` axes have one size. One with fewer axes, such as a scalar, is taken
-            as a whole in the others.
+        tensor: Its last `axes` axes have one size; it may have fewer, such as a scalar.
         where: The entries, in any order.
         axes: How many axes; 2 for a matrix with a row and a column for each entry.
 
-    Returns:
-        A tensor of the same rank. It is `tensor` itself if all entries are taken in order.
-
-    >>> take(torch.tensor([1.0, 2.0, 3.0]), [2, 0])
-    tensor([3., 1.])
     >>> take(torch.arange(9.0).reshape(3, 3), [0, 2], axes=2)
     tensor([[0., 2.],
             [6., 8.]])
@@ -39,35 +33,28 @@ def take(tensor: Tensor, where: Sequence[int], axes: int = 1) -> Tensor:
     return tensor
 
 
-def put(values: Tensor, where: Sequence[int], into: Tensor, axes: int = 1) -> Tensor:
-    """A copy of `into` in which some entries of each of the last axes are replaced.
-
-    It is the opposite of `take`: `take(put(values, where, into, axes), where, axes)` is `values`.
+def put(values: Tensor, where: Sequence[int], size: int) -> Tensor:
+    """The opposite of `take` on all axes, with 0 elsewhere; `values` itself if all are in order.
 
     Args:
-        values: The new entries, in the order of `where`.
+        values: The entries, in the order of `where` on each axis.
         where: Their places, each once.
-        into: The tensor with the other entries. `values` is converted to its dtype.
-        axes: How many axes, as in `take`.
+        size: The length of each axis of the result.
 
-    Returns:
-        A tensor of the shape and dtype of `into`; both arguments keep their values. It is `values`
-        itself if all entries are replaced in order.
-
-    >>> put(torch.tensor([7.0, 8.0]), [2, 0], torch.zeros(3))
-    tensor([8., 0., 7.])
-    >>> put(torch.ones(2, 2), [0, 2], torch.zeros(3, 3), axes=2)
+    >>> put(torch.ones(2, 2), [0, 2], 3)
     tensor([[1., 0., 1.],
             [0., 0., 0.],
             [1., 0., 1.]])
     """
-    axes, values = min(axes, into.ndim), values.to(into.dtype)
-    if axes == 0 or _is_all(where, into.shape[-1]):
+    if _is_all(where, size):
         return values
-    parts = list(into.unbind(-axes))
-    for index, entry in zip(where, values.unbind(-axes), strict=True):
-        parts[index] = entry if axes == 1 else put(entry, where, parts[index], axes - 1)
-    return torch.stack(parts, dim=-axes)
+    for axis in range(values.ndim):
+        entries = values.unbind(axis)
+        parts = [values.new_zeros(values.shape[:axis] + values.shape[axis + 1 :])] * size
+        for index, entry in zip(where, entries, strict=True):
+            parts[index] = entry
+        values = torch.stack(parts, dim=axis)
+    return values
 
 
 def is_finite(values: Tensor) -> Tensor:

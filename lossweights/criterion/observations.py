@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,33 +16,17 @@ from lossweights.criterion.indexing import is_finite
 from lossweights.errors import did_you_mean, quoted
 
 
-class Means(NamedTuple):
-    """Means over the forward passes of a step, and over the ranks.
-
-    Args:
-        values: One for each channel; nan if nothing was observed.
-        valid: Whether something was observed and all of it was finite.
-    """
-
-    values: Tensor
-    valid: Tensor
-
-
 class Observations:
     """Sums of observed values, one channel each, at fixed addresses.
 
-    The channels are the terms' values, in sorted order, then the values before the transform of
-    some terms, then metrics.
-
     Args:
-        terms: The terms, sorted.
-        raws: Terms whose value before the transform is observed too.
+        terms: The terms, sorted, whose values have the first channels.
+        raws: Terms whose value before the transform is observed too, in the next channels.
         metrics: Metrics that `criterion.observe` takes by name.
 
     Attributes:
         names: What each channel observes.
-        state: The table of tensors: `totals` has sums and counts in one tensor, so that one
-            collective reduces both.
+        state: `totals` has sums and counts in one tensor, so that one collective reduces both.
     """
 
     def __init__(self, terms: Sequence[str], raws: Sequence[str], metrics: Sequence[str]) -> None:
@@ -78,7 +62,7 @@ class Observations:
             self._term_counts.add_(self._one)
             return
         for name, value in zip(given, values.unbind(), strict=True):
-            self._add(self.terms.index(name), value)
+            self._add(self.channel(name), value)
 
     def add_raws(self, raws: Mapping[str, Tensor]) -> None:
         """Adds values before the transform."""
@@ -87,11 +71,7 @@ class Observations:
                 self._add(self.channel_of_raw(name), raws[name].detach())
 
     def add_metrics(self, metrics: Mapping[str, Tensor | float], device: torch.device) -> None:
-        """Adds values of metrics; none of them if one is refused.
-
-        Raises:
-            ValueError: For an unknown metric, and for a value that is not a number.
-        """
+        """Adds values of metrics; none if one is unknown or no number, which is a ValueError."""
         for name in metrics:
             if name not in self.metrics:
                 what = "not observed"
@@ -109,13 +89,13 @@ class Observations:
         self._sums[channel].add_(value)
         self._counts[channel].add_(self._one)
 
-    def take(self, group: ProcessGroup) -> Means:
-        """The means of everything added on all ranks; the sums start over."""
+    def take(self, group: ProcessGroup) -> tuple[Tensor, Tensor]:
+        """The mean of each channel over the ranks, and where it is finite; the sums start over."""
         totals = self.state["totals"]
         group.sum(totals)
         values = self._sums / self._counts  # 0 / 0 if nothing was observed; one nan spoils a mean
         totals.zero_()
-        return Means(values, is_finite(values))
+        return values, is_finite(values)
 
     def drop(self) -> None:
         """Drops everything added since the last step."""
@@ -133,14 +113,12 @@ class Observations:
 def _number(metric: str, value: Any, device: torch.device) -> Tensor | float:
     if isinstance(value, Real) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, Tensor | np.ndarray):
-        raise ValueError(f"metric {metric!r} is a number or a scalar tensor, found {value!r}")
-    tensor = torch.as_tensor(value)
-    if tensor.numel() != 1 or tensor.is_complex() or tensor.dtype is torch.bool:
-        raise ValueError(
-            f"metric {metric!r} is a number or a scalar tensor, found one of shape "
-            f"{tuple(tensor.shape)} and {tensor.dtype}"
-        )
-    tensor = tensor.detach().reshape(())
-    # A scalar on the host may be added anywhere, without waiting for the device.
-    return tensor if tensor.device.type == "cpu" else tensor.to(device)
+    found = repr(value)
+    if isinstance(value, Tensor | np.ndarray):
+        tensor = torch.as_tensor(value).detach()
+        if tensor.numel() == 1 and not tensor.is_complex() and tensor.dtype is not torch.bool:
+            # A scalar on the host may be added anywhere, without waiting for the device.
+            tensor = tensor.reshape(())
+            return tensor if tensor.device.type == "cpu" else tensor.to(device)
+        found = f"one of shape {tuple(tensor.shape)} and {tensor.dtype}"
+    raise ValueError(f"metric {metric!r} is a number or a scalar tensor, found {found}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -18,16 +18,10 @@ from lossweights.criterion.torch_internals import inside_func_transform
 _MANY_FORWARDS = 200  # forward passes without a step after which the clock was forgotten
 _LOOK_EVERY = 32  # forward passes between two looks at which terms carry a gradient
 
-# Names, vector, weights, factors, penalties, raws, skipped terms; see `add`.
-_Last: TypeAlias = tuple[
-    tuple[str, ...],
-    Tensor,
-    Tensor,
-    Tensor | None,
-    Tensor | None,
-    list[Tensor] | None,
-    frozenset[str],
-]
+# Vector, weights, factors, penalties, raws, skipped terms; see `add`.
+_Last: TypeAlias = (
+    "tuple[Tensor, Tensor, Tensor | None, Tensor | None, list[Tensor] | None, frozenset[str]]"
+)
 
 
 class Parts(NamedTuple):
@@ -38,7 +32,7 @@ class Parts(NamedTuple):
         values: The terms present.
         weights: Their weights, as far as they are known before the forward pass.
         factors: What multiplies these weights; None for 1.
-        penalties: Added to the values, in the same measure; None if there are none.
+        penalties: Added to `factors` times the values; None if there are none.
         gradients: What was computed from gradients.
     """
 
@@ -57,6 +51,7 @@ class ForwardRecord:
         weights_move: Whether any weight changes with time, so that the clock matters.
 
     Attributes:
+        names: The terms of the last forward pass; none before the first.
         detached: Terms that carried no gradient when last looked at, with their weights.
         given: Terms that were ever given.
         step: The step of the last forward pass, once the clock has moved on from it.
@@ -65,6 +60,7 @@ class ForwardRecord:
 
     def __init__(self, *, weights_move: bool) -> None:
         self._weights_move = weights_move
+        self.names: tuple[str, ...] = ()
         self.detached: dict[str, Tensor] = {}
         self.given: frozenset[str] = frozenset()
         self.step: int | None = None
@@ -76,38 +72,32 @@ class ForwardRecord:
         self._callbacks: OrderedDict[int, Callable[[int], object]] = OrderedDict()
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The terms of the last forward pass; none before the first."""
-        return self._last[0] if self._last else ()
-
-    @property
     def awaits_step(self) -> bool:
         """Whether there was a forward pass, and no step since."""
         return self._last is not None and self.step is None
 
     def add(self, parts: Parts, skipped: frozenset[str]) -> None:
-        """Keeps the parts of a total, without waiting for the device.
-
-        Args:
-            parts: The parts.
-            skipped: Terms that are left out of the sum.
-        """
+        """Keeps the parts of a total, `skipped` terms are not in it; the host never waits."""
         _, (names, raws, losses, vector), weights, factors, penalties, _ = parts
-        if torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
-            self._look(names, losses, weights)
-        else:
+        self.names = names
+        looks = torch.compiler.is_compiling()  # a graph is traced once, and counts nothing
+        if not looks:
             if inside_func_transform():
                 raise RuntimeError(
                     "a criterion in training records its terms, which torch.func transforms "
                     "cannot do: use criterion.breakdown(terms).total there"
                 )
-            if self._forwards % _LOOK_EVERY == 0:
-                self._look(names, losses, weights)
+            looks = self._forwards % _LOOK_EVERY == 0
             self._forwards += 1
             if names != self._names_given:
-                self._give(names)
+                self._give()
+        if looks:  # at each forward pass it would cost too much
+            self.detached = {
+                name: weight
+                for name, loss, weight in zip(names, losses, weights.unbind(), strict=True)
+                if not loss.requires_grad
+            }
         self._last = (
-            names,
             vector.detach(),
             weights,
             None if factors is None else factors.detach(),
@@ -117,38 +107,30 @@ class ForwardRecord:
         )
         self.step = None
 
-    def _look(self, names: Sequence[str], losses: Sequence[Tensor], weights: Tensor) -> None:
-        """Finds the terms that carry no gradient, which would cost too much at each forward."""
-        self.detached = {
-            name: weight
-            for name, loss, weight in zip(names, losses, weights.unbind(), strict=True)
-            if not loss.requires_grad
-        }
-
-    def _give(self, names: tuple[str, ...]) -> None:
-        self._names_given = names
-        self.given = self.given.union(names)
+    def _give(self) -> None:
+        self._names_given = self.names
+        self.given = self.given.union(self.names)
 
     def step_done(self, step: int) -> bool:
         """Completes the record of a step; returns whether it had a forward pass."""
         self._forwards_at_move = self._forwards
         self.is_due = False
-        if self._last is None or self.step is not None:
+        if not self.awaits_step:
             return False
         self.step = step
-        if self._last[0] != self._names_given:
-            self._give(self._last[0])  # a compiled forward pass did not
+        if self.names != self._names_given:
+            self._give()  # a compiled forward pass did not
         return True
 
     def breakdown(self, order: Iterable[str]) -> Breakdown | None:
         """The parts of the last forward pass, terms in the given order; None before the first."""
         if self._last is None:
             return None
-        names, vector, weights, factors, penalties, raws, skipped = self._last
+        vector, weights, factors, penalties, raws, skipped = self._last
         losses = vector.unbind()
         penalties = None if penalties is None else penalties * weights
         weights = weights if factors is None else weights * factors
-        return Breakdown.of(names, raws or losses, losses, weights, penalties, skipped, order)
+        return Breakdown.of(self.names, raws or losses, losses, weights, penalties, skipped, order)
 
     def idle_clock_warning(self, step: int) -> str:
         """What to write if the clock did not move for many forward passes; empty otherwise."""

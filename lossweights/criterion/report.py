@@ -53,7 +53,7 @@ class Breakdown:
         skipped: Collection[str],
         order: Iterable[str],
     ) -> Breakdown:
-        """From the terms of a forward pass.
+        """The parts of a forward pass, whose terms are shown in the given order.
 
         Args:
             names: The terms present.
@@ -62,32 +62,32 @@ class Breakdown:
             weights: Their weights, a vector.
             penalties: What was added to their weighted values; None if nothing was.
             skipped: Those that are left out of the sum, whatever their value.
-            order: The order in which to show them.
+            order: All terms.
         """
-        where = {name: index for index, name in enumerate(names)}
-        shown = [name for name in order if name in where]
+        where = {name: names.index(name) for name in order if name in names}
 
         def by_name(vector: Sequence[Tensor]) -> dict[str, Tensor]:
-            return {name: vector[where[name]] for name in shown}
+            return {name: vector[index] for name, index in where.items()}
 
         value, weight = by_name(values), by_name(weights.unbind())
         penalty = {} if penalties is None else by_name(penalties.unbind())
-        sizes, weighted = [], {}
-        for name in shown:
-            part = value[name].new_zeros(()) if name in skipped else value[name] * weight[name]
-            sizes.append(part.detach().abs())  # a penalty moves a weight, not the model
-            counts = name in penalty and name not in skipped
-            weighted[name] = part + penalty[name] if counts else part
-        size = torch.stack(sizes) if shown else weights
+        weighted = {
+            name: part.new_zeros(()) if name in skipped else part * weight[name]
+            for name, part in value.items()
+        }
+        # Without the penalties, which move a weight, not the model.
+        sizes = [part.detach().abs() for part in weighted.values()]
+        size = torch.stack(sizes) if sizes else weights
         share = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)
+        weighted |= {n: weighted[n] + part for n, part in penalty.items() if n not in skipped}
         return cls(
-            total=torch.stack(list(weighted.values())).sum() if shown else weights.sum(),
+            total=torch.stack(list(weighted.values())).sum() if weighted else weights.sum(),
             raw=by_name(raws),
             value=value,
             weight=weight,
             penalty=penalty,
             weighted=weighted,
-            share=dict(zip(shown, share.unbind(), strict=True)),
+            share=dict(zip(where, share.unbind(), strict=True)),
         )
 
     def metrics(self, prefix: str = "", include: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -117,15 +117,14 @@ class Breakdown:
 
     def __str__(self) -> str:
         numbers = on_host(self.metrics())
-        shown = [quantity for quantity in QUANTITIES if quantity != "penalty" or self.penalty]
+        columns = [quantity for quantity in QUANTITIES if quantity != "penalty" or self.penalty]
         width = max([len("total"), *map(len, self.raw)])
         lines = [] if self.step is None else [f"step {self.step}"]
-        lines.append(f"{'term':<{width}} " + "".join(f"{quantity:>12}" for quantity in shown))
+        lines.append(f"{'term':<{width}} " + "".join(f"{column:>12}" for column in columns))
         for name in self.raw:
-            cells = "".join(f"{numbers[f'{quantity}/{name}']:>12.5g}" for quantity in shown[:-1])
+            cells = "".join(f"{numbers[f'{column}/{name}']:>12.5g}" for column in columns[:-1])
             lines.append(f"{name:<{width}} {cells}{numbers[f'share/{name}']:>12.1%}")
-        total = numbers["total"]
-        lines.append(f"{'total':<{width}} {'':>{12 * (len(shown) - 2)}}{total:>12.5g}")
+        lines.append(f"{'total':<{width}} {numbers['total']:>{12 * (len(columns) - 1)}.5g}")
         for name, state in self.controllers.items():
             values = (f"{key} {numbers[f'controller/{name}/{key}']:.5g}" for key in state)
             lines.append(f"controller of {name}: {', '.join(values)}")
@@ -133,11 +132,7 @@ class Breakdown:
 
 
 def chosen(include: Iterable[str] | None, known: Sequence[str]) -> tuple[str, ...]:
-    """The quantities to include; all by default.
-
-    Raises:
-        ValueError: For an unknown quantity.
-    """
+    """The quantities to include, all by default; a ValueError for an unknown one."""
     wanted = tuple(known if include is None else include)
     for quantity in wanted:
         if quantity not in known:
@@ -150,7 +145,5 @@ def chosen(include: Iterable[str] | None, known: Sequence[str]) -> tuple[str, ..
 
 def on_host(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     """Many 0-dim tensors as floats, in one transfer."""
-    if not tensors:
-        return {}
-    values = torch.stack(list(tensors.values())).tolist()
+    values = torch.stack(list(tensors.values())).tolist() if tensors else []
     return dict(zip(tensors, values, strict=True))

@@ -283,9 +283,9 @@ def test_a_metric_may_be_called_as_a_raw_value_is() -> None:
     observations = Observations(["b"], ["b"], ["raw b"])
     observations.add_raws({"b": torch.tensor(1.0)})
     observations.add_metrics({"raw b": 5.0}, torch.device("cpu"))
-    means = observations.take(ProcessGroup("off"))
-    assert means.values[1:].tolist() == [1.0, 5.0]
-    assert means.valid.tolist() == [False, True, True]
+    means, valid = observations.take(ProcessGroup("off"))
+    assert means[1:].tolist() == [1.0, 5.0]
+    assert valid.tolist() == [False, True, True]
 
 
 def test_taking_begins_anew_at_the_same_addresses() -> None:
@@ -293,6 +293,6 @@ def test_taking_begins_anew_at_the_same_addresses() -> None:
     address = observations.state["totals"].data_ptr()
     for values in ([1.0, 2.0], [3.0, 4.0]):
         observations.add_terms(torch.tensor(values), ["a", "b"])
-        assert observations.take(ProcessGroup("off")).values.tolist() == values
+        assert observations.take(ProcessGroup("off"))[0].tolist() == values
     assert observations.state["totals"].data_ptr() == address
-    assert not observations.take(ProcessGroup("off")).valid.any()
+    assert not observations.take(ProcessGroup("off"))[1].any()

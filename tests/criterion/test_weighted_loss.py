@@ -629,7 +629,7 @@ def test_audit_tells_of_a_training_past_its_end() -> None:
     criterion.set_step(11)
     (finding,) = criterion.audit()
     assert finding.startswith("training goes on at step 11 past its end at 10")
-    assert "for which the schedules of 'b' were laid out" in finding
+    assert "for which the schedules of 'b' were computed" in finding
     assert "stand still" not in finding
     criterion = WeightedLoss(terms={"a": 1.0}, total_steps=10)  # nothing would move
     criterion.set_step(11)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,12 +33,7 @@ class GraphChecks:
         self._calls = 0
 
     def check(self, losses: Mapping[str, Tensor], shared: Shared) -> None:
-        """Checks the graph of the terms, if it is time to.
-
-        Raises:
-            ValueError: As `check_graph`.
-            RuntimeError: As `check_graph`.
-        """
+        """Checks the graph of the terms if a check is due, with the errors of `check_graph`."""
         self._calls += 1
         if self._known.issuperset(losses) and self._calls % _CHECK_EVERY:
             return
@@ -50,7 +45,7 @@ def check_graph(losses: Mapping[str, Tensor], shared: Shared) -> bool:
     """Finds in the graph what would make the gradients of single terms wrong without an error.
 
     Args:
-        losses: The terms, with their graph. One that needs no gradient is skipped.
+        losses: The terms, with their graph. Those that need no gradient are skipped.
         shared: The tensors that the gradients are taken with respect to.
 
     Returns:
@@ -58,74 +53,52 @@ def check_graph(losses: Mapping[str, Tensor], shared: Shared) -> bool:
 
     Raises:
         ValueError: For a term that does not depend on any of the tensors.
-        RuntimeError: For a part of the model whose gradients would be wrong, with what to write
-            instead.
+        RuntimeError: For a part of the model whose gradients would be wrong.
     """
-    shared_edges = {_edge(tensor) for tensor in shared.tensors}
-    paths = {n: _path(loss, shared_edges) for n, loss in losses.items() if loss.requires_grad}
-    shared.refuse_apart([name for name, path in paths.items() if not path.reached], list(losses))
-    nodes = {node for path in paths.values() for node in path.nodes}
-    reached = {edge for path in paths.values() for edge in path.reached}
-    for node in nodes:
-        _refuse_static_graph(node)
-    if reached != shared_edges and any(map(torch_internals.is_reentrant_checkpoint, nodes)):
-        raise RuntimeError(
-            "reentrant checkpointing hides parameters that are given as shared=: write "
-            "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-        )
-    if any(map(torch_internals.is_compiled, nodes)) and torch_internals.donates_buffers():
-        warn(
-            "a compiled part of the model may free its buffers in its first backward pass, and "
-            "fail in the second (as it does with a batch of another size): write import "
-            "torch._functorch.config and torch._functorch.config.donated_buffer = False before it "
-            "is compiled"
-        )
-    return any(map(_is_half, nodes))
-
-
-class _Path(NamedTuple):
-    """The nodes of the graph from a term to the shared tensors, and which tensors it reaches."""
-
-    nodes: set[Node]
-    reached: set[Edge]
-
-
-def _path(loss: Tensor, shared: Collection[Edge]) -> _Path:
-    path = _Path(set(), set())
-    ahead = [_edge(loss)]
-    while ahead:
-        edge = ahead.pop()
-        if edge in shared:
-            path.reached.add(edge)
-        elif edge[0] not in path.nodes:
-            path.nodes.add(edge[0])
-            ahead += [(node, index) for node, index in edge[0].next_functions if node is not None]
-    return path
-
-
-def _edge(tensor: Tensor) -> Edge:
-    edge = get_gradient_edge(tensor)
-    return edge.node, edge.output_nr
-
-
-def _is_half(node: Node) -> bool:
-    # If autocast is over when the criterion is called, nothing else shows it.
-    if torch.float16 in torch_internals.output_dtypes(node):
-        return True
-    if not torch_internals.is_compiled(node):
-        return False
-    try:  # of the dtypes inside only those of the tensors that it saved are known
-        return torch.float16 in torch_internals.saved_dtypes(node)
-    except RuntimeError:  # freed, or changed in place: taking the gradients raises the error
-        return False
-
-
-def _refuse_static_graph(node: Node) -> None:
-    model = torch_internals.data_parallel_module(node)
-    if model is not None and model.static_graph:
+    targets = {_edge(tensor) for tensor in shared.tensors}
+    paths = {n: _path(loss, targets) for n, loss in losses.items() if loss.requires_grad}
+    shared.refuse_apart([name for name, (_, reached) in paths.items() if not reached], losses)
+    nodes = {node for found, _ in paths.values() for node in found}
+    kinds = {node.name() for node in nodes}
+    if any(map(torch_internals.is_static_graph, nodes)):
         raise RuntimeError(
             "DistributedDataParallel(static_graph=True) takes the gradients of single terms for "
             "its first backward pass, and would not average those of the real one: call the "
             "criterion inside the wrapped module, as in DistributedDataParallel("
             "criterion.wrap(model), static_graph=True), or leave static_graph out"
         )
+    reached_by_any = {edge for _, reached in paths.values() for edge in reached}
+    if torch_internals.REENTRANT in kinds and reached_by_any != targets:
+        raise RuntimeError(
+            "reentrant checkpointing hides parameters that are given as shared=: write "
+            "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+        )
+    if torch_internals.COMPILED in kinds and torch_internals.donates_buffers():
+        warn(
+            "a compiled part of the model may free its buffers in its first backward pass, and "
+            "fail in the second (as it does with a batch of another size): write import "
+            "torch._functorch.config and torch._functorch.config.donated_buffer = False before it "
+            "is compiled"
+        )
+    # If autocast is over when the criterion is called, nothing else shows it.
+    return any(torch.float16 in torch_internals.dtypes(node) for node in nodes)
+
+
+def _path(loss: Tensor, targets: Collection[Edge]) -> tuple[set[Node], set[Edge]]:
+    """The nodes of the graph from a term to the shared tensors, and which tensors it reaches."""
+    nodes: set[Node] = set()
+    reached: set[Edge] = set()
+    ahead = [_edge(loss)]
+    while ahead:
+        edge = ahead.pop()
+        if edge in targets:
+            reached.add(edge)
+        elif edge[0] not in nodes:
+            nodes.add(edge[0])
+            ahead += [(node, index) for node, index in edge[0].next_functions if node is not None]
+    return nodes, reached
+
+
+def _edge(tensor: Tensor) -> Edge:
+    edge = get_gradient_edge(tensor)
+    return edge.node, edge.output_nr

@@ -33,28 +33,21 @@ def directed(
         changes: $c$, shape (k,).
         scale: The factor by which the gradients are multiplied; None for 1.
     """
-    zero = changes.new_zeros(())
+    directions = []
     with torch.no_grad():
-        if scale is not None:
-            changes = changes / scale
-        directions = [
-            _weighted_sum([row[index] for row in rows], changes, tensor)
-            for index, tensor in enumerate(shared)
-        ]
+        factors = (changes if scale is None else changes / scale).unbind()
+        for tensor, *parts in zip(shared, *rows, strict=True):
+            total = torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+            for part, factor in zip(parts, factors, strict=True):
+                if part is not None:
+                    total += factor.to(total) * part
+            directions.append(total)
         # After an overflow, or for a gradient that is nan, as if there were no balancer: else the
         # optimizer, and with it the clock, might never step again.
         finite = all_finite(*directions)
         directions = [torch.where(finite.to(d.device), d, 0) for d in directions]
-    found: Tensor = _Directed.apply(zero, directions, *shared)  # type: ignore[no-untyped-call]
-    return found
-
-
-def _weighted_sum(parts: Sequence[Tensor | None], changes: Tensor, tensor: Tensor) -> Tensor:
-    total = torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
-    for part, change in zip(parts, changes.unbind(), strict=True):
-        if part is not None:
-            total += change.to(total) * part
-    return total
+    zero: Tensor = _Directed.apply(changes.new_zeros(()), directions, *shared)  # type: ignore[no-untyped-call]
+    return zero
 
 
 class _Directed(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TypeAlias
 
 import torch
@@ -108,9 +108,7 @@ class Shared:
         return torch.is_autocast_enabled(kind) or any(t.element_size() < 4 for t in self.tensors)
 
     def rows(self, losses: Mapping[str, Tensor], scale: Tensor | None = None) -> Rows:
-        """The gradients of each term with respect to `tensors`, by name, in the same order.
-
-        None instead of a gradient means that the term does not depend on that tensor.
+        """The gradients of each term with respect to `tensors`; None if it does not depend on one.
 
         Args:
             losses: Scalars with their graph, which is kept.
@@ -123,46 +121,36 @@ class Shared:
         """
         constant = [name for name, loss in losses.items() if not loss.requires_grad]
         if constant:
-            raise ValueError(_without_gradient(constant))
+            raise ValueError(
+                f"term {quoted(constant)} carries no gradient (a constant, detached, or computed "
+                "under no_grad or reentrant checkpointing), so a balancer cannot weigh it by its "
+                f"gradient: write balanced: false at terms.{constant[0]}; or, if it is off in some "
+                f"batches, leave it out there and write optional: true at terms.{constant[0]}"
+            )
+        rows: Rows = {}
         try:
-            rows = {name: self._gradients(loss, scale) for name, loss in losses.items()}
+            for name, loss in losses.items():
+                factor = None if scale is None else scale.to(loss)
+                rows[name] = list(
+                    torch.autograd.grad(
+                        loss, self.tensors, factor, retain_graph=True, allow_unused=True
+                    )
+                )
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            message = str(error).lower()
             for words, advice in _ADVICE.items():
-                if words in message:
+                if words in str(error).lower():
                     raise RuntimeError(f"the gradients of the terms: {advice} ({error})") from error
             raise
-        self.refuse_apart(
-            [name for name, row in rows.items() if all(part is None for part in row)], list(rows)
-        )
+        self.refuse_apart([n for n, row in rows.items() if all(p is None for p in row)], rows)
         return rows
 
-    def _gradients(self, loss: Tensor, scale: Tensor | None) -> list[Tensor | None]:
-        return list(
-            torch.autograd.grad(
-                loss,
-                self.tensors,
-                None if scale is None else scale.to(loss),
-                retain_graph=True,
-                allow_unused=True,
-            )
-        )
-
-    def refuse_apart(self, apart: Sequence[str], names: Sequence[str]) -> None:
-        """Refuses terms that do not depend on any of the tensors.
-
-        Args:
-            apart: These terms; there may be none.
-            names: All terms that were given.
-
-        Raises:
-            ValueError: With their names and the likely reasons, if there is such a term.
-        """
+    def refuse_apart(self, apart: Sequence[str], given: Sized) -> None:
+        """Raises an error if some of the given terms, `apart`, depend on none of the tensors."""
         if not apart:
             return
-        if len(apart) < len(names):
+        if len(apart) < len(given):
             raise ValueError(
                 f"term {quoted(apart)} does not depend on the tensors in shared=, others do: write "
                 f"balanced: false at terms.{apart[0]} if it never does; else it may be computed "
@@ -190,12 +178,3 @@ def _tensors(given: object) -> Iterator[Tensor]:
             "shared= needs a tensor, or a sequence or mapping of tensors, found "
             f"{type(given).__name__}{hint}"
         )
-
-
-def _without_gradient(names: Sequence[str]) -> str:
-    return (
-        f"term {quoted(names)} carries no gradient (a constant, detached, or computed under "
-        "no_grad or reentrant checkpointing), so a balancer cannot weigh it by its gradient: write "
-        f"balanced: false at terms.{names[0]}; or, if it is off in some batches, leave it out "
-        f"there and write optional: true at terms.{names[0]}"
-    )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,28 +17,24 @@ from lossweights.criterion.indexing import put, take
 # stay in its cache, elsewhere so many that the device is busy.
 _CHUNK, _CHUNK_ELSEWHERE = 2**18, 2**23
 
+Sums: TypeAlias = dict[Statistic, Tensor]
 Column: TypeAlias = "Sequence[Tensor | None]"  # the gradients of all terms, of one tensor
 
-
-class Collected(NamedTuple):
-    """Statistics of the gradients of a forward pass, over all ranks.
-
-    Args:
-        gradients: The statistics of the terms that were given on any rank.
-        losses: The values of these terms, shape (m,), float32.
-    """
-
-    gradients: Gradients
-    losses: Tensor
+# What is computed of each piece of the gradients; the pieces are added up, but for `max_abs`.
+_OF_PIECE: dict[Statistic, Callable[[Tensor], Tensor]] = {
+    "gramian": lambda rows: rows @ rows.T,
+    "norms": lambda rows: torch.linalg.vector_norm(rows, dim=1).square(),
+    "mean_abs": lambda rows: rows.abs().sum(dim=1),
+    "max_abs": lambda rows: rows.abs().amax(dim=1),
+}
 
 
 class Collector:
     """Computes the statistics that a balancer needs.
 
     Sums are computed in float64: squares of 1e-30 do not vanish, squares of 1e30 do not overflow,
-    and gradients that are nearly parallel stay apart. Autocast and
-    `torch.set_float32_matmul_precision`, which round the factors of products in float32, change
-    nothing.
+    gradients that are nearly parallel stay apart, and neither autocast nor
+    `torch.set_float32_matmul_precision` rounds the factors of products.
 
     Args:
         names: All terms that the balancer weighs, sorted; the same on every rank.
@@ -47,7 +42,7 @@ class Collector:
         group: The processes to sum over, with one collective of fixed length for each forward
             pass, one more for `max_abs`, and one for each tensor if they are parameters.
         may_lack: Whether a term may be absent. With several ranks the host then waits for the
-            device, to learn which terms were given anywhere.
+            device, to learn which terms were given on any rank.
     """
 
     def __init__(
@@ -64,222 +59,151 @@ class Collector:
     @torch.no_grad()
     def collect(
         self, rows: Rows, losses: Tensor, shared: Shared | None, scale: Tensor | None = None
-    ) -> Collected:
-        """The statistics of the gradients in a forward pass.
+    ) -> tuple[Gradients, Tensor]:
+        """The statistics of the terms that were given on any rank, and the values of these terms.
 
         Args:
             rows: The gradients of the terms that were given on this rank, by name.
             losses: The values of these terms, detached, shape (k,), float32. The statistics are
                 on the same device.
-            shared: The tensors that the gradients were taken with respect to; None if no term was
-                given.
+            shared: What the gradients were taken with respect to; None if no term was given.
             scale: What the gradients were multiplied by; None for 1.
-
-        Raises:
-            ValueError: If norms of items are needed, and the tensors have no common batch axis.
         """
-        present, has_ranks = tuple(rows), self._group.count > 1
+        has_ranks, device = self._group.count > 1, losses.device
         of_features = shared is None or shared.are_features
-        if has_ranks and shared is not None and not of_features:
-            sums = self._over_averaged(rows, losses.device, shared, scale)
-        else:
-            sums = self._over_tensors(rows, losses.device, shared, scale)
+        tensors = [] if shared is None else shared.tensors
+        names = self._names if has_ranks else tuple(rows)
+        sums = zeros(self._needs, len(names), device)
+        sizes: dict[Statistic, int | Tensor] = {"mean_abs": 0, "item_norms": 0}
+        if shared is not None and "item_norms" in sums:
+            sizes["item_norms"] = items = _batch_size(shared)
+            for name, total in zip(names, sums["item_norms"].unbind(), strict=True):
+                if name in rows:
+                    total.add_(_item_norms(rows[name], items, device))
+        for index, tensor in enumerate(tensors):
+            sizes["mean_abs"] += tensor.numel()
+            column = [rows[name][index] if name in rows else None for name in names]
+            if has_ranks and not of_features:
+                column = self._averaged(column, tensor, scale)
+            _add(sums, column)
+        if scale is not None and (of_features or not has_ranks):
+            _divide(sums, scale.double())
         if has_ranks:
-            sums, losses, present = self._over_ranks(sums, rows, losses, of_features=of_features)
-        seen = torch.ones(len(present), dtype=torch.bool, device=losses.device)
-        return Collected(Gradients(present, sums.statistics(), seen), losses)
+            names, losses = self._over_ranks(sums, sizes, rows, losses, of_features=of_features)
+        found = {key: total / sizes[key] if key in sizes else total for key, total in sums.items()}
+        if "norms" in found:
+            found["norms"] = found["norms"].sqrt()
+        seen = torch.ones(len(names), dtype=torch.bool, device=device)
+        return Gradients(names, found, seen), losses
 
-    def _over_tensors(
-        self, rows: Rows, device: torch.device, shared: Shared | None, scale: Tensor | None
-    ) -> _Sums:
-        """The sums of the terms that were given on this rank."""
-        sums = _Sums()
-        if shared is not None:
-            for index, tensor in enumerate(shared.tensors):
-                sums.elements += tensor.numel()
-                sums.add([row[index] for row in rows.values()], self._needs, device)
-            if "item_norms" in self._needs:
-                sums.add_items(rows, shared, device)
+    def _averaged(
+        self, column: Column, tensor: Tensor, scale: Tensor | None
+    ) -> list[Tensor | None]:
+        """The mean over the ranks of the gradients with respect to a parameter."""
+        # Of this dtype on all ranks, also on those that have no scale.
+        dtype = torch.promote_types(tensor.dtype, torch.float32)
+        zero = torch.zeros_like(tensor, dtype=dtype)
+        mean = torch.stack([zero if part is None else _dense(part).to(dtype) for part in column])
         if scale is not None:
-            sums.divide(scale.double())
-        return sums.complete(self._needs, len(rows), device)
-
-    def _over_averaged(
-        self, rows: Rows, device: torch.device, shared: Shared, scale: Tensor | None
-    ) -> _Sums:
-        """The sums of all terms, whose gradients of parameters are averaged over the ranks."""
-        sums = _Sums()
-        if "item_norms" in self._needs:
-            sums.add_items(rows, shared, device)  # raises the error
-        for index, tensor in enumerate(shared.tensors):
-            # Of this dtype on all ranks, also on those that have no scale.
-            dtype = torch.promote_types(tensor.dtype, torch.float32)
-            zero = torch.zeros_like(tensor, dtype=dtype)
-            parts = [rows[name][index] if name in rows else None for name in self._names]
-            mean = torch.stack([zero if p is None else _dense(p).to(dtype) for p in parts])
-            if scale is not None:
-                mean /= scale.to(mean)
-            self._group.sum(mean)
-            mean /= self._group.count
-            sums.elements += tensor.numel()
-            sums.add(mean.unbind(), self._needs, device)
-        return sums.complete(self._needs, len(self._names), device)
+            mean /= scale.to(mean)
+        self._group.sum(mean)
+        mean /= self._group.count
+        return list(mean.unbind())
 
     def _over_ranks(
-        self, sums: _Sums, rows: Rows, losses: Tensor, *, of_features: bool
-    ) -> tuple[_Sums, Tensor, tuple[str, ...]]:
-        """The sums, the mean values of the terms, and the names of those given on any rank."""
-        n, count, values = len(self._names), self._group.count, losses.double()
-        given = [self._names.index(name) for name in rows]
-        found = {key: _of_all(tensor, given, n) for key, tensor in sums.found.items()}
-        added = [key for key in found if key != "max_abs"]
+        self,
+        sums: Sums,
+        sizes: dict[Statistic, int | Tensor],
+        rows: Rows,
+        losses: Tensor,
+        *,
+        of_features: bool,
+    ) -> tuple[tuple[str, ...], Tensor]:
+        """Replaces sums and sizes by those of all ranks; the terms given on any, their values."""
+        names, n, count, values = self._names, len(self._names), self._group.count, losses.double()
+        given = [names.index(name) for name in rows]
+        added = [key for key in sums if key != "max_abs"]
         parts = [
-            _of_all(values, given, n),
-            _of_all(torch.ones_like(values), given, n),
-            values.new_zeros(1) + sums.elements,
-            values.new_zeros(1) + sums.items,
-            *(found[key].flatten() for key in added),
+            put(values, given, n),
+            put(torch.ones_like(values), given, n),
+            *(values.new_zeros(1) + size for size in sizes.values()),
+            *(sums[key].flatten() for key in added),
         ]
         whole = torch.cat(parts)
         self._group.sum(whole)
-        lengths = [len(part) for part in parts]
-        totals, counts, elements, items, *rest = torch.split(whole, lengths)
-        for key, total in zip(added, rest, strict=True):
-            found[key] = total.view_as(found[key])
-            if not of_features:  # each rank has added up the same averaged gradients
-                found[key] /= count
-        if "max_abs" in found:
-            self._group.max(found["max_abs"])
-        present = self._names
-        if self._may_lack:
-            there = (counts > 0).tolist()
-            present = tuple(n for n, is_there in zip(self._names, there, strict=True) if is_there)
-        where = [self._names.index(name) for name in present]
-        found = {key: take(tensor, where, axes=tensor.ndim) for key, tensor in found.items()}
-        total_sums = _Sums(found, elements if of_features else elements / count, items)
+        totals, counts, elements, items, *rest = torch.split(whole, [len(part) for part in parts])
+        sums |= {key: part.view_as(sums[key]) for key, part in zip(added, rest, strict=True)}
+        if "max_abs" in sums:
+            self._group.max(sums["max_abs"])
         if of_features:
             # The loss of the training is the mean over the ranks, so the gradient with respect to
             # the features of a rank is that of its loss divided by their number.
-            total_sums.divide(count)
-        return total_sums, take(totals / counts, where).float(), present
+            _divide(sums, count)
+        else:  # each rank has added up the same averaged gradients
+            elements = elements / count
+            sums |= {key: sums[key] / count for key in added}
+        sizes |= {"mean_abs": elements, "item_norms": items}
+        if self._may_lack:
+            names = tuple(n for n, times in zip(names, counts.tolist(), strict=True) if times > 0)
+        where = [self._names.index(name) for name in names]
+        sums |= {key: take(total, where, axes=total.ndim) for key, total in sums.items()}
+        return names, take(totals / counts, where).float()
 
 
-@dataclass
-class _Sums:
-    """Sums over the elements, or the items, of gradients.
-
-    Args:
-        found: By statistic, in float64: products, squares (`norms`) or magnitudes of elements, and
-            the largest one for `max_abs`.
-        elements: How many elements a gradient has.
-        items: How many items the batch has.
-    """
-
-    found: dict[Statistic, Tensor] = field(default_factory=dict)
-    elements: int | Tensor = 0
-    items: int | Tensor = 0
-
-    def add(self, column: Column, needs: Sequence[Statistic], device: torch.device) -> None:
-        """Adds the gradients of all terms with respect to one tensor."""
-        given = [_dense(part).detach().reshape(-1) for part in column if part is not None]
-        if not given or not given[0].numel():
-            return
-        where = [index for index, part in enumerate(column) if part is not None]
-        for chunk in _chunks(given):
-            for key in needs:
-                if key == "item_norms":
-                    continue
-                found = _of_all(_SUM[key](chunk).to(device), where, len(column))
-                if key not in self.found:
-                    self.found[key] = found
-                elif key == "max_abs":
-                    self.found[key] = torch.maximum(self.found[key], found)
-                else:
-                    self.found[key] += found
-
-    def add_items(self, rows: Rows, shared: Shared, device: torch.device) -> None:
-        """Adds the norms of the gradients of the items of the batch.
-
-        Raises:
-            ValueError: If the tensors have no common batch axis.
-        """
-        if not shared.are_features or any(tensor.ndim == 0 for tensor in shared.tensors):
-            raise ValueError(
-                "norms of each item of the batch are needed, and shared= has no batch axis: give "
-                "features, or write per_item: false"
-            )
-        lengths = [len(tensor) for tensor in shared.tensors]
-        if min(lengths) < max(lengths):
-            raise ValueError(
-                "norms of each item of the batch are needed, and the tensors of shared= have "
-                f"first axes of {min(lengths)} and {max(lengths)}: give features with the batch "
-                "first, or write per_item: false"
-            )
-        self.items = items = lengths[0]
-        sums = []
-        for row in rows.values():
-            squares = torch.zeros(items, dtype=torch.float64, device=device)
-            for part in row:
-                if part is not None:
-                    matrix = _dense(part).detach().reshape(items, part.numel() // max(items, 1))
-                    norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
-                    squares += norms.square().to(device)
-            sums.append(squares.sqrt().sum())
-        if sums:
-            self.found["item_norms"] = torch.stack(sums)
-
-    def divide(self, by: Tensor | float) -> None:
-        """Changes the sums to those of gradients that are divided by a number."""
-        for key in self.found:
-            self.found[key] /= by**2 if key in ("gramian", "norms") else by
-
-    def complete(self, needs: Sequence[Statistic], count: int, device: torch.device) -> _Sums:
-        """The same with 0 for what has no elements, in the order of `needs`."""
-        found = {}
-        for key in needs:
-            if key in self.found:
-                found[key] = self.found[key]
-            else:
-                shape = (count, count) if key == "gramian" else (count,)
-                found[key] = torch.zeros(shape, dtype=torch.float64, device=device)
-        return _Sums(found, self.elements, self.items)
-
-    def statistics(self) -> dict[Statistic, Tensor]:
-        """What the balancer is given."""
-        found = dict(self.found)
-        if "norms" in found:
-            found["norms"] = found["norms"].sqrt()
-        if "mean_abs" in found:
-            found["mean_abs"] = found["mean_abs"] / self.elements
-        if "item_norms" in found:
-            found["item_norms"] = found["item_norms"] / self.items
-        return found
+def zeros(needs: Sequence[Statistic], n: int, device: torch.device | None = None) -> Sums:
+    """Statistics of `n` gradients of 0."""
+    shapes = {key: (n, n) if key == "gramian" else (n,) for key in needs}
+    return {k: torch.zeros(s, dtype=torch.float64, device=device) for k, s in shapes.items()}
 
 
-_SUM: dict[Statistic, Callable[[Tensor], Tensor]] = {
-    "gramian": lambda rows: rows @ rows.T,
-    "norms": lambda rows: torch.linalg.vector_norm(rows, dim=1).square(),
-    "mean_abs": lambda rows: rows.abs().sum(dim=1),
-    "max_abs": lambda rows: rows.abs().amax(dim=1),
-}
-
-
-def _chunks(rows: list[Tensor]) -> Iterator[Tensor]:
-    """Gradients of one length as matrices in float64, a row each, some elements at a time."""
-    limit = _CHUNK if rows[0].device.type == "cpu" else _CHUNK_ELSEWHERE
-    length = max(1, limit // len(rows))
-    if rows[0].numel() <= length:
-        yield torch.stack(rows).double()
+def _add(sums: Sums, column: Column) -> None:
+    """Adds the gradients of all terms with respect to one tensor."""
+    where = [index for index, part in enumerate(column) if part is not None]
+    given = [_dense(part).reshape(-1) for part in column if part is not None]
+    if not given or not given[0].numel():
         return
-    for parts in zip(*(torch.split(row, length) for row in rows), strict=True):
-        yield torch.stack(parts).double()
+    limit = _CHUNK if given[0].device.type == "cpu" else _CHUNK_ELSEWHERE
+    length = max(1, limit // len(given))
+    is_short = given[0].numel() <= length
+    for pieces in [given] if is_short else zip(*(row.split(length) for row in given), strict=True):
+        matrix = torch.stack(list(pieces)).double()
+        for key, statistic in _OF_PIECE.items():
+            if key in sums:
+                found = put(statistic(matrix).to(sums[key].device), where, len(column))
+                combine = torch.maximum if key == "max_abs" else torch.add
+                sums[key] = combine(sums[key], found)
 
 
-def _of_all(sums: Tensor, where: Sequence[int], count: int) -> Tensor:
-    """Sums of `count` terms, with 0 for those that are not at one of the places `where`."""
-    if sums.shape[-1] == count:
-        return sums
-    return put(sums, where, sums.new_zeros([count] * sums.ndim), axes=sums.ndim)
+def _divide(sums: Sums, by: Tensor | float) -> None:
+    """Changes the sums to those of gradients that are divided by a number."""
+    for key in sums:
+        sums[key] /= by**2 if key in ("gramian", "norms") else by
+
+
+def _batch_size(shared: Shared) -> int:
+    """The length of the batch axis of features; an error for other tensors."""
+    sizes = [len(tensor) for tensor in shared.tensors if tensor.ndim]
+    if not shared.are_features or len(sizes) < len(shared.tensors):
+        found = "no batch axis: give features"
+    elif min(sizes) < max(sizes):
+        found = f"first axes of {min(sizes)} and {max(sizes)}: give features with the batch first"
+    else:
+        return sizes[0]
+    raise ValueError(
+        "norms of each item of the batch are needed, and the tensors in shared= have "
+        f"{found}, or write per_item: false"
+    )
+
+
+def _item_norms(row: Column, items: int, device: torch.device) -> Tensor:
+    """The sum over the batch of the norm of each item's gradient."""
+    squares = torch.zeros(items, dtype=torch.float64, device=device)
+    for part in row:
+        if part is not None:
+            matrix = _dense(part).reshape(items, part.numel() // max(items, 1))
+            norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
+            squares += norms.square().to(device)
+    return squares.sqrt().sum()
 
 
 def _dense(part: Tensor) -> Tensor:

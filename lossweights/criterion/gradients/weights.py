@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.checks import GraphChecks
 from lossweights.criterion.gradients.heads import LOW_PRECISION, all_finite
 from lossweights.criterion.gradients.shared import Rows, Shared, SharedLike
-from lossweights.criterion.gradients.statistics import Collector
+from lossweights.criterion.gradients.statistics import Collector, zeros
 from lossweights.criterion.indexing import put, take
 from lossweights.criterion.slots import Slot
 from lossweights.errors import warn
@@ -24,8 +24,8 @@ _NO_FLOAT64 = (
     "weights from gradients need float64, which mps has not: train on the CPU, or write a balancer "
     "of values"
 )
-# Float16 gradients are multiplied by a scale, so that small ones do not become 0. It adapts like
-# that of torch's gradient scaler: halved after an overflow, doubled after 2,000 steps without one.
+# Float16 gradients are multiplied by a scale, so that small ones do not become 0. It adapts as in
+# torch's gradient scaler: halved after an overflow, doubled after 2,000 steps without one.
 _FIRST_SCALE, _LARGEST_SCALE, _CALM_STEPS = 2.0**16, 2.0**24, 2000
 
 
@@ -36,7 +36,6 @@ class GradientStep(NamedTuple):
         balance: The weights of the balanced terms present, shape (k,), float32.
         weights: The weights of all terms present on any rank, shape (m,).
         gradients: Statistics of those terms.
-        overflowed: 1 if any of the statistics is not finite, else 0; 0-dim.
         rows: The gradients themselves, multiplied by `scale`, for `heads: plain`.
         shared: What they were computed with respect to.
         scale: None for 1.
@@ -45,7 +44,6 @@ class GradientStep(NamedTuple):
     balance: Tensor
     weights: Tensor | None = None
     gradients: Gradients | None = None
-    overflowed: Tensor | float = 0.0
     rows: Rows | None = None
     shared: Shared | None = None
     scale: Tensor | None = None
@@ -60,60 +58,49 @@ class GradientWeights:
         may_lack: Whether a balanced term may be absent from a forward pass.
 
     Attributes:
-        tensors: All that changes. `weights` are those of the last step that computed gradients (1
+        tensors: The state. `weights` are those of the last step that computed gradients (1
             before), `computed` is 1 for terms that counted in such a step, `fresh` has sums and
             counts of the weights since then; `scale` multiplies float16 gradients, `overflows`
-            counts since the last step, `calm` the steps without one; and the sums of the
-            statistics that `update` reads.
+            counts since the last step, `calm` the steps without one; the other tensors are sums of
+            the statistics that `update` reads.
         is_due: Whether the next forward pass computes gradients.
         is_frozen: Whether the weights are held until `freeze` ends.
         has_new: Whether gradients were computed since the last step.
     """
 
     def __init__(self, slot: Slot, group: ProcessGroup, *, may_lack: bool) -> None:
-        if not isinstance(slot.component, GradientBalancer):
-            raise TypeError("a GradientBalancer is needed")
-        self.balancer, self._slot = slot.component, slot
-        self.names = slot.terms
+        self.balancer, self._slot = cast("GradientBalancer", slot.component), slot
+        self.names, n = slot.terms, len(slot.terms)
         self._keeps_rows = self.balancer.heads == "plain"
         self._checks = GraphChecks()
         self._has_scaled = self._has_warned = False
-        learns = type(self.balancer).update is not GradientBalancer.update
-        self._sums = self.balancer.statistics if learns else ()
-        self._collector = Collector(self.names, self.balancer.statistics, group, may_lack=may_lack)
-        self.tensors = self._initial()
-        self._active = frozenset(self.names)
-        self._computed: frozenset[str] = frozenset()  # the same as the tensor, on the host
-        self.is_due, self.is_frozen, self.has_new = True, False, False
-
-    def _initial(self) -> State:
-        n = len(self.names)
-        state = {
+        needs = self.balancer.statistics
+        self._sums = needs if type(self.balancer).update is not GradientBalancer.update else ()
+        self._collector = Collector(self.names, needs, group, may_lack=may_lack)
+        self.tensors: State = {
             "weights": torch.ones(n, dtype=torch.float32),
             "computed": torch.zeros(n, dtype=torch.float32),
             "fresh": torch.zeros(2, n, dtype=torch.float32),
             "scale": torch.full((), _FIRST_SCALE, dtype=torch.float32),
             "calm": torch.zeros((), dtype=torch.float32),
             "overflows": torch.zeros((), dtype=torch.float32),
+            **zeros(self._sums, n),
         }
-        for name in self._sums:
-            shape = (n, n) if name == "gramian" else (n,)
-            state[name] = torch.zeros(shape, dtype=torch.float64)
         if "gramian" in self._sums:
-            state["pairs"] = torch.zeros(n, n, dtype=torch.float32)
-        return state
+            self.tensors["pairs"] = torch.zeros(n, n, dtype=torch.float32)
+        self._active = frozenset(self.names)
+        self._computed: frozenset[str] = frozenset()  # the same as the tensor, on the host
+        self.is_due, self.is_frozen, self.has_new = True, False, False
+
+    def _where(self, names: Sequence[str]) -> list[int]:
+        return [self.names.index(name) for name in names]
 
     # In a forward pass
 
     def current(self, names: Sequence[str]) -> Tensor:
-        """The weights of some terms without new gradients, shape (k,).
-
-        The mean of those of the forward passes since the last step, or those of that step.
-        """
+        """The weights of some terms, shape (k,): means since the last step, or those of that step."""
         weights = self._mean() if self.has_new else self.tensors["weights"].clone()
-        if len(names) == len(self.names):
-            return weights
-        return take(weights, [self.names.index(name) for name in names])
+        return take(weights, self._where(names))
 
     def _mean(self) -> Tensor:
         sums, counts = self.tensors["fresh"].unbind()
@@ -127,13 +114,9 @@ class GradientWeights:
         Args:
             losses: Their values by name, sorted, with their graph.
             vector: The same as one vector, detached.
-            shared: What they depend on.
-
-        Raises:
-            ValueError: If `shared` is needed and missing, or a term does not depend on it.
-            RuntimeError: If torch cannot compute the gradients.
+            shared: What they depend on; if it is needed and missing, a ValueError is raised.
         """
-        names = list(losses)
+        names = tuple(losses)
         computes = self.is_due and not self.is_frozen
         if not computes and not self._keeps_rows:
             return GradientStep(self.current(names))
@@ -143,40 +126,29 @@ class GradientWeights:
                 "what they share, criterion(terms, shared=features) with what the trunk returned, "
                 "or shared=trunk.parameters()"
             )
-        found, rows, scale = self._rows(losses, shared)
-        kept: dict[str, Any] = {"scale": scale}
-        if self._keeps_rows:
-            kept |= {"rows": rows, "shared": found}
-        overflowed: Tensor | float = 0.0
+        found = None if shared is None else Shared(shared)
+        rows, scale = ({}, None) if found is None else self._rows(losses, found)
+        kept = (rows, found, scale) if self._keeps_rows else (None, None, scale)
         if not computes:
-            if scale is not None:
-                parts = [part for row in rows.values() for part in row if part is not None]
-                overflowed = all_finite(*parts).logical_not()
-            return GradientStep(self.current(names), overflowed=overflowed, **kept)
+            return GradientStep(self.current(names), None, None, *kept)
         if vector.device.type == "mps":
             raise RuntimeError(_NO_FLOAT64)
         gradients, seen = self._collector.collect(rows, vector.float(), found, scale)
-        if scale is not None:
-            overflowed = all_finite(*gradients.found.values()).logical_not()
-        weights = balance = self._weights(seen, gradients)
-        if len(names) < len(gradients.names):
-            balance = take(weights, [gradients.names.index(name) for name in names])
-        return GradientStep(balance, weights, gradients, overflowed, **kept)
+        weights = self._weights(seen, gradients)
+        balance = take(weights, [gradients.names.index(name) for name in names])
+        return GradientStep(balance, weights, gradients, *kept)
 
-    def _rows(
-        self, losses: Mapping[str, Tensor], shared: SharedLike | None
-    ) -> tuple[Shared | None, Rows, Tensor | None]:
+    def _rows(self, losses: Mapping[str, Tensor], shared: Shared) -> tuple[Rows, Tensor | None]:
         """The gradients of some terms, with what they are multiplied by."""
-        if shared is None or not losses:
-            return None if shared is None else Shared(shared), {}, None
-        found = Shared(shared)
-        self._checks.check(losses, found)
-        if self._keeps_rows and found.is_low and not self._has_warned:
+        if not losses:
+            return {}, None
+        self._checks.check(losses, shared)
+        if self._keeps_rows and shared.is_low and not self._has_warned:
             self._has_warned = True
             warn(LOW_PRECISION)
-        is_half = found.is_half or self._checks.is_half
+        is_half = shared.is_half or self._checks.is_half
         scale = self.tensors["scale"].clone() if is_half else None
-        return found, found.rows(losses, scale), scale
+        return shared.rows(losses, scale), scale
 
     @torch.no_grad()
     def _weights(self, losses: Tensor, gradients: Gradients) -> Tensor:
@@ -184,49 +156,37 @@ class GradientWeights:
         last = self.current(gradients.names)
         if not gradients.names:
             return last
-        state = self._slot.state
-        if len(gradients.names) < len(self.names):
-            where = [self.names.index(name) for name in gradients.names]
-            pairs = self.balancer.pairs
-            state = {
-                key: take(tensor, where, axes=2 if key in pairs else 1)
-                for key, tensor in state.items()
-            }
+        where, pairs, state = self._where(gradients.names), self.balancer.pairs, self._slot.state
+        state = {k: take(t, where, axes=2 if k in pairs else 1) for k, t in state.items()}
         weights = self.balancer.weigh(losses, state, self._slot.now.with_gradients(gradients))
         weights = weights.to(last)
         return torch.where(all_finite(weights, *gradients.found.values()), weights, last)
 
     def record(self, step: GradientStep) -> None:
         """Adds what a training forward pass computed."""
-        self._has_scaled = self._has_scaled or step.scale is not None
         if step.scale is not None:
-            self.tensors["overflows"] += step.overflowed
+            self._has_scaled = True
+            rows = (part for row in (step.rows or {}).values() for part in row if part is not None)
+            found = step.gradients.found.values() if step.gradients else rows
+            self.tensors["overflows"] += all_finite(*found).logical_not()
         if step.weights is None or step.gradients is None:
             return
         self.has_new = True
-        where = [self.names.index(name) for name in step.gradients.names]
+        where, n = self._where(step.gradients.names), len(self.names)
         ones = torch.ones_like(step.weights)
-        sums, counts = self.tensors["fresh"].unbind()
-        _add(sums, step.weights, where)
-        _add(counts, ones, where)
+        self.tensors["fresh"] += torch.stack([put(step.weights, where, n), put(ones, where, n)])
         for name in self._sums:
-            axes = 2 if name == "gramian" else 1
-            _add(self.tensors[name], step.gradients.found[name], where, axes)
+            self.tensors[name] += put(step.gradients.found[name], where, n)
         if "pairs" in self.tensors:
-            _add(self.tensors["pairs"], torch.outer(ones, ones), where, axes=2)
+            self.tensors["pairs"] += put(torch.outer(ones, ones), where, n)
 
     # Between forward passes
 
     def show(self, step: int, horizon: Horizon, inactive: Collection[str]) -> None:
         """Decides whether the forward passes of a step compute gradients.
 
-        They do when `every` says so, and if a term counts that never counted in a step that
-        computed gradients: its weight is not known yet.
-
-        Args:
-            step: The step.
-            horizon: The length of training.
-            inactive: The terms that do not count in it.
+        They do when `every` says so, and if a term counts (is not `inactive`) that never counted in
+        a step that computed gradients: its weight is not known yet.
         """
         length = max(1, horizon.steps(self.balancer.every))
         self._active = frozenset(self.names).difference(inactive)
@@ -247,9 +207,8 @@ class GradientWeights:
         found, seen = {}, counts > 0
         for name in self._sums:
             divisor = self.tensors["pairs"] if name == "gramian" else counts
-            found[name] = self.tensors[name] / divisor
-            own = found[name].diagonal() if name == "gramian" else found[name]
-            seen = seen & own.isfinite()
+            found[name] = mean = self.tensors[name] / divisor
+            seen = seen & (mean.diagonal() if name == "gramian" else mean).isfinite()
         for name, mean in found.items():
             both = seen[:, None] & seen if name == "gramian" else seen
             found[name] = torch.where(both, mean, 0.0)
@@ -261,8 +220,8 @@ class GradientWeights:
         tensors["weights"].copy_(self._mean())
         if self.has_new and not self._computed.issuperset(self._active):
             self._computed |= self._active
-            for name in self._active:
-                tensors["computed"][self.names.index(name)] = 1
+            for index in self._where(sorted(self._active)):
+                tensors["computed"][index] = 1
         if self._has_scaled:
             overflow, calm = tensors["overflows"] > 0, tensors["calm"]
             calm.add_(1).mul_(overflow.logical_not())
@@ -291,18 +250,9 @@ class GradientWeights:
         )
 
     def check_device(self, device: torch.device) -> None:
-        """Refuses a device without float64, if sums of statistics are kept.
-
-        Raises:
-            RuntimeError: On such a device.
-        """
+        """Refuses a device without float64, if sums of statistics are kept."""
         if device.type == "mps" and self._sums:
             raise RuntimeError(_NO_FLOAT64)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "is_frozen": False}  # a copy made within `freeze` is not frozen
-
-
-def _add(sums: Tensor, values: Tensor, where: Sequence[int], axes: int = 1) -> None:
-    """Adds the entries of some terms, on each of the last axes."""
-    sums += put(values, where, torch.zeros_like(sums), axes)

@@ -47,13 +47,9 @@ def gradients(*norms: float, names: tuple[str, ...] = NAMES) -> Gradients:
 
 
 def record(
-    held: GradientWeights,
-    weights: Tensor,
-    found: Gradients,
-    overflowed: float = 0.0,
-    scale: Tensor | None = None,
+    held: GradientWeights, weights: Tensor, found: Gradients, scale: Tensor | None = None
 ) -> None:
-    held.record(GradientStep(weights, weights, found, torch.tensor(overflowed), scale=scale))
+    held.record(GradientStep(weights, weights, found, scale=scale))
 
 
 def recorded(held: GradientWeights, *weights: float, names: tuple[str, ...] = NAMES) -> None:
@@ -121,10 +117,10 @@ def test_one_that_is_not_finite_spoils_the_mean_of_its_term_alone(bad: float) ->
     assert held.current(NAMES).isfinite().all()
 
 
-def _steps(held: GradientWeights, count: int, *, overflowed: float = 0.0) -> Tensor:
+def _steps(held: GradientWeights, count: int, *, norm: float = 1.0) -> Tensor:
     for _ in range(count):
         scale = held.tensors["scale"].clone()
-        record(held, torch.ones(3), gradients(1.0, 1.0, 1.0), overflowed, scale)
+        record(held, torch.ones(3), gradients(1.0, norm, 1.0), scale)
         held.step_done()
     return held.tensors["scale"].clone()
 
@@ -134,17 +130,17 @@ def test_the_scale_falls_with_each_overflow_and_rises_after_long_calm() -> None:
     start = held.tensors["scale"].item()
     assert _steps(held, 1999) == start
     assert _steps(held, 1) == 2 * start
-    assert _steps(held, 3, overflowed=1.0) == start / 4
+    assert _steps(held, 3, norm=torch.inf) == start / 4
     assert _steps(held, 1999) == start / 4
-    assert _steps(held, 1, overflowed=1.0) == start / 8
+    assert _steps(held, 1, norm=torch.inf) == start / 8
     assert _steps(held, 1999) == start / 8
     assert _steps(held, 1) == start / 4
-    assert _steps(held, 40, overflowed=1.0) == 1
+    assert _steps(held, 40, norm=torch.inf) == 1
 
 
 def test_the_scale_stands_still_where_nothing_is_scaled() -> None:
     held = built()
-    record(held, torch.ones(3), gradients(1.0, 1.0, 1.0), overflowed=1.0)
+    record(held, torch.ones(3), gradients(1.0, torch.inf, 1.0))
     held.step_done()
     assert held.tensors["scale"] == 2**16
     assert _steps(held, 1) == 2**16  # the overflow of an earlier step is forgotten

@@ -28,14 +28,14 @@ def collected(
     needs: tuple[str, ...] = STATISTICS,
 ) -> Gradients:
     collector = statistics.Collector(NAMES, needs, ProcessGroup("off"), may_lack=True)  # type: ignore[arg-type]
-    found = collector.collect(
+    found, losses = collector.collect(
         rows,
         torch.arange(1.0, len(rows) + 1),
         Shared([tensor.requires_grad_() * 1 for tensor in tensors]),
         None if scale is None else torch.tensor(scale),
     )
-    assert found.losses.tolist() == [float(index) for index in range(1, len(rows) + 1)]
-    return found.gradients
+    assert losses.tolist() == [float(index) for index in range(1, len(rows) + 1)]
+    return found
 
 
 SHAPES = [(4, 3), (4, 2, 5), (4,)]
