@@ -25,7 +25,7 @@ from lossweights.criterion.state import AdaptiveState
 from lossweights.errors import ConfigError
 
 _ENOUGH_STEPS = 2  # the first step of a warm-up has a learning rate of 0
-_NEGATIVE_LEARNED = "under which a weight that the balancer learns grows without bound"
+_NEGATIVE_LEARNED = "so its learned weight would grow without bound"
 
 
 class Factors(NamedTuple):

@@ -149,7 +149,7 @@ class Slot:
                 )
             mask = valid if tensor.ndim or not valid.ndim else valid.any()
             if key not in self._learned:
-                torch.where(mask, new, tensor, out=tensor)
+                torch.where(mask, new.to(tensor.dtype), tensor, out=tensor)
             elif new is not copies[key] or version(new):  # else a backward pass may need it
                 tensor.copy_(torch.where(mask, new, tensor))
 
