@@ -1,7 +1,5 @@
 """Exceptions, and the phrases that messages share."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Base weights from a few batches, which give the terms the wanted shares of the loss."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping

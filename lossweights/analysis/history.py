@@ -1,7 +1,5 @@
 """The metrics of a training: one row per interval, in memory and in a file."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Finds terms that collapse or are not finite: `diagnose` in rows, `Monitor` during training."""
 
-from __future__ import annotations
-
 import math
 import os
 import warnings

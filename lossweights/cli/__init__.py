@@ -1,7 +1,5 @@
 """The command line: `lossweights`, or `python -m lossweights`."""
 
-from __future__ import annotations
-
 import io
 import sys
 import warnings

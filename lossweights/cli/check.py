@@ -1,7 +1,5 @@
 """`lossweights check`: checks and describes configs."""
 
-from __future__ import annotations
-
 import textwrap
 from contextlib import suppress
 from typing import Annotated

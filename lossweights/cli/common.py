@@ -1,7 +1,5 @@
 """What commands share: options, reading configs, reporting errors, writing files."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 import traceback

@@ -1,7 +1,5 @@
 """The docstring and the fields of a component, in the words of a config."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import sys

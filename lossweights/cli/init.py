@@ -1,7 +1,5 @@
 """`lossweights init`: writes a config to start from."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`lossweights kinds`: the kinds that a config can use, and their fields."""
 
-from __future__ import annotations
-
 import re
 import sys
 import textwrap

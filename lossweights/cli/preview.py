@@ -1,7 +1,5 @@
 """`lossweights preview`: the weights of configs over a training, drawn."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path

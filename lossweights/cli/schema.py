@@ -1,7 +1,5 @@
 """`lossweights schema`: the JSON schema with which editors complete and check configs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Constants and formulas that stay finite for every loss: 0, negative, tiny or huge."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Random numbers that follow from a seed and a step: stateless, and the same on every rank."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

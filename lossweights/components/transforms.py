@@ -1,7 +1,5 @@
 """Transforms: functions of a term's value, applied before it is weighted."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Annotated, Literal, TypeAlias
 

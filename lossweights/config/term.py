@@ -1,7 +1,5 @@
 """The config of one term."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 

@@ -185,7 +185,7 @@ class Adaptive(AdaptiveState):
         self,
         values: Values,
         inactive: Collection[str],
-        shared: SharedLike | None = None,
+        shared: SharedLike = None,
         *,
         computes_gradients: bool = False,
     ) -> Factors:

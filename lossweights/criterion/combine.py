@@ -1,7 +1,5 @@
 """The weighted sum."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +19,7 @@ def combine(
     values: Values,
     mode: Mode,
     names: Sequence[str],
-    shared: SharedLike | None = None,
+    shared: SharedLike = None,
     *,
     computes_gradients: bool = False,
 ) -> Parts:
@@ -72,7 +70,7 @@ def _adapted(
     values: Values,
     weights: Tensor,
     mode: Mode,
-    shared: SharedLike | None,
+    shared: SharedLike,
     computes_gradients: bool,
 ) -> tuple[Factors, Tensor]:
     """The factors of a forward pass, and the weighted sum with them."""

@@ -1,7 +1,5 @@
 """How terms count in training and in evaluation."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

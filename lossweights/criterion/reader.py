@@ -1,7 +1,5 @@
 """From the given terms to one checked vector."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from numbers import Real

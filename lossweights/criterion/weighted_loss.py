@@ -146,9 +146,7 @@ class WeightedLoss(nn.Module):
 
     # Combining
 
-    def forward(
-        self, terms: Mapping[str, Tensor | None], shared: SharedLike | None = None
-    ) -> Tensor:
+    def forward(self, terms: Mapping[str, Tensor | None], shared: SharedLike = None) -> Tensor:
         """The weighted sum, a scalar with its graph, in float32 (float64 for float64 terms).
 
         Args:
@@ -170,7 +168,7 @@ class WeightedLoss(nn.Module):
         return self._total(terms, shared, training=training)
 
     def _total(
-        self, terms: Mapping[str, Tensor | None], shared: SharedLike | None, *, training: bool
+        self, terms: Mapping[str, Tensor | None], shared: SharedLike, *, training: bool
     ) -> Tensor:
         values, mode = self._read(terms, training=training)
         parts = combine(values, mode, self._reader.names, shared, computes_gradients=training)
@@ -198,7 +196,7 @@ class WeightedLoss(nn.Module):
                 values = finite_terms(values, mode, self.config, self.current_step)
         return values, mode
 
-    def _uncompiled(self, terms: Mapping[str, Tensor | None], shared: SharedLike | None) -> Tensor:
+    def _uncompiled(self, terms: Mapping[str, Tensor | None], shared: SharedLike) -> Tensor:
         """A training forward pass with a balancer by gradients, outside of compiled graphs."""
         if torch.compiler.is_compiling():
             raise RuntimeError(

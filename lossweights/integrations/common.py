@@ -1,7 +1,5 @@
 """What the integrations share: criteria that follow the optimizers of a trainer."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 

@@ -1,7 +1,5 @@
 """A handler for the engines of PyTorch-Ignite."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from torch import nn

@@ -1,7 +1,5 @@
 """A callback for Lightning's trainer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

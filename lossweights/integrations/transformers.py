@@ -1,7 +1,5 @@
 """A Hugging Face Trainer that keeps a criterion in step with its training."""
 
-from __future__ import annotations
-
 from math import ceil
 from typing import Any
 

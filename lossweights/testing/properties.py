@@ -1,7 +1,5 @@
 """The properties of components, one function for each."""
 
-from __future__ import annotations
-
 import copy
 import io
 import tempfile

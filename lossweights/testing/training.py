@@ -1,7 +1,5 @@
 """A small reproducible training, in which the properties of components are tested."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeAlias

@@ -1,7 +1,5 @@
 """The step of Adam, for weights that a balancer optimizes itself."""
 
-from __future__ import annotations
-
 import math
 
 import torch

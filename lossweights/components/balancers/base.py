@@ -1,7 +1,5 @@
 """The base class of balancers."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Any, ClassVar
 

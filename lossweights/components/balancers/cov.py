@@ -1,7 +1,5 @@
 """Coefficient of variation: terms that still vary weigh more."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -1,7 +1,5 @@
 """Dynamic weight average: weights from how much each loss changes between epochs."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

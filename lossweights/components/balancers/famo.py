@@ -1,7 +1,5 @@
 """Fast adaptive multitask optimization: all losses decrease at the same rate."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """The geometric mean of the losses, as weights."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar
 

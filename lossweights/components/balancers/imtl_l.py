@@ -1,7 +1,5 @@
 """Impartial multi-task learning, balancing losses: learned weights."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

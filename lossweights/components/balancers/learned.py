@@ -1,7 +1,5 @@
 """The base class of balancers with learned weights."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, Literal, Self
 

@@ -1,7 +1,5 @@
 """Each term relative to a moving average of its own value."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

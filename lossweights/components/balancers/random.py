@@ -1,7 +1,5 @@
 """Random loss weighting: new weights at each step."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -1,7 +1,5 @@
 """Relative loss balancing with random lookback: by progress since the last and the first step."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -1,7 +1,5 @@
 """SoftAdapt: weights from the slope of each loss."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import torch

@@ -1,7 +1,5 @@
 """The smooth maximum of the losses, as weights."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

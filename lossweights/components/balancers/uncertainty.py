@@ -1,7 +1,5 @@
 """Homoscedastic uncertainty: learned weights."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

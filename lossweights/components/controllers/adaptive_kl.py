@@ -1,7 +1,5 @@
 """The adaptive KL coefficient of fine-tuning by reinforcement learning."""
 
-from __future__ import annotations
-
 from typing import Annotated, Self
 
 import torch

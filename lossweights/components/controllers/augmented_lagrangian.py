@@ -1,7 +1,5 @@
 """The augmented Lagrangian: a multiplier, and a penalty on the current violation."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Self
 
 import torch

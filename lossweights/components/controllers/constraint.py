@@ -1,7 +1,5 @@
 """The base class of controllers that keep a term or a metric within a bound."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from pydantic import model_validator

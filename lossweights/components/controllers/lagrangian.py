@@ -1,7 +1,5 @@
 """Dual ascent: the weight is the multiplier of a constraint."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 import torch

@@ -1,7 +1,5 @@
 """Proportional-integral control: the weight that holds a value at a target."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 import torch

@@ -1,7 +1,5 @@
 """A weight that changes when progress stops."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 import torch

@@ -1,7 +1,5 @@
 """The base classes of schedules."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Any, Self
 

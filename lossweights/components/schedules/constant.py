@@ -1,7 +1,5 @@
 """A constant weight."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lossweights.components.durations import Horizon

@@ -1,7 +1,5 @@
 """The arithmetic of cycles."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Cycles of a ramp and a plateau."""
 
-from __future__ import annotations
-
 from typing import Annotated, Self
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A Python function as a schedule."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated
 

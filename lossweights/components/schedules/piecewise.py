@@ -1,7 +1,5 @@
 """Interpolation between given points."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Annotated, Self
 

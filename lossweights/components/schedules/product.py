@@ -1,7 +1,5 @@
 """Several schedules multiplied."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np

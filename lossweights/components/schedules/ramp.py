@@ -1,7 +1,5 @@
 """Once from one weight to another."""
 
-from __future__ import annotations
-
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules.base import DelayedSchedule, Steps, progress
 from lossweights.components.schedules.shapes import LinearShape, Shape, Values, interpolate

@@ -1,7 +1,5 @@
 """A schedule that begins again in each cycle."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Self
 

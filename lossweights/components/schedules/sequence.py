@@ -1,7 +1,5 @@
 """One schedule after the other."""
 
-from __future__ import annotations
-
 from typing import Annotated, Self
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Shapes: the course of a ramp, as functions from [0, 1] to [0, 1]."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Independent component alignment: orthogonal gradients of one size."""
 
-from __future__ import annotations
-
 from typing import Literal, TypeAlias
 
 import numpy as np

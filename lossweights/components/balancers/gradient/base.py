@@ -1,7 +1,5 @@
 """The base classes of balancers that weigh by gradients."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal, TypeAlias

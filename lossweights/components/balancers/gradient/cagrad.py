@@ -1,7 +1,5 @@
 """Conflict-averse gradient descent: near the mean gradient, the best for the worst term."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import numpy as np

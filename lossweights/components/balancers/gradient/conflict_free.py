@@ -1,7 +1,5 @@
 """Conflict-free inverse gradients: a direction at the same angle to every gradient."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer

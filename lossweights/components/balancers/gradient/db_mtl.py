@@ -1,7 +1,5 @@
 """Dual balancing: logarithms of the losses, and gradients of one norm."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Projections onto the dual cone of the gradients: directions that conflict with no term."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Dual-cone projection of the mean gradient."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lossweights.components.balancers.gradient.base import Array

@@ -1,7 +1,5 @@
 """Fair resource allocation: fair shares of the gain of a step."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np

@@ -1,7 +1,5 @@
 """GradNorm: weights that bring the norms of gradients to a target."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

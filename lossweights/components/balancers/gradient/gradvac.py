@@ -1,7 +1,5 @@
 """Gradient vaccine: gradients are turned towards each other as far as they used to agree."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import numpy as np

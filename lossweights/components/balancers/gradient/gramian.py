@@ -1,7 +1,5 @@
 """Norms, cosines and eigenvalues from a Gramian."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lossweights.components.balancers.gradient.base import Array

@@ -1,7 +1,5 @@
 """Impartial multi-task learning, balancing gradients: one projection on all of them."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lossweights.components.balancers.gradient.base import Array, GramianBalancer

@@ -1,7 +1,5 @@
 """Learning-rate annealing: gradients near the size of one term's gradient."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch

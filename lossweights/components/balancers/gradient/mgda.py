@@ -1,7 +1,5 @@
 """The multiple-gradient descent algorithm: the shortest combination of the gradients."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

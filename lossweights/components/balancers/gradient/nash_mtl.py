@@ -1,7 +1,5 @@
 """Nash bargaining between the terms."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Convex quadratic programs with nonnegative variables, small and dense, in numpy."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,7 +1,5 @@
 """Each term's gradient divided by a moving average of its norm."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

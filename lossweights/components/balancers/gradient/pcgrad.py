@@ -1,7 +1,5 @@
 """Projecting conflicting gradients (gradient surgery)."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np

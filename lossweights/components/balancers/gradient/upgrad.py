@@ -1,7 +1,5 @@
 """Unconflicting projection of each gradient."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lossweights.components.balancers.gradient.base import Array
