@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -29,6 +30,7 @@ _OF_PIECE: dict[Statistic, Callable[[Tensor], Tensor]] = {
 }
 
 
+@dataclass(frozen=True, eq=False)
 class Collector:
     """Computes the statistics that a balancer needs.
 
@@ -45,16 +47,10 @@ class Collector:
             device, to learn which terms were given on any rank.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        needs: Sequence[Statistic],
-        group: ProcessGroup,
-        *,
-        may_lack: bool,
-    ) -> None:
-        self._names, self._needs = tuple(names), tuple(needs)
-        self._group, self._may_lack = group, may_lack
+    names: tuple[str, ...]
+    needs: tuple[Statistic, ...]
+    group: ProcessGroup
+    may_lack: bool
 
     @torch.no_grad()
     def collect(
@@ -69,11 +65,12 @@ class Collector:
             shared: What the gradients were taken with respect to; None if no term was given.
             scale: What the gradients were multiplied by; None for 1.
         """
-        has_ranks, device = self._group.count > 1, losses.device
-        of_features = shared is None or shared.are_features
-        tensors = [] if shared is None else shared.tensors
-        names = self._names if has_ranks else tuple(rows)
-        sums = zeros(self._needs, len(names), device)
+        has_ranks, device = self.group.count > 1, losses.device
+        of_features, tensors = (
+            (True, []) if shared is None else (shared.are_features, shared.tensors)
+        )
+        names = self.names if has_ranks else tuple(rows)
+        sums = zeros(self.needs, len(names), device)
         sizes: dict[Statistic, int | Tensor] = {"mean_abs": 0, "item_norms": 0}
         if shared is not None and "item_norms" in sums:
             sizes["item_norms"] = items = _batch_size(shared)
@@ -82,7 +79,7 @@ class Collector:
                     total.add_(_item_norms(rows[name], items, device))
         for index, tensor in enumerate(tensors):
             sizes["mean_abs"] += tensor.numel()
-            column = [rows[name][index] if name in rows else None for name in names]
+            column: Column = [rows[name][index] if name in rows else None for name in names]
             if has_ranks and not of_features:
                 column = self._averaged(column, tensor, scale)
             _add(sums, column)
@@ -96,9 +93,7 @@ class Collector:
         seen = torch.ones(len(names), dtype=torch.bool, device=device)
         return Gradients(names, found, seen), losses
 
-    def _averaged(
-        self, column: Column, tensor: Tensor, scale: Tensor | None
-    ) -> list[Tensor | None]:
+    def _averaged(self, column: Column, tensor: Tensor, scale: Tensor | None) -> Column:
         """The mean over the ranks of the gradients with respect to a parameter."""
         # Of this dtype on all ranks, also on those that have no scale.
         dtype = torch.promote_types(tensor.dtype, torch.float32)
@@ -106,9 +101,9 @@ class Collector:
         mean = torch.stack([zero if part is None else _dense(part).to(dtype) for part in column])
         if scale is not None:
             mean /= scale.to(mean)
-        self._group.sum(mean)
-        mean /= self._group.count
-        return list(mean.unbind())
+        self.group.sum(mean)
+        mean /= self.group.count
+        return mean.unbind()
 
     def _over_ranks(
         self,
@@ -120,7 +115,7 @@ class Collector:
         of_features: bool,
     ) -> tuple[tuple[str, ...], Tensor]:
         """Replaces sums and sizes by those of all ranks; the terms given on any, their values."""
-        names, n, count, values = self._names, len(self._names), self._group.count, losses.double()
+        names, n, count, values = self.names, len(self.names), self.group.count, losses.double()
         given = [names.index(name) for name in rows]
         added = [key for key in sums if key != "max_abs"]
         parts = [
@@ -130,11 +125,11 @@ class Collector:
             *(sums[key].flatten() for key in added),
         ]
         whole = torch.cat(parts)
-        self._group.sum(whole)
+        self.group.sum(whole)
         totals, counts, elements, items, *rest = torch.split(whole, [len(part) for part in parts])
         sums |= {key: part.view_as(sums[key]) for key, part in zip(added, rest, strict=True)}
         if "max_abs" in sums:
-            self._group.max(sums["max_abs"])
+            self.group.max(sums["max_abs"])
         if of_features:
             # The loss of the training is the mean over the ranks, so the gradient with respect to
             # the features of a rank is that of its loss divided by their number.
@@ -143,9 +138,9 @@ class Collector:
             elements = elements / count
             sums |= {key: sums[key] / count for key in added}
         sizes |= {"mean_abs": elements, "item_norms": items}
-        if self._may_lack:
+        if self.may_lack:
             names = tuple(n for n, times in zip(names, counts.tolist(), strict=True) if times > 0)
-        where = [self._names.index(name) for name in names]
+        where = [self.names.index(name) for name in names]
         sums |= {key: take(total, where, axes=total.ndim) for key, total in sums.items()}
         return names, take(totals / counts, where).float()
 

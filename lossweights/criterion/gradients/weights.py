@@ -95,10 +95,8 @@ class GradientWeights:
     def _where(self, names: Sequence[str]) -> list[int]:
         return [self.names.index(name) for name in names]
 
-    # In a forward pass
-
     def current(self, names: Sequence[str]) -> Tensor:
-        """The weights of some terms, shape (k,): means since the last step, or those of that step."""
+        """The weights of some terms, shape (k,): means since the last step, if there are any."""
         weights = self._mean() if self.has_new else self.tensors["weights"].clone()
         return take(weights, self._where(names))
 
@@ -179,8 +177,6 @@ class GradientWeights:
             self.tensors[name] += put(step.gradients.found[name], where, n)
         if "pairs" in self.tensors:
             self.tensors["pairs"] += put(torch.outer(ones, ones), where, n)
-
-    # Between forward passes
 
     def show(self, step: int, horizon: Horizon, inactive: Collection[str]) -> None:
         """Decides whether the forward passes of a step compute gradients.
