@@ -16,8 +16,8 @@ Rows: TypeAlias = "dict[str, list[Tensor | None]]"
 
 NOT_REENTRANT = "write torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
 NOT_DONATED = (
-    "write import torch._functorch.config and torch._functorch.config.donated_buffer = False before "
-    "it is compiled"
+    "write import torch._functorch.config and torch._functorch.config.donated_buffer = False "
+    "before it is compiled"
 )
 _ADVICE = {  # words of torch's errors, and what to write
     "use_reentrant": "reentrant checkpointing cannot give the gradients of single terms: "
