@@ -42,18 +42,11 @@ class GraphChecks:
 
 
 def check_graph(losses: Mapping[str, Tensor], shared: Shared) -> bool:
-    """Finds in the graph what would make the gradients of single terms wrong without an error.
-
-    Args:
-        losses: The terms, with their graph. Those that need no gradient are skipped.
-        shared: The tensors that the gradients are taken with respect to.
-
-    Returns:
-        Whether there is float16 in the graph between them.
+    """Whether there is float16 in the graph between terms that need a gradient and `shared`.
 
     Raises:
         ValueError: For a term that does not depend on any of the tensors.
-        RuntimeError: For a part of the model whose gradients would be wrong.
+        RuntimeError: For a part of the model whose gradients would be wrong without an error.
     """
     targets = {_edge(tensor) for tensor in shared.tensors}
     paths = {n: _path(loss, targets) for n, loss in losses.items() if loss.requires_grad}

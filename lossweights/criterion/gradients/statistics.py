@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import TypeAlias
 
 import torch
@@ -23,7 +24,7 @@ Column: TypeAlias = "Sequence[Tensor | None]"  # the gradients of all terms, of 
 
 
 def _products(rows: Tensor) -> Tensor:
-    """`rows @ rows.T`; of 5 rows or more on a CPU one triangle, which takes little over half."""
+    """`rows @ rows.T`, of which a CPU computes one triangle, in half the time from 5 rows on."""
     if len(rows) < 5 or rows.device.type != "cpu":
         return rows @ rows.T
     products = rows.new_zeros(len(rows), len(rows))
@@ -77,9 +78,7 @@ class Collector:
             scale: What the gradients were multiplied by; None for 1.
         """
         has_ranks, device = self.group.count > 1, losses.device
-        of_features, tensors = (
-            (True, []) if shared is None else (shared.are_features, shared.tensors)
-        )
+        of_features = shared is None or shared.are_features
         names = self.names if has_ranks else tuple(rows)
         sums = zeros(self.needs, len(names), device)
         sizes: dict[Statistic, int | Tensor] = {"mean_abs": 0, "item_norms": 0}
@@ -88,7 +87,7 @@ class Collector:
             for name, total in zip(names, sums["item_norms"].unbind(), strict=True):
                 if name in rows:
                     total.add_(_item_norms(rows[name], items, device))
-        for index, tensor in enumerate(tensors):
+        for index, tensor in enumerate([] if shared is None else shared.tensors):
             sizes["mean_abs"] += tensor.numel()
             column: Column = [rows[name][index] if name in rows else None for name in names]
             if has_ranks and not of_features:
@@ -150,14 +149,14 @@ class Collector:
             sums |= {key: sums[key] / count for key in added}
         sizes |= {"mean_abs": elements, "item_norms": items}
         if self.may_lack:
-            names = tuple(n for n, times in zip(names, counts.tolist(), strict=True) if times > 0)
+            names = tuple(compress(names, counts.tolist()))
         where = [self.names.index(name) for name in names]
         sums |= {key: take(total, where, axes=total.ndim) for key, total in sums.items()}
         return names, take(totals / counts, where).float()
 
 
 def zeros(needs: Sequence[Statistic], n: int, device: torch.device | None = None) -> Sums:
-    """Statistics of `n` gradients of 0."""
+    """The statistics of n gradients that are 0."""
     shapes = {key: (n, n) if key == "gramian" else (n,) for key in needs}
     return {k: torch.zeros(s, dtype=torch.float64, device=device) for k, s in shapes.items()}
 
@@ -170,9 +169,10 @@ def _add(sums: Sums, column: Column) -> None:
         return
     limit = _CHUNK if given[0].device.type == "cpu" else _CHUNK_ELSEWHERE
     length = max(1, limit // len(given))
-    is_short = given[0].numel() <= length
-    for pieces in [given] if is_short else zip(*(row.split(length) for row in given), strict=True):
-        matrix = torch.stack(list(pieces)).double()
+    whole = given[0].numel() <= length
+    splits = [(row,) if whole else torch.split(row, length) for row in given]
+    for pieces in zip(*splits, strict=True):
+        matrix = torch.stack(pieces).double()
         for key, statistic in _OF_PIECE.items():
             if key in sums:
                 found = put(statistic(matrix).to(sums[key].device), where, len(column))
