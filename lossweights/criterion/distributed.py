@@ -10,6 +10,8 @@ from torch import Tensor, distributed, nn
 
 from lossweights.criterion.torch_internals import after_backward
 
+_LOST = "lost"  # instead of a group, which belongs to its process, after pickling
+
 
 class ProcessGroup:
     """The processes that train together, or this process alone.
@@ -20,16 +22,14 @@ class ProcessGroup:
     """
 
     def __init__(self, sync: str, group: Any = None) -> None:
-        self._is_on = sync == "auto"
-        self._group = group
-        self._lost_group = False
+        self._is_on, self._group = sync == "auto", group
 
     @property
     def count(self) -> int:
         """Number of processes; a RuntimeError if the process group stayed in another process."""
         if not self._is_on or not distributed.is_available() or not distributed.is_initialized():
             return 1
-        if self._lost_group:
+        if self._group == _LOST:
             raise RuntimeError(
                 "a pickled criterion cannot take its process group along: build it again with "
                 "WeightedLoss(..., process_group=...), then load_state_dict()"
@@ -92,6 +92,4 @@ class ProcessGroup:
         return copy
 
     def __getstate__(self) -> dict[str, Any]:
-        # A group belongs to its process.
-        lost = self._lost_group or self._group is not None
-        return {"_is_on": self._is_on, "_group": None, "_lost_group": lost}
+        return {"_is_on": self._is_on, "_group": None if self._group is None else _LOST}

@@ -25,23 +25,14 @@ _Last: TypeAlias = (
 
 
 class Parts(NamedTuple):
-    """A total and its parts.
+    """A total and its parts."""
 
-    Args:
-        total: A scalar with its graph.
-        values: The terms present.
-        weights: Their weights, as far as they are known before the forward pass.
-        factors: What multiplies these weights; None for 1.
-        penalties: Added to `factors` times the values; None if there are none.
-        gradients: What was computed from gradients.
-    """
-
-    total: Tensor
-    values: Values
-    weights: Tensor
-    factors: Tensor | None = None
-    penalties: Tensor | None = None
-    gradients: GradientStep | None = None
+    total: Tensor  # a scalar with its graph
+    values: Values  # of the terms present
+    weights: Tensor  # of these, as far as they are known before the forward pass
+    factors: Tensor | None = None  # what multiplies these weights; None for 1
+    penalties: Tensor | None = None  # added to `factors` times the values
+    gradients: GradientStep | None = None  # what was computed from gradients
 
 
 class ForwardRecord:
@@ -77,7 +68,7 @@ class ForwardRecord:
         return self._last is not None and self.step is None
 
     def add(self, parts: Parts, skipped: frozenset[str]) -> None:
-        """Keeps the parts of a total, `skipped` terms are not in it; the host never waits."""
+        """Keeps the parts of a total without the `skipped` terms; does not wait for the device."""
         _, (names, raws, losses, vector), weights, factors, penalties, _ = parts
         self.names = names
         looks = torch.compiler.is_compiling()  # a graph is traced once, and counts nothing

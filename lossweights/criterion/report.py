@@ -53,16 +53,10 @@ class Breakdown:
         skipped: Collection[str],
         order: Iterable[str],
     ) -> Breakdown:
-        """The parts of a forward pass, whose terms are shown in the given order.
+        """From the terms present in a forward pass (`names`), for all terms in `order`.
 
-        Args:
-            names: The terms present.
-            raws: Their values, scalars.
-            values: The same, transformed.
-            weights: Their weights, a vector.
-            penalties: What was added to their weighted values; None if nothing was.
-            skipped: Those that are left out of the sum, whatever their value.
-            order: All terms.
+        The terms in `skipped` are left out of the sum, whatever their values; `penalties` were
+        added to the weighted values of the others.
         """
         where = {name: names.index(name) for name in order if name in names}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
 from lossweights.criterion import torch_internals
-from lossweights.criterion.gradients.shared import Shared
+from lossweights.criterion.gradients.shared import NOT_DONATED, NOT_REENTRANT, Shared
 from lossweights.errors import warn
 
 _CHECK_EVERY = 512  # forward passes
@@ -42,18 +42,11 @@ class GraphChecks:
 
 
 def check_graph(losses: Mapping[str, Tensor], shared: Shared) -> bool:
-    """Finds in the graph what would make the gradients of single terms wrong without an error.
-
-    Args:
-        losses: The terms, with their graph. Those that need no gradient are skipped.
-        shared: The tensors that the gradients are taken with respect to.
-
-    Returns:
-        Whether there is float16 in the graph between them.
+    """Whether there is float16 in the graph between terms that need a gradient and `shared`.
 
     Raises:
         ValueError: For a term that does not depend on any of the tensors.
-        RuntimeError: For a part of the model whose gradients would be wrong.
+        RuntimeError: For a part of the model whose gradients would be wrong without an error.
     """
     targets = {_edge(tensor) for tensor in shared.tensors}
     paths = {n: _path(loss, targets) for n, loss in losses.items() if loss.requires_grad}
@@ -70,15 +63,12 @@ def check_graph(losses: Mapping[str, Tensor], shared: Shared) -> bool:
     reached_by_any = {edge for _, reached in paths.values() for edge in reached}
     if torch_internals.REENTRANT in kinds and reached_by_any != targets:
         raise RuntimeError(
-            "reentrant checkpointing hides parameters that are given as shared=: write "
-            "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            f"reentrant checkpointing hides parameters that are given as shared=: {NOT_REENTRANT}"
         )
     if torch_internals.COMPILED in kinds and torch_internals.donates_buffers():
         warn(
             "a compiled part of the model may free its buffers in its first backward pass, and "
-            "fail in the second (as it does with a batch of another size): write import "
-            "torch._functorch.config and torch._functorch.config.donated_buffer = False before it "
-            "is compiled"
+            f"fail in the second (as it does with a batch of another size): {NOT_DONATED}"
         )
     # If autocast is over when the criterion is called, nothing else shows it.
     return any(torch.float16 in torch_internals.dtypes(node) for node in nodes)

@@ -14,12 +14,15 @@ from lossweights.errors import quoted
 SharedLike: TypeAlias = "Tensor | Mapping[str, SharedLike] | Iterable[SharedLike] | None"
 Rows: TypeAlias = "dict[str, list[Tensor | None]]"
 
+NOT_REENTRANT = "write torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+NOT_DONATED = (
+    "write import torch._functorch.config and torch._functorch.config.donated_buffer = False "
+    "before it is compiled"
+)
 _ADVICE = {  # words of torch's errors, and what to write
-    "use_reentrant": "reentrant checkpointing cannot give the gradients of single terms: write "
-    "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
-    "donated": "a compiled function frees its buffers in its first backward pass: write import "
-    "torch._functorch.config and torch._functorch.config.donated_buffer = False before it is "
-    "compiled",
+    "use_reentrant": "reentrant checkpointing cannot give the gradients of single terms: "
+    + NOT_REENTRANT,
+    "donated": "a compiled function frees its buffers in its first backward pass: " + NOT_DONATED,
     "inplace operation": "what the backward pass needs was changed in place after it was used: "
     "replace inplace=True, += and the like in the heads, or give them features.clone()",
     "setstorage": "parameters that FullyShardedDataParallel shards are gone after the forward "
@@ -37,8 +40,7 @@ _NOT_THE_FEATURES = (  # why no term depends on features
 )
 _NOT_THE_PARAMETERS = (  # why no term depends on parameters
     "give parameters of the model that they were computed with. Those of a part under reentrant "
-    "checkpointing cannot be reached: write torch.utils.checkpoint.checkpoint(..., "
-    "use_reentrant=False)"
+    f"checkpointing cannot be reached: {NOT_REENTRANT}"
 )
 
 
@@ -55,8 +57,8 @@ class Shared:
             ranks, features are not.
 
     Raises:
-        ValueError: If something is no tensor, if no tensor needs a gradient, if one is complex or
-            a shard, and if there are both features and parameters.
+        ValueError: If something is no tensor, no tensor needs a gradient, one is complex or a
+            shard, or there are both features and parameters.
         RuntimeError: Under a transform of `torch.func`.
     """
 
@@ -76,22 +78,15 @@ class Shared:
                 "the trunk returned them (not detached, not under no_grad), or parameters"
                 + ("; a generator is empty the second time, give list(...)" if used else "")
             )
+        self.are_features, wrong = not self.tensors[0].is_leaf, ""
         if any(tensor.is_complex() for tensor in self.tensors):
-            raise ValueError(
-                "shared= has complex tensors: give the real tensors that they are computed from"
-            )
-        leaves = [tensor.is_leaf for tensor in self.tensors]
-        if any(leaves) and not all(leaves):
-            raise ValueError(
-                "shared= has both features and parameters: give one or the other, features are "
-                "cheaper"
-            )
-        self.are_features = not leaves[0]
-        if not self.are_features and any(hasattr(t, "device_mesh") for t in self.tensors):
-            raise ValueError(
-                "shared= has sharded parameters, of which each rank has a part: give the features, "
-                "shared=features"
-            )
+            wrong = "complex tensors: give the real tensors that they are computed from"
+        elif any(tensor.is_leaf is self.are_features for tensor in self.tensors):
+            wrong = "both features and parameters: give one or the other, features are cheaper"
+        elif not self.are_features and any(hasattr(t, "device_mesh") for t in self.tensors):
+            wrong = "sharded parameters, of which each rank has a part: give shared=features"
+        if wrong:
+            raise ValueError(f"shared= has {wrong}")
 
     @property
     def is_half(self) -> bool:

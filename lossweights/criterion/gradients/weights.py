@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import compress
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -30,23 +31,14 @@ _FIRST_SCALE, _LARGEST_SCALE, _CALM_STEPS = 2.0**16, 2.0**24, 2000
 
 
 class GradientStep(NamedTuple):
-    """What a forward pass computed from gradients.
+    """What a forward pass computed from gradients; the rows and `shared` for `heads: plain`."""
 
-    Args:
-        balance: The weights of the balanced terms present, shape (k,), float32.
-        weights: The weights of all terms present on any rank, shape (m,).
-        gradients: Statistics of those terms.
-        rows: The gradients themselves, multiplied by `scale`, for `heads: plain`.
-        shared: What they were computed with respect to.
-        scale: None for 1.
-    """
-
-    balance: Tensor
-    weights: Tensor | None = None
-    gradients: Gradients | None = None
-    rows: Rows | None = None
-    shared: Shared | None = None
-    scale: Tensor | None = None
+    balance: Tensor  # weights of the balanced terms present, shape (k,), float32
+    weights: Tensor | None = None  # of all terms present on any rank, shape (m,)
+    gradients: Gradients | None = None  # statistics of those terms
+    rows: Rows | None = None  # the gradients themselves, multiplied by `scale`
+    shared: Shared | None = None  # what they were computed with respect to
+    scale: Tensor | None = None  # None for 1
 
 
 class GradientWeights:
@@ -84,8 +76,8 @@ class GradientWeights:
             "scale": torch.full((), _FIRST_SCALE, dtype=torch.float32),
             "calm": torch.zeros((), dtype=torch.float32),
             "overflows": torch.zeros((), dtype=torch.float32),
-            **zeros(self._sums, n),
         }
+        self.tensors.update(zeros(self._sums, n).items())
         if "gramian" in self._sums:
             self.tensors["pairs"] = torch.zeros(n, n, dtype=torch.float32)
         self._active = frozenset(self.names)
@@ -95,10 +87,8 @@ class GradientWeights:
     def _where(self, names: Sequence[str]) -> list[int]:
         return [self.names.index(name) for name in names]
 
-    # In a forward pass
-
     def current(self, names: Sequence[str]) -> Tensor:
-        """The weights of some terms, shape (k,): means since the last step, or those of that step."""
+        """The weights of some terms, shape (k,): means since the last step, if there are any."""
         weights = self._mean() if self.has_new else self.tensors["weights"].clone()
         return take(weights, self._where(names))
 
@@ -180,8 +170,6 @@ class GradientWeights:
         if "pairs" in self.tensors:
             self.tensors["pairs"] += put(torch.outer(ones, ones), where, n)
 
-    # Between forward passes
-
     def show(self, step: int, horizon: Horizon, inactive: Collection[str]) -> None:
         """Decides whether the forward passes of a step compute gradients.
 
@@ -244,10 +232,7 @@ class GradientWeights:
     def after_load(self) -> None:
         """Called when the tensors were loaded."""
         self.has_new = bool(self.tensors["fresh"].any())
-        computed = self.tensors["computed"].tolist()
-        self._computed = frozenset(
-            n for n, is_in in zip(self.names, computed, strict=True) if is_in
-        )
+        self._computed = frozenset(compress(self.names, self.tensors["computed"].tolist()))
 
     def check_device(self, device: torch.device) -> None:
         """Refuses a device without float64, if sums of statistics are kept."""

@@ -192,6 +192,23 @@ def test_cosines_are_exact_for_gradients_of_any_scale(kind: str, size: int, prec
     assert apart.item() == pytest.approx(float(((exact[0] - exact[1]) ** 2).sum()), rel=1e-2)
 
 
+@pytest.mark.parametrize("count", [4, 5, 6, 9])
+@pytest.mark.parametrize("size", [3, 10_000])
+def test_a_gramian_of_many_terms_is_exact(count: int, size: int) -> None:
+    names = tuple("abcdefghi"[:count])
+    jacobian = drawn(count, size) * 10.0 ** torch.arange(-4, count - 4)[:, None]
+    collector = statistics.Collector(names, ("gramian",), ProcessGroup("off"), may_lack=True)
+    rows: Rows = dict(zip(names, ([row] for row in jacobian), strict=True))
+    shared = Shared(drawn(size).requires_grad_() * 1)
+    found = collector.collect(rows, torch.ones(count), shared)[0].gramian
+    exact = jacobian.numpy().astype(np.longdouble)
+    gramian = (exact[:, None] * exact).sum(axis=2)
+    norms = np.sqrt(gramian.diagonal())
+    assert np.abs((found.numpy() - gramian) / np.outer(norms, norms)).max() < 1e-13
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(collector.collect(rows, torch.ones(count), shared)[0].gramian, found)
+
+
 @pytest.mark.parametrize("form", ["expanded", "transposed", "channels last", "sparse", "bfloat16"])
 def test_gradients_of_any_layout(form: str) -> None:
     shape = (4, 3, 2, 5)
