@@ -1,4 +1,4 @@
-"""Draws the pictures of schedules.md, logging.md and start.md from what stands beside them.
+"""Draws the pictures of schedules.md, logging.md and start.md from the code beside them.
 
 Each picture in schedules.md shows the terms of the YAML block before it, over a training of 1,000
 steps of which 100 make an epoch; those of the others are what their Python saves. Run it after

@@ -177,7 +177,7 @@ class Timeline:
                 what, kind = ("its schedule ends", "weight") if name else ("it ends", "value")
                 place = f" at terms.{name}.schedule" if name else ""
                 sentences.append(
-                    f"{column.label} does not arrive: {what} at step {math.ceil(end)}, training at "
+                    f"{column.label} ends too late: {what} at step {math.ceil(end)}, training at "
                     f"{total}, with a {kind} of {reached:g}; shorten {column.schedule!r}{place}, "
                     "or train longer"
                 )

@@ -69,7 +69,7 @@ class Adaptive(AdaptiveState):
         terms = tuple(sorted(config.terms))
         balanced = config.balanced_names if config.balancer else ()
         parts = config.adaptive_parts()
-        # On the CPU, whatever the default device is: the first losses say where to go.
+        # On the CPU, whatever the default device is; it moves to the device of the first losses.
         with torch.inference_mode(mode=False), torch.device("cpu"):
             states = [initial_state(part, len(balanced)) for part in parts]
             both = list(zip(parts, states, strict=True))
@@ -310,7 +310,7 @@ class Adaptive(AdaptiveState):
 
     @torch.no_grad()
     def next_factors(self) -> Tensor | None:
-        """Beside `factors`, those of the next forward pass; nan if they depend on its losses."""
+        """Factors of the next forward pass beside `factors`; nan if they depend on its losses."""
         if not self.weighs_inside:
             return None
         gradients = self.weights_from_gradients
@@ -453,10 +453,10 @@ class Adaptive(AdaptiveState):
 
     # Diagnostics
 
-    def reported(self) -> dict[str, dict[str, Tensor]]:
-        """Copies of the state of all controllers, by term."""
+    def reported(self, device: torch.device) -> dict[str, dict[str, Tensor]]:
+        """Copies of the state of all controllers on a device, by term."""
         return {
-            name: {key: tensor.detach().clone() for key, tensor in slot.state.items()}
+            name: {key: t.detach().clone().to(device) for key, t in slot.state.items()}
             for name, slot in self.controllers.items()
             if slot.adapts
         }

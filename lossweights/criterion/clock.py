@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from numbers import Integral
 from typing import Any, Protocol, Self
@@ -118,8 +119,10 @@ class Clock:
                 listener.on_bind()
         except Exception:
             self._bound, self._horizon = bound, horizon
-            for listener in notified[:-1]:
-                listener.on_bind()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # issued when they were bound first
+                for listener in notified:
+                    listener.on_bind()
             raise
 
     def follow(self, optimizer: Optimizer) -> Follower:
@@ -134,8 +137,8 @@ class Clock:
 
     def subscribe(self, listener: Listener) -> None:
         """Notifies `listener` from now on, for as long as it exists."""
-        alive = [reference for reference in self._listeners if reference() is not None]
-        self._listeners = [*alive, weakref.ref(listener)]
+        others = [found for found in self._alive() if found is not listener]
+        self._listeners = [weakref.ref(found) for found in (*others, listener)]
 
     def state_dict(self) -> dict[str, Any]:
         """The step; criteria save that of their own clock themselves."""
@@ -143,7 +146,8 @@ class Clock:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Sets the clock to the step of `state_dict`."""
-        self.set(state["step"])
+        self.restore(state["step"])
+        self.refresh()
 
     def _alive(self) -> list[Listener]:
         return [found for reference in self._listeners if (found := reference()) is not None]

@@ -99,8 +99,8 @@ def audit(config: LossConfig, record: ForwardRecord, horizon: Horizon, step: int
     moving = [name for name, term in config.terms.items() if term.schedule is not None]
     if moving and horizon.is_bounded and step > (end := horizon.span):
         findings.append(
-            f"training goes on at step {step} past its end at {end}, for which the schedules of "
-            f"{quoted(moving)} were computed: set total_steps to its length"
+            f"training is at step {step}, past its end at {end}, for which the schedules of "
+            f"{quoted(moving)} were computed: set total_steps to its real length"
         )
     for name, term in config.terms.items():
         try:

@@ -31,7 +31,7 @@ class ProcessGroup:
             return 1
         if self._group == _LOST:
             raise RuntimeError(
-                "a pickled criterion cannot take its process group along: build it again with "
+                "a process group cannot be pickled: build the criterion again with "
                 "WeightedLoss(..., process_group=...), then load_state_dict()"
             )
         return distributed.get_world_size(self._group)  # -1 in a process outside the group

@@ -56,7 +56,7 @@ class Modes:
         record: The record of forward passes, which a step completes.
         clock: The clock.
         shares_clock: Whether the clock is another criterion's; then a length of training in the
-            config wins over the clock's.
+            config overrides the clock's.
 
     Attributes:
         train: The mode of training; None if `missing`.
@@ -102,10 +102,10 @@ class Modes:
     # Events of the clock
 
     def on_bind(self) -> None:
-        """Computes all weights for the horizon of the clock, and warns of what does not arrive.
+        """Computes all weights for the horizon, and warns of schedules that end after training.
 
         Raises:
-            ConfigError: If a schedule makes no sense for it.
+            ConfigError: If a schedule is invalid for it.
         """
         of_clock = self.clock.horizon
         horizon = Horizon(
@@ -128,21 +128,30 @@ class Modes:
         """Learns from the step that was done, and sets the weights of the next."""
         if not stepped:
             self.adaptive.discard()
-        if self.train is None:
-            self._record.step_done(before)
-            return
         done = stepped and step != before
-        if done and self.adaptive.slots:
-            self.adaptive.learn(step, before, self.horizon, self.train.dormant)
         is_due = self._record.step_done(before) and done
+        if self.timeline is None:
+            return
         try:
-            self.show(step, before)
+            if done and self.adaptive.slots and self.train is not None:
+                self.adaptive.learn(step, before, self.horizon, self.train.dormant)
+        finally:
+            self._show_next(step, before)
+        if self.eval is None and before == 0:
+            warn(f"training works, but evaluation does not yet: {self.missing}")
+        self._record.is_due = is_due
+
+    def _show_next(self, step: int, before: int) -> None:
+        try:
+            if self.train is None:  # the weights of the step before could not be computed
+                self._build()
+            else:
+                self.show(step, before)
         except Exception as error:
+            if self.eval is self.train:
+                self.eval = None
             self.train, self.missing = None, str(error)  # no weights of another step
             raise
-        if self.eval is None and before == 0:
-            warn(f"training goes on, but evaluation cannot: {self.missing}")
-        self._record.is_due = is_due
 
     def after_tick(self, before: int, *, stepped: bool) -> None:
         """Runs the callbacks of a step that had a training forward."""
@@ -153,8 +162,8 @@ class Modes:
     def refresh(self) -> None:
         """Computes the weights of the clock's step after a checkpoint was loaded."""
         self._record.step_done(self.clock.step)
-        if self.train is not None:
-            self.show(self.clock.step)
+        if self.timeline is not None:
+            self._show_next(self.clock.step, self.clock.step)
 
     # Weights
 
@@ -258,7 +267,7 @@ class Modes:
         )
         tensor = torch.tensor(list(weights.values()), dtype=torch.float32, device=self.device)
         fields = fields_of(timeline, torch.from_numpy(final).to(self.device).unbind())
-        # Transforms that adapt are left out: the measure of evaluation does not move.
+        # Transforms that adapt are left out, so that evaluation losses stay comparable.
         transforms = {
             name: self._through(slot.with_fields(fields.get(slot.place, {})))
             for name, slot in self.adaptive.transforms.items()

@@ -1,7 +1,9 @@
 """From the given terms to one checked vector."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from fnmatch import fnmatchcase
+from contextlib import suppress
+from fnmatch import translate
 from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
@@ -48,7 +50,7 @@ class Reader:
     """
 
     def __init__(self, config: LossConfig) -> None:
-        self._ignored = config.ignore
+        self._ignored = re.compile("|".join(map(translate, config.ignore)) or "(?!)")
         self.names = tuple(sorted(config.terms))
         self._declared = list(config.terms)
         self._required = frozenset(n for n, term in config.terms.items() if not term.optional)
@@ -80,23 +82,23 @@ class Reader:
         raws = losses
         if self._prepared:
             raws, losses = self._prepare(names, losses, mode)
+        same = raws is losses
         if mode.skipped:
             losses = [
                 loss.detach() if name in mode.skipped and isinstance(loss, Tensor) else loss
                 for name, loss in zip(names, losses, strict=True)
             ]
-        try:
-            vector = torch.stack(losses)
-        except (TypeError, RuntimeError):
-            vector = None
+        vector = None
+        # A compiled graph cannot catch an error of torch.
+        if not torch.compiler.is_compiling() or all(isinstance(loss, Tensor) for loss in losses):
+            with suppress(TypeError, RuntimeError):
+                vector = torch.stack(losses)
         if vector is not None and vector.dtype is torch.float32 and vector.ndim == 1:
-            return Values(names, raws, losses, vector)
+            return Values(names, losses if same else raws, losses, vector)
         if vector is None and any(loss is None for loss in losses):
             names, _ = self._select(terms, mode.inactive)
-            same = raws is losses
             losses = [loss for loss in losses if loss is not None]
-            raws = losses if same else [raw for raw in raws if raw is not None]
-        same = raws is losses
+            raws = [raw for raw in raws if raw is not None]
         losses, vector = self._convert(names, losses, vector, mode)
         return Values(names, losses if same else raws, losses, vector)
 
@@ -115,7 +117,7 @@ class Reader:
             if value is None:
                 continue
             if not isinstance(value, Tensor) or value.dtype is not torch.float32:
-                value = _tensor(name, value, mode.device)
+                value = _tensor(name, value, _device_of(values, mode))
             raws[index] = losses[index] = reduced(name, value, reduction)
             apply = mode.transforms.get(name)
             if apply is None:
@@ -154,8 +156,7 @@ class Reader:
         unknown = [
             name
             for name in given
-            if name not in self.names
-            and not any(fnmatchcase(str(name), pattern) for pattern in self._ignored)
+            if name not in self.names and self._ignored.match(str(name)) is None
         ]
         missing = [
             name
@@ -194,18 +195,26 @@ class Reader:
         if len(set(devices.values())) > 1:
             found = ", ".join(f"{name!r} on {device}" for name, device in devices.items())
             raise ValueError(f"the terms are on different devices ({found}): move them to one")
-        device = next(iter(devices.values()), mode.device)
+        device = _device_of(losses, mode)
         losses = [
             reduced(name, _tensor(name, loss, device), None)
             for name, loss in zip(names, losses, strict=True)
         ]
-        return losses, torch.stack(losses) if losses else torch.empty(0, device=device)
+        if not losses:
+            return [], torch.empty(0, dtype=torch.float32, device=device)
+        return losses, torch.stack(losses)
+
+
+def _device_of(values: Sequence[object], mode: ReadMode) -> torch.device:
+    """The device of the first tensor; that of the mode if all are numbers."""
+    return next((value.device for value in values if isinstance(value, Tensor)), mode.device)
 
 
 def _tensor(name: str, value: object, device: torch.device) -> Tensor:
     """A term's value as a real tensor of float32 or float64."""
     if isinstance(value, Real) and not isinstance(value, bool):
-        return torch.tensor(float(value), device=device)  # the 0.0 of a branch that is off
+        # The 0.0 of a branch that is off.
+        return torch.tensor(float(value), dtype=torch.float32, device=device)
     if not isinstance(value, Tensor):
         found = f"{type(value).__name__}: {value!r}"
         if isinstance(value, list | tuple):

@@ -87,7 +87,8 @@ class Slot:
 
     def weigh(self, values: Tensor) -> Tensor:
         """The weights until the next step, of a component that does not read the losses."""
-        return self.component.weigh(values, self.state, self.now)  # type: ignore[union-attr]
+        weights: Tensor = self.component.weigh(values, self.state, self.now)  # type: ignore[union-attr]
+        return weights if weights.dtype is torch.float32 else weights.float()
 
     def weigh_inside(
         self, values: Tensor, where: Sequence[int] | None = None
@@ -104,6 +105,8 @@ class Slot:
             now = StepContext(now.fields, terms=tuple(self.terms[index] for index in where))
         weights = self.component.weigh(values, state, now)  # type: ignore[union-attr]
         penalty = None if self._penalty is None else self._penalty(state, now)
+        if weights.dtype is not torch.float32:
+            weights = weights.float()
         # The state may change before the backward pass.
         if state and weights.is_leaf:
             weights = weights.clone()
@@ -196,8 +199,8 @@ def _other_keys(place: str, state: State, declared: State) -> str:
     added, removed = state.keys() - declared.keys(), declared.keys() - state.keys()
     if added:
         return (
-            f"{place}: update() puts {min(added)!r} into its state, where it would be lost: let "
-            "init() declare it"
+            f"{place}: update() adds {min(added)!r} to its state, where it would be lost: "
+            "declare it in init()"
         )
     return f"{place}: update() removes {min(removed)!r} from its state: keep what init() declared"
 
@@ -235,11 +238,13 @@ def initial_state(part: Part, n: int) -> State:
             state[key] = tensor.float() if tensor.is_floating_point() else tensor
         elif isinstance(component, GradientBalancer):
             raise ConfigError(
-                f"{place}: {key!r} is learned, which weights from gradients cannot be: let "
+                f"{place}: {key!r} is an nn.Parameter, which a GradientBalancer cannot have: let "
                 "update() change it"
             )
         elif isinstance(component, Balancer):
             state[key] = nn.Parameter(tensor.detach().float())
         else:
-            raise ConfigError(f"{place}: {key!r} is learned, which only a balancer's can be")
+            raise ConfigError(
+                f"{place}: {key!r} is an nn.Parameter, which only a balancer can have"
+            )
     return state

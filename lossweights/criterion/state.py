@@ -55,7 +55,7 @@ class AdaptiveState(nn.Module):
         self._pairs: set[str] = set()
 
     def declare(self, group: str, table: State, pairs: Collection[str] = ()) -> State:
-        """Takes charge of a table.
+        """Registers a table.
 
         Args:
             group: The first part of its keys in a checkpoint.
@@ -105,6 +105,7 @@ class AdaptiveState(nn.Module):
 
     # Devices
 
+    @torch.inference_mode(mode=False)  # training could not use tensors made in it
     def move(self, device: torch.device) -> None:
         """Moves all tensors but the parameters.
 
@@ -217,7 +218,7 @@ class AdaptiveState(nn.Module):
                 found[prefix + key] = by_name(parameter, self._names, found[prefix + key], names)
                 warn(
                     f"{key} is learned for other terms than in the checkpoint: it was mapped by "
-                    "name, but the optimizer's moments for it are not: leave them out"
+                    "name, but its optimizer state cannot be mapped: do not load it"
                 )
 
     def _fill(self, found: Mapping[str, Tensor], names: Sequence[str]) -> Iterator[str]:
@@ -242,6 +243,9 @@ class AdaptiveState(nn.Module):
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
+        tensors = [tensor for table in self._tables.values() for tensor in table.values()]
+        # The tensors may have been loaded to another device.
+        self.device = tensors[0].device if tensors else torch.device("cpu")
         self.average_gradients()  # hooks are not copied
 
 

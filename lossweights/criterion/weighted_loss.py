@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lossweights.components.balancers import Balancer
 from lossweights.components.durations import Duration, Horizon
+from lossweights.components.schedules import Constant, Schedule
 from lossweights.config.files import plain
 from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite
 from lossweights.config.term import TermLike
@@ -37,12 +38,12 @@ _MANY_STEPS = 100  # steps after which learned weights that did not move were fo
 
 
 class WeightedLoss(nn.Module):
-    """Combines named terms into one scalar, each with the weight that its config gives it now.
+    """Combines named terms into one scalar, each multiplied by its current weight.
 
     Args:
         terms: The terms by name: a number (a constant weight), a schedule, a table, a `Term`, or
-            in Python a function of the step; or a list of names, all of weight 1; or a whole
-            `LossConfig`, with nothing else but `clock` and `process_group`.
+            in Python a function of the step; or a list of names, all of weight 1; or a
+            `LossConfig`, beside which only `clock` and `process_group` may be passed.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`.
         steps_per_epoch: Optimizer steps of an epoch.
         eval_weights: What counts in evaluation: `final`, `current`, or weights by name.
@@ -54,7 +55,7 @@ class WeightedLoss(nn.Module):
         process_group: The ranks of `torch.distributed` that train together; None for all.
 
     Raises:
-        ConfigError: For a declaration that cannot be used; each line names its place.
+        ConfigError: If the config is invalid; each line names a place in it.
 
     Only `step()`, or the optimizer that the criterion follows, moves its clock. In evaluation (eval
     mode, or gradients disabled) `eval_weights` applies and nothing is recorded.
@@ -86,7 +87,7 @@ class WeightedLoss(nn.Module):
         super().__init__()
         if torch.is_inference_mode_enabled():
             raise RuntimeError(
-                "a criterion built inside inference_mode could not be trained with: "
+                "a criterion built inside inference_mode cannot be used for training: "
                 "build it outside"
             )
         if clock is not None and not isinstance(clock, Clock):
@@ -201,9 +202,9 @@ class WeightedLoss(nn.Module):
         if torch.compiler.is_compiling():
             raise RuntimeError(
                 f"the balancer {self._balancer_kind!r} computes gradients, which a compiled graph "
-                "cannot: compile the model, and call the criterion outside"
+                "cannot do: compile the model, and call the criterion outside"
             )
-        # What surrounds this call may be compiled in pieces, and torch would compile on from here.
+        # The caller may have graph breaks; torch would resume compiling here.
         return _not_compiled(WeightedLoss._total)(self, terms, shared, training=True)
 
     def breakdown(self, terms: Mapping[str, Tensor | None]) -> Breakdown:
@@ -317,7 +318,7 @@ class WeightedLoss(nn.Module):
     # Observations
 
     def observe(self, **metrics: Tensor | float) -> None:
-        """Gives the values of metrics that controllers observe with `source: name`.
+        """Passes the values of metrics that controllers observe with `source: name`.
 
         If a metric is given several times between two steps, the mean counts.
 
@@ -337,7 +338,7 @@ class WeightedLoss(nn.Module):
         ... )
         >>> criterion.observe(rollout_kl=3.2)
         """
-        if metrics and not self.adaptive.slots:
+        if metrics and not self.adaptive.observations.metrics:
             raise ValueError(
                 f"no controller of this loss observes {quoted(metrics)}: write "
                 f"source: {next(iter(metrics))} at a controller"
@@ -345,7 +346,7 @@ class WeightedLoss(nn.Module):
         self.adaptive.observe_metrics(metrics)
 
     def observe_after(self, terms: Mapping[str, Tensor | None]) -> None:
-        """Gives the losses of the same batch after the optimizer step, to a balancer such as FAMO.
+        """Passes the losses of the same batch after the optimizer step, to a balancer such as FAMO.
 
         Call it once after each step. If the optimizer that the criterion follows made no step since
         the last call, because a gradient scaler skipped it, nothing is learned.
@@ -354,7 +355,8 @@ class WeightedLoss(nn.Module):
             terms: The losses by name, as in a call.
 
         Raises:
-            ValueError: If the balancer does not learn from them, and for what a call refuses.
+            ValueError: If the balancer does not learn from them, and for terms that a call would
+                refuse.
             RuntimeError: If no step was done since the last call, and no optimizer is followed.
             HorizonError: As a call does.
         """
@@ -512,7 +514,9 @@ class WeightedLoss(nn.Module):
         breakdown = self._record.breakdown(self.config.terms)
         if breakdown is None or not self.adaptive.controllers:
             return breakdown
-        return replace(breakdown, controllers=self.adaptive.reported())
+        # On the device of that forward pass, which may not be the current one.
+        controllers = self.adaptive.reported(breakdown.total.device)
+        return replace(breakdown, controllers=controllers)
 
     def _notes(self, *, look: bool) -> dict[str, str]:
         """Warnings about the training so far, by topic; `look` may wait for the device."""
@@ -595,9 +599,9 @@ class WeightedLoss(nn.Module):
             except ValueError:
                 error_msgs.append("term_names are not names of terms: the checkpoint is damaged")
                 return
-            # Reported as keys, so that strict=False goes on without them: torch does not tell a
-            # module whether it is strict.
-            ending = "strict=False goes on)"
+            # Reported as keys, so that strict=False ignores them: a module cannot see whether the
+            # load is strict.
+            ending = "strict=False ignores this)"
             missing_keys += [
                 f"{prefix}terms.{name} (not a term of this checkpoint; {ending}"
                 for name in sorted(set(self.config.terms) - saved)
@@ -668,7 +672,7 @@ def _config_of(terms: Any, fields: dict[str, Any]) -> LossConfig:
         defaults = {name: field.default for name, field in LossConfig.model_fields.items()}
         if both := [name for name, value in fields.items() if value != defaults[name]]:
             raise ConfigError(
-                f"{quoted(both)} beside a LossConfig: write it into the config, as in "
+                f"{quoted(both)} cannot be passed with a LossConfig: set it in the config, as in "
                 f"config.override({{{both[0]!r}: ...}})"
             )
         return terms
@@ -684,13 +688,18 @@ def _config_of(terms: Any, fields: dict[str, Any]) -> LossConfig:
 
 
 def _weights_move(config: LossConfig, adaptive: Adaptive) -> bool:
-    """Whether any weight changes with time, so that the clock matters."""
+    """Whether any weight changes from step to step, so that the clock matters."""
+    balancer = config.balancer
     return (
         adaptive.observes
         or adaptive.weights_from_gradients is not None
+        or (balancer is not None and not adaptive.is_learned and not balancer.instant)
+        or any(term.schedule is not None for term in config.terms.values())
+        or any(Duration.parse(term.after).value > 0 for term in config.terms.values())
         or any(
-            term.schedule is not None or Duration.parse(term.after).value > 0
-            for term in config.terms.values()
+            isinstance(value, Schedule) and not isinstance(value, Constant)
+            for part in config.adaptive_parts()
+            for value in vars(part.component).values()
         )
     )
 

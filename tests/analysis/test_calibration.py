@@ -222,7 +222,7 @@ def test_the_length_of_training_is_asked_for(term: Any, eval_weights: Any) -> No
 def test_what_ends_after_training_is_not_told_again() -> None:
     capacity = {"kind": "ramp", "start": 0, "stop": 4, "over": "200 steps"}
     terms: Any = {"a": 1.0, "b": {"transform": {"kind": "capacity", "capacity": capacity}}}
-    with pytest.warns(UserWarning, match="does not arrive"):
+    with pytest.warns(UserWarning, match="ends too late"):
         criterion = WeightedLoss(terms, total_steps=100)
     calibrate(criterion, [{"a": 1.0, "b": 1.0}])  # without a word
 

@@ -62,9 +62,7 @@ def test_what_does_not_arrive_is_a_warning(call: Call, tmp_path: Path) -> None:
     for arguments in (["--total-steps", "199"], ["--total-steps=1 epochs", "--steps-per-epoch=9"]):
         done = call("check", "--quiet", "a.yaml", *arguments)
         assert (done.status, done.out) == (0, "")
-        assert (
-            "a.yaml: warning: term 'kl' does not arrive: its schedule ends at step 200" in done.err
-        )
+        assert "a.yaml: warning: term 'kl' ends too late: its schedule ends at step 200" in done.err
 
 
 def test_what_is_said_takes_the_place_of_what_the_config_says(call: Call, tmp_path: Path) -> None:

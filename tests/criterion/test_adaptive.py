@@ -142,7 +142,7 @@ def test_a_metric_may_be_given_before_the_length_of_training_is_known() -> None:
         (
             WeightedLoss(terms={"a": Counting()}),
             "m",
-            r"'m' is not observed \(observed metrics",
+            "no controller of this loss observes 'm': write source",
         ),
         (
             WeightedLoss(terms=["a"]),
@@ -322,7 +322,7 @@ def test_tensors_of_the_state_may_be_replaced_at_their_addresses() -> None:
     ("key", "problem"),
     [
         ("gone", r"balancer: update\(\) removes 'weights' from its state: keep what init\(\)"),
-        ("new", r"balancer: update\(\) puts 'new' into.*init\(\) decl"),
+        ("new", r"balancer: update\(\) adds 'new' to.*init\(\)"),
         ("long", r"balancer: update\(\) gives 'weights' shape \(2,\), init\(\) gave it \(1,\)"),
     ],
 )

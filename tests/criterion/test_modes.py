@@ -191,7 +191,7 @@ def test_of_two_that_share_a_schedule_one_may_ask_for_its_end() -> None:
         return 1.0 + step
 
     criterion = WeightedLoss({"a": shared, "b": shared}, eval_weights={"a": 0.5})
-    with pytest.warns(UserWarning, match="evaluation cannot"):
+    with pytest.warns(UserWarning, match="evaluation does not yet"):
         criterion.step()
 
 
@@ -207,10 +207,10 @@ def test_a_field_that_does_not_arrive_is_told() -> None:
     slow = Ramp(start=0.0, stop=1.0, over="100 steps")
     term = Term(transform=Capacity(capacity=slow), after="25 steps")
     (capacity,) = warned({"a": term})
-    assert capacity.startswith("terms.a.transform.capacity does not arrive: it ends at step 125, ")
+    assert capacity.startswith("terms.a.transform.capacity ends too late: it ends at step 125, ")
     assert "with a value of 0.25; shorten Ramp(" in capacity
     (scale,) = warned(["a"], balancer=Shares(scale=slow))
-    assert scale.startswith("balancer.scale does not arrive: it ends at step 100, training at 50")
+    assert scale.startswith("balancer.scale ends too late: it ends at step 100, training at 50")
 
 
 def test_a_field_that_arrives_or_never_begins_is_not_told() -> None:

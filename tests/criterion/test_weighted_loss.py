@@ -439,7 +439,9 @@ def test_other_rules_of_evaluation(annealed: WeightedLoss, rule: Any, expected: 
 def test_a_schedule_without_end_has_no_final_weight_before_the_end_is_known() -> None:
     criterion = WeightedLoss(terms={"kl": lambda step: 1.0 + step})
     assert criterion({"kl": leaf(1.0)}).item() == 1.0
-    with pytest.warns(UserWarning, match="evaluation cannot: term 'kl'.*eval_weights: current"):
+    with pytest.warns(
+        UserWarning, match="evaluation does not yet: term 'kl'.*eval_weights: current"
+    ):
         criterion.step()
     criterion.step()
     criterion.eval()
@@ -628,9 +630,8 @@ def test_audit_tells_of_a_training_past_its_end() -> None:
     assert criterion.audit() == []
     criterion.set_step(11)
     (finding,) = criterion.audit()
-    assert finding.startswith("training goes on at step 11 past its end at 10")
+    assert finding.startswith("training is at step 11, past its end at 10")
     assert "for which the schedules of 'b' were computed" in finding
-    assert "stand still" not in finding
     criterion = WeightedLoss(terms={"a": 1.0}, total_steps=10)  # nothing would move
     criterion.set_step(11)
     assert criterion.audit() == []
@@ -759,9 +760,7 @@ def test_a_total_in_epochs_waits_for_the_length_of_an_epoch() -> None:
 
 
 def test_a_warmup_longer_than_the_run_is_reported() -> None:
-    with pytest.warns(
-        UserWarning, match=r"term 'kl' does not arrive.*step 500.*weight of 0.2"
-    ) as w:
+    with pytest.warns(UserWarning, match=r"term 'kl' ends too late.*step 500.*weight of 0.2") as w:
         WeightedLoss.from_config({"terms": {"kl": Warmup(over="500 steps")}, "total_steps": 100})
     assert w[0].filename == __file__
     criterion = WeightedLoss(terms={"kl": Warmup(over="500 steps")})
@@ -802,7 +801,9 @@ def test_a_config_is_taken_as_it_is() -> None:
     ("fields", "named"), [({"total_steps": 5}, "'total_steps'"), ({"ignore": ["x"]}, "'ignore'")]
 )
 def test_nothing_is_declared_beside_a_config(fields: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{named} beside a LossConfig: .*config.override"):
+    with pytest.raises(
+        ConfigError, match=rf"{named} cannot be passed with a LossConfig: .*config.override"
+    ):
         WeightedLoss(LossConfig.read({"terms": ["a"]}), **fields)
 
 

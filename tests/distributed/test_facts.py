@@ -168,7 +168,7 @@ def test_learned_weights_cannot_be_taken_out() -> None:
 
 def test_a_pickled_criterion_says_that_its_group_is_lost(pool: Pool) -> None:
     for words in pool.run(2, cases.lose_group):
-        assert "build it again with WeightedLoss(..., process_group=...)" in words
+        assert "build the criterion again with WeightedLoss(..., process_group=...)" in words
 
 
 def test_frozen_weights_can_be_copied() -> None:

@@ -148,8 +148,8 @@ class Collector:
             elements = elements / count
             sums |= {key: sums[key] / count for key in added}
         sizes |= {"mean_abs": elements, "item_norms": items}
-        if self.may_lack:
-            names = tuple(compress(names, counts.tolist()))
+        # Without absent terms every rank has the same rows; a term that is inactive has none.
+        names = tuple(compress(names, counts.tolist())) if self.may_lack else tuple(rows)
         where = [self.names.index(name) for name in names]
         sums |= {key: take(total, where, axes=total.ndim) for key, total in sums.items()}
         return names, take(totals / counts, where).float()

@@ -22,8 +22,8 @@ from lossweights.criterion.slots import Slot
 from lossweights.errors import warn
 
 _NO_FLOAT64 = (
-    "weights from gradients need float64, which mps has not: train on the CPU, or write a balancer "
-    "of values"
+    "weights from gradients need float64, which mps does not support: train on the CPU, or write a "
+    "balancer of values"
 )
 # Float16 gradients are multiplied by a scale, so that small ones do not become 0. It adapts as in
 # torch's gradient scaler: halved after an overflow, doubled after 2,000 steps without one.
@@ -231,8 +231,11 @@ class GradientWeights:
 
     def after_load(self) -> None:
         """Called when the tensors were loaded."""
-        self.has_new = bool(self.tensors["fresh"].any())
-        self._computed = frozenset(compress(self.names, self.tensors["computed"].tolist()))
+        tensors = self.tensors
+        self.has_new = bool(tensors["fresh"].any())
+        uses_scale = bool((tensors["scale"] != _FIRST_SCALE) | (tensors["calm"] > 0))
+        self._has_scaled = bool(tensors["overflows"] > 0) or (self.has_new and uses_scale)
+        self._computed = frozenset(compress(self.names, tensors["computed"].tolist()))
 
     def check_device(self, device: torch.device) -> None:
         """Refuses a device without float64, if sums of statistics are kept."""

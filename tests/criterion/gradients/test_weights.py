@@ -438,7 +438,7 @@ def test_nothing_is_learned_by_the_optimizer() -> None:
         def init(self, n: int) -> State:
             return {"logits": nn.Parameter(torch.zeros(n))}
 
-    with pytest.raises(ConfigError, match="balancer: 'logits' is learned"):
+    with pytest.raises(ConfigError, match="balancer: 'logits' is an nn.Parameter"):
         criterion("test-learned-by-gradients")
     with pytest.raises(TypeError, match="a penalty is for learned weights"):
 
