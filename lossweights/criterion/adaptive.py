@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -70,7 +71,7 @@ class Adaptive(AdaptiveState):
         balanced = config.balanced_names if config.balancer else ()
         parts = config.adaptive_parts()
         # On the CPU, whatever the default device is; it moves to the device of the first losses.
-        with torch.inference_mode(mode=False), torch.device("cpu"):
+        with torch.inference_mode(mode=False), torch.device("cpu"), _float32():
             states = [initial_state(part, len(balanced)) for part in parts]
             both = list(zip(parts, states, strict=True))
             raws = [
@@ -115,8 +116,9 @@ class Adaptive(AdaptiveState):
                 raise ConfigError(f"{place}: nothing learned can be called {key!r} here")
         terms = self._balanced if part.term is None else (part.term,)
         group = f"{place}.{component.kind or type(component).__name__}"
-        state = self.declare(group, declared, getattr(component, "pairs", ()))
-        slot = self.slots[place] = Slot(place, component, terms, state)
+        self.declare(group, declared, getattr(component, "pairs", ()))
+        learned = self._parameters if part.term is None else {}
+        slot = self.slots[place] = Slot(place, component, terms, declared, learned)
         if isinstance(component, Transform):
             self.transforms[terms[0]] = slot
         elif isinstance(component, Controller):
@@ -264,16 +266,14 @@ class Adaptive(AdaptiveState):
     def observe(self, values: Values, inactive: Collection[str]) -> None:
         """Adds up the values of a training forward pass."""
         names, vector = values.names, values.vector.detach()
-        raws = {} if values.raws is values.losses else dict(zip(names, values.raws, strict=True))
         if inactive:
             where = [index for index, name in enumerate(names) if name not in inactive]
             if not where:
                 return
             names, vector = tuple(names[index] for index in where), take(vector, where)
-            raws = {name: raw for name, raw in raws.items() if name in names}
         self.observations.add_terms(vector, names)
         if self.observations.raws:
-            self.observations.add_raws(raws)
+            self.observations.add_raws({n: values.raws[n] for n in names if n in values.raws})
 
     def record(self, step: GradientStep) -> None:
         """Adds up what a training forward pass computed from gradients."""
@@ -381,14 +381,15 @@ class Adaptive(AdaptiveState):
             values = sums / counts
             seen = is_finite(values)  # 0 / 0 if nothing was seen
             last["interval"].zero_()
-        torch.where(seen, values, last["values"], out=last["values"])
+        observed = torch.where(seen, values, last["values"])
+        last["values"].copy_(observed)  # not the same tensor: an update may change it
         gradients = None
         if self.weights_from_gradients is not None:
             if not self.weights_from_gradients.has_new:
                 return
             gradients = self.weights_from_gradients.observed()
             seen = seen & gradients.seen
-        slot.learn(last["values"], seen, gradients)
+        slot.learn(observed, seen, gradients)
 
     def learn_after(self, values: Values, inactive: Collection[str]) -> None:
         """Updates the balancer from the losses of the same batch after the step.
@@ -518,6 +519,17 @@ class _Progress:
                 return key
         self._has_moved = True
         return ""
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Makes float32 the default, in which components declare their state."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _replace(entries: list[Tensor], where: Sequence[int], values: Tensor) -> None:

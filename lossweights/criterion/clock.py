@@ -33,14 +33,15 @@ class Clock:
     """Counts the optimizer steps of a training and knows how long it takes.
 
     Every criterion has one, `criterion.clock`, and several criteria share one with
-    `WeightedLoss(..., clock=other.clock)`.
+    `WeightedLoss(..., clock=other.clock)`. The first criterion on a clock moves it and saves its
+    step; of a clock made on its own, that is the first that it is passed to.
 
     Args:
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`; None if unknown.
         steps_per_epoch: Optimizer steps of an epoch; None if unknown.
 
     Attributes:
-        step: Optimizer steps done.
+        has_owner: Whether a criterion owns it.
         follower: What moves the clock with an optimizer; None if nothing does.
         declared: The horizon given at construction; `bind` does not change it.
 
@@ -58,11 +59,17 @@ class Clock:
         total_steps: int | Duration | str | None = None,
         steps_per_epoch: int | None = None,
     ) -> None:
-        self.step = 0
+        self._step = 0
+        self.has_owner = False
         self.follower: Follower | None = None
         self._bound = (total_steps, steps_per_epoch)
         self.declared = self._horizon = Horizon(total_steps, steps_per_epoch)
         self._listeners: list[weakref.ref[Listener]] = []
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self._step
 
     @property
     def horizon(self) -> Horizon:
@@ -95,7 +102,7 @@ class Clock:
 
     def restore(self, step: int) -> None:
         """Sets the step of a checkpoint; `refresh` follows once everything is loaded."""
-        self.step = step
+        self._step = step
 
     def refresh(self) -> None:
         """Makes all criteria on this clock compute the weights of its step."""
@@ -140,15 +147,6 @@ class Clock:
         others = [found for found in self._alive() if found is not listener]
         self._listeners = [weakref.ref(found) for found in (*others, listener)]
 
-    def state_dict(self) -> dict[str, Any]:
-        """The step; criteria save that of their own clock themselves."""
-        return {"step": self.step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Sets the clock to the step of `state_dict`."""
-        self.restore(state["step"])
-        self.refresh()
-
     def _alive(self) -> list[Listener]:
         return [found for reference in self._listeners if (found := reference()) is not None]
 
@@ -156,7 +154,7 @@ class Clock:
         if torch.is_inference_mode_enabled():  # training could not use tensors made in it
             with torch.inference_mode(mode=False):
                 return self._move(step, stepped=stepped)
-        before, self.step = self.step, step
+        before, self._step = self._step, step
         failed: Exception | None = None
         listeners = self._alive()
         for listener in listeners:
@@ -174,7 +172,7 @@ class Clock:
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("step", "declared", "_bound", "_horizon")
+        kept = ("_step", "has_owner", "declared", "_bound", "_horizon")
         return {key: self.__dict__[key] for key in kept}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:

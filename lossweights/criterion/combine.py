@@ -56,7 +56,7 @@ def combine(
         factors, total = None, _sum(vector, weights, values, mode)
     else:
         factors, total = _adapted(values, weights, mode, shared, computes_gradients)
-    if adaptive is not None and len(present) < len(names):
+    if adaptive is not None and (len(present) < len(names) or mode.inactive):
         anchor = adaptive.anchor([name for name in present if name not in mode.inactive])
         total = total if anchor is None else total + anchor
     if factors is None:
@@ -154,7 +154,6 @@ def finite_terms(values: Values, mode: Mode, config: LossConfig, step: int) -> V
         )
     kept = [index for index in range(len(values.names)) if index not in bad]
     losses = [values.losses[index] for index in kept]
-    raws = losses if values.raws is values.losses else [values.raws[index] for index in kept]
     names = tuple(values.names[index] for index in kept)
     vector = torch.stack(losses) if losses else values.vector[:0]
-    return Values(names, raws, losses, vector.to(values.vector.dtype))
+    return Values(names, values.raws, losses, vector.to(values.vector.dtype))

@@ -161,7 +161,6 @@ class Modes:
     @torch.inference_mode(mode=False)
     def refresh(self) -> None:
         """Computes the weights of the clock's step after a checkpoint was loaded."""
-        self._record.step_done(self.clock.step)
         if self.timeline is not None:
             self._show_next(self.clock.step, self.clock.step)
 

@@ -19,13 +19,13 @@ class Values(NamedTuple):
 
     Args:
         names: The terms present, sorted.
-        raws: Their values, reduced to scalars; the same list as `losses` without transforms.
-        losses: The same, transformed.
+        raws: Values before a transform, reduced to scalars, of the terms that have one.
+        losses: The values of all, reduced and transformed.
         vector: `losses` as one vector, float32 or float64, shape (m,).
     """
 
     names: tuple[str, ...]
-    raws: list[Tensor]
+    raws: Mapping[str, Tensor]
     losses: list[Tensor]
     vector: Tensor
 
@@ -79,10 +79,9 @@ class Reader:
             losses = [terms.get(name) for name in names]
         else:
             names, losses = self._select(terms, mode.inactive)
-        raws = losses
+        raws: dict[str, Tensor] = {}
         if self._prepared:
-            raws, losses = self._prepare(names, losses, mode)
-        same = raws is losses
+            losses = self._prepare(names, losses, mode, raws)
         if mode.skipped:
             losses = [
                 loss.detach() if name in mode.skipped and isinstance(loss, Tensor) else loss
@@ -94,19 +93,18 @@ class Reader:
             with suppress(TypeError, RuntimeError):
                 vector = torch.stack(losses)
         if vector is not None and vector.dtype is torch.float32 and vector.ndim == 1:
-            return Values(names, losses if same else raws, losses, vector)
+            return Values(names, raws, losses, vector)
         if vector is None and any(loss is None for loss in losses):
             names, _ = self._select(terms, mode.inactive)
             losses = [loss for loss in losses if loss is not None]
-            raws = [raw for raw in raws if raw is not None]
         losses, vector = self._convert(names, losses, vector, mode)
-        return Values(names, losses if same else raws, losses, vector)
+        return Values(names, raws, losses, vector)
 
     def _prepare(
-        self, names: tuple[str, ...], values: list[Any], mode: ReadMode
-    ) -> tuple[list[Any], list[Any]]:
-        """The values, reduced, as they are and through their transforms."""
-        raws, losses = list(values), list(values)
+        self, names: tuple[str, ...], values: list[Any], mode: ReadMode, raws: dict[str, Tensor]
+    ) -> list[Any]:
+        """The values, reduced, through their transforms; those before go into `raws`."""
+        losses = list(values)
         for place, name, reduction, level in self._prepared:
             index = place
             if names is not self.names:
@@ -118,12 +116,13 @@ class Reader:
                 continue
             if not isinstance(value, Tensor) or value.dtype is not torch.float32:
                 value = _tensor(name, value, _device_of(values, mode))
-            raws[index] = losses[index] = reduced(name, value, reduction)
+            losses[index] = reduced(name, value, reduction)
             apply = mode.transforms.get(name)
             if apply is None:
                 continue
+            raws[name] = losses[index]
             if level == "value":
-                losses[index] = apply(raws[index])
+                losses[index] = apply(raws[name])
                 continue
             batch = _with_batch(name, value, f"a transform of each {level}")
             if level == "element":
@@ -131,7 +130,7 @@ class Reader:
             else:
                 mean = apply(batch.mean(dim=0))
                 losses[index] = reduced(name, mean.expand_as(batch), reduction)
-        return raws, losses
+        return losses
 
     def _select(
         self, terms: Mapping[str, Any], inactive: Collection[str]

@@ -20,7 +20,7 @@ _LOOK_EVERY = 32  # forward passes between two looks at which terms carry a grad
 
 # Vector, weights, factors, penalties, raws, skipped terms; see `add`.
 _Last: TypeAlias = (
-    "tuple[Tensor, Tensor, Tensor | None, Tensor | None, list[Tensor] | None, frozenset[str]]"
+    "tuple[Tensor, Tensor, Tensor | None, Tensor | None, dict[str, Tensor], frozenset[str]]"
 )
 
 
@@ -93,7 +93,7 @@ class ForwardRecord:
             weights,
             None if factors is None else factors.detach(),
             None if penalties is None else penalties.detach(),
-            None if raws is losses else [raw.detach() for raw in raws],
+            {name: raw.detach() for name, raw in raws.items()},
             skipped,
         )
         self.step = None
@@ -118,10 +118,9 @@ class ForwardRecord:
         if self._last is None:
             return None
         vector, weights, factors, penalties, raws, skipped = self._last
-        losses = vector.unbind()
         penalties = None if penalties is None else penalties * weights
         weights = weights if factors is None else weights * factors
-        return Breakdown.of(self.names, raws or losses, losses, weights, penalties, skipped, order)
+        return Breakdown.of(self.names, vector.unbind(), raws, weights, penalties, skipped, order)
 
     def idle_clock_warning(self, step: int) -> str:
         """What to write if the clock did not move for many forward passes; empty otherwise."""

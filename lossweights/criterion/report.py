@@ -46,8 +46,8 @@ class Breakdown:
     def of(
         cls,
         names: Sequence[str],
-        raws: Sequence[Tensor],
         values: Sequence[Tensor],
+        raws: Mapping[str, Tensor],
         weights: Tensor,
         penalties: Tensor | None,
         skipped: Collection[str],
@@ -76,7 +76,7 @@ class Breakdown:
         weighted |= {n: weighted[n] + part for n, part in penalty.items() if n not in skipped}
         return cls(
             total=torch.stack(list(weighted.values())).sum() if weighted else weights.sum(),
-            raw=by_name(raws),
+            raw={name: raws.get(name, part) for name, part in value.items()},
             value=value,
             weight=weight,
             penalty=penalty,

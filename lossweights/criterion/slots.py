@@ -25,29 +25,35 @@ class Slot:
         place: Its place in the config, such as `terms.kl.controller` or `balancer`.
         component: The component.
         terms: The terms that it serves, sorted.
-        state: Its tensors, learned ones included; at fixed addresses on a device.
+        table: Its tensors that are not learned, at fixed addresses on a device.
+        learned: The learned ones; torch may replace them in this mapping.
 
     Attributes:
         now: What the component is given between forward passes.
     """
-
-    __slots__ = ("_inside", "_learned", "_penalty", "component", "now", "place", "state", "terms")
 
     def __init__(
         self,
         place: str,
         component: Controller | Transform | Balancer,
         terms: tuple[str, ...],
-        state: State,
+        table: State,
+        learned: Mapping[str, Tensor | None] | None = None,
     ) -> None:
-        self.place, self.component, self.terms, self.state = place, component, terms, state
+        self.place, self.component, self.terms = place, component, terms
+        self._table, self._learned = table, learned or {}
+        self._pairs = getattr(component, "pairs", ())
         self.now = self._inside = StepContext({}, terms=terms)
-        self._learned = [key for key, t in state.items() if isinstance(t, nn.Parameter)]
         self._penalty = (
             component.penalty
             if isinstance(component, Balancer) and type(component).penalty is not Balancer.penalty
             else None
         )
+
+    @property
+    def state(self) -> State:
+        """All tensors of the component; learned ones may have been replaced by torch."""
+        return {**self._table, **self._learned} if self._learned else self._table  # type: ignore[dict-item]
 
     @property
     def learns(self) -> bool:
@@ -61,7 +67,7 @@ class Slot:
 
     def with_fields(self, fields: Mapping[str, Tensor]) -> Slot:
         """Another slot with the same component, for values of scheduled fields that stay."""
-        slot = Slot(self.place, self.component, self.terms, self.state)
+        slot = Slot(self.place, self.component, self.terms, self._table)
         slot.show(0, 0, Horizon(), fields)
         return slot
 
@@ -141,20 +147,37 @@ class Slot:
         state = {key: tensor.detach().clone() for key, tensor in self.state.items()}
         copies = dict(state)
         update(observed, state, now)
-        if state.keys() != copies.keys():
-            raise RuntimeError(_other_keys(self.place, state, copies))
+        self._check_update(f"{self.place}: {update.__name__}()", state)
         for key, tensor in self.state.items():
-            new = state[key]
-            if new.shape != tensor.shape:
-                raise RuntimeError(
-                    f"{self.place}: update() gives {key!r} shape {tuple(new.shape)}, init() gave "
-                    f"it {tuple(tensor.shape)}: keep the shape"
-                )
-            mask = valid if tensor.ndim or not valid.ndim else valid.any()
+            new, mask = state[key], valid
+            if key in self._pairs and valid.ndim:
+                mask = valid[:, None] & valid
+            elif not tensor.ndim and valid.ndim:
+                mask = valid.any()
             if key not in self._learned:
                 torch.where(mask, new.to(tensor.dtype), tensor, out=tensor)
             elif new is not copies[key] or version(new):  # else a backward pass may need it
                 tensor.copy_(torch.where(mask, new, tensor))
+
+    def _check_update(self, what: str, state: State) -> None:
+        declared = self.state
+        if added := state.keys() - declared.keys():
+            raise RuntimeError(
+                f"{what} adds {min(added)!r} to its state, where it would be lost: declare it in "
+                "init()"
+            )
+        if removed := declared.keys() - state.keys():
+            raise RuntimeError(
+                f"{what} removes {min(removed)!r} from its state: keep what init() declared"
+            )
+        for key, new in state.items():
+            if not isinstance(new, Tensor):
+                raise RuntimeError(f"{what} sets {key!r} to {new!r}: a tensor is needed")
+            if new.shape != (shape := declared[key].shape):
+                raise RuntimeError(
+                    f"{what} gives {key!r} shape {tuple(new.shape)}, init() gave it "
+                    f"{tuple(shape)}: keep the shape"
+                )
 
     def check(self, device: torch.device) -> None:
         """Calls the component once, and checks what it returns.
@@ -168,12 +191,18 @@ class Slot:
         n = len(self.terms)
         shape = () if isinstance(component, Controller) else (n,)
         now = self.now
-        values = torch.full(shape, 1.0 if component.instant else torch.nan, device=device)
+        value = 1.0 if component.instant else torch.nan
+        values = torch.full(shape, value, dtype=torch.float32, device=device)
         if isinstance(component, GradientBalancer):
             now = now.with_gradients(orthonormal(self.terms, device))
         with torch.no_grad():
             weights = component.weigh(values, self.state, now)
             self._check_weights(weights, shape, "weigh")
+            if version(values):
+                raise ConfigError(
+                    f"{self.place}: weigh() of {type(component).__name__} changes the losses in "
+                    "place, which are those of the total: write losses / x in place of losses /= x"
+                )
             if self._penalty is not None:
                 penalty = self._penalty(self.state, now)
                 if penalty is not None:
@@ -193,16 +222,6 @@ class Slot:
             if method == "weigh" and not getattr(self.component, "instant", False):
                 hint = ": weigh() reads the losses only in a class with `instant = True`"
             raise ConfigError(f"{place}: {method}() of {kind} returns {weights.tolist()}{hint}")
-
-
-def _other_keys(place: str, state: State, declared: State) -> str:
-    added, removed = state.keys() - declared.keys(), declared.keys() - state.keys()
-    if added:
-        return (
-            f"{place}: update() adds {min(added)!r} to its state, where it would be lost: "
-            "declare it in init()"
-        )
-    return f"{place}: update() removes {min(removed)!r} from its state: keep what init() declared"
 
 
 def initial_state(part: Part, n: int) -> State:
@@ -235,14 +254,15 @@ def initial_state(part: Part, n: int) -> State:
                 f"state {wanted}"
             )
         if not isinstance(tensor, nn.Parameter):
-            state[key] = tensor.float() if tensor.is_floating_point() else tensor
+            kept = tensor.detach().clone(memory_format=torch.contiguous_format)
+            state[key] = kept.float() if kept.is_floating_point() else kept
         elif isinstance(component, GradientBalancer):
             raise ConfigError(
                 f"{place}: {key!r} is an nn.Parameter, which a GradientBalancer cannot have: let "
                 "update() change it"
             )
         elif isinstance(component, Balancer):
-            state[key] = nn.Parameter(tensor.detach().float())
+            state[key] = nn.Parameter(tensor.detach().float().clone())
         else:
             raise ConfigError(
                 f"{place}: {key!r} is an nn.Parameter, which only a balancer can have"

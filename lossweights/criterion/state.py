@@ -54,23 +54,20 @@ class AdaptiveState(nn.Module):
         self._tables: dict[str, State] = {}
         self._pairs: set[str] = set()
 
-    def declare(self, group: str, table: State, pairs: Collection[str] = ()) -> State:
+    def declare(self, group: str, table: State, pairs: Collection[str] = ()) -> None:
         """Registers a table.
 
         Args:
             group: The first part of its keys in a checkpoint.
-            table: Its tensors; parameters become those of this module, under their own names.
+            table: Its tensors. Parameters are moved out of it: they become those of this module,
+                under their own names. The others are replaced in it when they move to another
+                device.
             pairs: Keys of tensors with an entry for each pair of terms.
-
-        Returns:
-            The table. Its tensors are replaced in it when they move to another device.
         """
-        for key, tensor in table.items():
-            if isinstance(tensor, nn.Parameter):
-                self.register_parameter(key, tensor)
+        for key in [key for key, tensor in table.items() if isinstance(tensor, nn.Parameter)]:
+            self.register_parameter(key, table.pop(key))  # type: ignore[arg-type]
         self._tables[group] = table
         self._pairs |= {f"{group}.{key}" for key in pairs}
-        return table
 
     def average_gradients(self) -> None:
         """Averages the gradients of learned tensors over the ranks from now on."""
@@ -122,8 +119,7 @@ class AdaptiveState(nn.Module):
             return  # keeps every address: a captured CUDA graph reads from it
         for table in self._tables.values():
             for key, tensor in table.items():
-                if not isinstance(tensor, nn.Parameter):
-                    table[key] = tensor.to(device)
+                table[key] = tensor.to(device)
         self.device = device
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -133,16 +129,8 @@ class AdaptiveState(nn.Module):
             return tensor.to(fn(tensor).device)
 
         super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
-        self._keep_parameters_in_tables()
         self.move(fn(torch.empty(0, device=self.device)).device)
         return self
-
-    def _keep_parameters_in_tables(self) -> None:
-        """Puts the module's parameters into the tables again, after torch replaced some."""
-        for table in self._tables.values():
-            for key, tensor in table.items():
-                if isinstance(tensor, nn.Parameter):
-                    table[key] = self._parameters[key]  # type: ignore[assignment]
 
     # Checkpoints
 
@@ -152,7 +140,6 @@ class AdaptiveState(nn.Module):
             f"{group}.{key}": tensor
             for group, table in self._tables.items()
             for key, tensor in table.items()
-            if not isinstance(tensor, nn.Parameter)
         }
         components = [key for key in found if not key.startswith(("observed.", "last_observed."))]
         return found if components or self._parameters else {}
@@ -207,8 +194,7 @@ class AdaptiveState(nn.Module):
             others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         if any(new is not learned[key] for key, new in self.named_parameters()):
-            self._keep_parameters_in_tables()  # assign=True brings new ones
-            self.average_gradients()
+            self.average_gradients()  # assign=True brings new ones
         error_msgs += [f"{prefix}{problem}" for problem in self._fill(found, names)]
 
     def _map_parameters(self, found: dict[str, Any], prefix: str, names: Sequence[str]) -> None:
@@ -243,8 +229,9 @@ class AdaptiveState(nn.Module):
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
-        tensors = [tensor for table in self._tables.values() for tensor in table.values()]
         # The tensors may have been loaded to another device.
+        tensors = [tensor for table in self._tables.values() for tensor in table.values()]
+        tensors += self.parameters()
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.average_gradients()  # hooks are not copied
 

@@ -105,8 +105,9 @@ class WeightedLoss(nn.Module):
             "sync": sync,
         }
         self.config = config = _config_of(terms, fields)
-        self._owns_clock = clock is None
-        self.clock = Clock(config.total_steps, config.steps_per_epoch) if clock is None else clock
+        shares_clock = clock is not None
+        self._clock = clock = clock or Clock(config.total_steps, config.steps_per_epoch)
+        self._owns_clock = not clock.has_owner
         self.adaptive = Adaptive(config, ProcessGroup(config.sync, process_group))
         self._reader = Reader(config)
         self._record = ForwardRecord(weights_move=_weights_move(config, self.adaptive))
@@ -114,9 +115,8 @@ class WeightedLoss(nn.Module):
         self._is_checked = config.on_nonfinite != "propagate"
         self._by_gradients = self.adaptive.weights_from_gradients is not None
         self._balancer_kind = "" if config.balancer is None else config.balancer.kind
-        self._modes = Modes(
-            config, self.adaptive, self._record, self.clock, shares_clock=not self._owns_clock
-        )
+        self._modes = Modes(config, self.adaptive, self._record, clock, shares_clock=shares_clock)
+        clock.has_owner = True
         self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -218,8 +218,8 @@ class WeightedLoss(nn.Module):
         weights, factors, penalties = parts.weights, parts.factors, parts.penalties
         return Breakdown.of(
             values.names,
+            [loss.to(values.vector.dtype) for loss in values.losses],
             values.raws,
-            values.losses,
             weights if factors is None else weights * factors,
             None if penalties is None else weights * penalties,
             mode.skipped,
@@ -242,6 +242,11 @@ class WeightedLoss(nn.Module):
         return WrappedLoss(function, self)
 
     # Time
+
+    @property
+    def clock(self) -> Clock:
+        """The clock, which other criteria may share."""
+        return self._clock
 
     @property
     def current_step(self) -> int:
@@ -360,7 +365,7 @@ class WeightedLoss(nn.Module):
             RuntimeError: If no step was done since the last call, and no optimizer is followed.
             HorizonError: As a call does.
         """
-        adaptive, mode = self.adaptive, self._modes.get(training=True)
+        adaptive = self.adaptive
         if not adaptive.learns_after:
             raise ValueError(
                 "no balancer of this loss learns from the losses after the step: for metrics call "
@@ -370,6 +375,7 @@ class WeightedLoss(nn.Module):
         if skipped and self._record.awaits_step:
             return  # a forward pass without a step after it: the gradient scaler skipped that
         with torch.inference_mode(mode=False), torch.no_grad():
+            mode = self._modes.get(training=True)
             values = self._reader.read(terms, mode)
             adaptive.learn_after(values, mode.inactive)
             self._modes.show(self.current_step)
@@ -670,7 +676,7 @@ def _config_of(terms: Any, fields: dict[str, Any]) -> LossConfig:
     """
     if isinstance(terms, LossConfig):
         defaults = {name: field.default for name, field in LossConfig.model_fields.items()}
-        if both := [name for name, value in fields.items() if value != defaults[name]]:
+        if both := [name for name, value in fields.items() if value not in (defaults[name], [])]:
             raise ConfigError(
                 f"{quoted(both)} cannot be passed with a LossConfig: set it in the config, as in "
                 f"config.override({{{both[0]!r}: ...}})"

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lossweights import Balancer, Controller, HorizonError, State, StepContext, Term, WeightedLoss
+from lossweights import (
+    Balancer,
+    ConfigError,
+    Controller,
+    GradientBalancer,
+    HorizonError,
+    State,
+    StepContext,
+    Term,
+    WeightedLoss,
+)
 from tests.small_components import (
     Centred,
     Comparing,
@@ -395,3 +405,159 @@ def test_losses_after_a_step_are_told_once_also_under_an_optimizer_that_is_follo
     criterion.observe_after(losses(a=3.0, b=3.0))
     with pytest.raises(RuntimeError, match="called once after each optimizer step"):
         criterion.observe_after(losses(a=3.0, b=3.0))
+
+
+# What plug-ins may do
+
+
+class Aliasing(Balancer, kind="test-aliasing"):
+    """Its state is one tensor under two names, expanded, which it keeps."""
+
+    kept: ClassVar[Tensor] = torch.ones(())
+
+    def init(self, n: int) -> State:
+        ones = self.kept.expand(n)
+        return {"weights": ones, "squares": ones}
+
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
+        return state["weights"]
+
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
+        state["weights"] += 1
+        state["squares"] += 8
+        observed /= observed.sum()
+
+
+def test_tensors_of_the_state_share_no_memory() -> None:
+    first, second = (WeightedLoss(["a", "b"], balancer=Aliasing()) for _ in range(2))
+    first(losses(a=1.0, b=3.0))
+    first.step()
+    assert (first.weights, second.weights) == ({"a": 2.0, "b": 2.0}, {"a": 1.0, "b": 1.0})
+    state = first.adaptive.slots["balancer"].state
+    assert state["squares"].tolist() == [9.0, 9.0]
+    assert Aliasing.kept == 1.0
+    saved = first.state_dict()["adaptive.last_observed.values"]
+    assert saved.tolist() == [1.0, 3.0]  # an update may change what it is given
+
+
+class Assigning(Balancer, kind="test-assigning"):
+    """Its update assigns `value` to a tensor of the state."""
+
+    value: Any = None
+
+    def init(self, n: int) -> State:
+        return {"weights": torch.ones(n), "count": torch.zeros((), dtype=torch.int64)}
+
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
+        return state["weights"]
+
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
+        state["count"] += 1
+        state["weights"] = self.value
+
+
+def test_an_assigned_tensor_is_kept_in_float32() -> None:
+    criterion = WeightedLoss(
+        ["a", "b"], balancer=Assigning(value=torch.tensor([2.0, 3.0]).double())
+    )
+    criterion(losses(a=1.0, b=1.0))
+    criterion.step()
+    assert criterion.weights == {"a": 2.0, "b": 3.0}
+    assert criterion.state_dict()["adaptive.balancer.test-assigning.weights"].dtype is torch.float32
+
+
+def test_what_is_assigned_must_be_a_tensor() -> None:
+    criterion = WeightedLoss(["a", "b"], balancer=Assigning(value=[2.0, 3.0]))
+    criterion(losses(a=1.0, b=1.0))
+    with pytest.raises(
+        RuntimeError, match=r"balancer: update\(\) sets 'weights' to \[2.0, 3.0\]: a t"
+    ):
+        criterion.step()
+    assert criterion.adaptive.slots["balancer"].state["count"] == 0  # nothing of it is kept
+
+
+class Overwriting(Balancer, kind="test-overwriting"):
+    """Its weigh changes the losses in place."""
+
+    instant: ClassVar[bool] = True
+
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
+        losses /= losses.sum()
+        return losses
+
+
+def test_weigh_may_not_change_the_losses() -> None:
+    with pytest.raises(ConfigError, match=r"weigh\(\) of Overwriting changes the losses in place"):
+        WeightedLoss(["a", "b"], balancer=Overwriting())
+
+
+def test_learned_weights_may_be_replaced() -> None:
+    criterion = WeightedLoss(["a", "b"], balancer="uncertainty")
+    given = losses(a=1.0, b=2.0)
+    new = torch.tensor([2.0, -2.0], requires_grad=True)
+    total = torch.func.functional_call(criterion, {"adaptive.log_variance": new}, (given,))
+    total.backward()
+    assert new.grad is not None
+    assert new.grad.abs().sum() > 0
+    assert dict(criterion.named_parameters())["adaptive.log_variance"].tolist() == [0.0, 0.0]
+    criterion.adaptive.log_variance = nn.Parameter(new.detach().clone())
+    torch.testing.assert_close(criterion(given), total)
+
+
+class Paired(GradientBalancer, kind="test-paired"):
+    """Counts updates for each pair of terms."""
+
+    needs = ("norms",)
+    pairs = ("table",)
+
+    def init(self, n: int) -> State:
+        return {"table": torch.zeros(n, n)}
+
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
+        return torch.ones_like(losses)
+
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
+        state["table"] += 1
+
+
+def test_pairs_of_an_absent_term_stay() -> None:
+    terms: dict[str, Any] = {"a": 1.0, "b": Term(optional=True), "c": 1.0}
+    criterion = WeightedLoss(terms, balancer=Paired())
+    shared = leaf(1.0)
+    criterion({"a": 2 * shared, "c": 3 * shared}, shared=shared)
+    criterion.step()
+    table = criterion.adaptive.slots["balancer"].state["table"]
+    assert table.tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("given", [["a", "b"], ["b"]])
+def test_learned_weights_have_a_gradient_when_no_balanced_term_counts(given: list[str]) -> None:
+    """A rank without one would leave the others waiting for the mean of their gradients."""
+    terms: dict[str, Any] = {"a": Term(after="5 steps"), "b": Term(balanced=False)}
+    criterion = WeightedLoss(terms, balancer="uncertainty")
+    criterion({name: leaf(1.0) for name in given}).backward()
+    (learned,) = criterion.parameters()
+    assert learned.grad is not None
+    assert learned.grad.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("balancer", ["random", "test-recording", "mgda"])
+def test_audit_finds_a_clock_that_was_forgotten(balancer: str) -> None:
+    criterion = WeightedLoss(["a", "b"], balancer=balancer)
+    shared = leaf(1.0)
+    for _ in range(200):
+        criterion({"a": 2 * shared, "b": 3 * shared}, shared=shared)
+    assert any("criterion.follow(optimizer) once" in finding for finding in criterion.audit())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_state_does_not_depend_on_the_default_precision(dtype: torch.dtype) -> None:
+    torch.set_default_dtype(dtype)
+    try:
+        criterion = WeightedLoss(["a", "b"], balancer=Priced(initial=0.3))
+        WeightedLoss(["a", "b"], balancer="stch")
+        assert torch.get_default_dtype() is dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    (learned,) = criterion.parameters()
+    assert learned[0].item() == torch.tensor(0.3).item()

@@ -25,6 +25,8 @@ from lossweights import (
     Product,
     Ramp,
     Schedule,
+    State,
+    StepContext,
     Term,
     Warmup,
     WeightedLoss,
@@ -511,9 +513,11 @@ def test_a_clock_alone_counts_and_saves_its_step() -> None:
     criterion = WeightedLoss(terms={"a": Warmup(over="50%")}, clock=clock)
     clock.advance(2)
     assert criterion.weights == {"a": 0.4}
-    other = Clock(total_steps=10)
-    other.load_state_dict(clock.state_dict())
-    assert other.step == 2
+    other = WeightedLoss(terms={"a": Warmup(over="50%")}, clock=Clock(total_steps=10))
+    other.load_state_dict(criterion.state_dict())
+    assert (other.clock.step, other.weights) == (2, criterion.weights)
+    other.step()
+    assert other.current_step == 3
     with pytest.raises(ValueError, match=r"step\(\) takes a whole number of at least 0, found -1"):
         clock.advance(-1)
 
@@ -545,3 +549,77 @@ def test_weights_are_computed_once_when_a_checkpoint_is_loaded(
 
 def test_the_names_of_the_terms() -> None:
     assert WeightedLoss(terms=["kl", "a"]).term_names == ("kl", "a")
+
+
+def test_a_length_that_was_refused_can_be_bound_again() -> None:
+    points = (("10%", 0.0), ("50 steps", 1.0))
+    first = WeightedLoss(terms={"a": Piecewise(points=points)}, total_steps=100)
+    second = WeightedLoss(terms={"b": Piecewise(points=points)}, clock=first.clock)
+    before = first.weights, second.weights
+    for criterion in (first, second):
+        with pytest.raises(ConfigError, match="points"):
+            criterion.bind(total_steps=10_000)
+        assert (first.weights, second.weights) == before
+    first.bind(total_steps=200)
+    assert first.weights == {"a": second.weights["b"]}
+
+
+def test_a_schedule_that_fails_once_recovers_at_the_next_step() -> None:
+    def breaks(step: int) -> float:
+        return 1 / (1500 - step)
+
+    criterion = WeightedLoss(terms={"a": breaks}, eval_weights={"a": 1.0})
+    with pytest.raises(ValueError, match="failed at step 1500"):
+        criterion.step(1030)
+    with pytest.raises(ValueError, match="failed at step 1500"):
+        criterion.step(470)
+    criterion.set_step(3000)
+    assert criterion({"a": torch.tensor(1.0, requires_grad=True)}).item() == pytest.approx(
+        -1 / 1500
+    )
+
+
+class Refusing(Counting, kind="test-refusing"):
+    """Learns nothing."""
+
+    def update(self, observed: Tensor, state: State, now: StepContext) -> None:
+        raise RuntimeError("no update")
+
+
+def test_an_update_that_fails_leaves_no_weights_of_the_step_before() -> None:
+    criterion = WeightedLoss({"a": Warmup(over="10 steps"), "b": Refusing()})
+    criterion({name: torch.tensor(1.0, requires_grad=True) for name in "ab"})
+    with pytest.raises(RuntimeError, match="no update"):
+        criterion.step()
+    assert criterion.current_step == 1
+    assert criterion.weights == pytest.approx({"a": 0.1, "b": 1.0})
+
+
+def test_a_listener_is_notified_once() -> None:
+    steps: list[int] = []
+    criterion = WeightedLoss(["a"])
+    criterion.clock.subscribe(criterion._modes)
+    criterion.on_step(steps.append)
+    criterion({"a": torch.tensor(1.0, requires_grad=True)})
+    criterion.step()
+    assert steps == [0]
+
+
+def test_a_clock_cannot_be_replaced() -> None:
+    criterion = WeightedLoss({"a": Warmup(over="10 steps")})
+    with pytest.raises(AttributeError):
+        criterion.clock = Clock()  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        criterion.clock.step = 3  # type: ignore[misc]
+
+
+def test_loading_one_criterion_keeps_the_callbacks_of_another_on_its_clock() -> None:
+    first = WeightedLoss(["a"])
+    second = WeightedLoss(["a"], clock=first.clock)
+    steps: list[int] = []
+    first.on_step(steps.append)
+    first({"a": torch.tensor(1.0, requires_grad=True)})
+    second.load_state_dict(second.state_dict())
+    first.load_state_dict({}, strict=False)
+    first.step()
+    assert steps == [0]

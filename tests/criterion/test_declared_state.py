@@ -59,7 +59,11 @@ class DeclaringToo(Controller, kind="test-declaring"):
         ),
         (["a", "b"], Declaring(shape=(1,), learned=True), r"'weights' of shape \(1,\)"),
         ({"a": DeclaringToo(shape=(1,))}, None, r"terms.a.controller: init\(\) .* is 0-dim"),
-        ({"a": DeclaringToo(learned=True)}, None, "'coefficient' is an nn.Parameter, which only a bal"),
+        (
+            {"a": DeclaringToo(learned=True)},
+            None,
+            "'coefficient' is an nn.Parameter, which only a bal",
+        ),
         (["a", "b"], Declaring(key="slots", learned=True), "nothing learned can be called 'slots'"),
         (["a", "b"], Declaring(key="a.b", learned=True), "nothing learned can be called 'a.b'"),
     ],

@@ -56,6 +56,13 @@ def weights(
     return seen, found.metrics(include=["weight"])
 
 
+def weights_with_an_inactive_term(balancer: str, term: Mapping[str, Any]) -> dict[str, float]:
+    """The weights of two terms beside one that does not count; the same batch on all ranks."""
+    found = WeightedLoss({"a": 1.0, "b": 1.0, "c": term}, balancer=balancer)
+    seen = forward(found, {"a": [3.0, 4.0], "b": [2.0, -1.0], "c": [3.0, 1.0]})
+    return {name: seen[f"weight/{name}"] for name in "ab"}
+
+
 def in_half(by_rank: Sequence[Rows], of: Of) -> dict[str, float]:
     """The weights where the first rank alone meets float16, and after autocast is over."""
     rank = distributed.get_rank()

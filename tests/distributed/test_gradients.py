@@ -181,6 +181,18 @@ def test_absent_terms_count_as_0_where_they_are_absent(
         assert standing == found[0][1]
 
 
+@pytest.mark.parametrize("term", [{"after": "5 steps"}, {"weight": 0.0, "when_zero": "skip"}])
+@pytest.mark.parametrize("balancer", ["mgda", "upgrad", "aligned-mtl"])
+def test_an_inactive_term_does_not_count_as_a_gradient_of_0(
+    pool: Pool, balancer: str, term: dict[str, Any]
+) -> None:
+    """On two ranks with the same batch the weights are those of one."""
+    found = pool.run(2, cases.weights_with_an_inactive_term, balancer, term)
+    wanted = cases.weights_with_an_inactive_term(balancer, term)
+    for mine in found:
+        assert mine == pytest.approx(wanted, rel=1e-5)
+
+
 @OF
 def test_without_sync_each_rank_stands_alone(pool: Pool, of: Of) -> None:
     by_rank = [EACH, OTHER]

@@ -82,6 +82,7 @@ class GradientWeights:
             self.tensors["pairs"] = torch.zeros(n, n, dtype=torch.float32)
         self._active = frozenset(self.names)
         self._computed: frozenset[str] = frozenset()  # the same as the tensor, on the host
+        self._counted: frozenset[str] = frozenset()  # active when gradients were computed
         self.is_due, self.is_frozen, self.has_new = True, False, False
 
     def _where(self, names: Sequence[str]) -> list[int]:
@@ -162,6 +163,7 @@ class GradientWeights:
         if step.weights is None or step.gradients is None:
             return
         self.has_new = True
+        self._counted |= self._active
         where, n = self._where(step.gradients.names), len(self.names)
         ones = torch.ones_like(step.weights)
         self.tensors["fresh"] += torch.stack([put(step.weights, where, n), put(ones, where, n)])
@@ -206,9 +208,11 @@ class GradientWeights:
         """Makes the mean weights of the step the current ones."""
         tensors = self.tensors
         tensors["weights"].copy_(self._mean())
-        if self.has_new and not self._computed.issuperset(self._active):
-            self._computed |= self._active
-            for index in self._where(sorted(self._active)):
+        # After a load the active terms of a forward pass are not known, but are those of its step.
+        counted = self._counted or (self._active if self.has_new else frozenset())
+        if not self._computed.issuperset(counted):
+            self._computed |= counted
+            for index in self._where(sorted(counted)):
                 tensors["computed"][index] = 1
         if self._has_scaled:
             overflow, calm = tensors["overflows"] > 0, tensors["calm"]
@@ -222,6 +226,7 @@ class GradientWeights:
         kept = ("weights", "computed", "scale", "calm")
         torch._foreach_zero_([t for key, t in self.tensors.items() if key not in kept])
         self._has_scaled = self.has_new = False
+        self._counted = frozenset()
 
     def discard(self) -> None:
         """Drops everything computed since the last step: the clock was set to another time."""

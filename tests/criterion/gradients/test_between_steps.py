@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lossweights import GradientBalancer, State, StepContext
 from lossweights.components.context import Gradients
+from lossweights.components.durations import Horizon
 from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.weights import GradientStep, GradientWeights
 from lossweights.criterion.slots import Slot
@@ -157,3 +158,13 @@ def test_two_terms_that_never_met_have_no_product() -> None:
         [True, False, True],
         [False, True, False],
     ]
+
+
+def test_a_term_that_wakes_between_a_forward_pass_and_its_step_has_no_weight_yet() -> None:
+    held = built()
+    held.show(0, Horizon(), inactive={"c"})
+    record(held, torch.tensor([2.0, 3.0]), gradients(1.0, 1.0, names=("a", "b")))
+    held.show(0, Horizon(), inactive=())
+    held.step_done()
+    held.show(1, Horizon(), inactive=())
+    assert held.is_due

@@ -1,0 +1,93 @@
+"""What terms may be: tensors, numbers and None, beside terms that are skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from lossweights import LossConfig, Term, WeightedLoss
+from lossweights.criterion.reader import Reader
+from tests.small_components import Counting, Offset, leaf
+
+
+@pytest.fixture
+def _double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("other", [0.5, torch.tensor(0.5, dtype=torch.float64)])
+def test_a_converted_value_beside_a_skipped_term(other: Any) -> None:
+    criterion = WeightedLoss({"a": 2.0, "b": 1.0, "gan": Term(weight=0.0, when_zero="skip")})
+    gan = leaf(7.0)
+    criterion({"a": leaf(3.0), "b": other, "gan": gan}).backward()
+    breakdown = criterion.report()
+    assert breakdown is not None
+    assert {name: value.item() for name, value in breakdown.raw.items()} == {
+        "a": 3.0,
+        "b": 0.5,
+        "gan": 7.0,
+    }
+    assert breakdown.total.item() == 6.5
+    assert gan.grad is None
+
+
+def test_an_absent_term_beside_a_skipped_one_and_a_transform() -> None:
+    terms = {
+        "a": Term(transform=Offset()),
+        "b": Term(optional=True),
+        "gan": Term(weight=0.0, when_zero="skip"),
+    }
+    criterion = WeightedLoss(terms)
+    assert criterion({"a": leaf(3.0), "b": None, "gan": leaf(7.0)}).item() == 2.0
+    metrics = criterion.metrics()
+    assert (metrics["raw/a"], metrics["value/a"], metrics["raw/gan"]) == (3.0, 2.0, 7.0)
+    assert "raw/b" not in metrics
+
+
+def test_a_number_joins_the_device_of_the_first_tensor() -> None:
+    mode = WeightedLoss(["a", "b"]).eval()._modes.get(training=False)
+    reader = Reader(LossConfig.read({"terms": ["a", "b"]}))
+    elsewhere = torch.empty((), device="meta")
+    assert reader.read({"a": 0.0, "b": elsewhere}, mode).vector.device.type == "meta"
+    assert reader.read({"a": 0.0, "b": 1.0}, mode).vector.device.type == "cpu"
+
+
+@pytest.mark.usefixtures("_double")
+def test_numbers_do_not_depend_on_the_default_precision() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": Term(optional=True)})
+    assert criterion({"a": 1.5}).dtype is torch.float32
+    assert WeightedLoss({"b": Term(optional=True)})({}).dtype is torch.float32
+
+
+@pytest.mark.parametrize("patterns", [["acc*", "size"], ["[as]*"]])
+def test_patterns_of_ignored_names(patterns: list[str]) -> None:
+    criterion = WeightedLoss(["b"], ignore=patterns)
+    assert criterion({"b": leaf(2.0), "acc_top5": 0.9, "size": 3}).item() == 2.0
+    with pytest.raises(ValueError, match="'Acc'"):
+        criterion({"b": leaf(2.0), "Acc": 0.9})
+
+
+@pytest.mark.parametrize("given", [0.5, None], ids=["number", "none"])
+def test_one_graph_with_values_that_are_no_tensors(given: float | None) -> None:
+    torch._dynamo.reset()
+    criterion = WeightedLoss({"a": 2.0, "b": Term(optional=True)}, ignore=["acc*"])
+
+    def total(x: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = criterion({"a": x.sum(), "b": given, "accuracy": 0.9})
+        return loss
+
+    x = torch.ones(3, requires_grad=True)
+    compiled = torch.compile(total, backend="aot_eager", fullgraph=True)
+    assert compiled(x).item() == total(x).item() == 6.0 + (given or 0.0)
+
+
+def test_a_number_is_observed() -> None:
+    criterion = WeightedLoss({"a": Counting(), "gan": Term(after="5 steps")})
+    criterion({"a": 2.0, "gan": leaf(1.0)})
+    criterion.step()
+    assert criterion.metrics()["controller/a/observed"] == 2.0
