@@ -84,10 +84,13 @@ class Duration:
             )
         number, unit = match[1].replace("_", ""), match[2]
         if not unit:
-            part = f', or "{100 * float(number):g}%"' if 0 < float(number) < 1 else ""
+            if 0 < float(number) < 1:
+                raise ValueError(
+                    f'{number} has no unit: write "{100 * float(number):g}%" or "{number} epochs"'
+                )
             raise ValueError(
                 f'{number} has no unit: write "{number} steps" or "{number} epochs" '
-                f"(in Python also steps({number}) or epochs({number})){part}"
+                f"(in Python also steps({number}) or epochs({number}))"
             )
         known = _UNITS.get(unit.lower())
         if known is None:
@@ -220,7 +223,7 @@ class Horizon:
 
 
 def _unknown(wanted: str, lacks: str) -> HorizonError:
-    return HorizonError(f"{wanted} cannot be converted to steps before {lacks} is known: give it")
+    return HorizonError(f"{wanted} cannot be converted to steps before {lacks} is known")
 
 
 def read_total_steps(value: object) -> int | Duration | None:

@@ -346,7 +346,7 @@ def fields_of(timeline: Timeline, columns: Sequence[T]) -> dict[str, dict[str, T
 
 def _ask_to_bind(error: HorizonError) -> str:
     return (
-        f"{error}. Write it into the config, or call "
+        f"{error}: set it in the config, or call "
         "criterion.bind(total_steps=len(loader) * epochs, steps_per_epoch=len(loader)) "
         "before the first step"
     )

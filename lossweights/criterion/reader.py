@@ -218,9 +218,11 @@ def _tensor(name: str, value: object, device: torch.device) -> Tensor:
         found = f"{type(value).__name__}: {value!r}"
         if isinstance(value, list | tuple):
             found = f"{type(value).__name__} of {len(value)}: give one value, such as its sum(...)"
-        raise ValueError(f"term {name!r} is a tensor, found {found}")
+        raise ValueError(f"term {name!r} must be a tensor, found {found}")
     if value.is_complex():
-        raise ValueError(f"term {name!r} is real, found {value.dtype}: give its absolute value")
+        raise ValueError(
+            f"term {name!r} must be real, found {value.dtype}: give its absolute value"
+        )
     return value if value.dtype is torch.float64 else value.float()
 
 

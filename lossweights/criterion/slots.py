@@ -146,7 +146,11 @@ class Slot:
         """Gives `update` copies of the state, and keeps what belongs to terms that were seen."""
         state = {key: tensor.detach().clone() for key, tensor in self.state.items()}
         copies = dict(state)
-        update(observed, state, now)
+        if (returned := update(observed, state, now)) is not None:  # type: ignore[func-returns-value]
+            raise RuntimeError(
+                f"{self.place}: {update.__name__}() returns {returned!r}, which would be lost: it "
+                "changes the state, as in state['average'] = ..."
+            )
         self._check_update(f"{self.place}: {update.__name__}()", state)
         for key, tensor in self.state.items():
             new, mask = state[key], valid
@@ -211,7 +215,9 @@ class Slot:
     def _check_weights(self, weights: Tensor, shape: tuple[int, ...], method: str) -> None:
         kind, place = type(self.component).__name__, self.place
         if not isinstance(weights, Tensor):
-            raise ConfigError(f"{place}: {method}() of {kind} returns a tensor, found {weights!r}")
+            raise ConfigError(
+                f"{place}: {method}() of {kind} must return a tensor, found {weights!r}"
+            )
         if tuple(weights.shape) != shape:
             raise ConfigError(
                 f"{place}: {method}() of {kind} returns shape {tuple(weights.shape)}, {shape} is "
@@ -219,7 +225,8 @@ class Slot:
             )
         if not weights.is_meta and not weights.isfinite().all():
             hint = ""
-            if method == "weigh" and not getattr(self.component, "instant", False):
+            reads = method == "weigh" and not getattr(self.component, "instant", False)
+            if reads and weights.isnan().any():
                 hint = ": weigh() reads the losses only in a class with `instant = True`"
             raise ConfigError(f"{place}: {method}() of {kind} returns {weights.tolist()}{hint}")
 

@@ -684,8 +684,8 @@ def _config_of(terms: Any, fields: dict[str, Any]) -> LossConfig:
         return terms
     if isinstance(terms, str | PathLike):
         raise ConfigError(
-            f"terms is a table by name, a list of names or a LossConfig, found {terms!r}; from a "
-            "file build it with WeightedLoss.from_config(...)"
+            f"terms must be a table by name, a list of names or a LossConfig, found {terms!r}; "
+            "from a file build it with WeightedLoss.from_config(...)"
         )
     try:
         return LossConfig.model_validate(plain({"terms": terms, **fields}))

@@ -316,5 +316,8 @@ class _RefusingSyncs(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name, leaves = func.overloadpacket.__name__, torch.utils._pytree.tree_leaves(args)  # noqa: SLF001
         has_mask = any(isinstance(a, torch.Tensor) and a.dtype is torch.bool for a in leaves)
         waits = name in _SYNCS or (name.startswith("index") and has_mask)
-        assert not waits, f"{self._component!r}: {name} waits for the device"
+        assert not waits, (
+            f"{self._component!r}: {name} waits for the device: use torch.where in place of if, "
+            "and no .item()"
+        )
         return func(*args, **(kwargs or {}))

@@ -60,7 +60,7 @@ def test_reads(written: object, read: Duration) -> None:
     [
         (10, r'10 has no unit: write "10 steps" or "10 epochs" \(in Python also steps\(10\)'),
         ("10", r'10 has no unit: write "10 steps" or "10 epochs"'),
-        (0.5, r'0.5 has no unit: write "0.5 steps" or "0.5 epochs" .*, or "50%"'),
+        (0.5, r'0.5 has no unit: write "50%" or "0.5 epochs"'),
         (
             "10 stpes",
             "'stpes' is not a unit of training; did you mean 'steps'[?]: write \"10 steps\"",
@@ -234,9 +234,7 @@ def test_a_total_in_epochs_waits_for_their_length() -> None:
 
 def test_an_unknown_length_is_asked_for_by_name() -> None:
     assert Horizon().length("5 steps") == 5
-    with pytest.raises(
-        HorizonError, match=r"^10% of training .* before total_steps is known: give"
-    ):
+    with pytest.raises(HorizonError, match=r"^10% of training .* before total_steps is known"):
         Horizon(steps_per_epoch=10).length("10%")
     with pytest.raises(HorizonError, match=r"^2 epochs cannot .* before steps_per_epoch is known"):
         Horizon(100).length("2 epochs")

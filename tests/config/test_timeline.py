@@ -244,7 +244,7 @@ def test_final_of_what_never_settles_needs_the_end() -> None:
     ],
 )
 def test_a_missing_horizon_names_the_term(term: Any, lacks: str) -> None:
-    with pytest.raises(HorizonError, match=f"^term 'kl': .* before {lacks} is known: give it"):
+    with pytest.raises(HorizonError, match=f"^term 'kl': .* before {lacks} is known"):
         timeline({"a": 1.0, "kl": term}, Horizon())
 
 

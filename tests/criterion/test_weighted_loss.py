@@ -239,7 +239,7 @@ def test_batch_mean_of_a_scalar_is_refused() -> None:
 
 @pytest.mark.parametrize("value", ["0.5", [1.0], object(), True])
 def test_what_is_no_tensor_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="term 'kl' is a tensor, found"):
+    with pytest.raises(ValueError, match="term 'kl' must be a tensor, found"):
         WeightedLoss(terms=["kl"])({"kl": value})
 
 
@@ -257,7 +257,7 @@ def test_a_misspelt_name_is_told_the_nearest_that_was_not_given() -> None:
 @pytest.mark.parametrize("others", [{}, {"a": torch.tensor(1.0)}])
 def test_complex_values_are_refused(others: dict[str, Tensor]) -> None:
     criterion = WeightedLoss(terms=["kl", *others])
-    with pytest.raises(ValueError, match="term 'kl' is real, found torch.complex64"):
+    with pytest.raises(ValueError, match="term 'kl' must be real, found torch.complex64"):
         criterion({"kl": torch.tensor(1j), **others})
 
 

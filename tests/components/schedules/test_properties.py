@@ -199,7 +199,7 @@ def test_a_missing_horizon_is_named(schedule: Schedule) -> None:
         lacking = [name for name in ("total_steps", "steps_per_epoch") if name in asked]
         assert len(lacking) == 1
         assert lacking[0] not in known
-        assert asked.endswith(f"before {lacking[0]} is known: give it")
+        assert asked.endswith(f"before {lacking[0]} is known")
         known[lacking[0]] = 10
 
 
