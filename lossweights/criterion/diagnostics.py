@@ -1,7 +1,5 @@
 """A config in words, and what looks wrong in a training so far."""
 
-from __future__ import annotations
-
 from lossweights.components.durations import Duration, Horizon
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import weight_of

@@ -1,7 +1,5 @@
 """The ranks of a distributed training: sums over them, and gradients averaged over them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Self
 

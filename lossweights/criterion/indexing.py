@@ -4,8 +4,6 @@ Indexing with a list uploads the list, and on a GPU the host waits for that. `ta
 the entries one by one instead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

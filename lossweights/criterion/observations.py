@@ -1,7 +1,5 @@
 """Sums and counts of observed values since the last step."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any

@@ -1,7 +1,5 @@
 """What the last training forward left for metrics, and the calls after its step."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias

@@ -4,8 +4,6 @@ Torch may change them in any release, and has no public function for what they d
 imports from the package.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 

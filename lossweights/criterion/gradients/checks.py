@@ -1,7 +1,5 @@
 """Checks of the graph between terms and the tensors that they share."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import TypeAlias
 

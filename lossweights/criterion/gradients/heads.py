@@ -1,7 +1,5 @@
 r"""`heads: plain`: the balancer's weights reach only the tensors that the terms share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any

@@ -1,7 +1,5 @@
 """The tensors that several terms depend on, and the terms' gradients with respect to them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TypeAlias
 

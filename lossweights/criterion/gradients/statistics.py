@@ -1,7 +1,5 @@
 """Statistics of gradients: sums over tensors, sums over ranks, then Gramian, norms and means."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
