@@ -11,6 +11,7 @@ one the next forward fails. Which ways work is shown by trying them.
     torchrun --standalone --nproc-per-node 2 examples/zero_weight.py    # in two
 """
 
+import gc
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -181,6 +182,7 @@ def main() -> None:
             show(f"{way:45}{outcome(train)}")
         distributed.barrier()  # none leaves while another still speaks
     finally:
+        gc.collect()  # what failed ends before its process group
         distributed.destroy_process_group()
 
 
