@@ -476,6 +476,20 @@ def test_what_is_assigned_must_be_a_tensor() -> None:
     assert criterion.adaptive.slots["balancer"].state["count"] == 0  # nothing of it is kept
 
 
+class Returning(Assigning, kind="test-returning"):
+    """Its update returns a new state, where nothing would look at it."""
+
+    def update(self, observed: Tensor, state: State, now: StepContext) -> Any:
+        return {**state, "weights": observed}
+
+
+def test_an_update_that_returns_a_state_is_refused() -> None:
+    criterion = WeightedLoss(["a", "b"], balancer=Returning())
+    criterion(losses(a=1.0, b=1.0))
+    with pytest.raises(RuntimeError, match=r"balancer: update\(\) returns .*would be lost"):
+        criterion.step()
+
+
 class Overwriting(Balancer, kind="test-overwriting"):
     """Its weigh changes the losses in place."""
 

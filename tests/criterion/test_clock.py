@@ -564,6 +564,26 @@ def test_a_length_that_was_refused_can_be_bound_again() -> None:
     assert first.weights == {"a": second.weights["b"]}
 
 
+class ForShortTraining(Counting, kind="test-for-short-training"):
+    """Its weight is a number only for at most 100 steps."""
+
+    def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
+        is_short = now.horizon.span <= 100
+        return torch.tensor(3.0 if is_short else torch.nan)
+
+
+def test_a_component_that_refuses_a_length_keeps_its_weight() -> None:
+    criterion = WeightedLoss({"a": ForShortTraining()}, total_steps=100)
+    other = WeightedLoss({"b": Warmup(over="50%")}, clock=criterion.clock)
+    criterion.step(25)
+    for each in (criterion, other):
+        with pytest.raises(ConfigError, match="ForShortTraining"):
+            each.bind(total_steps=1000)
+        assert (criterion.horizon.total_steps, other.horizon.total_steps) == (100, 100)
+        assert criterion({"a": torch.tensor(1.0, requires_grad=True)}).item() == 3.0
+        assert other.weights == {"b": 0.5}
+
+
 def test_a_schedule_that_fails_once_recovers_at_the_next_step() -> None:
     def breaks(step: int) -> float:
         return 1 / (1500 - step)

@@ -49,9 +49,11 @@ def test_an_absent_term_beside_a_skipped_one_and_a_transform() -> None:
     assert "raw/b" not in metrics
 
 
-def test_a_number_joins_the_device_of_the_first_tensor() -> None:
-    mode = WeightedLoss(["a", "b"]).eval()._modes.get(training=False)
-    reader = Reader(LossConfig.read({"terms": ["a", "b"]}))
+@pytest.mark.parametrize("reduction", [None, "mean"])
+def test_a_number_joins_the_device_of_the_first_tensor(reduction: str | None) -> None:
+    config = LossConfig.read({"terms": {"a": {"reduction": reduction}, "b": 1.0}})
+    mode = WeightedLoss(config).eval()._modes.get(training=False)
+    reader = Reader(config)
     elsewhere = torch.empty((), device="meta")
     assert reader.read({"a": 0.0, "b": elsewhere}, mode).vector.device.type == "meta"
     assert reader.read({"a": 0.0, "b": 1.0}, mode).vector.device.type == "cpu"

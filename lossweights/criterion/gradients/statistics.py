@@ -31,7 +31,7 @@ def _products(rows: Tensor) -> Tensor:
     return products.triu() + products.triu(1).T
 
 
-# What is computed of each piece of the gradients; the pieces are added up, but for `max_abs`.
+# Computed for each piece of the gradients; the pieces are summed, except for `max_abs`.
 _OF_PIECE: dict[Statistic, Callable[[Tensor], Tensor]] = {
     "gramian": _products,
     "norms": lambda rows: torch.linalg.vector_norm(rows, dim=1).square(),

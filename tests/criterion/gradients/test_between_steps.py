@@ -28,8 +28,8 @@ class OfNorms(GradientBalancer, kind="test-of-norms"):
         """Learns nothing."""
 
 
-def built() -> GradientWeights:
-    slot = Slot("balancer", OfNorms(), NAMES, {})
+def built(every: str = "1 step") -> GradientWeights:
+    slot = Slot("balancer", OfNorms(every=every), NAMES, {})
     return GradientWeights(slot, ProcessGroup("off"), may_lack=True)
 
 
@@ -161,7 +161,7 @@ def test_two_terms_that_never_met_have_no_product() -> None:
 
 
 def test_a_term_that_wakes_between_a_forward_pass_and_its_step_has_no_weight_yet() -> None:
-    held = built()
+    held = built(every="100 steps")
     held.show(0, Horizon(), inactive={"c"})
     record(held, torch.tensor([2.0, 3.0]), gradients(1.0, 1.0, names=("a", "b")))
     held.show(0, Horizon(), inactive=())
