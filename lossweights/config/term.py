@@ -31,6 +31,9 @@ class Term(Declaration):
             and its schedule does not begin.
         reduction: How to reduce a value that is not a scalar: `mean`, `sum`, or `batch_mean` (the
             sum divided by the length of the first axis). By default such a value is an error.
+        accumulates: What the forward passes of one optimizer step give: each its own mean
+            (`mean`, so that the value of the step is the mean over them), or each a part of the
+            value (`sum`), as a sum of losses divided by the number of tokens of all of them.
         optional: Whether the term may be missing from a batch, or None.
         when_zero: Whether a term with weight 0 is kept in the graph, with zero gradients (`keep`,
             which DistributedDataParallel needs), or left out of the sum (`skip`).
@@ -50,6 +53,7 @@ class Term(Declaration):
     balanced: bool | None = None
     after: Duration | str = steps(0)
     reduction: Literal["mean", "sum", "batch_mean"] | None = None
+    accumulates: Literal["mean", "sum"] = "mean"
     optional: bool = False
     when_zero: Literal["keep", "skip"] = "keep"
 
@@ -92,6 +96,15 @@ class Term(Declaration):
                 f"{self.transform!r} acts on each {level}, before the value is reduced: write "
                 "`reduction: batch_mean` (the sum over dimensions, the mean over the batch), "
                 "`mean` or `sum`; or write `per: value`, so that it acts on the scalar"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _is_whole_before_transform(self) -> Self:
+        if self.transform is not None and self.accumulates == "sum":
+            raise ValueError(
+                f"{self.transform!r} needs the value of a whole step, and with accumulates: sum "
+                "each forward pass gives a part of it: give means, or transform the loss yourself"
             )
         return self
 

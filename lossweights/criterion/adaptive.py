@@ -37,17 +37,24 @@ class Factors(NamedTuple):
         penalties: Added to the weighted values, in the same measure; None if there are none.
         gradients: What was computed from gradients; None if nothing was.
         plain: `factors` without the balancer, for `heads: plain`; None otherwise.
+        passes: How many forward passes the step is expected to have, for each term present that
+            accumulates a sum, and 1 for the others; None if all are 1.
     """
 
     factors: Tensor
     penalties: Tensor | None = None
     gradients: GradientStep | None = None
     plain: Tensor | None = None
+    passes: Tensor | None = None
 
     def to(self, device: torch.device) -> Factors:
         """The same on another device."""
-        penalties = None if self.penalties is None else self.penalties.to(device)
-        return self._replace(factors=self.factors.to(device), penalties=penalties)
+        moved = {
+            name: part.to(device)
+            for name in ("factors", "penalties", "passes")
+            if (part := getattr(self, name)) is not None
+        }
+        return self._replace(**moved)
 
 
 class Adaptive(AdaptiveState):
@@ -77,9 +84,10 @@ class Adaptive(AdaptiveState):
             raws = [
                 str(p.term) for p, state in both if isinstance(p.component, Transform) and state
             ]
-            observations = Observations(terms, raws, _metrics_of(config))
+            self.summed = frozenset(n for n, t in config.terms.items() if t.accumulates == "sum")
+            observations = Observations(terms, raws, _metrics_of(config), self.summed)
             super().__init__(balanced, observations.names, group)
-            self.observations, self._after = observations, Observations(terms, (), ())
+            self.observations, self._after = observations, Observations(terms)
             self._config, self._term_names, self._balanced = config, terms, balanced
             # Every attribute is here before the slots: no learned tensor may be called like one.
             self.slots: dict[str, Slot] = {}
@@ -104,7 +112,8 @@ class Adaptive(AdaptiveState):
                 self._declare_balancer(self.balancer_slot)
             self._balances_all = len(balanced) == len(terms) and not self.controllers
             self.weighs_inside = self._balances_inside or bool(self._instant)
-            self.observes = bool(self.controllers or raws or self._learns)
+            self.estimates = self.weighs_inside and bool(self.summed)
+            self.observes = bool(self.controllers or raws or self._learns or self.estimates)
         self.average_gradients()
         self._check_signs()
         self.after_load()
@@ -190,6 +199,7 @@ class Adaptive(AdaptiveState):
         shared: SharedLike = None,
         *,
         computes_gradients: bool = False,
+        divided_by: int = 1,
     ) -> Factors:
         """The factors that depend on the losses of a forward pass, or are learned.
 
@@ -198,8 +208,13 @@ class Adaptive(AdaptiveState):
             inactive: Terms that do not count now.
             shared: What the terms depend on, for a balancer by gradients.
             computes_gradients: Whether it may compute them; else its current weights count.
+            divided_by: The number by which the training loop divides the total.
         """
-        step = balance = None
+        step = balance = passes = None
+        if self.estimates:
+            passes = self._passes(values, divided_by)
+            losses = [x * n for x, n in zip(values.losses, passes.unbind(), strict=True)]
+            values = values._replace(vector=values.vector * passes, losses=losses)
         if (gradients := self.weights_from_gradients) is not None:
             where = self._where(values.names, inactive)
             dtype = values.vector.dtype  # of losses in low precision too
@@ -214,7 +229,19 @@ class Adaptive(AdaptiveState):
         if step is not None and step.rows:
             ones = torch.ones_like(step.balance)
             plain, _ = self._factors(values.names, values.vector, inactive, ones)
-        return Factors(factors, penalties, step, plain)
+        return Factors(factors, penalties, step, plain, passes)
+
+    def _passes(self, values: Values, divided_by: int) -> Tensor:
+        """By what the part of a sum in one forward pass is multiplied to estimate the sum.
+
+        That is the number of passes, which is that of the last step unless the total is divided
+        by it; 1 for the other terms.
+        """
+        passes = self._one * divided_by
+        if divided_by == 1:
+            passes = self.observations.state["passes"].clone()
+        parts = [passes if name in self.summed else self._one for name in values.names]
+        return torch.stack(parts).to(values.vector.dtype) if parts else values.vector
 
     def _factors(
         self,

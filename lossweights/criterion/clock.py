@@ -83,7 +83,7 @@ class Clock:
         exception is raised after all of them were notified. Raises as `WeightedLoss.step`.
         """
         if n.__class__ is not int or n < 0:
-            n = whole_number("step", n)
+            n = whole_number("step()", n)
         if self.follower is not None and self.follower.is_alive:
             raise RuntimeError(
                 "this criterion follows an optimizer, which moves its clock: drop the call of "
@@ -98,7 +98,7 @@ class Clock:
 
     def set(self, step: int) -> None:
         """Sets the clock, as `WeightedLoss.set_step`: observations of the step are dropped."""
-        self._move(whole_number("set_step", step), stepped=False)
+        self._move(whole_number("set_step()", step), stepped=False)
 
     def restore(self, step: int) -> None:
         """Sets the step of a checkpoint; `refresh` follows once everything is loaded."""
@@ -255,5 +255,5 @@ def whole_number(call: str, n: object) -> int:
         ValueError: If it is not a whole number of at least 0.
     """
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
-        raise ValueError(f"{call}() takes a whole number of at least 0, found {n!r}")
+        raise ValueError(f"{call} takes a whole number of at least 0, found {n!r}")
     return int(n)

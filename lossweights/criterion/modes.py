@@ -75,7 +75,7 @@ class Modes:
         *,
         shares_clock: bool,
     ) -> None:
-        self.config, self.adaptive, self._record, self.clock = config, adaptive, record, clock
+        self.config, self.adaptive, self.record, self.clock = config, adaptive, record, clock
         self._own = (config.total_steps, config.steps_per_epoch) if shares_clock else (None, None)
         self.device = torch.device("cpu")
         self._reset()
@@ -129,7 +129,7 @@ class Modes:
         if not stepped:
             self.adaptive.discard()
         done = stepped and step != before
-        is_due = self._record.step_done(before) and done
+        is_due = self.record.step_done(before) and done
         if self.timeline is None:
             return
         try:
@@ -139,7 +139,7 @@ class Modes:
             self._show_next(step, before)
         if self.eval is None and before == 0:
             warn(f"training works, but evaluation does not yet: {self.missing}")
-        self._record.is_due = is_due
+        self.record.is_due = is_due
 
     def _show_next(self, step: int, before: int) -> None:
         try:
@@ -155,8 +155,8 @@ class Modes:
 
     def after_tick(self, before: int, *, stepped: bool) -> None:
         """Runs the callbacks of a step that had a training forward."""
-        if self._record.is_due:
-            self._record.call_back(before)
+        if self.record.is_due:
+            self.record.call_back(before)
 
     @torch.inference_mode(mode=False)
     def refresh(self) -> None:
@@ -211,6 +211,7 @@ class Modes:
         """Computes all weights on another device."""
         if device != self.device:
             self.adaptive.move(device)
+            self.record.move(device)
             self.device = device
             self._build()
 
@@ -287,7 +288,7 @@ class Modes:
 
     def __getstate__(self) -> dict[str, Any]:
         # Computed again, on the CPU: another machine may lack the device.
-        kept = ("config", "adaptive", "_record", "clock", "_own")
+        kept = ("config", "adaptive", "record", "clock", "_own")
         return {key: self.__dict__[key] for key in kept}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +24,7 @@ class Breakdown:
         value: What was weighted: `raw` through the term's transform.
         weight: The product of all factors.
         penalty: The penalty of learned weights; empty if nothing is learned.
-        weighted: `weight * value + penalty`.
+        weighted: `weight * value + penalty`; over several forward passes, the mean of that.
         share: $|w_i l_i| / \sum_j |w_j l_j|$, the part of each term in the loss; 0 if all are 0.
         step: Optimizer steps done before the forward pass; None if it is not known.
         controllers: The state of each controller now, by term.
@@ -46,42 +46,37 @@ class Breakdown:
     def of(
         cls,
         names: Sequence[str],
-        values: Sequence[Tensor],
-        raws: Mapping[str, Tensor],
-        weights: Tensor,
-        penalties: Tensor | None,
-        skipped: Collection[str],
+        raw: Sequence[Tensor],
+        value: Sequence[Tensor],
+        weight: Sequence[Tensor],
+        penalty: Sequence[Tensor],
+        products: Sequence[Tensor],
         order: Iterable[str],
+        zero: Tensor,
     ) -> Breakdown:
-        """From the terms present in a forward pass (`names`), for all terms in `order`.
+        """From the parts of the terms in `names`, for those of `order` that are among them.
 
-        The terms in `skipped` are left out of the sum, whatever their values; `penalties` were
-        added to the weighted values of the others.
+        `products` are weights times values; `penalty` is empty if nothing is learned; `zero` is
+        the total without any term.
         """
         where = {name: names.index(name) for name in order if name in names}
 
-        def by_name(vector: Sequence[Tensor]) -> dict[str, Tensor]:
-            return {name: vector[index] for name, index in where.items()}
+        def by_name(parts: Sequence[Tensor]) -> dict[str, Tensor]:
+            return {name: parts[index] for name, index in where.items()} if parts else {}
 
-        value, weight = by_name(values), by_name(weights.unbind())
-        penalty = {} if penalties is None else by_name(penalties.unbind())
-        weighted = {
-            name: part.new_zeros(()) if name in skipped else part * weight[name]
-            for name, part in value.items()
-        }
+        weighted, penalties = by_name(products), by_name(penalty)
         # Without the penalties, which move a weight, not the model.
-        sizes = [part.detach().abs() for part in weighted.values()]
-        size = torch.stack(sizes) if sizes else weights
+        size = torch.stack([part.detach().abs() for part in weighted.values()] or [zero])
         share = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)
-        weighted |= {n: weighted[n] + part for n, part in penalty.items() if n not in skipped}
+        weighted |= {name: weighted[name] + part for name, part in penalties.items()}
         return cls(
-            total=torch.stack(list(weighted.values())).sum() if weighted else weights.sum(),
-            raw={name: raws.get(name, part) for name, part in value.items()},
-            value=value,
-            weight=weight,
-            penalty=penalty,
+            total=torch.stack(list(weighted.values())).sum() if weighted else zero,
+            raw=by_name(raw),
+            value=by_name(value),
+            weight=by_name(weight),
+            penalty=penalties,
             weighted=weighted,
-            share=dict(zip(where, share.unbind(), strict=True)),
+            share=dict(zip(where, share.unbind(), strict=False)),
         )
 
     def metrics(self, prefix: str = "", include: Iterable[str] | None = None) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from lossweights.config.files import plain
 from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite
 from lossweights.config.term import TermLike
 from lossweights.criterion.adaptive import Adaptive
-from lossweights.criterion.clock import Clock, Follower
+from lossweights.criterion.clock import Clock, Follower, whole_number
 from lossweights.criterion.combine import combine, finite_terms
 from lossweights.criterion.diagnostics import audit, describe
 from lossweights.criterion.distributed import ProcessGroup
@@ -110,12 +110,18 @@ class WeightedLoss(nn.Module):
         self._owns_clock = not clock.has_owner
         self.adaptive = Adaptive(config, ProcessGroup(config.sync, process_group))
         self._reader = Reader(config)
-        self._record = ForwardRecord(weights_move=_weights_move(config, self.adaptive))
+        self.record = ForwardRecord(
+            self._reader.names,
+            self.adaptive.summed,
+            weights_move=_weights_move(config, self.adaptive),
+        )
         self._issued: set[str] = set()
+        self._divided_by = 1
+        self._multiplied: frozenset[str] = frozenset()
         self._is_checked = config.on_nonfinite != "propagate"
         self._by_gradients = self.adaptive.weights_from_gradients is not None
         self._balancer_kind = "" if config.balancer is None else config.balancer.kind
-        self._modes = Modes(config, self.adaptive, self._record, clock, shares_clock=shares_clock)
+        self._modes = Modes(config, self.adaptive, self.record, clock, shares_clock=shares_clock)
         clock.has_owner = True
         self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
 
@@ -172,15 +178,24 @@ class WeightedLoss(nn.Module):
         self, terms: Mapping[str, Tensor | None], shared: SharedLike, *, training: bool
     ) -> Tensor:
         values, mode = self._read(terms, training=training)
-        parts = combine(values, mode, self._reader.names, shared, computes_gradients=training)
         if training:
+            parts = combine(
+                values,
+                mode,
+                self._reader.names,
+                shared,
+                computes_gradients=True,
+                multiplied=self._multiplied,
+                divided_by=self._divided_by,
+            )
             adaptive = self._modes.adaptive
-            self._record.add(parts, mode.skipped)
+            self.record.add(parts, mode.skipped)
             if parts.gradients is not None:
                 adaptive.record(parts.gradients)
             if adaptive.observes:
                 adaptive.observe(values, mode.inactive)
-        return parts.total
+            return parts.total
+        return combine(values, mode, self._reader.names, shared).total
 
     def _read(self, terms: Mapping[str, Tensor | None], *, training: bool) -> tuple[Values, Mode]:
         """The terms of a forward pass and the mode in which they count."""
@@ -216,14 +231,20 @@ class WeightedLoss(nn.Module):
         values, mode = self._read(terms, training=self.training and torch.is_grad_enabled())
         parts = combine(values, mode, self._reader.names)
         weights, factors, penalties = parts.weights, parts.factors, parts.penalties
+        losses = [loss.to(values.vector.dtype) for loss in values.losses]
+        factors = weights if factors is None else weights * factors
         return Breakdown.of(
             values.names,
-            [loss.to(values.vector.dtype) for loss in values.losses],
-            values.raws,
-            weights if factors is None else weights * factors,
-            None if penalties is None else weights * penalties,
-            mode.skipped,
+            [values.raws.get(name, loss) for name, loss in zip(values.names, losses, strict=True)],
+            losses,
+            factors.unbind(),
+            () if penalties is None else (weights * penalties).unbind(),
+            [
+                loss.new_zeros(()) if name in mode.skipped else loss * factor
+                for name, loss, factor in zip(values.names, losses, factors.unbind(), strict=True)
+            ],
             self.config.terms,
+            weights.new_zeros(()),
         )
 
     def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
@@ -240,6 +261,33 @@ class WeightedLoss(nn.Module):
         tensor(1.1000)
         """
         return WrappedLoss(function, self)
+
+    @property
+    def divided_by(self) -> int:
+        """The number by which the training loop divides the total before its backward pass.
+
+        Set it where a trainer divides by the number of accumulated batches and a term has
+        `accumulates: sum`: such a term is multiplied by it in training, so that its parts add up.
+        The integrations set it. It is 1 by default, and has no effect on other terms.
+
+        Raises:
+            ValueError: If it is set to anything but a whole number of at least 1.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss({"ce": {"accumulates": "sum"}, "router": 0.1})
+        >>> criterion.divided_by = 4  # accumulated batches
+        >>> terms = {"ce": torch.tensor(0.5), "router": torch.tensor(2.0)}
+        >>> (criterion(terms) / criterion.divided_by).item()  # 0.5 + 0.1 * 2.0 / 4
+        0.55...
+        """
+        return self._divided_by
+
+    @divided_by.setter
+    def divided_by(self, n: int) -> None:
+        if whole_number("divided_by", n) < 1:
+            raise ValueError("divided_by is at least 1, found 0: 1 if the total is not divided")
+        self._divided_by = int(n)
+        self._multiplied = self.adaptive.summed if n > 1 else frozenset()
 
     # Time
 
@@ -372,7 +420,7 @@ class WeightedLoss(nn.Module):
                 "criterion.observe(name=value)"
             )
         skipped = not adaptive.awaits_after and self.clock.follower is not None
-        if skipped and self._record.awaits_step:
+        if skipped and self.record.awaits_step:
             return  # a forward pass without a step after it: the gradient scaler skipped that
         with torch.inference_mode(mode=False), torch.no_grad():
             mode = self._modes.get(training=True)
@@ -513,11 +561,11 @@ class WeightedLoss(nn.Module):
         breakdown = self._last_breakdown()
         if breakdown is None:
             return None
-        step = self.current_step if self._record.step is None else self._record.step
+        step = self.current_step if self.record.step is None else self.record.step
         return replace(breakdown, step=step, notes=tuple(self._notes(look=True).values()))
 
     def _last_breakdown(self) -> Breakdown | None:
-        breakdown = self._record.breakdown(self.config.terms)
+        breakdown = self.record.breakdown(self.config.terms)
         if breakdown is None or not self.adaptive.controllers:
             return breakdown
         # On the device of that forward pass, which may not be the current one.
@@ -527,7 +575,7 @@ class WeightedLoss(nn.Module):
     def _notes(self, *, look: bool) -> dict[str, str]:
         """Warnings about the training so far, by topic; `look` may wait for the device."""
         unmoved = self.adaptive.unmoved_parameters_warning(_MANY_STEPS) if look else ""
-        notes = {"clock": self._record.idle_clock_warning(self.current_step), "learned": unmoved}
+        notes = {"clock": self.record.idle_clock_warning(self.current_step), "learned": unmoved}
         return {topic: note for topic, note in notes.items() if note}
 
     def describe(self) -> str:
@@ -541,7 +589,7 @@ class WeightedLoss(nn.Module):
         gradient; learned weights that never move; observations that a component waits for; a clock
         that does not move.
         """
-        findings = audit(self.config, self._record, self.horizon, self.current_step)
+        findings = audit(self.config, self.record, self.horizon, self.current_step)
         return findings + self.adaptive.findings()
 
     def on_step(self, call: Callable[[int], object]) -> RemovableHandle:
@@ -566,7 +614,7 @@ class WeightedLoss(nn.Module):
         >>> criterion.step()
         0 {'total': 4.0}
         """
-        return self._record.add_callback(call)
+        return self.record.add_callback(call)
 
     def extra_repr(self) -> str:
         """The terms, as declared."""
@@ -618,7 +666,7 @@ class WeightedLoss(nn.Module):
             ]
         if found:
             self.adaptive.discard()  # observations belong to no step of the checkpoint
-            self._record.step_done(self.clock.step)
+            self.record.step_done(self.clock.step)
         if f"{prefix}clock.step" in found:
             step = int(found[f"{prefix}clock.step"])
             if step < 0:
