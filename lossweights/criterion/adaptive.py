@@ -213,8 +213,10 @@ class Adaptive(AdaptiveState):
         step = balance = passes = None
         if self.estimates:
             passes = self._passes(values, divided_by)
-            losses = [x * n for x, n in zip(values.losses, passes.unbind(), strict=True)]
-            values = values._replace(vector=values.vector * passes, losses=losses)
+            parts = zip(values.losses, passes.unbind(), strict=True)
+            values = values._replace(
+                vector=values.vector * passes, losses=[loss * n for loss, n in parts]
+            )
         if (gradients := self.weights_from_gradients) is not None:
             where = self._where(values.names, inactive)
             dtype = values.vector.dtype  # of losses in low precision too

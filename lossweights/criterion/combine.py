@@ -57,10 +57,7 @@ def combine(
         weights = take(weights, [i for i, name in enumerate(names) if name in present])
     if vector.dtype is torch.float64:
         weights = weights.double()
-    counted = weights
-    if multiplied:
-        parts = zip(present, weights.unbind(), strict=True)
-        counted = torch.stack([w * divided_by if n in multiplied else w for n, w in parts])
+    counted = _multiplied(weights, present, multiplied, divided_by) if multiplied else weights
     adaptive = mode.adaptive
     if adaptive is None or not (present or adaptive.weights_from_gradients):
         factors, total = None, _sum(vector, counted, values, mode)
@@ -75,6 +72,13 @@ def combine(
     if factors.plain is not None:
         total = _in_shared_alone(total, values, counted, mode, factors)
     return Parts(total, values, weights, factors.factors, factors.penalties, factors.gradients)
+
+
+def _multiplied(
+    weights: Tensor, names: Sequence[str], multiplied: Collection[str], by: int
+) -> Tensor:
+    parts = zip(names, weights.unbind(), strict=True)
+    return torch.stack([part * by if name in multiplied else part for name, part in parts])
 
 
 def _adapted(

@@ -214,19 +214,17 @@ class ForwardRecord:
         weight, penalty = tables[:, _WEIGHT, :n] / count, tables[:, _PENALTY, :n] / passes
         products = tables[:, _WEIGHTED, :n] / of_all
         raw, value, weight = (_mean_of_given(part, count) for part in (raw, value, weight))
-        given = frozenset().union(*(step.names for step in steps))
+        given = frozenset[str]().union(*(step.names for step in steps))
         where = [index for index, name in enumerate(self._all) if name in given]
-        raw, value, weight, penalty, products = (
-            [part[index] for index in where]
-            for part in (raw, value, weight, penalty.mean(dim=0), products.mean(dim=0))
-        )
+        parts = (raw, value, weight, penalty.mean(dim=0), products.mean(dim=0))
+        found = [[part[index] for index in where] for part in parts]
         return Breakdown.of(
             [self._all[index] for index in where],
-            raw,
-            value,
-            weight,
-            penalty if self._has_penalties else (),
-            products,
+            found[_RAW],
+            found[_VALUE],
+            found[_WEIGHT],
+            found[_PENALTY] if self._has_penalties else [],
+            found[_WEIGHTED],
             order,
             tables.new_zeros(()),
         )
@@ -255,6 +253,17 @@ class ForwardRecord:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_callbacks": OrderedDict()}
+
+
+def compact(steps: Sequence[Step], names: Sequence[str]) -> list[Step]:
+    """The same steps in one tensor, which takes less memory.
+
+    Args:
+        steps: The steps.
+        names: All terms, sorted.
+    """
+    tables = torch.stack([_sums(step, names) for step in steps]).unbind()
+    return [Step((), table, step.names) for table, step in zip(tables, steps, strict=True)]
 
 
 def _sums(step: Step, names: Sequence[str]) -> Tensor:
