@@ -9,6 +9,7 @@ from lossweights.components.controllers import (
     AugmentedLagrangian,
     Controller,
     Lagrangian,
+    Manual,
     Plateau,
 )
 from lossweights.components.declaration import Component
@@ -63,6 +64,7 @@ __all__ = [
     "Lagrangian",
     "Log",
     "LossConfig",
+    "Manual",
     "Piecewise",
     "Plateau",
     "Product",

@@ -67,6 +67,7 @@ class Adaptive(AdaptiveState):
     Attributes:
         slots: The components by place.
         transforms: The slots of transforms, by term.
+        skippable: Terms with a controller and `when_zero: skip`, with their places among all.
         weighs_inside: Whether weights are learned, or depend on the losses that they weigh.
         observes: Whether anything learns from the values of forward passes.
         learns_after: Whether the balancer learns from the losses after the step.
@@ -92,6 +93,7 @@ class Adaptive(AdaptiveState):
             # Every attribute is here before the slots: no learned tensor may be called like one.
             self.slots: dict[str, Slot] = {}
             self.transforms: dict[str, Slot] = {}
+            self.skippable: dict[str, int] = {}
             self.controllers: dict[str, Slot] = {}
             self._instant: dict[str, Slot] = {}
             self._steered: dict[str, Slot] = {}
@@ -133,6 +135,8 @@ class Adaptive(AdaptiveState):
         elif isinstance(component, Controller):
             self.controllers[terms[0]] = slot
             (self._instant if component.instant else self._steered)[terms[0]] = slot
+            if self._config.terms[terms[0]].when_zero == "skip":
+                self.skippable[terms[0]] = self._term_names.index(terms[0])
         else:
             self.balancer_slot = slot
             self._balances_inside = self.is_learned or component.instant
@@ -442,6 +446,10 @@ class Adaptive(AdaptiveState):
         observed = torch.where(valid, observed, self._last["values"])
         if self.balancer_slot is not None:
             self.balancer_slot.learn_after(observed, valid)
+
+    def set_weight(self, name: str, weight: float) -> None:
+        """Sets the weight of a manual controller, which was checked."""
+        self.controllers[name].state["weight"].fill_(weight)
 
     def observe_metrics(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Adds values of metrics that controllers observe.

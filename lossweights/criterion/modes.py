@@ -190,6 +190,8 @@ class Modes:
         if timeline.is_patterned:
             # Replaced only when they change: a compiled graph is made for each pattern of them.
             dormant, skipped = timeline.dormant(step), timeline.skipped(step)
+            if adaptive.skippable and self.device.type != "meta":
+                skipped |= {name for name, at in adaptive.skippable.items() if not weights[at]}
             if (dormant, skipped) != (mode.dormant, mode.skipped):
                 mode.dormant, mode.skipped, mode.inactive = dormant, skipped, dormant | skipped
         if adaptive.weights_from_gradients is not None:

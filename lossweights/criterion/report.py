@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -118,6 +119,25 @@ class Breakdown:
             values = (f"{key} {numbers[f'controller/{name}/{key}']:.5g}" for key in state)
             lines.append(f"controller of {name}: {', '.join(values)}")
         return "\n".join([*lines, *self.notes])
+
+
+SET_BY_HAND = (
+    "weights are computed from the config: to set one by hand, write {kind: manual, initial: 0.1} "
+    "as the term and call criterion.set_weight(name, 0.3)"
+)
+
+
+class Weights(dict[str, float]):
+    """Weights by term. It cannot be changed, because that would not change the criterion."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(SET_BY_HAND)
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    update = setdefault = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[type[dict[str, float]], tuple[dict[str, float]]]:
+        return dict, (dict(self),)
 
 
 def chosen(include: Iterable[str] | None, known: Sequence[str]) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from numbers import Real
 from os import PathLike
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, NoReturn, Self, overload
 
 import torch
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lossweights.components.balancers import Balancer
+from lossweights.components.controllers import Manual
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules import Constant, Schedule
 from lossweights.config.files import plain
@@ -30,7 +32,7 @@ from lossweights.criterion.gradients.shared import SharedLike
 from lossweights.criterion.modes import Mode, Modes
 from lossweights.criterion.reader import Reader, Values
 from lossweights.criterion.record import ForwardRecord
-from lossweights.criterion.report import METRICS, Breakdown, chosen, on_host
+from lossweights.criterion.report import METRICS, SET_BY_HAND, Breakdown, Weights, chosen, on_host
 from lossweights.criterion.state import decoded, encoded
 from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, warn
 
@@ -489,7 +491,47 @@ class WeightedLoss(nn.Module):
             HorizonError: If the length of training is needed and not known.
         """
         found = dict(zip(self._reader.names, self._modes.weights(), strict=False))
-        return {name: found[name] for name in self.config.terms}
+        return Weights((name, found[name]) for name in self.config.terms)
+
+    @weights.setter
+    def weights(self, _: object) -> NoReturn:
+        raise AttributeError(SET_BY_HAND)
+
+    def set_weight(self, name: str, weight: float) -> None:
+        """Sets the weight of a term with a `manual` controller, from the next forward pass on.
+
+        Args:
+            name: The term.
+            weight: Its weight, within the bounds of the controller.
+
+        Raises:
+            ValueError: For an unknown name, a term without that controller, and a weight that is
+                not a number within the bounds.
+
+        >>> from lossweights import WeightedLoss
+        >>> kl = {"kind": "manual", "initial": 0.1, "highest": 1.0}
+        >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": kl})
+        >>> criterion.set_weight("kl", 0.25)
+        >>> criterion.weights
+        {'nll': 1.0, 'kl': 0.25}
+        """
+        self._check_name(name)
+        term = self.config.terms[name]
+        if not isinstance(manual := term.controller, Manual):
+            owner = term.controller or term.schedule
+            of = f"{owner.kind or 'function'!r} sets it" if owner else "it is a constant"
+            raise ValueError(
+                f"the weight of {name!r} cannot be set, {of}: write "
+                f"{{kind: manual, initial: {term.weight:g}}} at terms.{name}"
+            )
+        is_number = isinstance(weight, Real) and not isinstance(weight, bool)
+        if not is_number or not manual.lowest <= weight <= manual.highest:
+            raise ValueError(
+                f"the weight of {name!r} is a number from {manual.lowest:g} to "
+                f"{manual.highest:g}, found {weight!r}: change lowest or highest at terms.{name}"
+            )
+        self.adaptive.set_weight(name, float(weight))
+        self._modes.refresh()
 
     def is_active(self, name: str) -> bool:
         """Whether the term counts now; one that does not need not be computed.
@@ -500,13 +542,16 @@ class WeightedLoss(nn.Module):
         Raises:
             ValueError: For an unknown name.
         """
+        self._check_name(name)
+        training = self.training and torch.is_grad_enabled()
+        return name not in self._modes.get(training=training).inactive
+
+    def _check_name(self, name: str) -> None:
         if name not in self.config.terms:
             raise ValueError(
                 f"no term is called {name!r}{did_you_mean(name, self.config.terms)} "
                 f"(the terms are {quoted(self.config.terms)})"
             )
-        training = self.training and torch.is_grad_enabled()
-        return name not in self._modes.get(training=training).inactive
 
     @overload
     def metrics(

@@ -147,9 +147,10 @@ def _has_count(model: nn.Module | None) -> bool:
     return model is not None and "num_items_in_batch" in signature(model.forward).parameters
 
 
-def _has_sums(model: nn.Module) -> bool:
+def _has_sums(model: nn.Module | None) -> bool:
     """Whether any term of its criteria accumulates a sum."""
-    found = (part for part in model.modules() if isinstance(part, WeightedLoss))
+    parts = () if model is None else model.modules()
+    found = (part for part in parts if isinstance(part, WeightedLoss))
     return any(criterion.adaptive.summed for criterion in found)
 
 
