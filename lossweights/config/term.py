@@ -90,8 +90,8 @@ class Term(Declaration):
             raise ValueError("a term has a schedule or a controller, not both: remove one of them")
         if isinstance(self.controller, Manual) and self.weight != 1:
             raise ValueError(
-                f"a weight of {self.weight:g} beside a manual controller would multiply each weight "
-                "that is set: remove it, and write it as `initial` of the controller"
+                f"a weight of {self.weight:g} next to a manual controller would multiply "
+                "each weight that is set: remove it, and write it as `initial` of the controller"
             )
         return self
 

@@ -17,7 +17,7 @@ from lossweights.components.schedules import Schedule, Steps, Values
 from lossweights.components.schedules.function import calls_function
 from lossweights.components.transforms import Transform
 from lossweights.config.loss_config import LARGEST_FLOAT32, LossConfig
-from lossweights.errors import ConfigError, HorizonError
+from lossweights.errors import ConfigError, HorizonError, quoted
 
 T = TypeVar("T")
 
@@ -43,6 +43,7 @@ class Timeline:
         names: The terms, sorted.
         fields: The column of each scheduled field, by the place of its component and its name.
         starts: The step at which each term wakes up.
+        moves_until: The end of training, if any term has a schedule and the end is known.
         is_patterned: Whether any term is dormant or skipped at some step.
 
     Raises:
@@ -69,6 +70,8 @@ class Timeline:
             for field, column in columns.items():
                 self.fields.setdefault(part.place, {})[field] = len(self._columns)
                 self._columns.append(column)
+        moves = any(term.schedule is not None for term in config.terms.values())
+        self.moves_until = horizon.span if moves and horizon.is_bounded else None
         self._calling = [i for i, each in enumerate(self._columns) if calls_function(each.schedule)]
         self._others = [i for i in range(len(self._columns)) if i not in self._calling]
         self._first, self._block = -1, np.empty((0, len(self._columns)))
@@ -188,6 +191,40 @@ class Timeline:
                     f"{self._why_positive[index]}: write balanced: false at terms.{name}, or flip "
                     "the term's sign"
                 )
+
+    def changes(self, before: Horizon, step: int) -> str:
+        """What to write if values at a step differ from those for another length of training.
+
+        Empty if none does, or if those cannot be computed.
+        """
+        try:
+            row = Timeline(self.config, before).row(step)
+        except ValueError:
+            return ""
+        changed = [
+            f"{column.label} from {old:g} to {new:g}"
+            for column, old, new in zip(self._columns, row, self.row(step), strict=True)
+            if np.float32(old) != np.float32(new)
+        ]
+        if not changed:
+            return ""
+        such = f', such as "{before.span} steps" in place of "100%"' if before.is_bounded else ""
+        return (
+            f"the length of training was {before} and is {self.horizon} now, which changes weights "
+            f"at step {step}: {', '.join(changed)}. To keep them, write durations in steps{such}, "
+            "or keep the old length"
+        )
+
+    def past_end(self, step: int) -> str:
+        """What to write if a step is past the end of training; empty if no weight depends on it."""
+        end = self.moves_until
+        if end is None or step <= end:
+            return ""
+        moving = [name for name, term in self.config.terms.items() if term.schedule is not None]
+        return (
+            f"training is at step {step}, past its end at {end}, for which the schedules of "
+            f"{quoted(moving)} were computed: set total_steps to its real length"
+        )
 
     def overruns(self) -> list[str]:
         """One sentence for each schedule that ends after training."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lossweights.components.balancers import GradientBalancer
+from lossweights.components.balancers import Balancer, GradientBalancer
 from lossweights.components.context import State
 from lossweights.components.controllers import Controller
 from lossweights.components.durations import Duration, Horizon
@@ -68,6 +68,9 @@ class Adaptive(AdaptiveState):
         slots: The components by place.
         transforms: The slots of transforms, by term.
         skippable: Terms with a controller and `when_zero: skip`, with their places among all.
+        summed: Terms with `accumulates: sum`.
+        compared: Terms that the balancer compares in one forward pass.
+        estimates: Whether it weighs parts of sums, and estimates the sums.
         weighs_inside: Whether weights are learned, or depend on the losses that they weigh.
         observes: Whether anything learns from the values of forward passes.
         learns_after: Whether the balancer learns from the losses after the step.
@@ -114,6 +117,7 @@ class Adaptive(AdaptiveState):
                 self._declare_balancer(self.balancer_slot)
             self._balances_all = len(balanced) == len(terms) and not self.controllers
             self.weighs_inside = self._balances_inside or bool(self._instant)
+            self.compared = frozenset(balanced) if _compares(config.balancer) else frozenset()
             self.estimates = self.weighs_inside and bool(self.summed)
             self.observes = bool(self.controllers or raws or self._learns or self.estimates)
         self.average_gradients()
@@ -556,6 +560,13 @@ class _Progress:
                 return key
         self._has_moved = True
         return ""
+
+
+def _compares(balancer: Balancer | None) -> bool:
+    """Whether the weights depend on the values or directions of all terms of one forward pass."""
+    if isinstance(balancer, GradientBalancer):
+        return "gramian" in balancer.statistics
+    return balancer is not None and balancer.instant
 
 
 @contextmanager

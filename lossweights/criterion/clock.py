@@ -44,6 +44,7 @@ class Clock:
         has_owner: Whether a criterion owns it.
         follower: What moves the clock with an optimizer; None if nothing does.
         declared: The horizon given at construction; `bind` does not change it.
+        loaded: The horizon of the last checkpoint; None before any was loaded.
 
     A copy or a pickle keeps the step and the horizon. It follows no optimizer, and the copied
     criteria subscribe to it again.
@@ -64,6 +65,7 @@ class Clock:
         self.follower: Follower | None = None
         self._bound = (total_steps, steps_per_epoch)
         self.declared = self._horizon = Horizon(total_steps, steps_per_epoch)
+        self.loaded: Horizon | None = None
         self._listeners: list[weakref.ref[Listener]] = []
 
     @property
@@ -100,9 +102,12 @@ class Clock:
         """Sets the clock, as `WeightedLoss.set_step`: observations of the step are dropped."""
         self._move(whole_number("set_step()", step), stepped=False)
 
-    def restore(self, step: int) -> None:
-        """Sets the step of a checkpoint; `refresh` follows once everything is loaded."""
-        self._step = step
+    def restore(self, step: int, horizon: Horizon | None = None) -> None:
+        """Sets the step of a checkpoint, and notes its horizon; `refresh` follows after the load.
+
+        The horizon of this clock stays: that of the checkpoint is only compared with it.
+        """
+        self._step, self.loaded = step, horizon
 
     def refresh(self) -> None:
         """Makes all criteria on this clock compute the weights of its step."""
@@ -172,7 +177,7 @@ class Clock:
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_step", "has_owner", "declared", "_bound", "_horizon")
+        kept = ("_step", "has_owner", "declared", "loaded", "_bound", "_horizon")
         return {key: self.__dict__[key] for key in kept}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from lossweights.criterion.adaptive import Adaptive
 from lossweights.criterion.clock import Clock
 from lossweights.criterion.record import ForwardRecord
 from lossweights.criterion.slots import Slot
-from lossweights.errors import HorizonError, warn
+from lossweights.errors import HorizonError, quoted, warn
 
 T = TypeVar("T")
 Fields = Mapping[str, Mapping[str, Tensor]]
@@ -77,7 +77,7 @@ class Modes:
     ) -> None:
         self.config, self.adaptive, self.record, self.clock = config, adaptive, record, clock
         self._own = (config.total_steps, config.steps_per_epoch) if shares_clock else (None, None)
-        self.device = torch.device("cpu")
+        self.device, self._has_warned = torch.device("cpu"), False
         self._reset()
         self.on_bind()
         clock.subscribe(self)
@@ -112,6 +112,7 @@ class Modes:
             of_clock.total_steps if self._own[0] is None else self._own[0],
             of_clock.steps_per_epoch if self._own[1] is None else self._own[1],
         )
+        before = self.horizon if self.timeline is not None else self.clock.loaded
         missing, timeline = "", None
         try:
             timeline = Timeline(self.config, horizon)
@@ -123,6 +124,21 @@ class Modes:
         self._build(check=True)
         for sentence in timeline.overruns() if timeline else []:
             warn(sentence)
+        self._warn_of_changes(before)
+        self._end = timeline.moves_until if timeline else None
+
+    def _warn_of_changes(self, before: Horizon | None) -> None:
+        """Warns if another length of training changes weights in the middle of it."""
+        step, timeline = self.clock.step, self.timeline
+        if before is None or timeline is None or not step:
+            return
+        own_total, own_each = self._own
+        before = Horizon(
+            before.total_steps if own_total is None else own_total,
+            before.steps_per_epoch if own_each is None else own_each,
+        )
+        if before != self.horizon and (note := timeline.changes(before, step)):
+            warn(note)
 
     def on_tick(self, before: int, step: int, *, stepped: bool) -> None:
         """Learns from the step that was done, and sets the weights of the next."""
@@ -137,9 +153,28 @@ class Modes:
                 self.adaptive.learn(step, before, self.horizon, self.train.dormant)
         finally:
             self._show_next(step, before)
+        if self._end is not None and step > self._end:
+            self._end = None
+            warn(self.timeline.past_end(step))
+        if not self._has_warned and (note := self.apart_warning()):
+            self._has_warned = True
+            warn(note)
         if self.eval is None and before == 0:
             warn(f"training works, but evaluation does not yet: {self.missing}")
         self.record.is_due = is_due
+
+    def apart_warning(self) -> str:
+        """What to write if terms that the balancer compares never came together; else empty."""
+        balancer = self.config.balancer
+        if balancer is None or not self.record.came_apart:
+            return ""
+        names = sorted(self.record.alone)
+        given = ", ".join(f"{name!r}: {name}" for name in names)
+        return (
+            f"the balancer {balancer.kind!r} compares the terms of one call, and {quoted(names)} "
+            "were each given in a call of their own, where it has no effect: give the terms of a "
+            f"step in one call, criterion({{{given}}}, ...)"
+        )
 
     def _show_next(self, step: int, before: int) -> None:
         try:
@@ -163,6 +198,7 @@ class Modes:
         """Computes the weights of the clock's step after a checkpoint was loaded."""
         if self.timeline is not None:
             self._show_next(self.clock.step, self.clock.step)
+            self._warn_of_changes(self.clock.loaded)
 
     # Weights
 
@@ -290,7 +326,7 @@ class Modes:
 
     def __getstate__(self) -> dict[str, Any]:
         # Computed again, on the CPU: another machine may lack the device.
-        kept = ("config", "adaptive", "record", "clock", "_own")
+        kept = ("config", "adaptive", "record", "clock", "_own", "_has_warned")
         return {key: self.__dict__[key] for key in kept}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:

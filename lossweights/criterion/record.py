@@ -13,10 +13,12 @@ from lossweights.criterion.indexing import put
 from lossweights.criterion.reader import Values
 from lossweights.criterion.report import Breakdown
 from lossweights.criterion.torch_internals import inside_func_transform, keeps_address
+from lossweights.errors import quoted
 
 _MANY_FORWARDS = 200  # forward passes without a step after which the clock was forgotten
 _LOOK_EVERY = 32  # forward passes between two looks at which terms carry a gradient
 _MANY_PASSES = 64  # of one step, after which they are added up
+_SOME_STEPS = 4  # after which a pattern is not taken for chance
 _RECENT_STEPS = 50  # that are kept, to see whether the total is still finite
 
 # The rows of a table of sums over forward passes; `_COUNT` is how often a term was given.
@@ -71,12 +73,14 @@ class ForwardRecord:
     Args:
         names: All terms, sorted.
         summed: Those with `accumulates: sum`.
+        compared: Those that a balancer compares with each other in a forward pass.
         weights_move: Whether any weight changes with time, so that the clock matters.
 
     Attributes:
         names: The terms of the last forward pass; none before the first.
         detached: Terms that carried no gradient when last looked at, with their weights.
         given: Terms that were ever given.
+        alone: Compared terms that were given without another.
         step: The step of the last forward pass, once the clock has moved on from it.
         is_due: Whether callbacks are due.
         awaits_step: Whether there was a forward pass, and no step since.
@@ -84,11 +88,16 @@ class ForwardRecord:
     """
 
     def __init__(
-        self, names: Sequence[str], summed: Collection[str], *, weights_move: bool
+        self,
+        names: Sequence[str],
+        summed: Collection[str],
+        compared: Collection[str],
+        *,
+        weights_move: bool,
     ) -> None:
         self._all = tuple(names)
         self._summed = [index for index, name in enumerate(names) if name in summed]
-        self._weights_move = weights_move
+        self._compared, self._weights_move = frozenset(compared), weights_move
         self.names: tuple[str, ...] = ()
         self.detached: dict[str, Tensor] = {}
         self.given: frozenset[str] = frozenset()
@@ -97,6 +106,11 @@ class ForwardRecord:
         self.recent: deque[Step] = deque(maxlen=_RECENT_STEPS)
         self._forwards = 0  # outside of compiled graphs
         self._forwards_at_move = 0
+        self._steps = self._idle_steps = 0  # with a forward pass, and in a row without one
+        self._last_given: dict[str, int] = {}  # step in which a term was given last, ...
+        self._gaps: dict[str, int] = {}  # ... and the most steps between two
+        self.alone: frozenset[str] = frozenset()
+        self._is_compared = not self._compared  # whether two of them ever came together
         self._names_given: tuple[str, ...] = ()
         self._has_penalties = False
         self._callbacks: OrderedDict[int, Callable[[int], object]] = OrderedDict()
@@ -115,8 +129,11 @@ class ForwardRecord:
             self._compiled = keeps_address(torch.zeros(shape, dtype=torch.float32, device=device))
         self._is_compiled = False  # whether a compiled graph added to it in this step
 
-    def add(self, parts: Parts, skipped: frozenset[str]) -> None:
-        """Keeps the parts of a total without the `skipped` terms; does not wait for the device."""
+    def add(self, parts: Parts, skipped: frozenset[str]) -> bool:
+        """Keeps the parts of a total without the `skipped` terms; does not wait for the device.
+
+        Returns whether the clock seems to be forgotten: once, after many forward passes.
+        """
         _, (names, raws, losses, vector), weights, factors, penalties, _ = parts
         self.names = names
         found = Pass(
@@ -154,10 +171,37 @@ class ForwardRecord:
                 if not loss.requires_grad
             }
         self.awaits_step, self.step = True, None
+        return self._forwards - self._forwards_at_move == _MANY_FORWARDS
 
     def _give(self) -> None:
+        """Notes that other terms than in the forward pass before were given."""
+        self._note_last()
         self._names_given = self.names
         self.given = self.given.union(self.names)
+        for name in self.names:
+            since = self._steps - self._last_given.get(name, self._steps)
+            self._gaps[name] = max(self._gaps.get(name, 0), since)
+        compared = self._compared.intersection(self.names)
+        self._is_compared = self._is_compared or len(compared) > 1
+        if len(compared) == 1:
+            self.alone |= compared
+
+    def _note_last(self) -> None:
+        self._last_given |= dict.fromkeys(self._names_given, self._steps)
+
+    def lost(self, least: int) -> dict[str, int]:
+        """Terms that are no longer given, with the number of steps since they were.
+
+        That is at least `least`, and twice as much as ever before.
+        """
+        self._note_last()
+        since = {name: self._steps - last for name, last in self._last_given.items()}
+        return {n: steps for n, steps in since.items() if steps >= max(least, 2 * self._gaps[n])}
+
+    @property
+    def came_apart(self) -> bool:
+        """Whether terms that are compared were only given alone, so far."""
+        return not self._is_compared and len(self.alone) > 1 and self._steps >= _SOME_STEPS
 
     def _add_up(self) -> None:
         sums = _tables(self._passes, self._all).sum(dim=0)
@@ -170,7 +214,10 @@ class ForwardRecord:
         self._forwards_at_move = self._forwards
         self.is_due = False
         if not self.awaits_step:
+            self._idle_steps += 1
             return False
+        self._steps += 1
+        self._idle_steps = 0
         if self.names != self._names_given:
             self._give()  # a compiled forward pass did not
         self.recent.append(self._latest())
@@ -227,6 +274,30 @@ class ForwardRecord:
             found[_WEIGHTED],
             order,
             tables.new_zeros(()),
+        )
+
+    def unused_warning(self) -> str:
+        """What to write if the clock moves and no forward pass was ever recorded; else empty."""
+        if self._steps or self._idle_steps < _SOME_STEPS:
+            return ""
+        return (
+            f"the clock made {self._idle_steps} steps, and the criterion was never called in "
+            "training: call it in each step, in training mode and with gradients enabled"
+        )
+
+    def infinite_warning(self) -> str:
+        """What to write if the total was not finite in many steps on end; empty otherwise."""
+        if len(self.recent) < _RECENT_STEPS:
+            return ""
+        tables = torch.stack([_sums(step, self._all) for step in self.recent])
+        totals = (tables[:, _WEIGHTED] + tables[:, _PENALTY]).sum(dim=1)
+        if totals.isfinite().any():
+            return ""
+        finite = tables[-1, _WEIGHTED, :-1].isfinite().tolist()
+        names = [name for name, good in zip(self._all, finite, strict=True) if not good]
+        return (
+            f"the total was nan or inf in each of the last {_RECENT_STEPS} steps, because of "
+            f"{quoted(names)}: to find where it begins, write on_nonfinite: raise"
         )
 
     def idle_clock_warning(self, step: int) -> str:

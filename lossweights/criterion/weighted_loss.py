@@ -115,6 +115,7 @@ class WeightedLoss(nn.Module):
         self.record = ForwardRecord(
             self._reader.names,
             self.adaptive.summed,
+            self.adaptive.compared,
             weights_move=_weights_move(config, self.adaptive),
         )
         self._issued: set[str] = set()
@@ -191,7 +192,8 @@ class WeightedLoss(nn.Module):
                 divided_by=self._divided_by,
             )
             adaptive = self._modes.adaptive
-            self.record.add(parts, mode.skipped)
+            if self.record.add(parts, mode.skipped):
+                self._warn_of_idle_clock()
             if parts.gradients is not None:
                 adaptive.record(parts.gradients)
             if adaptive.observes:
@@ -223,6 +225,10 @@ class WeightedLoss(nn.Module):
             )
         # The caller may have graph breaks; torch would resume compiling here.
         return _not_compiled(WeightedLoss._total)(self, terms, shared, training=True)
+
+    def _warn_of_idle_clock(self) -> None:
+        if note := self.record.idle_clock_warning(self.current_step):
+            self._issue({"clock": note})
 
     def breakdown(self, terms: Mapping[str, Tensor | None]) -> Breakdown:
         """All parts of the total for these terms, without recording anything; raises as a call.
@@ -583,10 +589,7 @@ class WeightedLoss(nn.Module):
         breakdown = self._last_breakdown()
         if breakdown is None:
             return {}
-        for topic, note in self._notes(look=not tensors).items():
-            if topic not in self._issued:
-                self._issued.add(topic)
-                warn(note)
+        self._issue(self._notes(look=not tensors))
         found = breakdown.metrics(prefix, wanted)
         return found if tensors else on_host(found)
 
@@ -623,6 +626,13 @@ class WeightedLoss(nn.Module):
         notes = {"clock": self.record.idle_clock_warning(self.current_step), "learned": unmoved}
         return {topic: note for topic, note in notes.items() if note}
 
+    def _issue(self, notes: Mapping[str, str]) -> None:
+        """Warns about each topic once."""
+        for topic, note in notes.items():
+            if topic not in self._issued:
+                self._issued.add(topic)
+                warn(note)
+
     def describe(self) -> str:
         """The plan: for each term its weight's start, peak and end over the training."""
         return describe(self.config, self.horizon)
@@ -634,7 +644,7 @@ class WeightedLoss(nn.Module):
         gradient; learned weights that never move; observations that a component waits for; a clock
         that does not move.
         """
-        findings = audit(self.config, self.record, self.horizon, self.current_step)
+        findings = audit(self.config, self.record, self._modes, self.current_step)
         return findings + self.adaptive.findings()
 
     def on_step(self, call: Callable[[int], object]) -> RemovableHandle:
@@ -674,6 +684,10 @@ class WeightedLoss(nn.Module):
         destination[f"{prefix}term_names"] = encoded(sorted(self.config.terms))
         if self._owns_clock:
             destination[f"{prefix}clock.step"] = torch.tensor(self.clock.step)
+            horizon = self.clock.horizon
+            numbers = (horizon.total_steps, horizon.steps_per_epoch)
+            known = [n if isinstance(n, int) else -1 for n in numbers]
+            destination[f"{prefix}clock.horizon"] = torch.tensor(known)
 
     def _load_from_state_dict(
         self,
@@ -685,8 +699,9 @@ class WeightedLoss(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        horizon = f"{prefix}clock.horizon"
         ours = [f"{prefix}term_names", *([f"{prefix}clock.step"] if self._owns_clock else [])]
-        found = {key: state_dict[key] for key in ours if key in state_dict}
+        found = {key: state_dict[key] for key in (*ours, horizon) if key in state_dict}
         others = {key: value for key, value in state_dict.items() if key not in found}
         super()._load_from_state_dict(
             others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -717,7 +732,8 @@ class WeightedLoss(nn.Module):
             if step < 0:
                 error_msgs.append(f"clock.step is at least 0, found {step}")
             else:
-                self.clock.restore(step)
+                known = found[horizon].tolist() if horizon in found else ()
+                self.clock.restore(step, Horizon(*(None if n < 0 else n for n in known)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
