@@ -253,12 +253,12 @@ def unwrapped(optimizer: object) -> Optimizer:
     return inner
 
 
-def whole_number(call: str, n: object) -> int:
+def whole_number(call: str, n: object, least: int = 0) -> int:
     """`n`, checked for `call`.
 
     Raises:
-        ValueError: If it is not a whole number of at least 0.
+        ValueError: If it is not a whole number of at least `least`.
     """
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
-        raise ValueError(f"{call} takes a whole number of at least 0, found {n!r}")
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < least:
+        raise ValueError(f"{call} takes a whole number of at least {least}, found {n!r}")
     return int(n)

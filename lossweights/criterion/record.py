@@ -258,8 +258,8 @@ class ForwardRecord:
             for index in self._summed:
                 divisor[:, index] = of_all[:, index] = 1.0
         raw, value = tables[:, _RAW, :n] / divisor, tables[:, _VALUE, :n] / divisor
-        weight, penalty = tables[:, _WEIGHT, :n] / count, tables[:, _PENALTY, :n] / passes
-        products = tables[:, _WEIGHTED, :n] / of_all
+        weight = tables[:, _WEIGHT, :n] / count
+        penalty, products = tables[:, _PENALTY, :n] / of_all, tables[:, _WEIGHTED, :n] / of_all
         raw, value, weight = (_mean_of_given(part, count) for part in (raw, value, weight))
         given = frozenset[str]().union(*(step.names for step in steps))
         where = [index for index, name in enumerate(self._all) if name in given]
