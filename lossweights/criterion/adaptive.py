@@ -48,13 +48,9 @@ class Factors(NamedTuple):
     passes: Tensor | None = None
 
     def to(self, device: torch.device) -> Factors:
-        """The same on another device."""
-        moved = {
-            name: part.to(device)
-            for name in ("factors", "penalties", "passes")
-            if (part := getattr(self, name)) is not None
-        }
-        return self._replace(**moved)
+        """The same on another device, for an evaluation."""
+        penalties = None if self.penalties is None else self.penalties.to(device)
+        return self._replace(factors=self.factors.to(device), penalties=penalties)
 
 
 class Adaptive(AdaptiveState):
