@@ -246,10 +246,8 @@ class Adaptive(AdaptiveState):
         That is the number of passes, which is that of the last step unless the total is divided
         by it; 1 for the other terms.
         """
-        if divided_by is None:
-            passes = self.observations.state["passes"].clone()
-        else:
-            passes = self._one * divided_by
+        last = self.observations.state["passes"]
+        passes = last if divided_by is None else self._one * divided_by
         parts = [passes if name in self.summed else self._one for name in values.names]
         return torch.stack(parts).to(values.vector.dtype) if parts else values.vector
 

@@ -73,6 +73,11 @@ class TrainerSync:
                     f"checkpoint has no state of this criterion; to resume its schedules, {call}"
                 )
 
+    @property
+    def has_sums(self) -> bool:
+        """Whether any term accumulates a sum."""
+        return any(criterion.adaptive.summed for criterion in self._criteria.values())
+
     def divide(self, by: int | None) -> None:
         """Sets by what the trainer divides the totals before a backward pass."""
         for criterion in self._criteria.values():

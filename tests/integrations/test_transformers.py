@@ -26,6 +26,7 @@ from tests.integrations.models import (
     LEARNED,
     SCHEDULED,
     STEERED,
+    SUMS,
     Model,
     Terms,
     assert_same,
@@ -213,7 +214,7 @@ def train_tokens(model: Tokens, accumulate: int, folder: Path) -> WeightedTraine
         remove_unused_columns=False,
         **options,
     )
-    runner.train_dataset = sentences()  # type: ignore[assignment]
+    runner.train_dataset = sentences()
     runner.train()
     return runner
 
@@ -230,12 +231,12 @@ def test_sums_over_tokens_are_those_of_the_window_and_means_are_divided(
     optimizer = torch.optim.SGD(wanted.parameters(), lr=0.1)
     for first in range(0, len(rows), accumulate):
         window = rows[first : first + accumulate]
-        count = sum(row["labels"].ne(-100).sum() for row in window)
+        count = torch.stack([row["labels"] for row in window]).ne(-100).sum()
         given = [wanted.terms(row["x"][None], row["labels"][None], count) for row in window]
         ce = torch.stack([terms["ce"] for terms in given]).sum()
         router = torch.stack([terms["router"] for terms in given]).mean()
         optimizer.zero_grad()
-        (ce + 0.5 * router).backward()
+        (ce + 0.5 * router).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append((ce + 0.5 * router).item())
         counts += [float(count)] * len(window)
@@ -260,6 +261,12 @@ def test_a_model_of_means_does_not_get_the_number_of_items(
     train_tokens(model, 2, tmp_path)
     counts = [14.0, 14.0, 12.0, 12.0, 1.0] if kind is Tokens else [None] * 5
     assert model.counts == counts
+
+
+def test_a_model_that_does_not_take_the_number_of_items_does_not_get_it(tmp_path: Path) -> None:
+    model = Plain(SUMS)
+    trainer(model, tmp_path, max_steps=2).train()
+    assert model.criterion.current_step == 2
 
 
 def test_in_evaluation_the_number_of_items_is_not_passed(tmp_path: Path) -> None:

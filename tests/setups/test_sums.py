@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -245,8 +245,9 @@ def test_the_number_by_which_a_trainer_divides_is_no_estimate() -> None:
     for count in (4, 2, 1, 3):
         criterion.divided_by = count
         for _ in range(count):
-            criterion(losses(a=6.0 / count, b=3.0 / count))
-            assert AsRead.weighed[-1] == pytest.approx([6.0, 3.0])
+            for call in (criterion.breakdown, criterion):
+                call(losses(a=6.0 / count, b=3.0 / count))
+                assert AsRead.weighed[-1] == pytest.approx([6.0, 3.0])
         criterion.step()
 
 
@@ -354,12 +355,13 @@ def test_a_copy_divides_by_the_same() -> None:
 
 def test_a_step_without_any_sum_says_nothing_of_the_number_of_passes() -> None:
     optional = Term(accumulates="sum", optional=True)
-    criterion = WeightedLoss({"a": optional, "b": 1.0}, balancer="test-sums-as-read")
-    window(criterion, [losses(a=1.0, b=1.0)] * 3)
+    terms: dict[str, Any] = {"a": optional, "b": 1.0, "c": optional}
+    criterion = WeightedLoss(terms, balancer="test-sums-as-read")
+    window(criterion, [losses(a=1.0, b=1.0), losses(a=1.0, b=1.0, c=1.0), losses(a=1.0, b=1.0)])
     for _ in range(2):
         window(criterion, [losses(b=1.0)] * 2)
-    criterion(losses(a=2.0, b=1.0))
-    assert AsRead.weighed[-1] == [6.0, 1.0]
+    criterion(losses(a=2.0, b=1.0, c=5.0))
+    assert AsRead.weighed[-1] == [6.0, 1.0, 15.0]
 
 
 def test_a_checkpoint_of_means_fits_unless_weights_depend_on_the_number_of_passes() -> None:
