@@ -242,7 +242,9 @@ class Modes:
         if timeline is None or not self.adaptive.slots:
             return [] if timeline is None else list(map(float, timeline.row(self.clock.step)))
         factors = self.adaptive.next_factors()
-        weights = mode.weights if factors is None else mode.weights * factors
+        weights = mode.weights
+        if factors is not None:  # nan if they are not known yet, which does not matter beside 0
+            weights = torch.where(weights == 0, weights, weights * factors)
         return [float(weight) for weight in weights.tolist()]
 
     def move(self, device: torch.device) -> None:
@@ -298,11 +300,8 @@ class Modes:
             if term.controller is not None:
                 weights[name] *= term.controller.sign
         weights |= table
-        skipped = frozenset(
-            name
-            for name, weight in weights.items()
-            if weight == 0 and config.terms[name].when_zero == "skip"
-        )
+        # Nothing is gained from a graph with zero gradients here, so `when_zero` does not matter.
+        skipped = frozenset(name for name, weight in weights.items() if weight == 0)
         tensor = torch.tensor(list(weights.values()), dtype=torch.float32, device=self.device)
         fields = fields_of(timeline, torch.from_numpy(final).to(self.device).unbind())
         # Transforms that adapt are left out, so that evaluation losses stay comparable.

@@ -206,7 +206,7 @@ class WeightedLoss(nn.Module):
         mode = self._modes.train if training else self._modes.eval
         if mode is None:
             raise HorizonError(self._modes.missing)
-        values = self._reader.read(terms, mode)
+        values = self._reader.read(terms, mode, training=training)
         if training:
             if values.vector.device != mode.device:  # the criterion moves to its losses, once
                 self._modes.move(values.vector.device)
@@ -543,14 +543,17 @@ class WeightedLoss(nn.Module):
         """Whether the term counts now; one that does not need not be computed.
 
         In training it does not while it is dormant, or while its weight is 0 and its config has
-        `when_zero: skip`. In evaluation the weights of evaluation decide.
+        `when_zero: skip`. In evaluation it does not if its weight there is 0.
 
         Raises:
             ValueError: For an unknown name.
         """
         self._check_name(name)
         training = self.training and torch.is_grad_enabled()
-        return name not in self._modes.get(training=training).inactive
+        mode = self._modes.get(training=training)
+        return name not in mode.inactive and (
+            training or bool(mode.weights[self._reader.names.index(name)])
+        )
 
     def _check_name(self, name: str) -> None:
         if name not in self.config.terms:
