@@ -199,7 +199,7 @@ class Timeline:
         """
         try:
             row = Timeline(self.config, before).row(step)
-        except ValueError:
+        except (HorizonError, ValueError):
             return ""
         changed = [
             f"{column.label} from {old:g} to {new:g}"

@@ -78,6 +78,7 @@ class Modes:
         self.config, self.adaptive, self.record, self.clock = config, adaptive, record, clock
         self._own = (config.total_steps, config.steps_per_epoch) if shares_clock else (None, None)
         self.device, self._has_warned = torch.device("cpu"), False
+        self._loaded: Horizon | None = None
         self._reset()
         self.on_bind()
         clock.subscribe(self)
@@ -198,7 +199,9 @@ class Modes:
         """Computes the weights of the clock's step after a checkpoint was loaded."""
         if self.timeline is not None:
             self._show_next(self.clock.step, self.clock.step)
-            self._warn_of_changes(self.clock.loaded)
+            if self.clock.loaded is not self._loaded:  # each criterion of a clock may load it
+                self._loaded = self.clock.loaded
+                self._warn_of_changes(self._loaded)
 
     # Weights
 
@@ -325,7 +328,7 @@ class Modes:
 
     def __getstate__(self) -> dict[str, Any]:
         # Computed again, on the CPU: another machine may lack the device.
-        kept = ("config", "adaptive", "record", "clock", "_own", "_has_warned")
+        kept = ("config", "adaptive", "record", "clock", "_own", "_has_warned", "_loaded")
         return {key: self.__dict__[key] for key in kept}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
