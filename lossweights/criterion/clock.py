@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from numbers import Integral
 from typing import Any, Protocol, Self
@@ -24,6 +23,9 @@ class Listener(Protocol):
 
     def on_bind(self) -> None:
         """The horizon of the clock changed."""
+
+    def after_bind(self) -> None:
+        """The same, once `on_bind` of all listeners has returned."""
 
     def refresh(self) -> None:
         """The step of the clock was restored from a checkpoint."""
@@ -131,11 +133,11 @@ class Clock:
                 listener.on_bind()
         except Exception:
             self._bound, self._horizon = bound, horizon
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # issued when they were bound first
-                for listener in notified:
-                    listener.on_bind()
+            for listener in notified:
+                listener.on_bind()
             raise
+        for listener in notified:
+            listener.after_bind()
 
     def follow(self, optimizer: Optimizer) -> Follower:
         """Moves the clock with each step of `optimizer`, as `WeightedLoss.follow`."""

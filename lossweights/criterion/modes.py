@@ -1,6 +1,5 @@
 """How terms count in training and in evaluation."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -81,6 +80,7 @@ class Modes:
         self._loaded: Horizon | None = None
         self._reset()
         self.on_bind()
+        self.after_bind()
         clock.subscribe(self)
 
     def _reset(self) -> None:
@@ -103,7 +103,7 @@ class Modes:
     # Events of the clock
 
     def on_bind(self) -> None:
-        """Computes all weights for the horizon, and warns of schedules that end after training.
+        """Computes all weights for the horizon.
 
         Raises:
             ConfigError: If a schedule is invalid for it.
@@ -113,7 +113,7 @@ class Modes:
             of_clock.total_steps if self._own[0] is None else self._own[0],
             of_clock.steps_per_epoch if self._own[1] is None else self._own[1],
         )
-        before = self.horizon if self.timeline is not None else self.clock.loaded
+        self._before = self.horizon if self.timeline is not None else self.clock.loaded
         missing, timeline = "", None
         try:
             timeline = Timeline(self.config, horizon)
@@ -123,10 +123,13 @@ class Modes:
             timeline.refuse_negative(self.config.balanced_names, why)
         self.horizon, self.timeline, self.missing = horizon, timeline, missing
         self._build(check=True)
-        for sentence in timeline.overruns() if timeline else []:
-            warn(sentence)
-        self._warn_of_changes(before)
         self._end = timeline.moves_until if timeline else None
+
+    def after_bind(self) -> None:
+        """Warns of schedules that end after training, and of weights that change within it."""
+        for sentence in self.timeline.overruns() if self.timeline else []:
+            warn(sentence)
+        self._warn_of_changes(self._before)
 
     def _warn_of_changes(self, before: Horizon | None) -> None:
         """Warns if another length of training changes weights in the middle of it."""
@@ -262,9 +265,7 @@ class Modes:
         """Subscribes to the clock and computes all weights, in a copy."""
         self.device = self.adaptive.device
         self.clock.subscribe(self)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # issued when the original was built
-            self.on_bind()
+        self.on_bind()
 
     @torch.inference_mode(mode=False)  # training could not use tensors made in it
     def _build(self, *, check: bool = False) -> None:
