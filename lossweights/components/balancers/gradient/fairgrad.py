@@ -31,13 +31,16 @@ class FairGrad(GramianBalancer, kind="fairgrad"):
 
     Args:
         fairness: $\alpha$, from 0.01 to 30. The authors' code has 1 by default, its script for
-            CelebA has 2. Above 1, $d$ grows towards a minimum, which `max_norm` prevents.
+            CelebA has 2. Above 1, $d$ grows towards a minimum, which `max_norm` prevents. If a
+            weight would be below 1e-308, the nearest $\alpha$ at which none is counts: with 30, for
+            norms more than about $10^{10}$ apart.
         max_norm: The largest length of $d$: the weights of a longer one are scaled down. None, as
             in the paper, LibMTL and torchjd; the authors' code clips gradients at 1.
 
     H. Ban, K. Ji, *Fair resource allocation in multi-task learning*, ICML 2024, arXiv 2402.15638.
-    Solved by Newton's method; the authors' code, LibMTL and torchjd minimize the squared residuals
-    of the equation. The authors' code multiplies $d$ by $m$ before it clips.
+    Solved by Newton's method, in stages from $\alpha = 1$ to its value; the authors' code, LibMTL
+    and torchjd minimize the squared residuals of the equation. The authors' code multiplies $d$ by
+    $m$ before it clips.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
