@@ -24,7 +24,10 @@ KINDS = sorted(
 
 
 def balancer(kind: str, **fields: object) -> dict[str, object]:
-    needed = {"lr-annealing": {"reference": "a"}, "norm-balance": {"per_item": False}}
+    needed: dict[str, dict[str, object]] = {
+        "lr-annealing": {"reference": "a"},
+        "norm-balance": {"per_item": False},
+    }
     return {"kind": kind, **needed.get(kind, {}), **fields}
 
 
@@ -91,7 +94,9 @@ def test_directions_to_ten_digits() -> None:
     for jacobian in jacobians(4):
         norms = np.linalg.norm(jacobian, axis=1)
         shortest = exact.shortest(jacobian)
-        assert np.abs(trained(jacobian, balancer("mgda"))[0] - shortest).max() <= 1e-10 * norms.min()
+        assert (
+            np.abs(trained(jacobian, balancer("mgda"))[0] - shortest).max() <= 1e-10 * norms.min()
+        )
         averse = exact.conflict_averse(jacobian, 0.5)
         away = np.abs(trained(jacobian, balancer("cagrad"))[0] - averse).max()
         assert away <= 1e-10 * np.linalg.norm(averse)
