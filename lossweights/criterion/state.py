@@ -343,8 +343,8 @@ def converted(value: Any, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     found: Tensor = value.detach()
     if found.dtype is dtype:
         return found
-    wider = (torch.float32, torch.float64) if dtype.is_floating_point else _WHOLE
-    exact = found.to(dtype) if found.dtype in wider and dtype in wider else None
+    may_be = _WHOLE if dtype in _WHOLE else (torch.float64,) if dtype is torch.float32 else ()
+    exact = found.to(dtype) if found.dtype in may_be else None
     if exact is None or not torch.equal(exact.to(found.dtype).nan_to_num(), found.nan_to_num()):
         raise ValueError(
             f"is {value.dtype} in the checkpoint, where {dtype} may have been rounded: save the "
