@@ -484,7 +484,8 @@ class WeightedLoss(nn.Module):
         """Drops what an optimizer keeps of learned weights if that belongs to other terms.
 
         Call it after `optimizer.load_state_dict(...)`, if terms were added or removed since the
-        checkpoint. The moments of the learned weights start over; all others stay.
+        checkpoint. The moments of the learned weights start over; all others stay. An optimizer
+        that makes its state when it is built, such as Adagrad, must be built again instead.
 
         Args:
             optimizer: A torch optimizer, or the wrapper of Lightning or Accelerate around one.
@@ -775,8 +776,8 @@ class WeightedLoss(nn.Module):
                 )
             elif strict and ours == theirs and (differences := adaptive.differences()):
                 problems.append(
-                    f"{inside}: {differences}: to let new components begin from their initial "
-                    f"state, load with {NOT_STRICT}"
+                    f"{inside[:-1]}: {differences}: to let new components begin from their "
+                    f"initial state, load with {NOT_STRICT}"
                 )
         missing_keys += missing
         unexpected_keys += unexpected
