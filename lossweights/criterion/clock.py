@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from lossweights.components.durations import Duration, Horizon
+from lossweights.criterion.torch_internals import makes_optimizer_state
 
 
 class Listener(Protocol):
@@ -219,8 +220,8 @@ class Follower:
         if self._clock.follower is self:
             self._clock.follower = None
 
-    def _before_step(self, *_: Any) -> None:
-        self._is_counted = False
+    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+        self._is_counted = not optimizer.state and makes_optimizer_state()
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         if self._is_counted:  # torch calls the hooks again for a subclass around super().step()
@@ -238,8 +239,8 @@ class Follower:
         self.remove()
 
 
-def unwrapped(optimizer: object) -> Optimizer:
-    """The torch optimizer inside the wrappers of Lightning and Accelerate.
+def unwrapped(optimizer: object, call: str = "follow()") -> Optimizer:
+    """The torch optimizer inside the wrappers of Lightning and Accelerate, for `call`.
 
     Raises:
         TypeError: If there is no torch optimizer inside.
@@ -249,7 +250,7 @@ def unwrapped(optimizer: object) -> Optimizer:
         inner = wrapped
     if not isinstance(inner, Optimizer):
         raise TypeError(
-            f"follow() takes a torch optimizer, found {type(optimizer).__name__}; "
+            f"{call} takes a torch optimizer, found {type(optimizer).__name__}; "
             "with anything else call criterion.step() after each of its steps"
         )
     return inner

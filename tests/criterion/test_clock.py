@@ -398,7 +398,7 @@ def test_a_checkpoint_without_a_step_is_refused() -> None:
 def test_a_damaged_checkpoint_is_refused() -> None:
     criterion = ramp()
     state = criterion.state_dict()
-    with pytest.raises(RuntimeError, match="clock.step is at least 0, found -3"):
+    with pytest.raises(RuntimeError, match="clock.step is a whole number .*found -3"):
         criterion.load_state_dict({**state, "clock.step": torch.tensor(-3)})
     with pytest.raises(RuntimeError, match="the checkpoint is damaged"):
         criterion.load_state_dict({**state, "term_names": torch.tensor([1, 2])})
