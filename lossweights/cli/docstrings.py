@@ -2,14 +2,13 @@
 
 import inspect
 import re
-import sys
 from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-import yaml
 from docstring_parser import DocstringStyle, ParseError, parse
 
+from lossweights.components import declaration
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration
 
@@ -57,16 +56,7 @@ def written(value: Any) -> str:
     >>> written(None), written(0.5), written(steps(500)), written(Cyclical(cycles=4))
     ('none', '0.5', '500 steps', '{kind: cyclical, cycles: 4}')
     """
-    if value is None or isinstance(value, Duration):
-        return str(value).lower()
-    if isinstance(value, Component):
-        value = value.model_dump(mode="json", exclude_defaults=True)
-        if value.keys() == {"kind"}:
-            return str(value["kind"])
-        if value.keys() == {"kind", "value"}:  # a constant schedule is written as its number
-            value = value["value"]
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=sys.maxsize)
-    return text.removesuffix("...\n").strip()
+    return "none" if value is None else declaration.written(value)
 
 
 def type_in_words(annotation: Any, metadata: Sequence[Any] = ()) -> str:  # noqa: PLR0911  # one each

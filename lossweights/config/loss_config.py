@@ -299,4 +299,4 @@ def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
         return {**owner, head: _with_value(owner.get(head), rest, value, whole)}
     if owner is None:
         raise ConfigError(f"{whole}: the table with {head!r} is not set: write the whole table")
-    raise ConfigError(f"{whole}: {owner!r} has no part {head!r}")
+    raise ConfigError(f"{whole}: {owner} has no part {head!r}")

@@ -13,7 +13,7 @@ def describe(config: LossConfig, horizon: Horizon) -> str:
     """One line a term: its factors, and where its weight starts, peaks and ends."""
     lines = [f"training: {_training(horizon)}", f"evaluation: {_evaluation(config)}"]
     if config.balancer is not None:
-        lines.append(f"balancer: {config.balancer!r}, of {quoted(config.balanced_names)}")
+        lines.append(f"balancer: {config.balancer}, of {quoted(config.balanced_names)}")
     width = max(map(len, config.terms))
     lines += [f"{name:<{width}}  {_term(config, name, horizon)}" for name in config.terms]
     return "\n".join(lines)
@@ -41,7 +41,7 @@ def _evaluation(config: LossConfig) -> str:
 def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
     term = config.terms[name]
     factor = term.schedule if term.controller is None else term.controller
-    text = f"{term.weight:g}" if factor is None else f"{term.weight:g} x {factor!r}"
+    text = f"{term.weight:g}" if factor is None else f"{term.weight:g} x {factor}"
     try:
         text += f": {_course(config, name, horizon)}"
     except HorizonError as error:
@@ -49,7 +49,7 @@ def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
     except ValueError as error:  # at a step that is still far off
         text += f": its schedule fails: {_reason(error, name)}"
     notes = {
-        f"its value through {term.transform!r}": term.transform is not None,
+        f"its value through {term.transform}": term.transform is not None,
         "not balanced": config.balancer is not None and not term.is_balanced,
         "optional": term.optional,
         f"reduced by {term.reduction}": term.reduction is not None,
@@ -123,6 +123,6 @@ def audit(config: LossConfig, record: ForwardRecord, horizon: Horizon, step: int
         if is_zero:
             findings.append(
                 f"term {name!r} has a weight of 0 for the whole training: "
-                f"terms.{name} is {term!r}; drop it, or give it a weight"
+                f"terms.{name} is {term}; drop it, or give it a weight"
             )
     return findings

@@ -570,7 +570,7 @@ class WeightedLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The terms, as declared."""
-        return ", ".join(f"{name}: {term!r}" for name, term in self.config.terms.items())
+        return ", ".join(f"{name}: {term}" for name, term in self.config.terms.items())
 
     # State
 

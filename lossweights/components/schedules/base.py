@@ -68,11 +68,11 @@ class Schedule(Component):
         values = np.asarray(self.values(line, horizon or Horizon()), dtype=np.float64)
         if values.shape != line.shape:
             raise ValueError(
-                f"{self!r}: values() returned shape {values.shape} for {line.size} steps; "
+                f"{self}: values() returned shape {values.shape} for {line.size} steps; "
                 "return one float for each"
             )
         if not (finite := np.isfinite(values)).all():
-            raise ValueError(f"{self!r} is not finite at step {line[~finite][0]}")
+            raise ValueError(f"{self} is not finite at step {line[~finite][0]}")
         return values.reshape(array.shape)
 
     def at(
@@ -99,6 +99,10 @@ class Schedule(Component):
             stop = min(start + _BLOCK, len(curve))
             curve[start:stop] = self(np.arange(start, stop), horizon)
         return curve
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{{kind: {text}}}" if text == self.kind else text  # a bare kind is not read
 
     @classmethod
     def from_shorthand(cls, written: object) -> Self:
