@@ -164,7 +164,8 @@ def test_every_schedule_is_described_in_a_line(total: int) -> None:
         (
             {"weight": 0.5, "after": "10%", "controller": {"kind": "test-counting", "source": "m"}},
             "'z'",
-            "0.5 x {kind: test-counting, source: m}: dormant until step 10, then steered by m; not balanced",
+            "0.5 x {kind: test-counting, source: m}: dormant until step 10, then steered by m; "
+            "not balanced",
         ),
         (
             {"controller": "test-counting", "balanced": True},
