@@ -12,10 +12,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+import lossweights  # whose names import torch when they are used, which takes seconds
 from lossweights.components.durations import read_total_steps
 from lossweights.config.files import Source
-from lossweights.config.loss_config import LossConfig
-from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import ConfigError, quoted
 
 
@@ -89,7 +88,7 @@ def read(
     total_steps: str | None,
     steps_per_epoch: int | None,
     changes: Mapping[str, Any] | None = None,
-) -> tuple[str, WeightedLoss, list[str]]:
+) -> tuple[str, "lossweights.WeightedLoss", list[str]]:
     """The name of a config, `FILE` or `FILE:AT`, its criterion, and the warnings of building it.
 
     Raises:
@@ -105,7 +104,7 @@ def read(
         found, config = _config(Path(argument), at, changes)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            criterion = WeightedLoss(config)
+            criterion = lossweights.WeightedLoss(config)
     except (ValueError, ImportError) as error:
         name = _name(Path(argument), at)
         raise ConfigError(f"{name}: refused\n{indent(str(error), '  ')}") from None
@@ -118,7 +117,7 @@ def _name(path: Path, at: str | None) -> str:
 
 def _config(
     path: Path, at: str | None, changes: Mapping[str, Any]
-) -> tuple[str | None, LossConfig]:
+) -> tuple[str | None, "lossweights.LossConfig"]:
     """The changed config at a dotted path in a file, or the only one there, and its dotted path."""
     source = Source.of(path)
     data, location = source.part(at)
@@ -129,7 +128,7 @@ def _config(
                 f"{source.place(location)}: there are several configs, {quoted(sections)}: "
                 f"write --at {at}, or {path}:{at}"
             )
-    config = LossConfig.read(path, at)
+    config = lossweights.LossConfig.read(path, at)
     try:
         return at, config.override(changes)
     except ConfigError as error:

@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+import lossweights
 from lossweights.cli.common import Imports
 from lossweights.cli.docstrings import fields, sources, summary
 from lossweights.components.declaration import Component, load_plugins
@@ -43,7 +44,7 @@ def kinds(
     """
     if broken := load_plugins():
         typer.echo(f"warning: {broken.removeprefix('; ')}", err=True)
-    found = sorted(Component.__subclasses__(), key=lambda each: each.__name__)
+    found = sorted(lossweights.Component.__subclasses__(), key=lambda each: each.__name__)
     families = {each.__name__.lower(): each.kinds() for each in found if each.kinds()}
     if family is not None:
         if (wanted := family.lower().removesuffix("s")) not in families:

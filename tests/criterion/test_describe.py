@@ -162,10 +162,12 @@ def test_every_schedule_is_described_in_a_line(total: int) -> None:
             "1 x {kind: test-counting, target: 3}: steered by its own value; not balanced",
         ),
         (
-            {"weight": 0.5, "after": "10%", "controller": {"kind": "test-counting", "source": "m"}},
+            {"weight": 0.5, "after": "9%", "controller": {"kind": "test-counting", "source": "m"}},
             "'z'",
-            "0.5 x {kind: test-counting, source: m}: dormant until step 10, then steered by m; "
-            "not balanced",
+            (
+                "0.5 x {kind: test-counting, source: m}: dormant until step 9, "
+                "then steered by m; not balanced"
+            ),
         ),
         (
             {"controller": "test-counting", "balanced": True},
