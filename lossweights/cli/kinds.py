@@ -14,7 +14,7 @@ from rich.text import Text
 
 import lossweights
 from lossweights.cli.common import Imports
-from lossweights.cli.docstrings import fields, sources, summary
+from lossweights.cli.docstrings import fields, plain, sources, summary
 from lossweights.components.declaration import Component, load_plugins
 from lossweights.errors import did_you_mean, quoted
 
@@ -101,10 +101,9 @@ def _show(cls: type[Component], console: Console) -> None:
 
 
 def _filled(text: str, indent: int, console: Console) -> str:
-    """A paragraph whose later lines are indented; its formulas lose their dollar signs."""
-    text = re.sub(r"\$([^$]+)\$", r"\1", text)
+    """A paragraph whose later lines are indented."""
     width = max(_NARROWEST, console.width - indent)
-    return f"\n{'':{indent}}".join(textwrap.wrap(text, width, break_on_hyphens=False))
+    return f"\n{'':{indent}}".join(textwrap.wrap(plain(text), width, break_on_hyphens=False))
 
 
 def _name(cls: type) -> str:
