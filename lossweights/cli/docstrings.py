@@ -90,7 +90,7 @@ def plain(text: str) -> str:
     r"""A text whose formulas are written as in a terminal.
 
     >>> plain(r"After $T$: $w(t) = a + (b - a) f(\min(t / T, 1))$, $\tfrac12 e^{-s_i} \ge \hat b$.")
-    "After T: w(t) = a + (b - a) f(min(t / T, 1)), 1/2 e^(-s_i) >= b'."
+    'After T: w(t) = a + (b - a) f(min(t / T, 1)), 1/2 e^(-s_i) >= b_hat.'
     """
     return re.sub(r"\$\$?([^$]+)\$\$?", lambda match: _formula(match[1]), text)
 

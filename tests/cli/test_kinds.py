@@ -79,9 +79,8 @@ def test_a_formula_in_a_terminal(latex: str, shown: str) -> None:
 
 @pytest.mark.parametrize("cls", OURS, ids=name)
 def test_no_kind_is_printed_with_latex(cls: type[Component], call: Call) -> None:
-    out = call("kinds", cls.kind).out
-    assert not re.search(r"[\\$]|frac|lVert|left", out)
-    assert not re.search(r"[\\$]|frac", plain(cls.__doc__ or ""))
+    for text in (call("kinds", cls.kind).out, plain(cls.__doc__ or "")):
+        assert not re.search(r"[\\$]|frac\b|lVert", text)
 
 
 @pytest.mark.parametrize("cls", OURS, ids=name)
