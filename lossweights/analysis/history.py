@@ -47,6 +47,7 @@ class History:
         rows: The rows in order of `step`, a dict of floats each, as `pandas.DataFrame` takes them.
 
     Raises:
+        TypeError: If something other than a criterion is passed.
         ValueError: If the interval is 0, a quantity is unknown, or the file is not a history.
         OSError: If the file cannot be read or written; if writing fails later, a warning is issued.
 
@@ -69,6 +70,12 @@ class History:
         path: str | os.PathLike[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
+        if criterion is not None and not hasattr(criterion, "on_step"):
+            is_path = isinstance(criterion, str | os.PathLike)
+            hint = "read a file with History.load(path)" if is_path else "pass the criterion itself"
+            raise TypeError(
+                f"a history follows a WeightedLoss, found {type(criterion).__name__}: {hint}"
+            )
         self._every = Duration.parse(every)
         if self._every.value == 0:
             raise ValueError(f'every is at least "1 steps", found {str(every)!r}')

@@ -95,7 +95,7 @@ def config(
     if not isinstance(named, Mapping) or not all(isinstance(c, LossConfig) for c in named.values()):
         raise TypeError(
             "plot.config takes a LossConfig, such as criterion.config, or several by name, "
-            f"found {configs!r}"
+            f"found {repr(configs) if isinstance(configs, str) else type(configs).__name__}"
         )
     if not named:
         raise ValueError("a picture shows at least one config, found none")
@@ -136,7 +136,8 @@ def values(history: History, *, width: float = _WIDTH) -> Figure:
     >>> criterion.step()
     >>> figure = plot.values(history)
     """
-    return _picture(*_arranged(history.steps, _columns(history, "raw")), "raw", width)
+    columns = _columns(history, "raw")
+    return _picture(*_arranged(history.steps, columns), "raw", width)
 
 
 def weights(history: History, *, width: float = _WIDTH) -> Figure:
@@ -151,7 +152,8 @@ def weights(history: History, *, width: float = _WIDTH) -> Figure:
     Raises:
         ValueError: If the history has no rows, or no `weight`.
     """
-    return _picture(*_arranged(history.steps, _columns(history, "weight")), "weight", width)
+    columns = _columns(history, "weight")
+    return _picture(*_arranged(history.steps, columns), "weight", width)
 
 
 def shares(history: History, *, width: float = _WIDTH) -> Figure:
@@ -212,7 +214,14 @@ def looks(index: int, *, dotted: bool = False) -> Look:
 
 
 def _columns(history: History, quantity: str) -> Columns:
-    """A quantity by term; a ValueError if no term has it."""
+    """A quantity by term; a ValueError if no term has it, a TypeError for another object."""
+    if not isinstance(history, History):
+        is_monitor = isinstance(getattr(history, "history", None), History)
+        usage = "make one before training, history = History(criterion), and pass it"
+        raise TypeError(
+            f"a picture of a training needs a History, found {type(history).__name__}: "
+            f"{'pass its attribute `history`' if is_monitor else usage}"
+        )
     kept = dict.fromkeys(history)
     metrics = {name: f"{quantity}/{name}" for name in history.terms}
     found = {name: history[metric] for name, metric in metrics.items() if metric in kept}

@@ -91,7 +91,12 @@ class LossConfig(Declaration):
                     f"{name!r} has no value, and {quoted(fields)} are next to it: in YAML, indent "
                     f"the fields of {name!r} below it"
                 )
-        if not isinstance(terms, list | tuple):
+        if not isinstance(terms, Mapping | list | tuple):
+            raise ValueError(
+                "a table by name is needed, such as {reconstruction: 1.0}, or a list of names, "
+                f"found {terms!r}"
+            )
+        if isinstance(terms, Mapping):
             return terms
         if repeated := {name for name in terms if terms.count(name) > 1}:
             raise ValueError(f"listed twice: {quoted(sorted(repeated))}; keep one")

@@ -1,5 +1,7 @@
 """A config in words, and what looks wrong in a training so far."""
 
+from difflib import get_close_matches
+
 from lossweights.components.durations import Duration, Horizon
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import weight_of
@@ -83,6 +85,23 @@ def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
 def _reason(error: Exception, name: str) -> str:
     """The message of an error without the name of the term."""
     return str(error).removeprefix(f"term {name!r}: ")
+
+
+def misspelt_sources(config: LossConfig) -> list[str]:
+    """A sentence for each metric of a controller that is called almost like a term."""
+    found, lowered = [], {name.lower(): name for name in config.terms}
+    for name, term in config.terms.items():
+        source = None if term.controller is None else term.controller.source
+        if source is None or source in config.terms:
+            continue
+        near = get_close_matches(source.lower(), lowered, n=1, cutoff=0.75)
+        if near and abs(len(near[0]) - len(source)) <= 1:  # one letter is different
+            found.append(
+                f"terms.{name}.controller: source {source!r} is not a term; did you mean "
+                f"{lowered[near[0]]!r}? If it is a metric, pass it with criterion.observe(...) "
+                "under a name that differs more from the terms"
+            )
+    return found
 
 
 def audit(config: LossConfig, record: ForwardRecord, horizon: Horizon, step: int) -> list[str]:

@@ -60,7 +60,13 @@ class Schedule(Component):
             ValueError: For steps below 0 or not whole, and if `values` does not return one finite
                 number for each.
             HorizonError: If `horizon` lacks what a duration needs.
+            TypeError: If `horizon` is a number.
         """
+        if isinstance(horizon, int):
+            raise TypeError(
+                f"the second argument is a Horizon: write Horizon(total_steps={horizon}), "
+                f"or call schedule.at(step, total_steps={horizon})"
+            )
         array = np.asarray(steps)
         if array.size and (array.dtype.kind not in "iu" or array.min() < 0):
             raise ValueError(f"steps must be whole numbers of at least 0, found {steps!r}")
@@ -119,7 +125,7 @@ class Schedule(Component):
             from lossweights.components.schedules.function import Function  # noqa: PLC0415
 
             return Function(function=written)  # type: ignore[return-value]
-        if isinstance(written, type) and issubclass(written, cls):
+        if isinstance(written, type):
             raise ValueError(f"{written.__name__} is a class: call it, {written.__name__}(...)")
         return super().from_shorthand(written)
 
