@@ -1,13 +1,14 @@
 """What commands share: options, reading configs, reporting errors, writing files."""
 
 import importlib
+import shutil
 import sys
 import traceback
 import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from textwrap import indent
+from textwrap import fill, indent
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -16,6 +17,8 @@ import lossweights  # whose names import torch when they are used, which takes s
 from lossweights.components.durations import read_total_steps
 from lossweights.config.files import Source
 from lossweights.errors import ConfigError, quoted
+
+_NARROWEST = 20  # columns of a paragraph, however narrow the terminal is
 
 
 def import_modules(names: list[str] | None) -> list[str] | None:
@@ -143,9 +146,18 @@ def _sections(data: Mapping[Any, Any], *path: str) -> list[str]:
     return [found for key, part in tables.items() for found in _sections(part, *path, key)]
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Prints lines; in a terminal, those that are too wide continue between two words."""
+    width = max(shutil.get_terminal_size((sys.maxsize, 0)).columns, _NARROWEST)
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+        typer.echo(fill(line, width, subsequent_indent=indent, **options), err=err)
+
+
 def fail(message: str) -> NoReturn:
     """Prints an error on standard error and exits with status 1."""
-    typer.echo(f"error: {message}", err=True)
+    say(f"error: {message}", err=True)
     raise typer.Exit(1)
 
 

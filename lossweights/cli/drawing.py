@@ -1,6 +1,7 @@
 """Curves drawn in a terminal."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill, indent
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +48,8 @@ def draw(found: Mapping[str, tuple[LossConfig, Curves]], console: Console) -> No
         console.print(Text.assemble("\n", (term, "bold"), flat))
         for name, (config, _) in found.items():
             if note := _note(config, term):
-                console.print(Text(f"  {note}" if is_alone else f"  {name}: {note}", "dim"))
+                said = fill(note if is_alone else f"{name}: {note}", console.width - 2)
+                console.print(Text(indent(said, "  "), "dim"))
         if not flat:
             drawing = panel(lines, last, max(_NARROWEST, min(console.width, _WIDEST)))
             for row in Text.from_ansi(drawing if is_unicode else drawing.translate(_ASCII)).split():
@@ -55,10 +57,8 @@ def draw(found: Mapping[str, tuple[LossConfig, Curves]], console: Console) -> No
                 console.print(row)
     for name, (config, _) in found.items():
         if not Horizon(config.total_steps, config.steps_per_epoch).is_bounded:
-            console.print(
-                f"\n{name}: the length of training is not known, so the curves end after the last "
-                "change; give it with --total-steps"
-            )
+            note = "the length of training is not known, so the curves end after the last change"
+            console.print(f"\n{fill(f'{name}: {note}; give it with --total-steps', console.width)}")
 
 
 def panel(curves: Sequence[Curve], last: int, width: int) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 import lossweights
-from lossweights.cli.common import Imports
+from lossweights.cli.common import Imports, say
 from lossweights.cli.docstrings import fields, plain, sources, summary
 from lossweights.components.declaration import Component, load_plugins
 from lossweights.errors import did_you_mean, quoted
@@ -43,7 +43,7 @@ def kinds(
       lossweights kinds spike --import my_schedules
     """
     if broken := load_plugins():
-        typer.echo(f"warning: {broken.removeprefix('; ')}", err=True)
+        say(f"warning: {broken.removeprefix('; ')}", err=True)
     found = sorted(lossweights.Component.__subclasses__(), key=lambda each: each.__name__)
     families = {each.__name__.lower(): each.kinds() for each in found if each.kinds()}
     if family is not None:
@@ -56,7 +56,7 @@ def kinds(
     if kind is None:
         for name, members in families.items():
             _list(name, members, console)
-        console.print("`lossweights kinds KIND` shows the fields of one, with an example.")
+        say("`lossweights kinds KIND` shows the fields of one, with an example.")
         return
     chosen = [members[kind] for members in families.values() if kind in members]
     if not chosen:

@@ -182,3 +182,27 @@ def test_every_help_has_examples(command: str, columns: int, call: Call) -> None
 
 def test_the_version(call: Call) -> None:
     assert call("--version").out == f"lossweights {lossweights.__version__}\n"
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_lines_end_between_words_where_the_terminal_ends(
+    columns: int, call: Call, tmp_path: Path
+) -> None:
+    late = CONFIG.replace("50%", "500 steps")
+    write(tmp_path, "a.yaml", late)
+    write(tmp_path, "b.yaml", late.replace("warmup", "wramup"))
+    write(tmp_path, "c.yaml", late.replace("total_steps: 100\n", "balancer: dwa\n"))
+    for words in (
+        ["check", "a.yaml", "b.yaml", "c.yaml"],
+        ["init"],
+        ["kinds"],
+        ["check", "d.yaml"],
+    ):
+        narrow, wide = (call(*words, columns=width) for width in (columns, 1000))
+        for found, whole in ((narrow.out, wide.out), (narrow.err, wide.err)):
+            wide_lines = [line.strip() for line in found.splitlines() if len(line) > columns]
+            assert not any(" " in line for line in wide_lines)
+            assert found.split() == whole.split()
+    said = call("preview", "c.yaml", columns=columns).out
+    assert max(map(len, said.splitlines())) <= columns
+    assert "the length of training is not known, so" in " ".join(said.split())
