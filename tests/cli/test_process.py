@@ -184,7 +184,7 @@ def test_the_version(call: Call) -> None:
     assert call("--version").out == f"lossweights {lossweights.__version__}\n"
 
 
-@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("columns", [60, 80])
 def test_lines_end_between_words_where_the_terminal_ends(
     columns: int, call: Call, tmp_path: Path
 ) -> None:
