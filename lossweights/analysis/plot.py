@@ -247,7 +247,8 @@ def _arranged(
     panels: Panels = {}
     entries: list[Entry] = []
     for index, (name, column) in enumerate(columns.items()):
-        look = looks(index if together else 0, dotted=name in dotted)
+        # The color of a term is the same in all pictures, unless there are too many terms.
+        look = looks(index if len(columns) <= len(_COLORS) else 0, dotted=name in dotted)
         panels.setdefault("" if together else name, []).append((steps, column, look))
         entries.append((name, look))
     return panels, entries if together else []
