@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import itertools
+import json
 import pkgutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 
 import lossweights
-from lossweights import WeightedLoss
+from lossweights import ConfigError, WeightedLoss
 
 MODULES = [lossweights] + [
     importlib.import_module(found.name)
@@ -158,6 +159,15 @@ def test_jsonargparse_builds_it() -> None:
     criterion.set_step(5)
     assert criterion.weights == {"nll": 1.0, "kl": 0.25}
     assert criterion.config.eval_weights == {"kl": 2.0}
+
+
+def test_jsonargparse_cannot_change_a_term_with_dots_in_its_name_and_it_is_refused() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(WeightedLoss, "loss")
+    terms = json.dumps({"ce": 1.0, "aux.ce": {"kind": "warmup", "over": "10%"}})
+    parsed = parser.parse_args([f"--loss.terms={terms}", "--loss.terms.aux.ce=0.1"])
+    with pytest.raises(ConfigError, match=r"terms\.aux\.ce: unknown field 'ce'"):
+        parser.instantiate(parsed)
 
 
 def test_state_is_no_buffer_that_ranks_would_overwrite() -> None:
