@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         AugmentedLagrangian,
         Controller,
         Lagrangian,
+        Manual,
         Plateau,
     )
     from lossweights.components.declaration import Component
@@ -68,6 +69,7 @@ __all__ = [
     "Lagrangian",
     "Log",
     "LossConfig",
+    "Manual",
     "Piecewise",
     "Plateau",
     "Product",
@@ -97,7 +99,8 @@ _HOMES = {
     "analysis.history": "History",
     "components.balancers": "Balancer GradientBalancer GramianBalancer",
     "components.context": "State StepContext",
-    "components.controllers": "PID AdaptiveKL AugmentedLagrangian Controller Lagrangian Plateau",
+    "components.controllers": "PID AdaptiveKL AugmentedLagrangian Controller Lagrangian Manual "
+    "Plateau",
     "components.declaration": "Component",
     "components.durations": "Duration Horizon epochs percent steps",
     "components.schedules": "Constant Cyclical Exponential Piecewise Product Ramp Repeat Schedule "

@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pydantic import ValidationError
@@ -58,9 +58,12 @@ def explain(error: ValidationError, where: Callable[[tuple[Any, ...]], str] = do
 
 
 def warn(message: str) -> None:
-    """Warns at the user's line, however deep in this library the warning arises."""
-    package = str(Path(__file__).parent)
+    """Warns at the user's line, however deep in this library, or in torch, the warning arises."""
     level, frame = 2, sys._getframe(1)  # noqa: SLF001  # `warnings` counts frames too
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+    while frame.f_back is not None and _package(frame) in ("lossweights", "torch"):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

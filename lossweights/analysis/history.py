@@ -7,31 +7,36 @@ import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.hooks import RemovableHandle
 
 from lossweights.components.durations import Duration
+from lossweights.criterion.record import Step, compact
 from lossweights.criterion.report import METRICS, QUANTITIES, chosen, on_host
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import HorizonError, did_you_mean, quoted, warn
 
 _EVERY = 50  # steps
 
+_MANY_STEPS = 64  # whose records are kept as they are, before they are stored in one tensor
+
 Row: TypeAlias = dict[str, float]  # the `step`, and the metrics by name
+
+_NO_ROW: Final[Row] = {}
 
 
 class History:
     """Keeps the metrics of a criterion, one row every so many optimizer steps.
 
-    A row is what `WeightedLoss.metrics` returns after a step. It takes one transfer from the
-    device; a step without a row takes none. With gradient accumulation, a row shows the last
-    forward pass of its step. Copies and pickles keep the rows and follow nothing.
+    A row has the means of `WeightedLoss.metrics` over the steps of an interval, and the number of
+    its last step. Intervals begin at multiples of their length. A row takes one transfer from the
+    device; a step without a row takes none. Copies and pickles keep the rows and follow nothing.
 
     Args:
         criterion: The criterion to follow. Without one, the history is empty.
@@ -40,15 +45,15 @@ class History:
         path: File to which each row is appended as one line of JSON as soon as it is taken: if the
             training is killed, no row is lost. If the file exists, its rows are kept. Steps that
             are repeated, as after a checkpoint was loaded, replace the rows from that step on.
-            With several processes, pass it in one of them.
+            With several processes, pass it in one of them. At the end of training, `close` adds
+            the row of the interval that is not complete.
         include: Quantities to keep, as in `WeightedLoss.metrics`. By default all.
-
-    Attributes:
-        rows: The rows in order of `step`, a dict of floats each, as `pandas.DataFrame` takes them.
+        reduce: Whether a row has the `mean` over the steps of its interval, or the `last` step.
 
     Raises:
         TypeError: If something other than a criterion is passed.
-        ValueError: If the interval is 0, a quantity is unknown, or the file is not a history.
+        ValueError: If the interval is 0, a quantity or `reduce` is unknown, or the file is not a
+            history.
         OSError: If the file cannot be read or written; if writing fails later, a warning is issued.
 
     >>> import torch
@@ -58,9 +63,9 @@ class History:
     ...     _ = criterion({"nll": torch.tensor(value), "kl": torch.tensor(2.0)})
     ...     criterion.step()
     >>> history.steps
-    array([0, 2])
+    array([1, 2])
     >>> history["weighted/nll"]
-    array([4., 2.])
+    array([3.5, 2. ])
     """
 
     def __init__(
@@ -69,6 +74,8 @@ class History:
         every: Duration | str = f"{_EVERY} steps",
         path: str | os.PathLike[str] | None = None,
         include: Iterable[str] | None = None,
+        *,
+        reduce: Literal["mean", "last"] = "mean",
     ) -> None:
         if criterion is not None and not hasattr(criterion, "on_step"):
             is_path = isinstance(criterion, str | os.PathLike)
@@ -76,20 +83,27 @@ class History:
             raise TypeError(
                 f"a history follows a WeightedLoss, found {type(criterion).__name__}: {hint}"
             )
+        if reduce not in ("mean", "last"):
+            raise ValueError(f"reduce is 'mean' or 'last', found {reduce!r}")
         self._every = Duration.parse(every)
         if self._every.value == 0:
             raise ValueError(f'every is at least "1 steps", found {str(every)!r}')
         self._include = chosen(include, METRICS)
         self._has_warned = False  # that the interval is not known yet
-        self.rows: list[Row] = []
+        self._is_mean = reduce == "mean"
+        self._rows: list[Row] = []
+        self._steps: list[Step] = []  # the records of the interval that is not complete
+        self._last, self._partial = 0, _NO_ROW  # its last step, and its row if it was asked for
         self._path = None if path is None else Path(path).resolve()
         if self._path is not None:
             if self._path.exists():
-                self.rows = _read(self._path)
+                self._rows = _read(self._path)
             self.save(self._path)  # without a line that was cut off
         self._handle: RemovableHandle | None = None
         if criterion is not None:  # it refers to this history, so no reference the other way
-            self._handle = criterion.on_step(partial(self._record, weakref.ref(criterion)))
+            self._criterion = weakref.ref(criterion)
+            self._record, self._order = criterion.record, criterion.term_names
+            self._handle = criterion.on_step(self._add)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -99,7 +113,7 @@ class History:
             ValueError: If the file is not a history; names the line.
         """
         history = cls()
-        history.rows = _read(Path(path))
+        history._rows = _read(Path(path))
         return history
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -115,9 +129,27 @@ class History:
         unfinished.replace(path)
 
     def close(self) -> None:
-        """Stops following the criterion. The rows are kept."""
+        """Stops following the criterion. The rows are kept, and that of the last steps is added."""
+        self._end_interval()
         if self._handle is not None:
             self._handle.remove()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows in order of `step`, a dict of floats each, as `pandas.DataFrame` takes them.
+
+        The last one may belong to an interval that is not complete yet.
+        """
+        self._drop_partial()
+        if self._steps:
+            self._partial = self._row()
+            self._rows.append(self._partial)
+        return self._rows
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the interval of the last row is complete."""
+        return not self._steps
 
     @property
     def steps(self) -> NDArray[np.int64]:
@@ -152,20 +184,40 @@ class History:
         return len(self.rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_path": None, "_handle": None}
+        rows, gone = list(self.rows), ("_criterion", "_record", "_order")
+        kept = {key: value for key, value in self.__dict__.items() if key not in gone}
+        return kept | {"_rows": rows, "_steps": [], "_path": None, "_handle": None}
 
-    def _record(self, reference: weakref.ref[WeightedLoss], step: int) -> None:
+    def _add(self, step: int) -> None:
         """Called after each step of the criterion."""
-        if (criterion := reference()) is None:
+        criterion = self._criterion()
+        if criterion is None:
             return
-        while self.rows and self.rows[-1]["step"] >= step:  # steps that are repeated
-            self.rows.pop()
-        latest, interval = self.rows[-1]["step"] if self.rows else -1, self._interval(criterion)
-        if step // interval == latest // interval:
+        self._drop_partial()
+        interval = self._interval(criterion)
+        if self._steps and self._last >= step:  # steps that are repeated
+            self._steps = []
+        while self._rows and self._rows[-1]["step"] >= step:
+            self._rows.pop()
+        if self._steps and self._last // interval != step // interval:  # `step(n)` passed its end
+            self._end_interval()
+        if not self._is_mean:
+            self._steps = []
+        self._steps.append(self._record.recent[-1])
+        self._last = step
+        if criterion.current_step // interval != step // interval:
+            self._end_interval()
+        elif len(self._steps) % _MANY_STEPS == 0:
+            self._steps[-_MANY_STEPS:] = compact(self._steps[-_MANY_STEPS:], sorted(self._order))
+
+    def _end_interval(self) -> None:
+        """Adds the row of the steps since the last one."""
+        self._drop_partial()
+        if not self._steps:
             return
-        found = on_host(criterion.metrics(include=self._include, tensors=True))
-        row = {"step": step} | {sys.intern(name): value for name, value in found.items()}
-        self.rows.append(row)
+        row = self._row()
+        self._rows.append(row)
+        self._steps = []
         if self._path is None:
             return
         try:
@@ -173,10 +225,23 @@ class History:
                 file.write(_line(row))
         except OSError as error:
             warn(
-                f"{self._path.name} cannot be written, so the rows from step {step} on are kept in "
-                f"memory only: write them with history.save(path). {error}"
+                f"{self._path.name} cannot be written, so the rows from step {row['step']} on are "
+                f"kept in memory only: write them with history.save(path). {error}"
             )
             self._path = None
+
+    def _row(self) -> Row:
+        found = self._record.mean(self._steps, self._order)
+        if (criterion := self._criterion()) is not None:
+            controllers = criterion.adaptive.reported(found.total.device)
+            found = replace(found, controllers=controllers)
+        numbers = on_host(found.metrics(include=self._include))
+        return {"step": self._last} | {sys.intern(name): value for name, value in numbers.items()}
+
+    def _drop_partial(self) -> None:
+        if self._rows and self._rows[-1] is self._partial:
+            self._rows.pop()
+        self._partial = _NO_ROW
 
     def _interval(self, criterion: WeightedLoss) -> int:
         try:

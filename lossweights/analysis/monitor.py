@@ -163,8 +163,11 @@ class Monitor:
 
     def _look(self, reference: weakref.ref[WeightedLoss], step: int) -> None:
         """Called after each step of the criterion; the history has taken its row."""
-        criterion, rows = reference(), self.history.rows
-        if criterion is None or not rows or rows[-1]["step"] != step or len(rows) % _WINDOW:
+        criterion = reference()
+        if criterion is None or not self.history.is_complete:
+            return
+        rows = self.history.rows
+        if not rows or rows[-1]["step"] != step or len(rows) % _WINDOW:
             return
         del rows[_WINDOW:-_MOST_ROWS]
         try:

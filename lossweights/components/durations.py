@@ -184,6 +184,12 @@ class Horizon:
     steps_per_epoch: int | None = None
     end: int | None = None
 
+    def __str__(self) -> str:
+        each = "" if (n := self.steps_per_epoch) is None else f" ({n} an epoch)"
+        if isinstance(self.total_steps, int):
+            return f"{self.total_steps} steps{each}"
+        return f"{self.total_steps or 'unknown'}{each}"
+
     def __post_init__(self) -> None:
         check_count("steps_per_epoch", self.steps_per_epoch, least=1)
         total = read_total_steps(self.total_steps)

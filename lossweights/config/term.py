@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from lossweights.components.controllers import Controller
+from lossweights.components.controllers import Controller, Manual
 from lossweights.components.declaration import Declaration, load_plugins, written
 from lossweights.components.durations import Duration, steps
 from lossweights.components.schedules import Schedule
@@ -31,9 +31,14 @@ class Term(Declaration):
             and its schedule does not begin.
         reduction: How to reduce a value that is not a scalar: `mean`, `sum`, or `batch_mean` (the
             sum divided by the length of the first axis). By default such a value is an error.
+        accumulates: What the forward passes of one optimizer step give: each its own mean
+            (`mean`, so that the value of the step is the mean over them), or each a part of the
+            value (`sum`), as a sum of losses divided by the number of tokens of all of them.
         optional: Whether the term may be missing from a batch, or None.
-        when_zero: Whether a term with weight 0 is kept in the graph, with zero gradients (`keep`,
-            which DistributedDataParallel needs), or left out of the sum (`skip`).
+        when_zero: Whether a term is kept in the graph while its weight is 0, with zero gradients
+            (`keep`, which DistributedDataParallel needs), or left out of the sum (`skip`). Its
+            weight is the product of all factors but that of a balancer. With a controller it is
+            read from the device at each step.
 
     >>> from lossweights import Term, Warmup, WeightedLoss
     >>> kl = Term(weight=0.5, schedule=Warmup(over="4 steps"), after="2 steps")
@@ -50,6 +55,7 @@ class Term(Declaration):
     balanced: bool | None = None
     after: Duration | str = steps(0)
     reduction: Literal["mean", "sum", "batch_mean"] | None = None
+    accumulates: Literal["mean", "sum"] = "mean"
     optional: bool = False
     when_zero: Literal["keep", "skip"] = "keep"
 
@@ -82,6 +88,24 @@ class Term(Declaration):
     def _one_owner(self) -> Self:
         if self.schedule is not None and self.controller is not None:
             raise ValueError("a term has a schedule or a controller, not both: remove one of them")
+        if isinstance(self.controller, Manual) and self.weight != 1:
+            raise ValueError(
+                f"a weight of {self.weight:g} next to a manual controller would multiply "
+                "each weight that is set: remove it, and write it as `initial` of the controller"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _is_observed_while_skipped(self) -> Self:
+        controller = self.controller
+        if controller is None or self.when_zero == "keep" or isinstance(controller, Manual):
+            return self
+        if controller.instant or controller.source is None:
+            raise ValueError(
+                f"when_zero: skip would leave the term out for good: {controller.kind!r} observes "
+                "its value, and a term that is left out has none. Write when_zero: keep, or let "
+                "the controller observe a metric, `source: <name>`"
+            )
         return self
 
     @model_validator(mode="after")
@@ -92,6 +116,15 @@ class Term(Declaration):
                 f"`{self.transform}` acts on each {level}, before the value is reduced: write "
                 "`reduction: batch_mean` (the sum over dimensions, the mean over the batch), "
                 "`mean` or `sum`; or write `per: value`, so that it acts on the scalar"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _is_whole_before_transform(self) -> Self:
+        if self.transform is not None and self.accumulates == "sum":
+            raise ValueError(
+                f"`{self.transform}` needs the value of a whole step, and with accumulates: sum "
+                "each forward pass gives a part of it: give means, or transform the loss yourself"
             )
         return self
 

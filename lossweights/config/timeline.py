@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules import Schedule, Steps, Values
+from lossweights.components.schedules.function import calls_function
 from lossweights.components.transforms import Transform
 from lossweights.config.loss_config import LARGEST_FLOAT32, LossConfig
-from lossweights.errors import ConfigError, HorizonError
+from lossweights.errors import ConfigError, HorizonError, quoted
 
 T = TypeVar("T")
 
@@ -31,7 +32,8 @@ class Timeline:
     The first columns are the weights of the terms, sorted by name: base weight times schedule, 0
     while dormant. The others are the scheduled fields of controllers, transforms and the balancer.
     Schedules are evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not
-    depend on which steps were evaluated before.
+    depend on which steps were evaluated before. Python functions are called for one step, because
+    the variables that they read may change.
 
     Args:
         config: The config.
@@ -41,6 +43,7 @@ class Timeline:
         names: The terms, sorted.
         fields: The column of each scheduled field, by the place of its component and its name.
         starts: The step at which each term wakes up.
+        moves_until: The end of training, if any term has a schedule and the end is known.
         is_patterned: Whether any term is dormant or skipped at some step.
 
     Raises:
@@ -67,7 +70,13 @@ class Timeline:
             for field, column in columns.items():
                 self.fields.setdefault(part.place, {})[field] = len(self._columns)
                 self._columns.append(column)
+        moves = any(term.schedule is not None for term in config.terms.values())
+        self.moves_until = horizon.span if moves and horizon.is_bounded else None
+        self._calling = [i for i, each in enumerate(self._columns) if calls_function(each.schedule)]
+        self._others = [i for i in range(len(self._columns)) if i not in self._calling]
         self._first, self._block = -1, np.empty((0, len(self._columns)))
+        self._called, self._row = -1, np.empty(0)  # the last step for which functions were called
+        self._why_positive: dict[int, str] = {}
         self.row(0)
 
     @property
@@ -82,27 +91,44 @@ class Timeline:
         return row
 
     def block(self, step: int) -> tuple[int, Values]:
-        """The block with a step: its first step, and the values of `BLOCK_STEPS` steps."""
+        """The block with a step: its first step, and the values of its steps.
+
+        It has `BLOCK_STEPS` steps, or one if functions are called.
+        """
         first = step - step % BLOCK_STEPS
         if first != self._first:
-            self._block = self.rows(np.arange(first, first + BLOCK_STEPS))
+            self._block = self.rows(np.arange(first, first + BLOCK_STEPS), self._others)
             self._first = first
-        return self._first, self._block
+        if not self._calling:
+            return self._first, self._block
+        if step != self._called:
+            self._row = self._block[step - first].copy()
+            values = self.rows(np.array([step]), self._calling)[0, self._calling]
+            self._refuse_below_zero(dict(zip(self._calling, values, strict=True)))
+            self._row[self._calling] = values
+            self._called = step
+        return step, self._row[None]
 
-    def rows(self, steps: Steps) -> Values:
-        """The values of any steps in all columns, float64, shape (steps, columns).
+    def rows(self, steps: Steps, columns: Sequence[int] | None = None) -> Values:
+        """The values of any steps, float64, shape (steps, columns).
+
+        Args:
+            steps: The steps.
+            columns: The columns that are evaluated; the others are 0. All by default.
 
         Raises:
             ConfigError: If a schedule fails, or a value is too large for float32.
         """
-        rows = np.stack([column.values(steps) for column in self._columns], axis=1)
-        too_large = np.abs(rows) > LARGEST_FLOAT32
-        if too_large.any():
-            row, index = np.argwhere(too_large)[0]
-            raise ConfigError(
-                f"{self._columns[index].label}: {self._columns[index].value_of('')} at step "
-                f"{steps[row]} is {rows[row, index]:g}, too large for float32"
-            )
+        rows = np.zeros((len(steps), self.width))
+        for index in range(self.width) if columns is None else columns:
+            column = self._columns[index]
+            rows[:, index] = values = column.values(steps)
+            if (too_large := np.abs(values) > LARGEST_FLOAT32).any():
+                (row, *_), *_ = np.nonzero(too_large)
+                raise ConfigError(
+                    f"{column.label}: {column.value_of('')} at step {steps[row]} is "
+                    f"{values[row]:g}, too large for float32"
+                )
         return rows
 
     def dormant(self, step: int) -> frozenset[str]:
@@ -151,13 +177,54 @@ class Timeline:
         """
         total = self.horizon.total_steps
         last = total if isinstance(total, int) else BLOCK_STEPS
-        lowest = self.rows(_evenly(0, last, BLOCK_STEPS)).min(axis=0)
-        for name, value in zip(self.names, lowest, strict=False):
-            if name in names and value < 0:
+        self._why_positive = {i: why for i, name in enumerate(self.names) if name in names}
+        lowest = self.rows(_evenly(0, last, BLOCK_STEPS), self._others).min(axis=0)
+        self._refuse_below_zero(dict(enumerate(lowest)))
+        self._refuse_below_zero(dict(enumerate(self.row(0))))
+
+    def _refuse_below_zero(self, values: Mapping[int, float]) -> None:
+        for index, value in values.items():
+            if value < 0 and index in self._why_positive:
+                name = self.names[index]
                 raise ConfigError(
-                    f"term {name!r}: its weight goes down to {value:g}, {why}: write balanced: "
-                    f"false at terms.{name}, or flip the term's sign"
+                    f"term {name!r}: its weight goes down to {value:g}, "
+                    f"{self._why_positive[index]}: write balanced: false at terms.{name}, or flip "
+                    "the term's sign"
                 )
+
+    def changes(self, before: Horizon, step: int) -> str:
+        """What to write if values at a step differ from those for another length of training.
+
+        Empty if none does, or if those cannot be computed.
+        """
+        try:
+            row = Timeline(self.config, before).row(step)
+        except (HorizonError, ValueError):
+            return ""
+        changed = [
+            f"{column.label} from {old:g} to {new:g}"
+            for column, old, new in zip(self._columns, row, self.row(step), strict=True)
+            if np.float32(old) != np.float32(new)
+        ]
+        if not changed:
+            return ""
+        such = f', such as "{before.span} steps" in place of "100%"' if before.is_bounded else ""
+        return (
+            f"the length of training was {before} and is {self.horizon} now, which changes weights "
+            f"at step {step}: {', '.join(changed)}. To keep them, write durations in steps{such}, "
+            "or keep the old length"
+        )
+
+    def past_end(self, step: int) -> str:
+        """What to write if a step is past the end of training; empty if no weight depends on it."""
+        end = self.moves_until
+        if end is None or step <= end:
+            return ""
+        moving = [name for name, term in self.config.terms.items() if term.schedule is not None]
+        return (
+            f"training is at step {step}, past its end at {end}, for which the schedules of "
+            f"{quoted(moving)} were computed: set total_steps to its real length"
+        )
 
     def overruns(self) -> list[str]:
         """One sentence for each schedule that ends after training."""

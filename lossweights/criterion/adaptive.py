@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lossweights.components.balancers import GradientBalancer
+from lossweights.components.balancers import Balancer, GradientBalancer
 from lossweights.components.context import State
 from lossweights.components.controllers import Controller
 from lossweights.components.durations import Duration, Horizon
@@ -37,17 +37,24 @@ class Factors(NamedTuple):
         penalties: Added to the weighted values, in the same measure; None if there are none.
         gradients: What was computed from gradients; None if nothing was.
         plain: `factors` without the balancer, for `heads: plain`; None otherwise.
+        passes: How many forward passes the step is expected to have, for each term present that
+            accumulates a sum, and 1 for the others; None if all are 1.
     """
 
     factors: Tensor
     penalties: Tensor | None = None
     gradients: GradientStep | None = None
     plain: Tensor | None = None
+    passes: Tensor | None = None
 
     def to(self, device: torch.device) -> Factors:
         """The same on another device."""
-        penalties = None if self.penalties is None else self.penalties.to(device)
-        return self._replace(factors=self.factors.to(device), penalties=penalties)
+        moved = {
+            name: part.to(device)
+            for name in ("factors", "penalties", "passes")
+            if (part := getattr(self, name)) is not None
+        }
+        return self._replace(**moved)
 
 
 class Adaptive(AdaptiveState):
@@ -60,6 +67,10 @@ class Adaptive(AdaptiveState):
     Attributes:
         slots: The components by place.
         transforms: The slots of transforms, by term.
+        skippable: Terms with a controller and `when_zero: skip`, with their places among all.
+        summed: Terms with `accumulates: sum`.
+        compared: Terms that the balancer compares in one forward pass.
+        estimates: Whether it weighs parts of sums, and estimates the sums.
         weighs_inside: Whether weights are learned, or depend on the losses that they weigh.
         observes: Whether anything learns from the values of forward passes.
         learns_after: Whether the balancer learns from the losses after the step.
@@ -77,13 +88,15 @@ class Adaptive(AdaptiveState):
             raws = [
                 str(p.term) for p, state in both if isinstance(p.component, Transform) and state
             ]
-            observations = Observations(terms, raws, _metrics_of(config))
+            self.summed = frozenset(n for n, t in config.terms.items() if t.accumulates == "sum")
+            observations = Observations(terms, raws, _metrics_of(config), self.summed)
             super().__init__(balanced, observations.names, group)
-            self.observations, self._after = observations, Observations(terms, (), ())
+            self.observations, self._after = observations, Observations(terms)
             self._config, self._term_names, self._balanced = config, terms, balanced
             # Every attribute is here before the slots: no learned tensor may be called like one.
             self.slots: dict[str, Slot] = {}
             self.transforms: dict[str, Slot] = {}
+            self.skippable: dict[str, int] = {}
             self.controllers: dict[str, Slot] = {}
             self._instant: dict[str, Slot] = {}
             self._steered: dict[str, Slot] = {}
@@ -104,7 +117,9 @@ class Adaptive(AdaptiveState):
                 self._declare_balancer(self.balancer_slot)
             self._balances_all = len(balanced) == len(terms) and not self.controllers
             self.weighs_inside = self._balances_inside or bool(self._instant)
-            self.observes = bool(self.controllers or raws or self._learns)
+            self.compared = frozenset(balanced) if _compares(config.balancer) else frozenset()
+            self.estimates = self.weighs_inside and bool(self.summed)
+            self.observes = bool(self.controllers or raws or self._learns or self.estimates)
         self.average_gradients()
         self._check_signs()
         self.after_load()
@@ -124,6 +139,8 @@ class Adaptive(AdaptiveState):
         elif isinstance(component, Controller):
             self.controllers[terms[0]] = slot
             (self._instant if component.instant else self._steered)[terms[0]] = slot
+            if self._config.terms[terms[0]].when_zero == "skip":
+                self.skippable[terms[0]] = self._term_names.index(terms[0])
         else:
             self.balancer_slot = slot
             self._balances_inside = self.is_learned or component.instant
@@ -190,6 +207,7 @@ class Adaptive(AdaptiveState):
         shared: SharedLike = None,
         *,
         computes_gradients: bool = False,
+        divided_by: int = 1,
     ) -> Factors:
         """The factors that depend on the losses of a forward pass, or are learned.
 
@@ -198,8 +216,15 @@ class Adaptive(AdaptiveState):
             inactive: Terms that do not count now.
             shared: What the terms depend on, for a balancer by gradients.
             computes_gradients: Whether it may compute them; else its current weights count.
+            divided_by: The number by which the training loop divides the total.
         """
-        step = balance = None
+        step = balance = passes = None
+        if self.estimates:
+            passes = self._passes(values, divided_by)
+            parts = zip(values.losses, passes.unbind(), strict=True)
+            values = values._replace(
+                vector=values.vector * passes, losses=[loss * n for loss, n in parts]
+            )
         if (gradients := self.weights_from_gradients) is not None:
             where = self._where(values.names, inactive)
             dtype = values.vector.dtype  # of losses in low precision too
@@ -208,13 +233,25 @@ class Adaptive(AdaptiveState):
                 step = gradients.weigh(losses, take(values.vector.detach(), where), shared)
                 balance = step.balance
             else:
-                balance = gradients.current(list(losses))
+                balance = gradients.current(list(losses)).to(values.vector)
         factors, penalties = self._factors(values.names, values.vector, inactive, balance)
         plain = None
         if step is not None and step.rows:
             ones = torch.ones_like(step.balance)
             plain, _ = self._factors(values.names, values.vector, inactive, ones)
-        return Factors(factors, penalties, step, plain)
+        return Factors(factors, penalties, step, plain, passes)
+
+    def _passes(self, values: Values, divided_by: int) -> Tensor:
+        """By what the part of a sum in one forward pass is multiplied to estimate the sum.
+
+        That is the number of passes, which is that of the last step unless the total is divided
+        by it; 1 for the other terms.
+        """
+        passes = self._one * divided_by
+        if divided_by == 1:
+            passes = self.observations.state["passes"].clone()
+        parts = [passes if name in self.summed else self._one for name in values.names]
+        return torch.stack(parts).to(values.vector.dtype) if parts else values.vector
 
     def _factors(
         self,
@@ -230,7 +267,8 @@ class Adaptive(AdaptiveState):
             return self.balancer_slot.weigh_inside(vector)  # type: ignore[union-attr]
         if not names:
             return vector, None
-        factors, penalties, penalty = [self._one] * len(names), [self._zero] * len(names), None
+        one, zero, penalty = self._one.to(vector.dtype), self._zero.to(vector.dtype), None
+        factors, penalties = [one] * len(names), [zero] * len(names)
         where = self._where(names, inactive)
         if self._balances_inside and where:
             if balance is None:
@@ -414,6 +452,10 @@ class Adaptive(AdaptiveState):
         if self.balancer_slot is not None:
             self.balancer_slot.learn_after(observed, valid)
 
+    def set_weight(self, name: str, weight: float) -> None:
+        """Sets the weight of a manual controller, which was checked."""
+        self.controllers[name].state["weight"].fill_(weight)
+
     def observe_metrics(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Adds values of metrics that controllers observe.
 
@@ -519,6 +561,13 @@ class _Progress:
                 return key
         self._has_moved = True
         return ""
+
+
+def _compares(balancer: Balancer | None) -> bool:
+    """Whether the weights depend on the values or directions of all terms of one forward pass."""
+    if isinstance(balancer, GradientBalancer):
+        return "gramian" in balancer.statistics
+    return balancer is not None and balancer.instant
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from numbers import Integral, Real
 from typing import Any, Protocol, Self
@@ -25,6 +24,9 @@ class Listener(Protocol):
     def on_bind(self) -> None:
         """The horizon of the clock changed."""
 
+    def after_bind(self) -> None:
+        """The same, once `on_bind` of all listeners has returned."""
+
     def refresh(self) -> None:
         """The step of the clock was restored from a checkpoint."""
 
@@ -44,6 +46,7 @@ class Clock:
         has_owner: Whether a criterion owns it.
         follower: What moves the clock with an optimizer; None if nothing does.
         declared: The horizon given at construction; `bind` does not change it.
+        loaded: The horizon of the last checkpoint; None before any was loaded.
 
     A copy or a pickle keeps the step and the horizon. It follows no optimizer, and the copied
     criteria subscribe to it again.
@@ -64,6 +67,7 @@ class Clock:
         self.follower: Follower | None = None
         self._bound = (total_steps, steps_per_epoch)
         self.declared = self._horizon = Horizon(total_steps, steps_per_epoch)
+        self.loaded: Horizon | None = None
         self._listeners: list[weakref.ref[Listener]] = []
 
     @property
@@ -83,7 +87,7 @@ class Clock:
         exception is raised after all of them were notified. Raises as `WeightedLoss.step`.
         """
         if n.__class__ is not int or n < 0:
-            n = whole_number("step", n)
+            n = whole_number("step()", n)
         if self.follower is not None and self.follower.is_alive:
             raise RuntimeError(
                 "this criterion follows an optimizer, which moves its clock: drop the call of "
@@ -98,11 +102,14 @@ class Clock:
 
     def set(self, step: int) -> None:
         """Sets the clock, as `WeightedLoss.set_step`: observations of the step are dropped."""
-        self._move(whole_number("set_step", step), stepped=False)
+        self._move(whole_number("set_step()", step), stepped=False)
 
-    def restore(self, step: int) -> None:
-        """Sets the step of a checkpoint; `refresh` follows once everything is loaded."""
-        self._step = step
+    def restore(self, step: int, horizon: Horizon | None = None) -> None:
+        """Sets the step of a checkpoint, and notes its horizon; `refresh` follows after the load.
+
+        The horizon of this clock stays: that of the checkpoint is only compared with it.
+        """
+        self._step, self.loaded = step, horizon
 
     def refresh(self) -> None:
         """Makes all criteria on this clock compute the weights of its step."""
@@ -126,11 +133,11 @@ class Clock:
                 listener.on_bind()
         except Exception:
             self._bound, self._horizon = bound, horizon
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # issued when they were bound first
-                for listener in notified:
-                    listener.on_bind()
+            for listener in notified:
+                listener.on_bind()
             raise
+        for listener in notified:
+            listener.after_bind()
 
     def follow(self, optimizer: Optimizer) -> Follower:
         """Moves the clock with each step of `optimizer`, as `WeightedLoss.follow`."""
@@ -172,7 +179,7 @@ class Clock:
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_step", "has_owner", "declared", "_bound", "_horizon")
+        kept = ("_step", "has_owner", "declared", "loaded", "_bound", "_horizon")
         return {key: self.__dict__[key] for key in kept}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
@@ -256,6 +263,6 @@ def whole_number(call: str, n: object) -> int:
     """
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
         found = repr(n) if isinstance(n, Real | str) else type(n).__name__
-        hint = "; after an optimizer step write step(), without arguments" * (call == "step")
-        raise ValueError(f"{call}() takes a whole number of at least 0, found {found}{hint}")
+        hint = "; after an optimizer step write step(), without arguments" * (call == "step()")
+        raise ValueError(f"{call} takes a whole number of at least 0, found {found}{hint}")
     return int(n)

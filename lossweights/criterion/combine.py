@@ -1,6 +1,6 @@
 """The weighted sum."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ def combine(
     shared: SharedLike = None,
     *,
     computes_gradients: bool = False,
+    multiplied: Collection[str] = (),
+    divided_by: int = 1,
 ) -> Parts:
     """The weighted sum of the terms present.
 
@@ -31,6 +33,9 @@ def combine(
         names: All terms, sorted.
         shared: What the terms depend on, for a balancer by gradients.
         computes_gradients: Whether it may compute them; else its current weights count.
+        multiplied: Terms that count `divided_by` times in the total: parts of sums, if the
+            training loop divides it.
+        divided_by: The number by which the training loop divides the total.
     """
     present, _, _, vector = values
     weights = mode.weights
@@ -39,6 +44,7 @@ def combine(
         and present is names
         and not mode.skipped
         and not mode.in_place
+        and not multiplied
         and vector.dtype is torch.float32
         and vector.device == mode.device
     ):
@@ -51,43 +57,56 @@ def combine(
         weights = take(weights, [i for i, name in enumerate(names) if name in present])
     if vector.dtype is torch.float64:
         weights = weights.double()
+    counted = _multiplied(weights, present, multiplied, divided_by) if multiplied else weights
     adaptive = mode.adaptive
     if adaptive is None or not (present or adaptive.weights_from_gradients):
-        factors, total = None, _sum(vector, weights, values, mode)
+        factors, total = None, _sum(vector, counted, values, mode)
     else:
-        factors, total = _adapted(values, weights, mode, shared, computes_gradients)
+        factors, measured = _adapted(values, mode, shared, computes_gradients, divided_by)
+        total = _sum(measured, counted, values, mode)
     if adaptive is not None and (len(present) < len(names) or mode.inactive):
         anchor = adaptive.anchor([name for name in present if name not in mode.inactive])
         total = total if anchor is None else total + anchor
     if factors is None:
         return Parts(total, values, weights)
     if factors.plain is not None:
-        total = _in_shared_alone(total, values, weights, mode, factors)
+        total = _in_shared_alone(total, values, counted, mode, factors)
     return Parts(total, values, weights, factors.factors, factors.penalties, factors.gradients)
+
+
+def _multiplied(
+    weights: Tensor, names: Sequence[str], multiplied: Collection[str], by: int
+) -> Tensor:
+    parts = zip(names, weights.unbind(), strict=True)
+    return torch.stack([part * by if name in multiplied else part for name, part in parts])
 
 
 def _adapted(
     values: Values,
-    weights: Tensor,
     mode: Mode,
     shared: SharedLike,
     computes_gradients: bool,
+    divided_by: int,
 ) -> tuple[Factors, Tensor]:
-    """The factors of a forward pass, and the weighted sum with them."""
+    """The factors of a forward pass, and the values with them and the penalties."""
     vector, home = values.vector, values
     is_elsewhere = vector.device != mode.device
     if is_elsewhere:
         home = values._replace(vector=vector.to(mode.device))
     factors: Factors = mode.adaptive.weigh(  # type: ignore[union-attr]
-        home, mode.inactive, shared, computes_gradients=computes_gradients
+        home,
+        mode.inactive,
+        shared,
+        computes_gradients=computes_gradients,
+        divided_by=divided_by,
     )
     if is_elsewhere:
         factors = factors.to(vector.device)
-    if factors.penalties is None:
-        measured = vector * factors.factors
-    else:
-        measured = torch.addcmul(factors.penalties, factors.factors, vector)
-    return factors, _sum(measured, weights, values, mode)
+    if (penalties := factors.penalties) is None:
+        return factors, vector * factors.factors
+    if factors.passes is not None:  # a penalty counts once a step
+        penalties = penalties / factors.passes
+    return factors, torch.addcmul(penalties, factors.factors, vector)
 
 
 def _sum(measured: Tensor, weights: Tensor, values: Values, mode: Mode) -> Tensor:
@@ -109,6 +128,8 @@ def _in_shared_alone(
         return total
     without = _sum(values.vector * plain, weights, values, mode)
     changes = weights * (factors.factors.to(weights) - plain.to(weights))
+    if factors.passes is not None:  # by which the rows are multiplied
+        changes = changes / factors.passes
     changes = torch.stack([changes[values.names.index(name)] for name in step.rows])
     direction = directed(list(step.rows.values()), step.shared.tensors, changes, step.scale)
     return total.detach() + (without - without.detach()) + direction

@@ -5,9 +5,11 @@ from difflib import get_close_matches
 from lossweights.components.durations import Duration, Horizon
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import weight_of
+from lossweights.criterion.modes import Modes
 from lossweights.criterion.record import ForwardRecord
 from lossweights.errors import HorizonError, quoted
 
+_MISSED_STEPS = 10  # without a term after which it is taken for forgotten
 _MOST_STEPS = 1_000_000  # in a longer training, this many steps are evaluated, evenly spaced
 
 
@@ -104,21 +106,30 @@ def misspelt_sources(config: LossConfig) -> list[str]:
     return found
 
 
-def audit(config: LossConfig, record: ForwardRecord, horizon: Horizon, step: int) -> list[str]:
+def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) -> list[str]:
     """What looks wrong so far, one sentence each."""
-    findings = [note] if (note := record.idle_clock_warning(step)) else []
+    horizon, timeline = modes.horizon, modes.timeline
+    inactive = frozenset(config.terms) if modes.train is None else modes.train.inactive
+    notes = [
+        record.idle_clock_warning(step),
+        record.unused_warning() if inactive != config.terms.keys() else "",
+        record.infinite_warning(),
+        modes.apart_warning(),
+        "" if timeline is None else timeline.past_end(step),
+    ]
+    findings = [note for note in notes if note]
     findings += [
         f"term {name!r} carries no gradient: it was computed without one (detached, under "
         "no_grad, or from .item()), so its weight changes nothing"
         for name, weight in record.detached.items()
         if weight != 0  # a placeholder of a term that is off
     ]
-    moving = [name for name, term in config.terms.items() if term.schedule is not None]
-    if moving and horizon.is_bounded and step > (end := horizon.span):
-        findings.append(
-            f"training is at step {step}, past its end at {end}, for which the schedules of "
-            f"{quoted(moving)} were computed: set total_steps to its real length"
-        )
+    findings += [
+        f"term {name!r} was given before, but not in the last {steps} steps: if that is meant, "
+        f"end its schedule, or drop it at terms.{name}"
+        for name, steps in record.lost(_MISSED_STEPS).items()
+        if name not in inactive
+    ]
     for name, term in config.terms.items():
         try:
             column = weight_of(config, name, horizon)

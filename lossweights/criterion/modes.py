@@ -1,6 +1,5 @@
 """How terms count in training and in evaluation."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ from lossweights.criterion.adaptive import Adaptive
 from lossweights.criterion.clock import Clock
 from lossweights.criterion.record import ForwardRecord
 from lossweights.criterion.slots import Slot
-from lossweights.errors import HorizonError, warn
+from lossweights.errors import HorizonError, quoted, warn
 
 T = TypeVar("T")
 Fields = Mapping[str, Mapping[str, Tensor]]
@@ -75,11 +74,13 @@ class Modes:
         *,
         shares_clock: bool,
     ) -> None:
-        self.config, self.adaptive, self._record, self.clock = config, adaptive, record, clock
+        self.config, self.adaptive, self.record, self.clock = config, adaptive, record, clock
         self._own = (config.total_steps, config.steps_per_epoch) if shares_clock else (None, None)
-        self.device = torch.device("cpu")
+        self.device, self._has_warned = torch.device("cpu"), False
+        self._loaded: Horizon | None = None
         self._reset()
         self.on_bind()
+        self.after_bind()
         clock.subscribe(self)
 
     def _reset(self) -> None:
@@ -102,7 +103,7 @@ class Modes:
     # Events of the clock
 
     def on_bind(self) -> None:
-        """Computes all weights for the horizon, and warns of schedules that end after training.
+        """Computes all weights for the horizon.
 
         Raises:
             ConfigError: If a schedule is invalid for it.
@@ -112,6 +113,7 @@ class Modes:
             of_clock.total_steps if self._own[0] is None else self._own[0],
             of_clock.steps_per_epoch if self._own[1] is None else self._own[1],
         )
+        self._before = self.horizon if self.timeline is not None else self.clock.loaded
         missing, timeline = "", None
         try:
             timeline = Timeline(self.config, horizon)
@@ -121,15 +123,33 @@ class Modes:
             timeline.refuse_negative(self.config.balanced_names, why)
         self.horizon, self.timeline, self.missing = horizon, timeline, missing
         self._build(check=True)
-        for sentence in timeline.overruns() if timeline else []:
+        self._end = timeline.moves_until if timeline else None
+
+    def after_bind(self) -> None:
+        """Warns of schedules that end after training, and of weights that change within it."""
+        for sentence in self.timeline.overruns() if self.timeline else []:
             warn(sentence)
+        self._warn_of_changes(self._before)
+
+    def _warn_of_changes(self, before: Horizon | None) -> None:
+        """Warns if another length of training changes weights in the middle of it."""
+        step, timeline = self.clock.step, self.timeline
+        if before is None or timeline is None or not step:
+            return
+        own_total, own_each = self._own
+        before = Horizon(
+            before.total_steps if own_total is None else own_total,
+            before.steps_per_epoch if own_each is None else own_each,
+        )
+        if before != self.horizon and (note := timeline.changes(before, step)):
+            warn(note)
 
     def on_tick(self, before: int, step: int, *, stepped: bool) -> None:
         """Learns from the step that was done, and sets the weights of the next."""
         if not stepped:
             self.adaptive.discard()
         done = stepped and step != before
-        is_due = self._record.step_done(before) and done
+        is_due = self.record.step_done(before) and done
         if self.timeline is None:
             return
         try:
@@ -137,9 +157,28 @@ class Modes:
                 self.adaptive.learn(step, before, self.horizon, self.train.dormant)
         finally:
             self._show_next(step, before)
+        if self._end is not None and step > self._end:
+            self._end = None
+            warn(self.timeline.past_end(step))
+        if not self._has_warned and (note := self.apart_warning()):
+            self._has_warned = True
+            warn(note)
         if self.eval is None and before == 0:
             warn(f"training works, but evaluation does not yet: {self.missing}")
-        self._record.is_due = is_due
+        self.record.is_due = is_due
+
+    def apart_warning(self) -> str:
+        """What to write if terms that the balancer compares never came together; else empty."""
+        balancer = self.config.balancer
+        if balancer is None or not self.record.came_apart:
+            return ""
+        names = sorted(self.record.alone)
+        given = ", ".join(f"{name!r}: {name}" for name in names)
+        return (
+            f"the balancer {balancer.kind!r} compares the terms of one call, and {quoted(names)} "
+            "were each given in a call of their own, where it has no effect: give the terms of a "
+            f"step in one call, criterion({{{given}}}, ...)"
+        )
 
     def _show_next(self, step: int, before: int) -> None:
         try:
@@ -155,14 +194,17 @@ class Modes:
 
     def after_tick(self, before: int, *, stepped: bool) -> None:
         """Runs the callbacks of a step that had a training forward."""
-        if self._record.is_due:
-            self._record.call_back(before)
+        if self.record.is_due:
+            self.record.call_back(before)
 
     @torch.inference_mode(mode=False)
     def refresh(self) -> None:
         """Computes the weights of the clock's step after a checkpoint was loaded."""
         if self.timeline is not None:
             self._show_next(self.clock.step, self.clock.step)
+            if self.clock.loaded is not self._loaded:  # each criterion of a clock may load it
+                self._loaded = self.clock.loaded
+                self._warn_of_changes(self._loaded)
 
     # Weights
 
@@ -190,6 +232,8 @@ class Modes:
         if timeline.is_patterned:
             # Replaced only when they change: a compiled graph is made for each pattern of them.
             dormant, skipped = timeline.dormant(step), timeline.skipped(step)
+            if adaptive.skippable and self.device.type != "meta":
+                skipped |= {name for name, at in adaptive.skippable.items() if not weights[at]}
             if (dormant, skipped) != (mode.dormant, mode.skipped):
                 mode.dormant, mode.skipped, mode.inactive = dormant, skipped, dormant | skipped
         if adaptive.weights_from_gradients is not None:
@@ -204,13 +248,16 @@ class Modes:
         if timeline is None or not self.adaptive.slots:
             return [] if timeline is None else list(map(float, timeline.row(self.clock.step)))
         factors = self.adaptive.next_factors()
-        weights = mode.weights if factors is None else mode.weights * factors
+        weights = mode.weights
+        if factors is not None:  # nan if they are not known yet, which does not matter beside 0
+            weights = torch.where(weights == 0, weights, weights * factors)
         return [float(weight) for weight in weights.tolist()]
 
     def move(self, device: torch.device) -> None:
         """Computes all weights on another device."""
         if device != self.device:
             self.adaptive.move(device)
+            self.record.move(device)
             self.device = device
             self._build()
 
@@ -218,9 +265,7 @@ class Modes:
         """Subscribes to the clock and computes all weights, in a copy."""
         self.device = self.adaptive.device
         self.clock.subscribe(self)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # issued when the original was built
-            self.on_bind()
+        self.on_bind()
 
     @torch.inference_mode(mode=False)  # training could not use tensors made in it
     def _build(self, *, check: bool = False) -> None:
@@ -259,11 +304,8 @@ class Modes:
             if term.controller is not None:
                 weights[name] *= term.controller.sign
         weights |= table
-        skipped = frozenset(
-            name
-            for name, weight in weights.items()
-            if weight == 0 and config.terms[name].when_zero == "skip"
-        )
+        # Nothing is gained from a graph with zero gradients here, so `when_zero` does not matter.
+        skipped = frozenset(name for name, weight in weights.items() if weight == 0)
         tensor = torch.tensor(list(weights.values()), dtype=torch.float32, device=self.device)
         fields = fields_of(timeline, torch.from_numpy(final).to(self.device).unbind())
         # Transforms that adapt are left out, so that evaluation losses stay comparable.
@@ -287,7 +329,7 @@ class Modes:
 
     def __getstate__(self) -> dict[str, Any]:
         # Computed again, on the CPU: another machine may lack the device.
-        kept = ("config", "adaptive", "_record", "clock", "_own")
+        kept = ("config", "adaptive", "record", "clock", "_own", "_has_warned", "_loaded")
         return {key: self.__dict__[key] for key in kept}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Sums and counts of observed values since the last step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -21,18 +21,29 @@ class Observations:
         terms: The terms, sorted, whose values have the first channels.
         raws: Terms whose value before the transform is observed too, in the next channels.
         metrics: Metrics that `criterion.observe` takes by name.
+        summed: The terms with `accumulates: sum`.
 
     Attributes:
         names: What each channel observes.
-        state: `totals` has sums and counts in one tensor, so that one collective reduces both.
+        state: `totals` has sums and counts in one tensor, so that one collective reduces both;
+            `passes`, if there are sums, is how many forward passes the last step had, 1 before it.
     """
 
-    def __init__(self, terms: Sequence[str], raws: Sequence[str], metrics: Sequence[str]) -> None:
+    def __init__(
+        self,
+        terms: Sequence[str],
+        raws: Sequence[str] = (),
+        metrics: Sequence[str] = (),
+        summed: Collection[str] = (),
+    ) -> None:
         self.terms, self.raws, self.metrics = tuple(terms), tuple(raws), tuple(metrics)
+        self._summed = [index for index, name in enumerate(terms) if name in summed]
         self.names = (*terms, *(f"raw {name}" for name in raws), *metrics)
         with torch.inference_mode(mode=False):
             totals = torch.zeros(2, len(self.names), dtype=torch.float32, device="cpu")
-        self.state: State = {"totals": totals}
+            self.state: State = {"totals": totals}
+            if self._summed:
+                self.state["passes"] = torch.ones((), dtype=torch.float32, device="cpu")
         self.refresh()
 
     def refresh(self) -> None:
@@ -88,9 +99,19 @@ class Observations:
         self._counts[channel].add_(self._one)
 
     def take(self, group: ProcessGroup) -> tuple[Tensor, Tensor]:
-        """The mean of each channel over the ranks, and where it is finite; the sums start over."""
+        """The value of each channel in this step, and where it is finite; the sums start over.
+
+        It is the mean over forward passes and ranks; of a term with `accumulates: sum`, the mean
+        over ranks of their sums.
+        """
         totals = self.state["totals"]
         group.sum(totals)
+        if self._summed:
+            counts = [self._counts[index] for index in self._summed]
+            passes = torch.stack(counts).max() / group.count
+            self.state["passes"].copy_(torch.where(passes > 0, passes, self.state["passes"]))
+            for count in counts:  # parts add up, and are averaged over the ranks alone
+                count.clamp_(max=1).mul_(group.count)
         values = self._sums / self._counts  # 0 / 0 if nothing was observed; one nan spoils a mean
         totals.zero_()
         return values, is_finite(values)

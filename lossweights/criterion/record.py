@@ -1,25 +1,28 @@
-"""What the last training forward left for metrics, and the calls after its step."""
+"""What training forward passes left for metrics, and the calls after their step."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeAlias
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from lossweights.criterion.gradients.weights import GradientStep
+from lossweights.criterion.indexing import put
 from lossweights.criterion.reader import Values
 from lossweights.criterion.report import Breakdown
-from lossweights.criterion.torch_internals import inside_func_transform
+from lossweights.criterion.torch_internals import inside_func_transform, keeps_address
+from lossweights.errors import quoted
 
 _MANY_FORWARDS = 200  # forward passes without a step after which the clock was forgotten
 _LOOK_EVERY = 32  # forward passes between two looks at which terms carry a gradient
+_MANY_PASSES = 64  # of one step, after which they are added up
+_SOME_STEPS = 4  # after which a pattern is not taken for chance
+_RECENT_STEPS = 50  # that are kept, to see whether the total is still finite
 
-# Vector, weights, factors, penalties, raws, skipped terms; see `add`.
-_Last: TypeAlias = (
-    "tuple[Tensor, Tensor, Tensor | None, Tensor | None, dict[str, Tensor], frozenset[str]]"
-)
+# The rows of a table of sums over forward passes; `_COUNT` is how often a term was given.
+_RAW, _VALUE, _WEIGHT, _PENALTY, _WEIGHTED, _COUNT = range(6)
 
 
 class Parts(NamedTuple):
@@ -33,44 +36,122 @@ class Parts(NamedTuple):
     gradients: GradientStep | None = None  # what was computed from gradients
 
 
+class Pass(NamedTuple):
+    """One forward pass, without its graph; the fields are those of `Parts` and `Values`."""
+
+    names: tuple[str, ...]
+    vector: Tensor
+    weights: Tensor
+    factors: Tensor | None
+    penalties: Tensor | None
+    raws: dict[str, Tensor]
+    skipped: frozenset[str]
+
+
+class Step(NamedTuple):
+    """The forward passes of one optimizer step.
+
+    Args:
+        passes: The passes, but those in `sums`.
+        sums: The table of those that were added up; None if there are none.
+        names_of_sums: The terms that they had.
+    """
+
+    passes: Sequence[Pass]
+    sums: Tensor | None
+    names_of_sums: frozenset[str]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The terms that were given in it."""
+        return self.names_of_sums.union(*(each.names for each in self.passes))
+
+
 class ForwardRecord:
     """A record of training forward passes, without their graphs.
 
     Args:
+        names: All terms, sorted.
+        summed: Those with `accumulates: sum`.
+        compared: Those that a balancer compares with each other in a forward pass.
         weights_move: Whether any weight changes with time, so that the clock matters.
 
     Attributes:
         names: The terms of the last forward pass; none before the first.
         detached: Terms that carried no gradient when last looked at, with their weights.
         given: Terms that were ever given.
+        alone: Compared terms that were given without another.
         step: The step of the last forward pass, once the clock has moved on from it.
         is_due: Whether callbacks are due.
+        awaits_step: Whether there was a forward pass, and no step since.
+        recent: The last steps that had a forward pass.
     """
 
-    def __init__(self, *, weights_move: bool) -> None:
-        self._weights_move = weights_move
+    def __init__(
+        self,
+        names: Sequence[str],
+        summed: Collection[str],
+        compared: Collection[str],
+        *,
+        weights_move: bool,
+    ) -> None:
+        self._all = tuple(names)
+        self._summed = [index for index, name in enumerate(names) if name in summed]
+        self._compared, self._weights_move = frozenset(compared), weights_move
         self.names: tuple[str, ...] = ()
         self.detached: dict[str, Tensor] = {}
         self.given: frozenset[str] = frozenset()
         self.step: int | None = None
-        self.is_due = False
+        self.is_due = self.awaits_step = False
+        self.recent: deque[Step] = deque(maxlen=_RECENT_STEPS)
         self._forwards = 0  # outside of compiled graphs
         self._forwards_at_move = 0
-        self._last: _Last | None = None
+        self._steps = self._idle_steps = 0  # with a forward pass, and in a row without one
+        self._last_given: dict[str, int] = {}  # step in which a term was given last, ...
+        self._gaps: dict[str, int] = {}  # ... and the most steps between two
+        self.alone: frozenset[str] = frozenset()
+        self._is_compared = not self._compared  # whether two of them ever came together
         self._names_given: tuple[str, ...] = ()
+        self._has_penalties = False
         self._callbacks: OrderedDict[int, Callable[[int], object]] = OrderedDict()
+        self._start_step()
+        self.move(torch.device("cpu"))
 
-    @property
-    def awaits_step(self) -> bool:
-        """Whether there was a forward pass, and no step since."""
-        return self._last is not None and self.step is None
+    def _start_step(self) -> None:
+        self._passes: list[Pass] = []
+        self._sums: Tensor | None = None  # the table of earlier passes
+        self._names_of_sums: frozenset[str] = frozenset()
 
-    def add(self, parts: Parts, skipped: frozenset[str]) -> None:
-        """Keeps the parts of a total without the `skipped` terms; does not wait for the device."""
+    def move(self, device: torch.device) -> None:
+        """Makes the table that compiled graphs add to on a device."""
+        with torch.inference_mode(mode=False):
+            shape = (_COUNT + 1, len(self._all) + 1)
+            self._compiled = keeps_address(torch.zeros(shape, dtype=torch.float32, device=device))
+        self._is_compiled = False  # whether a compiled graph added to it in this step
+
+    def add(self, parts: Parts, skipped: frozenset[str]) -> bool:
+        """Keeps the parts of a total without the `skipped` terms; does not wait for the device.
+
+        Returns whether the clock seems to be forgotten: once, after many forward passes.
+        """
         _, (names, raws, losses, vector), weights, factors, penalties, _ = parts
         self.names = names
-        looks = torch.compiler.is_compiling()  # a graph is traced once, and counts nothing
-        if not looks:
+        found = Pass(
+            names,
+            vector.detach(),
+            weights,
+            None if factors is None else factors.detach(),
+            None if penalties is None else penalties.detach(),
+            {name: raw.detach() for name, raw in raws.items()},
+            skipped,
+        )
+        if penalties is not None:
+            self._has_penalties = True
+        if looks := torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
+            # Not to a list, which would grow: a graph is made for each length of it.
+            self._compiled.add_(_tables([found], self._all)[0])
+            self._is_compiled = True
+        else:
             if inside_func_transform():
                 raise RuntimeError(
                     "a criterion in training records its terms, which torch.func transforms "
@@ -80,45 +161,144 @@ class ForwardRecord:
             self._forwards += 1
             if names != self._names_given:
                 self._give()
+            if len(self._passes) == _MANY_PASSES:
+                self._add_up()
+            self._passes.append(found)
         if looks:  # at each forward pass it would cost too much
             self.detached = {
                 name: weight
                 for name, loss, weight in zip(names, losses, weights.unbind(), strict=True)
                 if not loss.requires_grad
             }
-        self._last = (
-            vector.detach(),
-            weights,
-            None if factors is None else factors.detach(),
-            None if penalties is None else penalties.detach(),
-            {name: raw.detach() for name, raw in raws.items()},
-            skipped,
-        )
-        self.step = None
+        self.awaits_step, self.step = True, None
+        return self._forwards - self._forwards_at_move == _MANY_FORWARDS
 
     def _give(self) -> None:
+        """Notes that other terms than in the forward pass before were given."""
+        self._note_last()
         self._names_given = self.names
         self.given = self.given.union(self.names)
+        for name in self.names:
+            since = self._steps - self._last_given.get(name, self._steps)
+            self._gaps[name] = max(self._gaps.get(name, 0), since)
+        compared = self._compared.intersection(self.names)
+        self._is_compared = self._is_compared or len(compared) > 1
+        if len(compared) == 1:
+            self.alone |= compared
+
+    def _note_last(self) -> None:
+        self._last_given |= dict.fromkeys(self._names_given, self._steps)
+
+    def lost(self, least: int) -> dict[str, int]:
+        """Terms that are no longer given, with the number of steps since they were.
+
+        That is at least `least`, and twice as much as ever before.
+        """
+        self._note_last()
+        since = {name: self._steps - last for name, last in self._last_given.items()}
+        return {n: steps for n, steps in since.items() if steps >= max(least, 2 * self._gaps[n])}
+
+    @property
+    def came_apart(self) -> bool:
+        """Whether terms that are compared were only given alone, so far."""
+        return not self._is_compared and len(self.alone) > 1 and self._steps >= _SOME_STEPS
+
+    def _add_up(self) -> None:
+        sums = _tables(self._passes, self._all).sum(dim=0)
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._names_of_sums = self._names_of_sums.union(*(each.names for each in self._passes))
+        self._passes = []
 
     def step_done(self, step: int) -> bool:
         """Completes the record of a step; returns whether it had a forward pass."""
         self._forwards_at_move = self._forwards
         self.is_due = False
         if not self.awaits_step:
+            self._idle_steps += 1
             return False
-        self.step = step
+        self._steps += 1
+        self._idle_steps = 0
         if self.names != self._names_given:
             self._give()  # a compiled forward pass did not
+        self.recent.append(self._latest())
+        if self._is_compiled:
+            self._compiled.zero_()
+            self._is_compiled = False
+        self._start_step()
+        self.awaits_step, self.step = False, step
         return True
 
+    def _latest(self) -> Step:
+        """The step that is going on, as far as it went."""
+        if not self._is_compiled:
+            return Step(self._passes, self._sums, self._names_of_sums)
+        sums = self._compiled.clone() if self._sums is None else self._compiled + self._sums
+        return Step(self._passes, sums, self._names_of_sums.union(self.names))
+
     def breakdown(self, order: Iterable[str]) -> Breakdown | None:
-        """The parts of the last forward pass, terms in the given order; None before the first."""
-        if self._last is None:
-            return None
-        vector, weights, factors, penalties, raws, skipped = self._last
-        penalties = None if penalties is None else penalties * weights
-        weights = weights if factors is None else weights * factors
-        return Breakdown.of(self.names, vector.unbind(), raws, weights, penalties, skipped, order)
+        """The parts of the step that is going on, or else of the last; None before the first.
+
+        Terms are in the given order.
+        """
+        if self.awaits_step:
+            return self.mean([self._latest()], order)
+        return self.mean([self.recent[-1]], order) if self.recent else None
+
+    def mean(self, steps: Sequence[Step], order: Iterable[str]) -> Breakdown:
+        """The parts of a total as means over steps, terms in the given order.
+
+        In a step they are means over the forward passes in which a term was given, or sums with
+        `accumulates: sum`. What terms add to the total is a mean over all passes and steps.
+        """
+        tables, n = torch.stack([_sums(step, self._all) for step in steps]), len(self._all)
+        count, passes = tables[:, _COUNT, :n], tables[:, _COUNT, n:]
+        divisor, of_all = count, passes
+        if self._summed:
+            divisor, of_all = count.clone(), passes.expand_as(count).clone()
+            for index in self._summed:
+                divisor[:, index] = of_all[:, index] = 1.0
+        raw, value = tables[:, _RAW, :n] / divisor, tables[:, _VALUE, :n] / divisor
+        weight, penalty = tables[:, _WEIGHT, :n] / count, tables[:, _PENALTY, :n] / passes
+        products = tables[:, _WEIGHTED, :n] / of_all
+        raw, value, weight = (_mean_of_given(part, count) for part in (raw, value, weight))
+        given = frozenset[str]().union(*(step.names for step in steps))
+        where = [index for index, name in enumerate(self._all) if name in given]
+        parts = (raw, value, weight, penalty.mean(dim=0), products.mean(dim=0))
+        found = [[part[index] for index in where] for part in parts]
+        return Breakdown.of(
+            [self._all[index] for index in where],
+            found[_RAW],
+            found[_VALUE],
+            found[_WEIGHT],
+            found[_PENALTY] if self._has_penalties else [],
+            found[_WEIGHTED],
+            order,
+            tables.new_zeros(()),
+        )
+
+    def unused_warning(self) -> str:
+        """What to write if the clock moves and no forward pass was ever recorded; else empty."""
+        if self._steps or self._idle_steps < _SOME_STEPS:
+            return ""
+        return (
+            f"the clock made {self._idle_steps} steps, and the criterion was never called in "
+            "training: call it in each step, in training mode and with gradients enabled"
+        )
+
+    def infinite_warning(self) -> str:
+        """What to write if the total was not finite in many steps on end; empty otherwise."""
+        if len(self.recent) < _RECENT_STEPS:
+            return ""
+        tables = torch.stack([_sums(step, self._all) for step in self.recent])
+        totals = (tables[:, _WEIGHTED] + tables[:, _PENALTY]).sum(dim=1)
+        if totals.isfinite().any():
+            return ""
+        finite = tables[-1, _WEIGHTED, :-1].isfinite().tolist()
+        names = [name for name, good in zip(self._all, finite, strict=True) if not good]
+        return (
+            f"the total was nan or inf in each of the last {_RECENT_STEPS} steps, because of "
+            f"{quoted(names)}: to find where it begins, write on_nonfinite: raise"
+        )
 
     def idle_clock_warning(self, step: int) -> str:
         """What to write if the clock did not move for many forward passes; empty otherwise."""
@@ -144,3 +324,66 @@ class ForwardRecord:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_callbacks": OrderedDict()}
+
+
+def compact(steps: Sequence[Step], names: Sequence[str]) -> list[Step]:
+    """The same steps in one tensor, which takes less memory.
+
+    Args:
+        steps: The steps.
+        names: All terms, sorted.
+    """
+    tables = torch.stack([_sums(step, names) for step in steps]).unbind()
+    return [Step((), table, step.names) for table, step in zip(tables, steps, strict=True)]
+
+
+def _sums(step: Step, names: Sequence[str]) -> Tensor:
+    """The table of all forward passes of a step, shape (6, n + 1)."""
+    if not step.passes:
+        return cast("Tensor", step.sums)
+    sums = _tables(step.passes, names).sum(dim=0)
+    return sums if step.sums is None else sums + step.sums
+
+
+@torch.no_grad()
+def _tables(passes: Sequence[Pass], names: Sequence[str]) -> Tensor:
+    """One table for each forward pass, shape (passes, 6, n + 1).
+
+    The last column is 0, but 1 in the row of counts, so that it counts passes.
+    """
+    n, zeros = len(names), passes[0].vector.new_zeros(len(names))
+    places = [
+        range(n) if len(each.names) == n else [names.index(name) for name in each.names]
+        for each in passes
+    ]
+
+    def stacked(parts: Iterable[Tensor | None]) -> Tensor:
+        return torch.stack(
+            [zeros if x is None else put(x, at, n) for x, at in zip(parts, places, strict=True)]
+        )
+
+    value, weight = (stacked(each.vector for each in passes), stacked(e.weights for e in passes))
+    raw, penalty = value, torch.zeros_like(value)
+    if any(each.penalties is not None for each in passes):
+        penalty = stacked(each.penalties for each in passes) * weight
+    if any(each.factors is not None for each in passes):
+        ones = torch.ones_like(zeros)
+        weight = weight * stacked(ones if e.factors is None else e.factors for e in passes)
+    weighted, count = value * weight, value.new_ones(len(passes), n + 1)
+    if any(each.raws for each in passes):
+        raw = value.clone()
+    for row, (each, at) in enumerate(zip(passes, places, strict=True)):
+        for name, part in each.raws.items():
+            raw[row, names.index(name)] = part
+        for name in each.skipped:
+            weighted[row, names.index(name)].zero_()
+        for index in set(range(n)).difference(at) if len(at) < n else ():
+            count[row, index].zero_()
+    rows = torch.stack([raw, value, weight, penalty, weighted], dim=1)
+    return torch.cat([torch.nn.functional.pad(rows, (0, 1)), count[:, None]], dim=1)
+
+
+def _mean_of_given(values: Tensor, count: Tensor) -> Tensor:
+    """The means over the steps in which a term was given, shape (n,)."""
+    given = count > 0
+    return torch.where(given, values, 0.0).sum(dim=0) / given.sum(dim=0)

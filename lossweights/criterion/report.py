@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class Breakdown:
         value: What was weighted: `raw` through the term's transform.
         weight: The product of all factors.
         penalty: The penalty of learned weights; empty if nothing is learned.
-        weighted: `weight * value + penalty`.
+        weighted: `weight * value + penalty`; over several forward passes, the mean of that.
         share: $|w_i l_i| / \sum_j |w_j l_j|$, the part of each term in the loss; 0 if all are 0.
         step: Optimizer steps done before the forward pass; None if it is not known.
         controllers: The state of each controller now, by term.
@@ -46,42 +47,37 @@ class Breakdown:
     def of(
         cls,
         names: Sequence[str],
-        values: Sequence[Tensor],
-        raws: Mapping[str, Tensor],
-        weights: Tensor,
-        penalties: Tensor | None,
-        skipped: Collection[str],
+        raw: Sequence[Tensor],
+        value: Sequence[Tensor],
+        weight: Sequence[Tensor],
+        penalty: Sequence[Tensor],
+        products: Sequence[Tensor],
         order: Iterable[str],
+        zero: Tensor,
     ) -> Breakdown:
-        """From the terms present in a forward pass (`names`), for all terms in `order`.
+        """From the parts of the terms in `names`, for those of `order` that are among them.
 
-        The terms in `skipped` are left out of the sum, whatever their values; `penalties` were
-        added to the weighted values of the others.
+        `products` are weights times values; `penalty` is empty if nothing is learned; `zero` is
+        the total without any term.
         """
         where = {name: names.index(name) for name in order if name in names}
 
-        def by_name(vector: Sequence[Tensor]) -> dict[str, Tensor]:
-            return {name: vector[index] for name, index in where.items()}
+        def by_name(parts: Sequence[Tensor]) -> dict[str, Tensor]:
+            return {name: parts[index] for name, index in where.items()} if parts else {}
 
-        value, weight = by_name(values), by_name(weights.unbind())
-        penalty = {} if penalties is None else by_name(penalties.unbind())
-        weighted = {
-            name: part.new_zeros(()) if name in skipped else part * weight[name]
-            for name, part in value.items()
-        }
+        weighted, penalties = by_name(products), by_name(penalty)
         # Without the penalties, which move a weight, not the model.
-        sizes = [part.detach().abs() for part in weighted.values()]
-        size = torch.stack(sizes) if sizes else weights
+        size = torch.stack([part.detach().abs() for part in weighted.values()] or [zero])
         share = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)
-        weighted |= {n: weighted[n] + part for n, part in penalty.items() if n not in skipped}
+        weighted |= {name: weighted[name] + part for name, part in penalties.items()}
         return cls(
-            total=torch.stack(list(weighted.values())).sum() if weighted else weights.sum(),
-            raw={name: raws.get(name, part) for name, part in value.items()},
-            value=value,
-            weight=weight,
-            penalty=penalty,
+            total=torch.stack(list(weighted.values())).sum() if weighted else zero,
+            raw=by_name(raw),
+            value=by_name(value),
+            weight=by_name(weight),
+            penalty=penalties,
             weighted=weighted,
-            share=dict(zip(where, share.unbind(), strict=True)),
+            share=dict(zip(where, share.unbind(), strict=False)),
         )
 
     def metrics(self, prefix: str = "", include: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -123,6 +119,25 @@ class Breakdown:
             values = (f"{key} {numbers[f'controller/{name}/{key}']:.5g}" for key in state)
             lines.append(f"controller of {name}: {', '.join(values)}")
         return "\n".join([*lines, *self.notes])
+
+
+SET_BY_HAND = (
+    "weights are computed from the config: to set one by hand, write {kind: manual, initial: 0.1} "
+    "as the term and call criterion.set_weight(name, 0.3)"
+)
+
+
+class Weights(dict[str, float]):
+    """Weights by term. It cannot be changed, because that would not change the criterion."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(SET_BY_HAND)
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    update = setdefault = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[type[dict[str, float]], tuple[dict[str, float]]]:
+        return dict, (dict(self),)
 
 
 def chosen(include: Iterable[str] | None, known: Sequence[str]) -> tuple[str, ...]:

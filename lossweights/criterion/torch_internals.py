@@ -30,6 +30,16 @@ def version(tensor: Tensor) -> int:
     return tensor._version  # noqa: SLF001
 
 
+def keeps_address(tensor: Tensor) -> Tensor:
+    """The tensor, whose address compiled graphs may rely on although they change it in place.
+
+    Otherwise `torch.compile(mode="reduce-overhead")` would not capture a CUDA graph. Torch's own
+    `mark_static_address` does the same, but loads the compiler, which takes seconds.
+    """
+    tensor._dynamo_static_input_type = "unguarded"  # type: ignore[attr-defined]  # noqa: SLF001
+    return tensor
+
+
 def after_backward(call: Callable[[], None]) -> None:
     """Runs `call` at the end of the backward pass that is running, after everything queued."""
     torch.autograd.Variable._execution_engine.queue_callback(call)  # noqa: SLF001

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from numbers import Real
 from os import PathLike
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, NoReturn, Self, overload
 
 import torch
 from pydantic import ValidationError
@@ -16,13 +17,14 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lossweights.components.balancers import Balancer
+from lossweights.components.controllers import Manual
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules import Constant, Schedule
 from lossweights.config.files import plain
 from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite
 from lossweights.config.term import TermLike
 from lossweights.criterion.adaptive import Adaptive
-from lossweights.criterion.clock import Clock, Follower
+from lossweights.criterion.clock import Clock, Follower, whole_number
 from lossweights.criterion.combine import combine, finite_terms
 from lossweights.criterion.diagnostics import audit, describe, misspelt_sources
 from lossweights.criterion.distributed import ProcessGroup
@@ -30,7 +32,15 @@ from lossweights.criterion.gradients.shared import SharedLike
 from lossweights.criterion.modes import Mode, Modes
 from lossweights.criterion.reader import Reader, Values
 from lossweights.criterion.record import ForwardRecord
-from lossweights.criterion.report import METRICS, QUANTITIES, Breakdown, chosen, on_host
+from lossweights.criterion.report import (
+    METRICS,
+    QUANTITIES,
+    SET_BY_HAND,
+    Breakdown,
+    Weights,
+    chosen,
+    on_host,
+)
 from lossweights.criterion.state import decoded, encoded
 from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, warn
 
@@ -112,12 +122,19 @@ class WeightedLoss(nn.Module):
         self._owns_clock = not clock.has_owner
         self.adaptive = Adaptive(config, ProcessGroup(config.sync, process_group))
         self._reader = Reader(config)
-        self._record = ForwardRecord(weights_move=_weights_move(config, self.adaptive))
+        self.record = ForwardRecord(
+            self._reader.names,
+            self.adaptive.summed,
+            self.adaptive.compared,
+            weights_move=_weights_move(config, self.adaptive),
+        )
         self._issued: set[str] = set()
+        self._divided_by = 1
+        self._multiplied: frozenset[str] = frozenset()
         self._is_checked = config.on_nonfinite != "propagate"
         self._by_gradients = self.adaptive.weights_from_gradients is not None
         self._balancer_kind = "" if config.balancer is None else config.balancer.kind
-        self._modes = Modes(config, self.adaptive, self._record, clock, shares_clock=shares_clock)
+        self._modes = Modes(config, self.adaptive, self.record, clock, shares_clock=shares_clock)
         clock.has_owner = True
         self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
 
@@ -185,22 +202,32 @@ class WeightedLoss(nn.Module):
         self, terms: Mapping[str, Tensor | None], shared: SharedLike, *, training: bool
     ) -> Tensor:
         values, mode = self._read(terms, training=training)
-        parts = combine(values, mode, self._reader.names, shared, computes_gradients=training)
         if training:
+            parts = combine(
+                values,
+                mode,
+                self._reader.names,
+                shared,
+                computes_gradients=True,
+                multiplied=self._multiplied,
+                divided_by=self._divided_by,
+            )
             adaptive = self._modes.adaptive
-            self._record.add(parts, mode.skipped)
+            if self.record.add(parts, mode.skipped):
+                self._warn_of_idle_clock()
             if parts.gradients is not None:
                 adaptive.record(parts.gradients)
             if adaptive.observes:
                 adaptive.observe(values, mode.inactive)
-        return parts.total
+            return parts.total
+        return combine(values, mode, self._reader.names, shared).total
 
     def _read(self, terms: Mapping[str, Tensor | None], *, training: bool) -> tuple[Values, Mode]:
         """The terms of a forward pass and the mode in which they count."""
         mode = self._modes.train if training else self._modes.eval
         if mode is None:
             raise HorizonError(self._modes.missing)
-        values = self._reader.read(terms, mode)
+        values = self._reader.read(terms, mode, training=training)
         if training:
             if values.vector.device != mode.device:  # the criterion moves to its losses, once
                 self._modes.move(values.vector.device)
@@ -220,6 +247,10 @@ class WeightedLoss(nn.Module):
         # The caller may have graph breaks; torch would resume compiling here.
         return _not_compiled(WeightedLoss._total)(self, terms, shared, training=True)
 
+    def _warn_of_idle_clock(self) -> None:
+        if note := self.record.idle_clock_warning(self.current_step):
+            self._issue({"clock": note})
+
     def breakdown(self, terms: Mapping[str, Tensor | None]) -> Breakdown:
         """All parts of the total for these terms, without recording anything; raises as a call.
 
@@ -229,14 +260,20 @@ class WeightedLoss(nn.Module):
         values, mode = self._read(terms, training=self.training and torch.is_grad_enabled())
         parts = combine(values, mode, self._reader.names)
         weights, factors, penalties = parts.weights, parts.factors, parts.penalties
+        losses = [loss.to(values.vector.dtype) for loss in values.losses]
+        factors = weights if factors is None else weights * factors
         return Breakdown.of(
             values.names,
-            [loss.to(values.vector.dtype) for loss in values.losses],
-            values.raws,
-            weights if factors is None else weights * factors,
-            None if penalties is None else weights * penalties,
-            mode.skipped,
+            [values.raws.get(name, loss) for name, loss in zip(values.names, losses, strict=True)],
+            losses,
+            factors.unbind(),
+            () if penalties is None else (weights * penalties).unbind(),
+            [
+                loss.new_zeros(()) if name in mode.skipped else loss * factor
+                for name, loss, factor in zip(values.names, losses, factors.unbind(), strict=True)
+            ],
             self.config.terms,
+            weights.new_zeros(()),
         )
 
     def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
@@ -253,6 +290,33 @@ class WeightedLoss(nn.Module):
         tensor(1.1000)
         """
         return WrappedLoss(function, self)
+
+    @property
+    def divided_by(self) -> int:
+        """The number by which the training loop divides the total before its backward pass.
+
+        Set it where a trainer divides by the number of accumulated batches and a term has
+        `accumulates: sum`: such a term is multiplied by it in training, so that its parts add up.
+        The integrations set it. It is 1 by default, and has no effect on other terms.
+
+        Raises:
+            ValueError: If it is set to anything but a whole number of at least 1.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss({"ce": {"accumulates": "sum"}, "router": 0.1})
+        >>> criterion.divided_by = 4  # accumulated batches
+        >>> terms = {"ce": torch.tensor(0.5), "router": torch.tensor(2.0)}
+        >>> (criterion(terms) / criterion.divided_by).item()  # 0.5 + 0.1 * 2.0 / 4
+        0.55...
+        """
+        return self._divided_by
+
+    @divided_by.setter
+    def divided_by(self, n: int) -> None:
+        if whole_number("divided_by", n) < 1:
+            raise ValueError("divided_by is at least 1, found 0: 1 if the total is not divided")
+        self._divided_by = int(n)
+        self._multiplied = self.adaptive.summed if n > 1 else frozenset()
 
     # Time
 
@@ -385,7 +449,7 @@ class WeightedLoss(nn.Module):
                 "criterion.observe(name=value)"
             )
         skipped = not adaptive.awaits_after and self.clock.follower is not None
-        if skipped and self._record.awaits_step:
+        if skipped and self.record.awaits_step:
             return  # a forward pass without a step after it: the gradient scaler skipped that
         with torch.inference_mode(mode=False), torch.no_grad():
             mode = self._modes.get(training=True)
@@ -454,24 +518,70 @@ class WeightedLoss(nn.Module):
             HorizonError: If the length of training is needed and not known.
         """
         found = dict(zip(self._reader.names, self._modes.weights(), strict=False))
-        return {name: found[name] for name in self.config.terms}
+        return Weights((name, found[name]) for name in self.config.terms)
+
+    @weights.setter
+    def weights(self, _: object) -> NoReturn:
+        raise AttributeError(SET_BY_HAND)
+
+    def set_weight(self, name: str, weight: float) -> None:
+        """Sets the weight of a term with a `manual` controller, from the next forward pass on.
+
+        Args:
+            name: The term.
+            weight: Its weight, within the bounds of the controller.
+
+        Raises:
+            ValueError: For an unknown name, a term without that controller, and a weight that is
+                not a number within the bounds.
+
+        >>> from lossweights import WeightedLoss
+        >>> kl = {"kind": "manual", "initial": 0.1, "highest": 1.0}
+        >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": kl})
+        >>> criterion.set_weight("kl", 0.25)
+        >>> criterion.weights
+        {'nll': 1.0, 'kl': 0.25}
+        """
+        self._check_name(name)
+        term = self.config.terms[name]
+        if not isinstance(manual := term.controller, Manual):
+            owner = term.controller or term.schedule
+            of = f"{owner.kind or 'function'!r} sets it" if owner else "it is a constant"
+            raise ValueError(
+                f"the weight of {name!r} cannot be set, {of}: write "
+                f"{{kind: manual, initial: {term.weight:g}}} at terms.{name}"
+            )
+        is_number = isinstance(weight, Real) and not isinstance(weight, bool)
+        if not is_number or not manual.lowest <= weight <= manual.highest:
+            raise ValueError(
+                f"the weight of {name!r} is a number from {manual.lowest:g} to "
+                f"{manual.highest:g}, found {weight!r}: change lowest or highest at terms.{name}"
+            )
+        self.adaptive.set_weight(name, float(weight))
+        self._modes.refresh()
 
     def is_active(self, name: str) -> bool:
         """Whether the term counts now; one that does not need not be computed.
 
         In training it does not while it is dormant, or while its weight is 0 and its config has
-        `when_zero: skip`. In evaluation the weights of evaluation decide.
+        `when_zero: skip`. In evaluation it does not if its weight there is 0.
 
         Raises:
             ValueError: For an unknown name.
         """
+        self._check_name(name)
+        training = self.training and torch.is_grad_enabled()
+        mode = self._modes.get(training=training)
+        return name not in mode.inactive and (
+            training or bool(mode.weights[self._reader.names.index(name)])
+        )
+
+    def _check_name(self, name: str) -> None:
         if name not in self.config.terms:
             raise ValueError(
                 f"no term is called {name!r}{did_you_mean(name, self.config.terms)} "
                 f"(the terms are {quoted(self.config.terms)})"
             )
-        training = self.training and torch.is_grad_enabled()
-        return name not in self._modes.get(training=training).inactive
 
     @overload
     def metrics(
@@ -503,10 +613,7 @@ class WeightedLoss(nn.Module):
         breakdown = self._last_breakdown()
         if breakdown is None:
             return {}
-        for topic, note in self._notes(look=not tensors).items():
-            if topic not in self._issued:
-                self._issued.add(topic)
-                warn(note)
+        self._issue(self._notes(look=not tensors))
         found = breakdown.metrics(prefix, wanted)
         return found if tensors else on_host(found)
 
@@ -529,11 +636,11 @@ class WeightedLoss(nn.Module):
             parts: dict[str, Any] = {quantity: {} for quantity in QUANTITIES}
             step = self.current_step
             return Breakdown(total=torch.zeros(()), step=step, notes=(note,), **parts)
-        step = self.current_step if self._record.step is None else self._record.step
+        step = self.current_step if self.record.step is None else self.record.step
         return replace(breakdown, step=step, notes=tuple(self._notes(look=True).values()))
 
     def _last_breakdown(self) -> Breakdown | None:
-        breakdown = self._record.breakdown(self.config.terms)
+        breakdown = self.record.breakdown(self.config.terms)
         if breakdown is None or not self.adaptive.controllers:
             return breakdown
         # On the device of that forward pass, which may not be the current one.
@@ -543,8 +650,15 @@ class WeightedLoss(nn.Module):
     def _notes(self, *, look: bool) -> dict[str, str]:
         """Warnings about the training so far, by topic; `look` may wait for the device."""
         unmoved = self.adaptive.unmoved_parameters_warning(_MANY_STEPS) if look else ""
-        notes = {"clock": self._record.idle_clock_warning(self.current_step), "learned": unmoved}
+        notes = {"clock": self.record.idle_clock_warning(self.current_step), "learned": unmoved}
         return {topic: note for topic, note in notes.items() if note}
+
+    def _issue(self, notes: Mapping[str, str]) -> None:
+        """Warns about each topic once."""
+        for topic, note in notes.items():
+            if topic not in self._issued:
+                self._issued.add(topic)
+                warn(note)
 
     def describe(self) -> str:
         """The plan: for each term its weight's start, peak and end over the training."""
@@ -557,7 +671,7 @@ class WeightedLoss(nn.Module):
         gradient; learned weights that never move; observations that a component waits for; a clock
         that does not move.
         """
-        findings = audit(self.config, self._record, self.horizon, self.current_step)
+        findings = audit(self.config, self.record, self._modes, self.current_step)
         return findings + self.adaptive.findings()
 
     def on_step(self, call: Callable[[int], object]) -> RemovableHandle:
@@ -587,7 +701,7 @@ class WeightedLoss(nn.Module):
         """
         if not callable(call):
             raise TypeError(f"on_step takes a function of the step, found {type(call).__name__}")
-        return self._record.add_callback(call)
+        return self.record.add_callback(call)
 
     def extra_repr(self) -> str:
         """The terms, as declared."""
@@ -602,6 +716,10 @@ class WeightedLoss(nn.Module):
         destination[f"{prefix}term_names"] = encoded(sorted(self.config.terms))
         if self._owns_clock:
             destination[f"{prefix}clock.step"] = torch.tensor(self.clock.step)
+            horizon = self.clock.horizon
+            numbers = (horizon.total_steps, horizon.steps_per_epoch)
+            known = [n if isinstance(n, int) else -1 for n in numbers]
+            destination[f"{prefix}clock.horizon"] = torch.tensor(known)
 
     def _load_from_state_dict(
         self,
@@ -613,8 +731,9 @@ class WeightedLoss(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        horizon = f"{prefix}clock.horizon"
         ours = [f"{prefix}term_names", *([f"{prefix}clock.step"] if self._owns_clock else [])]
-        found = {key: state_dict[key] for key in ours if key in state_dict}
+        found = {key: state_dict[key] for key in (*ours, horizon) if key in state_dict}
         others = {key: value for key, value in state_dict.items() if key not in found}
         super()._load_from_state_dict(
             others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -639,13 +758,14 @@ class WeightedLoss(nn.Module):
             ]
         if found:
             self.adaptive.discard()  # observations belong to no step of the checkpoint
-            self._record.step_done(self.clock.step)
+            self.record.step_done(self.clock.step)
         if f"{prefix}clock.step" in found:
             step = int(found[f"{prefix}clock.step"])
             if step < 0:
                 error_msgs.append(f"clock.step is at least 0, found {step}")
             else:
-                self.clock.restore(step)
+                known = found[horizon].tolist() if horizon in found else ()
+                self.clock.restore(step, Horizon(*(None if n < 0 else n for n in known)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -73,6 +73,11 @@ class TrainerSync:
                     f"checkpoint has no state of this criterion; to resume its schedules, {call}"
                 )
 
+    def divide(self, by: int) -> None:
+        """Tells the criteria by what the trainer divides their totals before a backward pass."""
+        for criterion in self._criteria.values():
+            criterion.divided_by = by
+
     def metrics(self, prefix: str = "", include: Iterable[str] | None = None) -> dict[str, Tensor]:
         """The metrics of all criteria on their devices; several criteria add their names."""
         found: dict[str, Tensor] = {}
@@ -95,6 +100,7 @@ class TrainerSync:
         for follower in self._followers:
             follower.remove()
         self._followers = []
+        self.divide(1)
 
 
 def criteria_of(model: nn.Module) -> dict[str, WeightedLoss]:

@@ -28,7 +28,8 @@ class LossWeights:
     Args:
         criterion: A `WeightedLoss`, or a model that contains one or several.
         optimizer: The optimizer whose steps count.
-        gradient_accumulation_steps: Iterations per optimizer step.
+        gradient_accumulation_steps: Iterations per optimizer step, by which the engine divides the
+            loss, as that of `create_supervised_trainer` does.
         every: Iterations between two updates of the metrics.
         prefix: Prefix of each metric; with several criteria, followed by the criterion's name.
         include: The quantities, as in `WeightedLoss.metrics`; all by default.
@@ -84,6 +85,7 @@ class LossWeights:
         if total is None and each is not None and state.max_epochs is not None:
             total = state.max_epochs * each
         self._sync.begin(self._criteria, dict.fromkeys(self._criteria, self._optimizer))
+        self._sync.divide(accumulated)
         self._sync.bind(
             None if total is None else total // accumulated,
             None if each is None else max(1, round(each / accumulated)),

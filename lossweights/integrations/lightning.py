@@ -94,6 +94,12 @@ class LossWeights(Callback):
             self._has_length = True
             self._sync.bind(*_length(trainer))
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if pl_module.automatic_optimization:  # then the trainer divides the loss
+            self._sync.divide(trainer.accumulate_grad_batches)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -1,11 +1,13 @@
 """A Hugging Face Trainer that keeps a criterion in step with its training."""
 
+from inspect import signature
 from math import ceil
 from typing import Any
 
 from torch import nn
 
 from lossweights.criterion.report import on_host
+from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.integrations import common
 
 try:
@@ -26,9 +28,11 @@ class WeightedTrainer(Trainer):
     adds its metrics to the logs, and is audited at the end of each epoch. Its learned weights are
     trained without weight decay. Its state is part of the model's, so it is in each checkpoint.
 
-    The total is a sum of weighted means, so the loss of a batch is divided by the number of
-    accumulated batches, whatever the signature of the model is. Compute it in the model's `forward`
-    or in the `compute_loss` of a subclass.
+    Compute the total in the model's `forward` or in the `compute_loss` of a subclass. Trainer
+    divides it by the number of accumulated batches, whatever the signature of the model is. A term
+    with `accumulates: sum` is not divided: a sum over tokens, divided by `num_items_in_batch`.
+    `compute_loss` always gets that number; a `forward` that takes it, if there is such a term. On
+    several processes it is their mean, because gradients are averaged over processes.
 
     Assign the criterion of a `PreTrainedModel` after the model is built, not in its `__init__`:
     `from_pretrained` expects an `__init__` that creates only parameters.
@@ -92,9 +96,36 @@ class WeightedTrainer(Trainer):
         # Otherwise Trainer assumes that a model whose forward takes **kwargs divides by the number
         # of items: it multiplies the loss by the number of processes and, in older versions, does
         # not divide it by the number of accumulated batches.
+        self._takes_count = self.model_accepts_loss_kwargs or _has_count(self.model)
         self.model_accepts_loss_kwargs = False
         self._sync = common.TrainerSync()
         self.add_callback(_SyncCallback(self._sync))
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        self.model_accepts_loss_kwargs = True  # Trainer counts items for such models alone
+        try:
+            batches, count = super().get_batch_samples(*args, **kwargs)
+        finally:
+            self.model_accepts_loss_kwargs = False
+        self._sync.divide(max(1, len(batches)))
+        if (
+            count is not None
+            and self.args.average_tokens_across_devices
+            and self.args.world_size > 1
+        ):
+            count = count / self.args.world_size
+        return batches, count
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        if num_items_in_batch is not None and self._takes_count and _has_sums(self.model):
+            inputs = {**inputs, "num_items_in_batch": num_items_in_batch}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         # Not in `on_log`: reporting callbacks run before those of users and would miss it.
@@ -109,6 +140,18 @@ class WeightedTrainer(Trainer):
             for parameter, _ in criterion.named_parameters()
         }
         return [name for name in super().get_decay_parameter_names(model) if name not in learned]
+
+
+def _has_count(model: nn.Module | None) -> bool:
+    """Whether `forward` takes the number of items by name."""
+    return model is not None and "num_items_in_batch" in signature(model.forward).parameters
+
+
+def _has_sums(model: nn.Module | None) -> bool:
+    """Whether any term of its criteria accumulates a sum."""
+    parts = () if model is None else model.modules()
+    found = (part for part in parts if isinstance(part, WeightedLoss))
+    return any(criterion.adaptive.summed for criterion in found)
 
 
 class _SyncCallback(TrainerCallback):

@@ -189,8 +189,9 @@ def test_weights_that_cannot_be_computed_stand_for_no_step() -> None:
         return 1 / (1500 - step)
 
     criterion = WeightedLoss(terms={"a": breaks}, eval_weights={"a": 1.0})
+    criterion.step(1030)
     with pytest.raises(ValueError, match=r"term 'a'.*failed at step 1500.*ZeroDivisionError"):
-        criterion.step(1030)
+        criterion.step(470)
     with pytest.raises(HorizonError, match="failed at step 1500"):
         criterion({"a": torch.tensor(1.0, requires_grad=True)})
 
@@ -471,7 +472,8 @@ def test_a_bind_on_one_reaches_all_that_share_its_clock() -> None:
     first.bind(total_steps=100)
     first.step(10)
     assert (first.weights, second.weights) == ({"a": 0.2}, {"b": 0.4})
-    second.bind(total_steps=200)
+    with pytest.warns(UserWarning, match="the length of training was 100 steps"):
+        second.bind(total_steps=200)
     assert (first.weights, second.weights) == ({"a": 0.1}, {"b": 0.2})
 
 
@@ -480,7 +482,8 @@ def test_a_length_in_the_config_wins_over_that_of_a_shared_clock() -> None:
     second = WeightedLoss(terms={"b": Warmup(over="50%")}, total_steps=40, clock=first.clock)
     first.step(10)
     assert (first.weights, second.weights) == ({"a": 0.2}, {"b": 0.5})
-    first.bind(total_steps=200)
+    with pytest.warns(UserWarning, match="the length of training was 100 steps"):
+        first.bind(total_steps=200)
     assert (first.weights, second.weights) == ({"a": 0.1}, {"b": 0.5})
 
 
@@ -592,9 +595,7 @@ def test_a_schedule_that_fails_once_recovers_at_the_next_step() -> None:
 
     criterion = WeightedLoss(terms={"a": breaks}, eval_weights={"a": 1.0})
     with pytest.raises(ValueError, match="failed at step 1500"):
-        criterion.step(1030)
-    with pytest.raises(ValueError, match="failed at step 1500"):
-        criterion.step(470)
+        criterion.step(1500)
     criterion.set_step(3000)
     assert criterion({"a": torch.tensor(1.0, requires_grad=True)}).item() == pytest.approx(
         -1 / 1500

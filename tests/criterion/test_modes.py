@@ -127,7 +127,8 @@ def test_bind_computes_fields_anew() -> None:
     criterion = WeightedLoss(terms={"a": Term(transform=Offset(offset=half))}, total_steps=16)
     criterion.set_step(4)
     assert criterion({"a": leaf(1.0)}).item() == 0.5
-    criterion.bind(total_steps=32)
+    with pytest.warns(UserWarning, match=r"terms.a.transform.offset from 0.5 to 0.25"):
+        criterion.bind(total_steps=32)
     assert criterion({"a": leaf(1.0)}).item() == 0.75
     with torch.no_grad():
         assert criterion({"a": leaf(1.0)}).item() == 0.0

@@ -149,3 +149,20 @@ def test_no_mapping_invents_a_term(kind: int, *, optional: bool) -> None:
     else:
         with pytest.raises(ValueError, match="term 'kl' is missing"):
             criterion(mappings(rec=leaf(2.0))[kind])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("balancer", [None, "geometric", "dwa"])
+def test_numbers_alone_do_not_depend_on_the_default_dtype(
+    dtype: torch.dtype, balancer: str | None
+) -> None:
+    terms: dict[str, Term | float] = {"a": 1.0, "b": 0.3, "c": Term(transform="log")}
+    torch.set_default_dtype(dtype)
+    try:
+        criterion = WeightedLoss(terms, balancer=balancer, steps_per_epoch=2)
+        total = criterion({"a": 0.1, "b": 0.7, "c": 3.0})
+    finally:
+        torch.set_default_dtype(torch.float32)
+    expected = WeightedLoss(terms, balancer=balancer, steps_per_epoch=2)
+    assert total.dtype is torch.float32
+    assert torch.equal(total, expected({"a": 0.1, "b": 0.7, "c": 3.0}))

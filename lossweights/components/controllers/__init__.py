@@ -7,5 +7,6 @@ from lossweights.components.controllers.augmented_lagrangian import (
 from lossweights.components.controllers.base import Controller as Controller
 from lossweights.components.controllers.constraint import Constraint as Constraint
 from lossweights.components.controllers.lagrangian import Lagrangian as Lagrangian
+from lossweights.components.controllers.manual import Manual as Manual
 from lossweights.components.controllers.pid import PID as PID
 from lossweights.components.controllers.plateau import Plateau as Plateau

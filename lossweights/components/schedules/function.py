@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
-from pydantic import PlainSerializer
+from pydantic import BaseModel, PlainSerializer
 
 from lossweights.components.durations import Horizon
 from lossweights.components.schedules.base import Schedule, Steps
@@ -25,7 +25,8 @@ def _cannot_be_saved(function: Callable[[int], float]) -> str:
 class Function(Schedule):
     """A Python function of the step; it has no kind, since a file cannot contain it.
 
-    If the length of training is known, the function is not called for steps after its end.
+    It is called for one step at a time, when that step begins. If the length of training is known,
+    it is not called for steps after its end.
 
     Args:
         function: From the step (an int) to the weight (a float).
@@ -53,3 +54,12 @@ class Function(Schedule):
             return float(self.function(step))
         except Exception as error:
             raise ValueError(f"{self} failed at step {step}: {error!r}") from error
+
+
+def calls_function(part: object) -> bool:
+    """Whether a schedule is a function, or has one inside."""
+    if isinstance(part, Function):
+        return True
+    if isinstance(part, BaseModel):
+        return any(map(calls_function, vars(part).values()))
+    return isinstance(part, tuple | list) and any(map(calls_function, part))
