@@ -51,6 +51,7 @@ class History:
         reduce: Whether a row has the `mean` over the steps of its interval, or the `last` step.
 
     Raises:
+        TypeError: If something other than a criterion is passed.
         ValueError: If the interval is 0, a quantity or `reduce` is unknown, or the file is not a
             history.
         OSError: If the file cannot be read or written; if writing fails later, a warning is issued.
@@ -76,6 +77,12 @@ class History:
         *,
         reduce: Literal["mean", "last"] = "mean",
     ) -> None:
+        if criterion is not None and not hasattr(criterion, "on_step"):
+            is_path = isinstance(criterion, str | os.PathLike)
+            hint = "read a file with History.load(path)" if is_path else "pass the criterion itself"
+            raise TypeError(
+                f"a history follows a WeightedLoss, found {type(criterion).__name__}: {hint}"
+            )
         if reduce not in ("mean", "last"):
             raise ValueError(f"reduce is 'mean' or 'last', found {reduce!r}")
         self._every = Duration.parse(every)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
+import json
 import re
 from collections.abc import Iterator, KeysView, Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
@@ -31,6 +33,9 @@ from lossweights.components.json_schema import FAMILY, with_kinds
 from lossweights.errors import did_you_mean, quoted
 
 PLUGIN_GROUP = "lossweights.plugins"
+
+# Text that YAML reads as itself without quotes.
+_PLAIN = re.compile(r"(?!(?i:true|false|yes|no|on|off|y|n|null)$)[^\W\d][\w./*-]*")
 
 
 def _strict(schema: Any) -> Any:
@@ -60,11 +65,29 @@ def _refuse_bool(value: object) -> object:
 
 
 class Declaration(BaseModel):
-    """A table of a config: frozen, without unknown fields, nan, inf, or bools as numbers."""
+    """A table of a config: frozen, without unknown fields, nan, inf, or bools as numbers.
+
+    Its `repr` is Python, and its `str` is what a config contains, in one line of YAML.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
     )
+
+    if not TYPE_CHECKING:  # type checkers and editors show the fields
+
+        def __new__(cls, *values: object, **fields: object) -> Self:
+            """Names the fields of values that are passed without their names."""
+            if not values:
+                return super().__new__(cls)
+            own, known = inspect.get_annotations(cls), cls.model_fields
+            names = sorted(known, key=lambda each: (not known[each].is_required(), each not in own))
+            named = dict(zip((each for each in names if each not in fields), values, strict=False))
+            shown = ", ".join(f"{each}={value!r}" for each, value in (named | fields).items())
+            raise TypeError(f"{cls.__name__} takes its fields by name: {cls.__name__}({shown})")
+
+    def __str__(self) -> str:
+        return written(dict(self.__repr_args__()))
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         for name, field in type(self).model_fields.items():
@@ -137,6 +160,12 @@ class Component(Declaration):
                 f"give {_full_name(cls)} another kind"
             )
         cls._registry[kind] = cls
+
+    def __str__(self) -> str:
+        fields = dict(self.__repr_args__())
+        if not self.kind:
+            return repr(self)
+        return written({"kind": self.kind, **fields}) if fields else self.kind
 
     @classmethod
     def kinds(cls) -> dict[str, type[Self]]:
@@ -245,6 +274,24 @@ class Component(Declaration):
         described["properties"] = {"kind": {"const": cls.kind}, **described.get("properties", {})}
         described["required"] = ["kind", *described.get("required", [])]
         return described
+
+
+def written(value: object) -> str:
+    """A value as a config contains it, in one line of YAML.
+
+    >>> from lossweights import Warmup
+    >>> written([None, True, 2.0, "a b", Warmup(over="10%", shape="cosine")])
+    '[null, true, 2, "a b", {kind: warmup, over: 10%, shape: cosine}]'
+    """
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{written(key)}: {written(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(written, value))}]"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def load_plugins() -> str:

@@ -91,7 +91,12 @@ class LossConfig(Declaration):
                     f"{name!r} has no value, and {quoted(fields)} are next to it: in YAML, indent "
                     f"the fields of {name!r} below it"
                 )
-        if not isinstance(terms, list | tuple):
+        if not isinstance(terms, Mapping | list | tuple):
+            raise ValueError(
+                "a table by name is needed, such as {reconstruction: 1.0}, or a list of names, "
+                f"found {terms!r}"
+            )
+        if isinstance(terms, Mapping):
             return terms
         if repeated := {name for name in terms if terms.count(name) > 1}:
             raise ValueError(f"listed twice: {quoted(sorted(repeated))}; keep one")
@@ -299,4 +304,4 @@ def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
         return {**owner, head: _with_value(owner.get(head), rest, value, whole)}
     if owner is None:
         raise ConfigError(f"{whole}: the table with {head!r} is not set: write the whole table")
-    raise ConfigError(f"{whole}: {owner!r} has no part {head!r}")
+    raise ConfigError(f"{whole}: {owner} has no part {head!r}")

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from lossweights.components.controllers import Controller, Manual
-from lossweights.components.declaration import Declaration, load_plugins
+from lossweights.components.declaration import Declaration, load_plugins, written
 from lossweights.components.durations import Duration, steps
 from lossweights.components.schedules import Schedule
 from lossweights.components.transforms import Transform
@@ -113,7 +113,7 @@ class Term(Declaration):
         level = "value" if self.transform is None else self.transform.level
         if level != "value" and self.reduction is None:
             raise ValueError(
-                f"{self.transform!r} acts on each {level}, before the value is reduced: write "
+                f"`{self.transform}` acts on each {level}, before the value is reduced: write "
                 "`reduction: batch_mean` (the sum over dimensions, the mean over the batch), "
                 "`mean` or `sum`; or write `per: value`, so that it acts on the scalar"
             )
@@ -123,10 +123,14 @@ class Term(Declaration):
     def _is_whole_before_transform(self) -> Self:
         if self.transform is not None and self.accumulates == "sum":
             raise ValueError(
-                f"{self.transform!r} needs the value of a whole step, and with accumulates: sum "
+                f"`{self.transform}` needs the value of a whole step, and with accumulates: sum "
                 "each forward pass gives a part of it: give means, or transform the loss yourself"
             )
         return self
+
+    def __str__(self) -> str:
+        fields = dict(self.__repr_args__())
+        return written(fields if fields.keys() - {"weight"} else self.weight)
 
     @property
     def is_balanced(self) -> bool:

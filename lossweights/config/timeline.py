@@ -245,7 +245,7 @@ class Timeline:
                 place = f" at terms.{name}.schedule" if name else ""
                 sentences.append(
                     f"{column.label} ends too late: {what} at step {math.ceil(end)}, training at "
-                    f"{total}, with a {kind} of {reached:g}; shorten {column.schedule!r}{place}, "
+                    f"{total}, with a {kind} of {reached:g}; shorten {column.schedule}{place}, "
                     "or train longer"
                 )
         return sentences

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Protocol, Self
 
 import torch
@@ -263,5 +263,7 @@ def whole_number(call: str, n: object) -> int:
         ValueError: If it is not a whole number of at least 0.
     """
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
-        raise ValueError(f"{call} takes a whole number of at least 0, found {n!r}")
+        found = repr(n) if isinstance(n, Real | str) else type(n).__name__
+        hint = "; after an optimizer step write step(), without arguments" * (call == "step()")
+        raise ValueError(f"{call} takes a whole number of at least 0, found {found}{hint}")
     return int(n)

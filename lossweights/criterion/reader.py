@@ -102,6 +102,15 @@ class Reader:
         losses, vector = self._convert(names, losses, vector, mode)
         return Values(names, raws, losses, vector)
 
+    def usage(self, found: str) -> str:
+        """The message for terms that are not passed as one mapping by name."""
+        shown = [f"{name!r}: {name if name.isidentifier() else '...'}" for name in self._declared]
+        shown[3:] = ["..."] * (len(shown) > 3)
+        return (
+            "the terms are passed in one mapping by name: write "
+            f"criterion({{{', '.join(shown)}}}), found {found}"
+        )
+
     def _prepare(
         self, names: tuple[str, ...], values: list[Any], mode: ReadMode, raws: dict[str, Tensor]
     ) -> list[Any]:
@@ -143,10 +152,7 @@ class Reader:
             ValueError: For a name that is unknown or missing.
         """
         if not hasattr(terms, "items"):
-            raise ValueError(
-                "the terms are given by name, as in criterion({'nll': nll, 'kl': kl}), found "
-                f"{type(terms).__name__}"
-            )
+            raise ValueError(self.usage("none" if terms is None else type(terms).__name__))
         given = {name: value for name, value in terms.items() if value is not None}
         names = [name for name in self.names if name in given]
         if len(names) < len(given) or not self._required <= given.keys():

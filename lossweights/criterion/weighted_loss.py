@@ -26,13 +26,21 @@ from lossweights.config.term import TermLike
 from lossweights.criterion.adaptive import Adaptive
 from lossweights.criterion.clock import Clock, Follower, unwrapped, whole_number
 from lossweights.criterion.combine import combine, finite_terms
-from lossweights.criterion.diagnostics import audit, describe
+from lossweights.criterion.diagnostics import audit, describe, misspelt_sources
 from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.shared import SharedLike
 from lossweights.criterion.modes import Mode, Modes
 from lossweights.criterion.reader import Reader, Values
 from lossweights.criterion.record import ForwardRecord
-from lossweights.criterion.report import METRICS, SET_BY_HAND, Breakdown, Weights, chosen, on_host
+from lossweights.criterion.report import (
+    METRICS,
+    QUANTITIES,
+    SET_BY_HAND,
+    Breakdown,
+    Weights,
+    chosen,
+    on_host,
+)
 from lossweights.criterion.state import NOT_STRICT, converted, decoded, encoded, entries
 from lossweights.criterion.torch_internals import loads_strictly
 from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, warn
@@ -109,6 +117,8 @@ class WeightedLoss(nn.Module):
         }
         self.config = config = _config_of(terms, fields)
         shares_clock = clock is not None
+        for sentence in misspelt_sources(config):
+            warn(sentence)
         self._clock = clock = clock or Clock(config.total_steps, config.steps_per_epoch)
         self._owns_clock = not clock.has_owner
         self.adaptive = Adaptive(config, ProcessGroup(config.sync, process_group))
@@ -157,7 +167,13 @@ class WeightedLoss(nn.Module):
 
     # Combining
 
-    def forward(self, terms: Mapping[str, Tensor | None], shared: SharedLike = None) -> Tensor:
+    def forward(
+        self,
+        terms: Mapping[str, Tensor | None] = None,  # type: ignore[assignment]  # noqa: RUF013  # refused
+        shared: SharedLike = None,
+        *others: Tensor,
+        **by_name: Tensor,
+    ) -> Tensor:
         """The weighted sum, a scalar with its graph, in float32 (float64 for float64 terms).
 
         Args:
@@ -166,6 +182,8 @@ class WeightedLoss(nn.Module):
             shared: For a balancer by gradients, what the terms share and gradients are computed
                 with respect to: features, as the trunk returned them, or parameters; a tensor, or
                 a sequence or mapping of tensors. Other balancers ignore it.
+            *others: Refused; terms go by name.
+            **by_name: Refused; the terms are one mapping.
 
         Raises:
             ValueError: For a name that is missing or unknown, and for a value that is not a
@@ -173,6 +191,9 @@ class WeightedLoss(nn.Module):
             HorizonError: If the length of training is needed and not known: call `bind`.
             FloatingPointError: For a nan or inf, with `on_nonfinite="raise"`.
         """
+        if others or by_name:
+            found = [type(each).__name__ for each in others] + [f"{name}=" for name in by_name]
+            raise TypeError(self._reader.usage(", ".join(found)))
         training = self.training and torch.is_grad_enabled()
         if training and self._by_gradients:
             return self._uncompiled(terms, shared)
@@ -623,8 +644,8 @@ class WeightedLoss(nn.Module):
         found = breakdown.metrics(prefix, wanted)
         return found if tensors else on_host(found)
 
-    def report(self) -> Breakdown | None:
-        """The parts of the last training forward pass; printed, a table. None before the first.
+    def report(self) -> Breakdown:
+        """The parts of the last training forward pass; printed, a table. Empty before the first.
 
         >>> from lossweights import WeightedLoss
         >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
@@ -638,7 +659,10 @@ class WeightedLoss(nn.Module):
         """
         breakdown = self._last_breakdown()
         if breakdown is None:
-            return None
+            note = "no forward pass yet in training: criterion(terms) in train mode, with gradients"
+            parts: dict[str, Any] = {quantity: {} for quantity in QUANTITIES}
+            step = self.current_step
+            return Breakdown(total=torch.zeros(()), step=step, notes=(note,), **parts)
         step = self.current_step if self.record.step is None else self.record.step
         return replace(breakdown, step=step, notes=tuple(self._notes(look=True).values()))
 
@@ -690,6 +714,9 @@ class WeightedLoss(nn.Module):
         Returns:
             A handle; its `remove()` ends the calls.
 
+        Raises:
+            TypeError: If it is not a function.
+
         >>> from lossweights import WeightedLoss
         >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
         >>> handle = criterion.on_step(
@@ -699,11 +726,13 @@ class WeightedLoss(nn.Module):
         >>> criterion.step()
         0 {'total': 4.0}
         """
+        if not callable(call):
+            raise TypeError(f"on_step takes a function of the step, found {type(call).__name__}")
         return self.record.add_callback(call)
 
     def extra_repr(self) -> str:
         """The terms, as declared."""
-        return ", ".join(f"{name}: {term!r}" for name, term in self.config.terms.items())
+        return ", ".join(f"{name}: {term}" for name, term in self.config.terms.items())
 
     # State
 
@@ -806,12 +835,20 @@ class WrappedLoss(nn.Module):
         function: Called with the module's arguments, returns terms, or terms and what they share;
             the parameters of a module become parameters of this one.
         criterion: Combines the terms.
+
+    Raises:
+        TypeError: If `function` is not callable.
     """
 
     def __init__(
         self, function: Callable[..., Mapping[str, Tensor | None]], criterion: WeightedLoss
     ) -> None:
         super().__init__()
+        if not callable(function):
+            raise TypeError(
+                "wrap takes a function that returns named terms, such as lambda output, target: "
+                f"{{'mse': ...}}, found {type(function).__name__}"
+            )
         self.function = function
         self.criterion = criterion
 

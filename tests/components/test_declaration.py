@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import importlib.metadata
 import pickle
+import re
 import sys
+from importlib.resources import files
 from typing import Annotated, Any
 
 import numpy as np
 import pydantic
 import pydantic_core
 import pytest
+import yaml
 from pydantic import Field, ValidationError
 
 from lossweights import (
+    AdaptiveKL,
+    Balancer,
+    Component,
     Constant,
+    Controller,
+    Cyclical,
     Duration,
     Horizon,
     LossConfig,
@@ -22,8 +30,11 @@ from lossweights import (
     Schedule,
     Shape,
     Steps,
+    Term,
+    Transform,
     Values,
     Warmup,
+    percent,
 )
 from lossweights.components.declaration import Declaration, load_plugins
 
@@ -271,6 +282,47 @@ def test_defaults_are_validated_too() -> None:
 def test_repr_shows_what_differs_from_the_defaults() -> None:
     assert repr(Typed()) == "Typed()"
     assert repr(Typed(number=1.0, count=0, many=(2.0,))) == "Typed(number=1.0, many=(2.0,))"
+
+
+@pytest.mark.parametrize("family", [Schedule, Shape, Controller, Balancer, Transform])
+def test_every_kind_is_shown_as_a_config_contains_it(family: type[Component]) -> None:
+    text = files("lossweights.cli").joinpath("examples.yaml").read_text("utf-8")
+    examples = yaml.safe_load(text).get(family.__name__.lower(), {})
+    for kind, cls in family.kinds().items():
+        if cls.__module__.startswith("lossweights."):
+            component = family.read({"kind": kind, **examples.get(kind, {})})
+            assert family.read(yaml.safe_load(str(component))) == component
+
+
+@pytest.mark.parametrize("name", ["a b", "off", "1", "a: b", "x#y", "é", "größe", 'q"t', "~", "-"])
+def test_a_name_is_quoted_if_yaml_would_read_it_differently(name: str) -> None:
+    term = Term(weight=0.5, controller=AdaptiveKL(target=3.0, source=name))
+    assert Term.model_validate(yaml.safe_load(str(term))) == term
+
+
+def test_a_term_is_shown_as_a_config_contains_it() -> None:
+    assert str(Term(weight=0.5)) == "0.5"
+    assert str(Term(schedule=Ramp(start=0, stop=1, over=percent(10)))) == (
+        "{schedule: {kind: ramp, start: 0, stop: 1, over: 10%}}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "fields", "instead"),
+    [
+        (Ramp, (0, 1, "100 steps"), {}, "Ramp(start=0, stop=1, over='100 steps')"),
+        (Ramp, (0,), {"stop": 1}, "Ramp(start=0, stop=1)"),
+        (Cyclical, (4,), {}, "Cyclical(cycles=4)"),
+        (Term, (0.5,), {}, "Term(weight=0.5)"),
+        (LossConfig, ({"kl": 1.0},), {}, "LossConfig(terms={'kl': 1.0})"),
+    ],
+)
+def test_values_without_names_are_refused_with_the_call_to_write(
+    cls: Any, values: tuple[object, ...], fields: dict[str, object], instead: str
+) -> None:
+    said = f"{cls.__name__} takes its fields by name: {instead}"
+    with pytest.raises(TypeError, match=f"^{re.escape(said)}$"):
+        cls(*values, **fields)
 
 
 def test_what_is_unhashable_says_so_and_the_rest_is_equal_by_value() -> None:

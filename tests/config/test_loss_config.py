@@ -240,7 +240,8 @@ def test_a_wrong_term_is_named_by_its_place(written: Any, problem: str) -> None:
         ({"terms": {"": 1}}, "terms: the name of a term must not be empty, found ''"),
         ({"terms": {"loss_ce_*": 1}}, r"terms: 'loss_ce_\*' is a pattern: write the name of"),
         ({"terms": ["a", "b", "a"]}, "terms: listed twice: 'a'; keep one"),
-        ({"terms": "a"}, "terms: input should be a valid dictionary, found 'a'"),
+        ({"terms": "a"}, r"terms: a table by name is needed, .* or a list of names, found 'a'"),
+        ({"terms": {"a"}.union()}, "terms: a table by name is needed, .* found {'a'}"),
         ({"terms": None}, "terms: no terms here: in YAML, indent them below `terms:`"),
         (
             {"terms": {"kl": None, "schedule": "warmup", "weight": 1}},

@@ -297,7 +297,7 @@ def test_a_final_weight_too_large_for_float32_is_told_at_once() -> None:
             {"kind": "warmup", "over": "150 steps"},
             (
                 "term 'kl' ends too late: its schedule ends at step 150, training at 100, "
-                "with a weight of 0.666667; shorten Warmup(over=steps(150)) at "
+                "with a weight of 0.666667; shorten {kind: warmup, over: 150 steps} at "
                 "terms.kl.schedule, or train longer"
             ),
         ),
@@ -305,7 +305,7 @@ def test_a_final_weight_too_large_for_float32_is_told_at_once() -> None:
             {"weight": 2, "schedule": {"kind": "warmup", "over": "80%"}, "after": "40%"},
             (
                 "term 'kl' ends too late: its schedule ends at step 120, training at 100, with "
-                "a weight of 1.5; shorten Warmup(over=percent(80)) at terms.kl.schedule, or train "
+                "a weight of 1.5; shorten {kind: warmup, over: 80%} at terms.kl.schedule, or train "
                 "longer"
             ),
         ),
@@ -313,7 +313,7 @@ def test_a_final_weight_too_large_for_float32_is_told_at_once() -> None:
             {"kind": "warmup", "over": "100.5%"},
             (
                 "term 'kl' ends too late: its schedule ends at step 101, training at 100, "
-                "with a weight of 0.995025; shorten Warmup(over=percent(100.5)) at "
+                "with a weight of 0.995025; shorten {kind: warmup, over: 100.5%} at "
                 "terms.kl.schedule, or train longer"
             ),
         ),

@@ -81,6 +81,8 @@ def test_steps_are_whole_and_not_below_zero(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"set_step\(\) takes a whole number of at least 0"):
         criterion.set_step(wrong)
     assert criterion.current_step == 0
+    with pytest.raises(ValueError, match=r"found Tensor; after an optimizer step write step\(\)"):
+        criterion.step(torch.ones(()))  # type: ignore[arg-type]
 
 
 def test_a_step_between_forward_and_backward_changes_no_gradient() -> None:

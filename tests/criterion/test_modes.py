@@ -209,7 +209,7 @@ def test_a_field_that_does_not_arrive_is_told() -> None:
     term = Term(transform=Capacity(capacity=slow), after="25 steps")
     (capacity,) = warned({"a": term})
     assert capacity.startswith("terms.a.transform.capacity ends too late: it ends at step 125, ")
-    assert "with a value of 0.25; shorten Ramp(" in capacity
+    assert "with a value of 0.25; shorten {kind: ramp, " in capacity
     (scale,) = warned(["a"], balancer=Shares(scale=slow))
     assert scale.startswith("balancer.scale ends too late: it ends at step 100, training at 50")
 

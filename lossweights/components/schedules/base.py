@@ -60,7 +60,13 @@ class Schedule(Component):
             ValueError: For steps below 0 or not whole, and if `values` does not return one finite
                 number for each.
             HorizonError: If `horizon` lacks what a duration needs.
+            TypeError: If `horizon` is a number.
         """
+        if isinstance(horizon, int):
+            raise TypeError(
+                f"the second argument is a Horizon: write Horizon(total_steps={horizon}), "
+                f"or call schedule.at(step, total_steps={horizon})"
+            )
         array = np.asarray(steps)
         if array.size and (array.dtype.kind not in "iu" or array.min() < 0):
             raise ValueError(f"steps must be whole numbers of at least 0, found {steps!r}")
@@ -68,11 +74,11 @@ class Schedule(Component):
         values = np.asarray(self.values(line, horizon or Horizon()), dtype=np.float64)
         if values.shape != line.shape:
             raise ValueError(
-                f"{self!r}: values() returned shape {values.shape} for {line.size} steps; "
+                f"{self}: values() returned shape {values.shape} for {line.size} steps; "
                 "return one float for each"
             )
         if not (finite := np.isfinite(values)).all():
-            raise ValueError(f"{self!r} is not finite at step {line[~finite][0]}")
+            raise ValueError(f"{self} is not finite at step {line[~finite][0]}")
         return values.reshape(array.shape)
 
     def at(
@@ -100,6 +106,10 @@ class Schedule(Component):
             curve[start:stop] = self(np.arange(start, stop), horizon)
         return curve
 
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{{kind: {text}}}" if text == self.kind else text  # a bare kind is not read
+
     @classmethod
     def from_shorthand(cls, written: object) -> Self:
         """Reads a number as a constant schedule, and a function of the step as itself."""
@@ -115,7 +125,7 @@ class Schedule(Component):
             from lossweights.components.schedules.function import Function  # noqa: PLC0415
 
             return Function(function=written)  # type: ignore[return-value]
-        if isinstance(written, type) and issubclass(written, cls):
+        if isinstance(written, type):
             raise ValueError(f"{written.__name__} is a class: call it, {written.__name__}(...)")
         return super().from_shorthand(written)
 
