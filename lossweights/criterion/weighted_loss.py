@@ -34,7 +34,7 @@ from lossweights.criterion.reader import Reader, Values
 from lossweights.criterion.record import ForwardRecord
 from lossweights.criterion.report import METRICS, SET_BY_HAND, Breakdown, Weights, chosen, on_host
 from lossweights.criterion.state import decoded, encoded
-from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, warn
+from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, shown, warn
 
 _MANY_STEPS = 100  # steps after which learned weights that did not move were forgotten
 
@@ -796,8 +796,8 @@ def _config_of(terms: Any, fields: dict[str, Any]) -> LossConfig:
         return terms
     if isinstance(terms, str | PathLike):
         raise ConfigError(
-            f"terms must be a table by name, a list of names or a LossConfig, found {terms!r}; "
-            "from a file build it with WeightedLoss.from_config(...)"
+            "terms must be a table by name, a list of names or a LossConfig, found "
+            f"{shown(terms)}; from a file build it with WeightedLoss.from_config(...)"
         )
     try:
         return LossConfig.model_validate(plain({"terms": terms, **fields}))
