@@ -8,6 +8,7 @@ from pydantic import model_validator
 from lossweights.components.controllers import Controller, Manual
 from lossweights.components.declaration import Declaration, load_plugins, written
 from lossweights.components.durations import Duration, steps
+from lossweights.components.json_schema import NOT_NULL, NUMBER
 from lossweights.components.schedules import Schedule
 from lossweights.components.transforms import Transform
 from lossweights.errors import did_you_mean, quoted
@@ -140,9 +141,12 @@ class Term(Declaration):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         table = handler(schema)
-        properties = handler.resolve_ref_schema(table)["properties"]
+        described = handler.resolve_ref_schema(table)
+        properties = described["properties"]
         families = [properties[role]["anyOf"][0] for role in ("schedule", "controller")]
-        return {"anyOf": [{"type": "number"}, table, *families]}
+        roles = ["schedule", "controller"]  # not both
+        described["not"] = {"required": roles, "properties": dict.fromkeys(roles, NOT_NULL)}
+        return {"anyOf": [NUMBER, table, *families]}
 
 
 TermLike = Term | Schedule | Controller | float | Callable[[int], float] | Mapping[str, Any]
@@ -158,5 +162,5 @@ def _family_of(kind: object) -> type[Schedule | Controller]:
         if family.has_kind(kind):
             return family
     load_plugins()
-    near = did_you_mean(str(kind), _kinds())
+    near = did_you_mean(kind, _kinds())
     return Controller if any(repr(kind) in near for kind in Controller.kinds()) else Schedule

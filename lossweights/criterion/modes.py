@@ -362,20 +362,16 @@ class _Rows:
         if self.in_place:
             self._row.copy_(self._rows[index])
             return self._views
-        fields = {
-            place: {field: values[index] for field, values in columns.items()}
-            for place, columns in self._fields.items()
-        }
-        return self._rows[index], fields
+        # Only this row: a tensor for each field and step of a block takes up memory.
+        columns = self._all[index].unbind() if self._timeline.fields else ()
+        return self._rows[index], fields_of(self._timeline, columns)
 
     def _upload(self, step: int) -> None:
         self._first, block = self._timeline.block(step)
         self._count, n = len(block), len(self._timeline.names)
         rows = torch.from_numpy(block.astype(np.float32)).to(self._device, non_blocking=True)
         self._rows = (rows if self.in_place else rows[:, :n]).unbind()
-        if not self.in_place:
-            columns = [column.unbind() for column in rows.unbind(dim=1)]
-            self._fields = fields_of(self._timeline, columns)
+        self._all = rows
 
 
 def fields_of(timeline: Timeline, columns: Sequence[T]) -> dict[str, dict[str, T]]:

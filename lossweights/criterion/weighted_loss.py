@@ -43,7 +43,7 @@ from lossweights.criterion.report import (
 )
 from lossweights.criterion.state import NOT_STRICT, converted, decoded, encoded, entries
 from lossweights.criterion.torch_internals import loads_strictly
-from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, warn
+from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, shown, warn
 
 _MANY_STEPS = 100  # steps after which learned weights that did not move were forgotten
 
@@ -884,8 +884,8 @@ def _config_of(terms: Any, fields: dict[str, Any]) -> LossConfig:
         return terms
     if isinstance(terms, str | PathLike):
         raise ConfigError(
-            f"terms must be a table by name, a list of names or a LossConfig, found {terms!r}; "
-            "from a file build it with WeightedLoss.from_config(...)"
+            "terms must be a table by name, a list of names or a LossConfig, found "
+            f"{shown(terms)}; from a file build it with WeightedLoss.from_config(...)"
         )
     try:
         return LossConfig.model_validate(plain({"terms": terms, **fields}))

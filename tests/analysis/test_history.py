@@ -187,7 +187,7 @@ def test_losses_of_mixed_precision_lie_in_one_row() -> None:
 
 
 def test_names_are_kept_as_they_are(tmp_path: Path) -> None:
-    names = ("train/kl", "raw/x", "käse €", 'quo"te\n', "_a.b", "a" * 300)
+    names = ("train/kl", "raw/x", "käse €", 'quo"te\\', "_a.b", "a" * 300)
     criterion = WeightedLoss(terms=list(names))
     history = History(criterion, path=tmp_path / "rows.jsonl")
     train(criterion, 1, **dict.fromkeys(names, 2.0))

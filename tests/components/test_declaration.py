@@ -6,8 +6,10 @@ import importlib.metadata
 import pickle
 import re
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -35,6 +37,7 @@ from lossweights import (
     Values,
     Warmup,
     percent,
+    steps,
 )
 from lossweights.components.declaration import Declaration, load_plugins
 
@@ -367,3 +370,104 @@ def test_core_schemas_have_the_format_that_is_rewritten() -> None:
     assert "a number is needed, found True" in problem({"number": True}), versions
     assert "a number is needed, found True" in problem({"nested": [{"a": True}]}), versions
     assert "3 has no unit" in problem({"over": "3"}), versions
+
+
+# Types of fields
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        Duration | int,
+        Duration | Literal["auto"] | None,
+        Duration | list[float],
+        Schedule | Duration,
+        dict[str, Duration | float],
+    ],
+    ids=str,
+)
+def test_a_duration_or_component_reads_text_alone(annotation: Any) -> None:
+    """Otherwise the other types would be accepted by the class, and by no config."""
+    with pytest.raises(TypeError, match=r"reads text, so it can be combined with str and None al"):
+
+        class Mine(Half, kind="mine"):
+            length: annotation
+
+
+@pytest.mark.parametrize(
+    ("annotation", "written", "read"),
+    [
+        (Duration | str | None, "3 steps", steps(3)),
+        (tuple[Duration | str, ...], ["3 steps"], (steps(3),)),
+        (list[float], ["1e-3", 2], [1e-3, 2.0]),
+        (tuple[Schedule, ...], [0.5], (Constant(value=0.5),)),
+        (dict[str, Schedule], {"a": 0.5}, {"a": Constant(value=0.5)}),
+        (float | str, "x", "x"),
+    ],
+    ids=str,
+)
+def test_fields_of_many_types(annotation: Any, written: Any, read: Any) -> None:
+    class Mine(Half, kind="mine"):
+        field: annotation
+
+    config = LossConfig.read({"terms": {"a": {"kind": "mine", "field": written}}})
+    assert config.terms["a"].schedule == Mine(field=read)
+    assert LossConfig.read(config.model_dump(mode="json")) == config
+
+
+def test_a_controller_has_no_lists_of_schedules() -> None:
+    """`now[...]` has the values of fields that are schedules themselves."""
+    with pytest.raises(
+        TypeError, match=r"Mine: now\[...\] has the values of fields typed Schedule"
+    ):
+
+        class Mine(Controller):
+            targets: tuple[Schedule, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("number", 3.5e38, r"3.5e\+38 is too large for float32: write a number up to 3.4e\+38"),
+        ("number", -1e300, r"-1e\+300 is too large for float32"),
+        ("number", 10**400, "an integer of 1329 bits is too large for float32"),
+        ("number", Fraction(10**400, 3), "finite number"),
+        ("number", "017", "found '017', which some programs read as octal: write it without the 0"),
+        ("number", b"1", "a number is needed, found b'1'"),
+        ("number", np.True_, "a number is needed, found np.True_"),
+        ("count", 2**53 + 1, "9007199254740993 is too large: write up to 2..53"),
+        ("count", Decimal("1e99999999"), "finite number"),
+        ("text", b"a", "valid string"),
+        ("text", "a\nb", r"text cannot contain '\\n', found 'a\\nb'"),
+        ("text", "\ud800", r"text cannot contain '\\ud800'"),
+        ("positive", 1e-40, "1e-40 is too small for float32: write at least 1.18e-38"),
+    ],
+)
+def test_values_fit_where_they_go(field: str, value: object, problem: str) -> None:
+    class Mine(Declaration):
+        number: float = 0.0
+        count: int = 0
+        text: str = ""
+        positive: Annotated[float, Field(gt=0)] = 1.0
+
+    with pytest.raises(ValidationError, match=problem):
+        Mine.model_validate({field: value})
+
+
+def test_float32_holds_what_is_accepted() -> None:
+    class Mine(Declaration):
+        number: float = 0.0
+        positive: Annotated[float, Field(gt=0)] = 1.0
+
+    largest, smallest = np.finfo(np.float32).max, np.finfo(np.float32).tiny
+    mine = Mine(number=float(largest), positive=float(smallest))
+    assert (np.float32(mine.number), np.float32(mine.positive)) == (largest, smallest)
+    assert Mine(number=-float(largest), positive=Fraction(1, 4)).positive == 0.25
+
+
+def test_a_component_that_is_nested_too_deeply_is_refused() -> None:
+    deep: Any = 1.0
+    for _ in range(500):
+        deep = {"kind": "product", "factors": [deep]}
+    with pytest.raises(ValidationError, match="nested too deeply"):
+        Schedule.read(deep)

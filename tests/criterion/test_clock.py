@@ -299,7 +299,7 @@ def test_a_shared_clock_is_moved_by_its_owner_alone(model: nn.Linear) -> None:
 def test_who_was_refused_is_not_told_of_a_shared_clock() -> None:
     owner = ramp()
     with pytest.raises(ConfigError, match="too large for float32") as caught:
-        WeightedLoss(terms={"a": 1e39}, clock=owner.clock)
+        WeightedLoss({"a": {"weight": 1e20, "schedule": 1e20}}, clock=owner.clock)
     assert caught.tb is not None  # in which the half-built one still lives
     owner.step()
     assert owner.weights == {"a": 0.125}

@@ -1,6 +1,7 @@
 """The base classes of schedules."""
 
 from abc import abstractmethod
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon, steps
+from lossweights.components.json_schema import NUMBER
 from lossweights.components.schedules.shapes import Values
 
 Steps = NDArray[np.int64]
@@ -25,6 +27,8 @@ class Schedule(Component):
     function of the step. A subclass implements `values`, and `ends` if it stops changing at some
     step, so that a training that is too short for it is reported.
     """
+
+    _in_float32 = False  # numpy computes it in float64
 
     @abstractmethod
     def values(self, steps: Steps, horizon: Horizon) -> Values:
@@ -115,12 +119,13 @@ class Schedule(Component):
         """Reads a number as a constant schedule, and a function of the step as itself."""
         if isinstance(written, str) and written in cls.kinds():
             raise ValueError(f"a kind belongs in a table: write {{kind: {written}}}")
-        if isinstance(written, int | float | str | np.number) and not isinstance(written, bool):
+        if isinstance(written, str):
             try:
-                number = float(written)
+                float(written)
             except ValueError:
                 raise cls.not_a_member(written) from None
-            return cls.of_kind("constant")(value=number)  # type: ignore[call-arg]
+        if isinstance(written, Real | str) and not isinstance(written, bool):
+            return cls.of_kind("constant")(value=written)  # type: ignore[call-arg]
         if callable(written) and not isinstance(written, type):
             from lossweights.components.schedules.function import Function  # noqa: PLC0415
 
@@ -132,7 +137,7 @@ class Schedule(Component):
     @classmethod
     def shorthand_json_schemas(cls) -> list[dict[str, Any]]:
         """A number is a constant schedule."""
-        return [{"type": "number"}]
+        return [NUMBER]
 
 
 class DelayedSchedule(Schedule):
