@@ -4,10 +4,20 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from pathlib import Path
+from itertools import islice
+from types import FrameType
 from typing import Any
 
 from pydantic import ValidationError
+
+# A message is for people: what is longer is shortened.
+_LONGEST = 200  # characters of a value
+_LONGEST_NAME = 100  # characters of a name with similar ones
+_MOST_NAMES = 40
+_MOST_OPTIONS = 1000  # that are compared with a name
+MOST_PROBLEMS = 20  # of one config
+
+_UNWRITTEN = ("[key]", "[table]", "[rule]")  # parts that pydantic adds to a location
 
 
 class ConfigError(ValueError):
@@ -18,14 +28,56 @@ class HorizonError(RuntimeError):
     """A duration in percent or epochs was used before the length of training was known."""
 
 
+def shown(value: object, depth: int = 4) -> str:
+    """`repr(value)` for a message: shortened, and safe for a value of any type, size and depth.
+
+    >>> shown(["x" * 1000, 10**5000], depth=1)
+    '[..., ...]'
+    """
+    if depth == 0:
+        return "..."
+    if isinstance(value, str | bytes):
+        text = repr(value[: _LONGEST + 1])
+    elif isinstance(value, int) and value.bit_length() > 3 * _LONGEST:  # its digits take time
+        text = f"an integer of {value.bit_length()} bits"
+    elif isinstance(value, dict):
+        pairs = (
+            f"{shown(key, depth - 1)}: {shown(part, depth - 1)}" for key, part in value.items()
+        )
+        text = f"{{{_joined(pairs)}}}"
+    elif isinstance(value, list | tuple | set | frozenset):
+        inside = _joined(shown(part, depth - 1) for part in value)
+        text = {list: f"[{inside}]", tuple: f"({inside})"}.get(type(value), f"{{{inside}}}")
+    else:
+        try:
+            text = repr(value)
+        except Exception:  # noqa: BLE001  # code of the user
+            text = f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _joined(parts: Iterable[str]) -> str:
+    text = ""
+    for part in parts:
+        if len(text) > _LONGEST:
+            break
+        text += f", {part}" if text else part
+    return text
+
+
 def quoted(names: Iterable[str]) -> str:
-    """`'a', 'b'`: names as they appear in a message."""
-    return ", ".join(repr(name) for name in names) or "none"
+    """`'a', 'b'`: names as they appear in a message, at most 40 of them."""
+    names = list(names)
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return (", ".join(map(shown, names[:_MOST_NAMES])) or "none") + more
 
 
-def did_you_mean(name: str, options: Iterable[str]) -> str:
+def did_you_mean(name: object, options: Iterable[str]) -> str:
     """`"; did you mean 'kl'?"` for the nearest of `options`; empty if none is near."""
-    lowered = {option.lower(): option for option in options}
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:  # the comparison is quadratic
+        return ""
+    likely = (option for option in options if len(option) <= _LONGEST_NAME)
+    lowered = {option.lower(): option for option in islice(likely, _MOST_OPTIONS)}
     near = get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
     return f"; did you mean {lowered[near[0]]!r}?" if near else ""
 
@@ -34,7 +86,12 @@ def dotted(path: Iterable[Any]) -> str:
     """`("terms", "kl", 0)` as `terms.kl[0]`."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        if isinstance(part, int):
+            text += f"[{shown(part)}]"
+        elif not isinstance(part, str) or part not in _UNWRITTEN:
+            is_plain = isinstance(part, str) and part.isprintable() and len(part) <= _LONGEST_NAME
+            name = part if is_plain else shown(part)
+            text += f".{name}" if text else name
     return text
 
 
@@ -46,21 +103,27 @@ def explain(error: ValidationError, where: Callable[[tuple[Any, ...]], str] = do
         where: Formats a location in the declaration.
     """
     lines = []
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    for problem in problems[:MOST_PROBLEMS]:
         place = where(problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "missing":
             message = "this field is needed"
         elif problem["type"] not in ("value_error", "unknown_field"):  # ours include the input
-            message = f"{message[0].lower()}{message[1:]}, found {problem['input']!r}"
+            message = f"{message[0].lower()}{message[1:]}, found {shown(problem['input'])}"
         lines.append(f"{place}: {message}" if place else message)
+    if len(problems) > MOST_PROBLEMS:
+        lines.append(f"and {len(problems) - MOST_PROBLEMS} more problems")
     return "\n".join(lines)
 
 
 def warn(message: str) -> None:
-    """Warns at the user's line, however deep in this library the warning arises."""
-    package = str(Path(__file__).parent)
+    """Warns at the user's line, however deep in this library, or in torch, the warning arises."""
     level, frame = 2, sys._getframe(1)  # noqa: SLF001  # `warnings` counts frames too
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+    while frame.f_back is not None and _package(frame) in ("lossweights", "torch"):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

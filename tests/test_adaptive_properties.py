@@ -17,7 +17,7 @@ from lossweights.testing import (
     check_compiles_once,
     check_round_trip,
 )
-from lossweights.testing.training import Adaptive
+from lossweights.testing.training import STEPS, Adaptive, Training
 
 
 class InverseValue(Balancer, kind="test-inverse"):
@@ -196,3 +196,20 @@ def test_property(example: Adaptive, property_: Callable[[Adaptive], None]) -> N
 @pytest.mark.parametrize("example", EXAMPLES, ids=repr)
 def test_compiles_once(example: Adaptive) -> None:
     check_compiles_once(example)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=repr)
+def test_the_default_dtype_changes_nothing(example: Adaptive) -> None:
+    trained = {}
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        torch.set_default_dtype(dtype)
+        try:
+            trained[dtype] = Training(example).run(range(STEPS // 3)).criterion
+        finally:
+            torch.set_default_dtype(torch.float32)
+    expected = trained[torch.float32]
+    for dtype, found in trained.items():
+        seen = found.metrics(tensors=True) | found.state_dict()
+        for key, tensor in (expected.metrics(tensors=True) | expected.state_dict()).items():
+            assert seen[key].dtype is tensor.dtype, (dtype, key)
+            assert torch.equal(seen[key], tensor), (dtype, key)

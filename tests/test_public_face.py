@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import itertools
+import json
 import pkgutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 
 import lossweights
-from lossweights import WeightedLoss
+from lossweights import ConfigError, WeightedLoss
 
 MODULES = [lossweights] + [
     importlib.import_module(found.name)
@@ -29,10 +30,40 @@ MODULES = [lossweights] + [
 
 
 def test_all_is_exactly_what_is_public() -> None:
-    public = {name for name in vars(lossweights) if not name.startswith("_")}
-    submodules = {module.__name__.rpartition(".")[2] for module in MODULES}
-    assert public - submodules == set(lossweights.__all__)
+    names: dict[str, object] = {}
+    exec("from lossweights import *", names)  # noqa: S102
+    assert names.keys() - {"__builtins__"} == set(lossweights.__all__)
+    assert {name for name in dir(lossweights) if name[0] != "_"} == set(lossweights.__all__)
     assert len(set(lossweights.__all__)) == len(lossweights.__all__)
+
+
+def test_names_are_where_type_checkers_find_them() -> None:
+    """The module gets its names when they are used; the imports above them are never run."""
+    (imports,) = (
+        node
+        for node in ast.parse(Path(lossweights.__file__).read_text("utf-8")).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    for line in imports.body:
+        assert isinstance(line, ast.ImportFrom)
+        home = importlib.import_module(str(line.module))
+        for name in line.names:
+            assert getattr(lossweights, name.name) is getattr(home, name.name)
+    found = [name.name for line in imports.body for name in line.names]  # type: ignore[attr-defined]
+    assert sorted(found) == sorted(lossweights.__all__)
+
+
+def test_a_name_that_does_not_exist_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="module 'lossweights' has no attribute 'Wramup'"):
+        lossweights.Wramup  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'Wramup'"):
+        exec("from lossweights import Wramup", {})  # noqa: S102
+
+
+def test_the_packages_are_attributes_without_an_import_of_theirs() -> None:
+    code = "import lossweights; print(lossweights.components.balancers.DWA.kind)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout.strip() == "dwa"
 
 
 @pytest.mark.parametrize("name", lossweights.__all__)
@@ -79,7 +110,9 @@ def test_import_needs_the_core_alone() -> None:
         ),
         *("lightning", "transformers", "accelerate", "ignite"),
     )
-    code = f"import sys, lossweights; print([m for m in {extras!r} if m in sys.modules])"
+    code = (
+        f"import sys; from lossweights import *; print([m for m in {extras!r} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout.strip() == "[]"
 
@@ -126,6 +159,15 @@ def test_jsonargparse_builds_it() -> None:
     criterion.set_step(5)
     assert criterion.weights == {"nll": 1.0, "kl": 0.25}
     assert criterion.config.eval_weights == {"kl": 2.0}
+
+
+def test_jsonargparse_cannot_change_a_term_with_dots_in_its_name_and_it_is_refused() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(WeightedLoss, "loss")
+    terms = json.dumps({"ce": 1.0, "aux.ce": {"kind": "warmup", "over": "10%"}})
+    parsed = parser.parse_args([f"--loss.terms={terms}", "--loss.terms.aux.ce=0.1"])
+    with pytest.raises(ConfigError, match=r"terms\.aux\.ce: unknown field 'ce'"):
+        parser.instantiate(parsed)
 
 
 def test_state_is_no_buffer_that_ranks_would_overwrite() -> None:

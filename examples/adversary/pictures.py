@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adversary.run import SHOWN, Result, by_config
-from harness.pictures import COLUMN, LINES, STYLE
+from harness.pictures import COLUMN, STYLE, lines
 
 PANELS = {
     "weight": "weight of the\nadversarial term",
@@ -20,16 +20,24 @@ PANELS = {
 }
 
 
-def save_curves(results: Sequence[Result], path: Path) -> Path:
-    """Draw weight, losses and sharpness over training: each line the mean over the seeds."""
+def save_curves(results: Sequence[Result], configs: Sequence[str], path: Path) -> Path:
+    """Draw weight, losses and sharpness over training: each line the mean over the seeds.
+
+    Args:
+        results: Those of the runs.
+        configs: All configs of the example, drawn or not.
+        path: The file.
+    """
+    groups = by_config(results)
+    line_of = lines(groups, configs)
     with mpl.rc_context({**STYLE, "axes.grid": True}):
         figure = Figure(figsize=(COLUMN, 6.0))
         axes = figure.subplots(len(PANELS), sharex=True)
         for panel, (key, label) in zip(axes, PANELS.items(), strict=True):
             panel.set_ylabel(label)
-            for (config, group), line in zip(by_config(results).items(), LINES, strict=False):
+            for config, group in groups.items():
                 steps = _curve(group[:1], "step")
-                panel.plot(steps, _curve(group, key), label=config, **line)
+                panel.plot(steps, _curve(group, key), label=config, **line_of[config])
         # The first steps would flatten all the rest.
         axes[-2].set_ylim(bottom=np.quantile(_all(results, "sharpness"), 0.1))
         errors = _all(results, "error")

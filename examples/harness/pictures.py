@@ -1,5 +1,6 @@
 """How the pictures look."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,17 @@ STYLE: Any = {  # newer stubs of matplotlib want their own type of key
     "savefig.dpi": 200,
 }
 COLUMN = 3.6  # inches: the width of a picture, which a column of text can hold
+
+
+def lines(configs: Iterable[str], known: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The line of each config, the same whichever are drawn.
+
+    Args:
+        configs: Those that are drawn.
+        known: All configs of the example; others have the lines after theirs.
+    """
+    order = list(dict.fromkeys([*known, *configs]))
+    return {config: LINES[order.index(config) % len(LINES)] for config in configs}
 
 
 def means(values: NDArray[np.float64], window: int) -> tuple[NDArray[np.float64], ...]:

@@ -1,7 +1,6 @@
 """Errors, weights and solutions, as pictures."""
 
 from collections.abc import Sequence
-from itertools import cycle
 from math import ceil
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
-from harness.pictures import COLOURS, COLUMN, LINES, STYLE
+from harness.pictures import COLOURS, COLUMN, STYLE, lines
 from klein_gordon.network import TERMS
 from klein_gordon.problem import SIDE, exact, grid
 from klein_gordon.run import Result, by_config
@@ -21,12 +20,21 @@ from klein_gordon.run import Result, by_config
 GRID = {"axes.grid": True}
 
 
-def save_errors(results: Sequence[Result], path: Path) -> Path:
-    """Draw the error over training: a line for each config, the mean over its seeds."""
+def save_errors(results: Sequence[Result], configs: Sequence[str], path: Path) -> Path:
+    """Draw the error over training: a line for each config, the mean over its seeds.
+
+    Args:
+        results: Those of the runs.
+        configs: All configs of the example, drawn or not.
+        path: The file.
+    """
+    groups = by_config(results)
+    line_of = lines(groups, configs)
     with mpl.rc_context(STYLE | GRID):
         figure = Figure(figsize=(COLUMN, 3.6))
         axes = figure.subplots()
-        for (config, group), line in zip(by_config(results).items(), cycle(LINES)):
+        for config, group in groups.items():
+            line = line_of[config]
             errors = np.array([list(result.errors.values()) for result in group])
             steps = list(group[0].errors)
             axes.plot(

@@ -1,7 +1,6 @@
 """Traversals of the codes, and what the weights did to training."""
 
 from collections.abc import Sequence
-from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
@@ -9,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.pictures import COLUMN, LINES, STYLE, means
+from harness.pictures import COLUMN, STYLE, lines, means
 from sprites.data import FACTORS, SIZE
 from sprites.run import EVERY, PLACES, SPREAD, Result, by_config
 
@@ -62,17 +61,25 @@ def draw_traversals(panel: Axes, result: Result) -> None:
         spine.set_visible(False)
 
 
-def save_curves(results: Sequence[Result], path: Path) -> Path:
-    """Draw weight, KL and error over training: a line for a config, the mean over its seeds."""
+def save_curves(results: Sequence[Result], configs: Sequence[str], path: Path) -> Path:
+    """Draw weight, KL and error over training: a line for a config, the mean over its seeds.
+
+    Args:
+        results: Those of the runs.
+        configs: All configs of the example, drawn or not.
+        path: The file.
+    """
+    groups = by_config(results)
+    line_of = lines(groups, configs)
     with mpl.rc_context({**STYLE, "axes.grid": True}):
         figure = Figure(figsize=(COLUMN, 5.8))
         axes = figure.subplots(len(CURVES), sharex=True)
         for panel, (metric, label) in zip(axes, CURVES.items(), strict=True):
             panel.set_ylabel(label)
-            for (config, group), line in zip(by_config(results).items(), cycle(LINES)):
+            for config, group in groups.items():
                 over_seeds = np.mean([result.history[metric] for result in group], axis=0)
                 middles, values = means(over_seeds, max(1, len(over_seeds) // POINTS))
-                panel.plot(EVERY * middles, values, label=config, **line)
+                panel.plot(EVERY * middles, values, label=config, **line_of[config])
         axes[0].set_ylim(0, 18)  # the weight of a capacity is no price, and far above
         axes[1].set_ylim(bottom=0)
         # All of them begin with the same steep fall: it would flatten the rest.

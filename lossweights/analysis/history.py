@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final, Literal, Self, TypeAlias
@@ -17,12 +18,15 @@ from numpy.typing import NDArray
 from torch.utils.hooks import RemovableHandle
 
 from lossweights.components.durations import Duration
+from lossweights.config.files import open_file
 from lossweights.criterion.record import Step, compact
 from lossweights.criterion.report import METRICS, QUANTITIES, chosen, on_host
 from lossweights.criterion.weighted_loss import WeightedLoss
-from lossweights.errors import HorizonError, did_you_mean, quoted, warn
+from lossweights.errors import HorizonError, did_you_mean, quoted, shown, warn
 
 _EVERY = 50  # steps
+_LONGEST_ROW = 2**24  # bytes
+_LARGEST = 2**53  # float64 represents every whole number up to it
 
 _MANY_STEPS = 64  # whose records are kept as they are, before they are stored in one tensor
 
@@ -51,6 +55,7 @@ class History:
         reduce: Whether a row has the `mean` over the steps of its interval, or the `last` step.
 
     Raises:
+        TypeError: If something other than a criterion is passed.
         ValueError: If the interval is 0, a quantity or `reduce` is unknown, or the file is not a
             history.
         OSError: If the file cannot be read or written; if writing fails later, a warning is issued.
@@ -76,6 +81,12 @@ class History:
         *,
         reduce: Literal["mean", "last"] = "mean",
     ) -> None:
+        if criterion is not None and not hasattr(criterion, "on_step"):
+            is_path = isinstance(criterion, str | os.PathLike)
+            hint = "read a file with History.load(path)" if is_path else "pass the criterion itself"
+            raise TypeError(
+                f"a history follows a WeightedLoss, found {type(criterion).__name__}: {hint}"
+            )
         if reduce not in ("mean", "last"):
             raise ValueError(f"reduce is 'mean' or 'last', found {reduce!r}")
         self._every = Duration.parse(every)
@@ -87,8 +98,12 @@ class History:
         self._rows: list[Row] = []
         self._steps: list[Step] = []  # the records of the interval that is not complete
         self._last, self._partial = 0, _NO_ROW  # its last step, and its row if it was asked for
-        self._path = None if path is None else Path(path).resolve()
-        if self._path is not None:
+        self._path = None
+        if path is not None:
+            try:
+                self._path = Path(path).resolve()
+            except ValueError as error:  # NUL, or half a character
+                raise ValueError(f"{shown(path)} is not the path of a file: {error}") from None
             if self._path.exists():
                 self._rows = _read(self._path)
             self.save(self._path)  # without a line that was cut off
@@ -259,25 +274,28 @@ def _line(row: Row) -> str:
 def _read(path: Path) -> list[Row]:
     """The rows of a file; rows of repeated steps replace earlier ones."""
     rows: list[Row] = []
-    *lines, last = path.read_bytes().split(b"\n")
     start = b'{"step": '
-    if last[: len(start)] != start[: len(last)]:  # otherwise a row that was cut off
-        lines.append(last)
-    for number, line in enumerate(lines, start=1):
-        row = _row(line, f"{path.name}, line {number}")
-        while rows and rows[-1]["step"] >= row["step"]:
-            rows.pop()
-        rows.append(row)
+    with open_file(path) as file:
+        for number, line in enumerate(iter(partial(file.readline, _LONGEST_ROW + 1), b""), 1):
+            is_cut = not line.endswith(b"\n") and len(line) <= _LONGEST_ROW
+            if is_cut and line[: len(start)] == start[: len(line)]:
+                break  # the last row
+            row = _row(line, f"{path.name}, line {number}")
+            while rows and rows[-1]["step"] >= row["step"]:
+                rows.pop()
+            rows.append(row)
     return rows
 
 
 def _row(line: bytes, place: str) -> Row:
-    with suppress(ValueError, AttributeError):  # not JSON, or not an object
-        row = json.loads(line)
-        are_numbers = {*map(type, row.values())} <= {int, float, NoneType}
-        if are_numbers and type(row.get("step")) is int and row["step"] >= 0:
+    with suppress(ValueError, AttributeError, RecursionError):  # not JSON, or not an object
+        row = json.loads(line) if len(line) <= _LONGEST_ROW else {}
+        values = row.values()
+        are_numbers = {*map(type, values)} <= {int, float, NoneType}
+        are_floats = are_numbers and all(type(x) is not int or abs(x) <= _LARGEST for x in values)
+        if are_floats and type(row.get("step")) is int and row["step"] >= 0:
             return {sys.intern(n): math.nan if v is None else v for n, v in row.items()}
     raise ValueError(
         f"{place}: a row of a history is a JSON object of numbers with an integer `step`, "
-        f"found {line[:80].decode(errors='replace')!r}"
+        f"found {shown(line[:80].decode(errors='replace'))}"
     )

@@ -117,6 +117,7 @@ class Monitor:
         history: The rows; in a long training, the first five and the last thousand.
 
     Raises:
+        TypeError: If something other than a criterion is passed.
         ValueError: If the interval is 0, or a floor names an unknown term.
 
     >>> import torch
@@ -139,6 +140,11 @@ class Monitor:
         *,
         floors: Floors | None = None,
     ) -> None:
+        if not hasattr(criterion, "on_step"):
+            raise TypeError(
+                f"a monitor follows a WeightedLoss, found {type(criterion).__name__}: "
+                "pass the criterion itself"
+            )
         self._floors = dict(floors or {})
         diagnose([], criterion.config, floors=self._floors)  # checks the floors
         self.findings: list[Finding] = []

@@ -8,6 +8,7 @@ pyplot's figures nor rcParams are changed.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -95,7 +96,7 @@ def config(
     if not isinstance(named, Mapping) or not all(isinstance(c, LossConfig) for c in named.values()):
         raise TypeError(
             "plot.config takes a LossConfig, such as criterion.config, or several by name, "
-            f"found {configs!r}"
+            f"found {repr(configs) if isinstance(configs, str) else type(configs).__name__}"
         )
     if not named:
         raise ValueError("a picture shows at least one config, found none")
@@ -136,7 +137,8 @@ def values(history: History, *, width: float = _WIDTH) -> Figure:
     >>> criterion.step()
     >>> figure = plot.values(history)
     """
-    return _picture(*_arranged(history.steps, _columns(history, "raw")), "raw", width)
+    columns = _columns(history, "raw")
+    return _picture(*_arranged(history.steps, columns), "raw", width)
 
 
 def weights(history: History, *, width: float = _WIDTH) -> Figure:
@@ -151,7 +153,8 @@ def weights(history: History, *, width: float = _WIDTH) -> Figure:
     Raises:
         ValueError: If the history has no rows, or no `weight`.
     """
-    return _picture(*_arranged(history.steps, _columns(history, "weight")), "weight", width)
+    columns = _columns(history, "weight")
+    return _picture(*_arranged(history.steps, columns), "weight", width)
 
 
 def shares(history: History, *, width: float = _WIDTH) -> Figure:
@@ -212,7 +215,14 @@ def looks(index: int, *, dotted: bool = False) -> Look:
 
 
 def _columns(history: History, quantity: str) -> Columns:
-    """A quantity by term; a ValueError if no term has it."""
+    """A quantity by term; a ValueError if no term has it, a TypeError for another object."""
+    if not isinstance(history, History):
+        is_monitor = isinstance(getattr(history, "history", None), History)
+        usage = "make one before training, history = History(criterion), and pass it"
+        raise TypeError(
+            f"a picture of a training needs a History, found {type(history).__name__}: "
+            f"{'pass its attribute `history`' if is_monitor else usage}"
+        )
     kept = dict.fromkeys(history)
     metrics = {name: f"{quantity}/{name}" for name in history.terms}
     found = {name: history[metric] for name, metric in metrics.items() if metric in kept}
@@ -237,7 +247,8 @@ def _arranged(
     panels: Panels = {}
     entries: list[Entry] = []
     for index, (name, column) in enumerate(columns.items()):
-        look = looks(index if together else 0, dotted=name in dotted)
+        # The color of a term is the same in all pictures, unless there are too many terms.
+        look = looks(index if len(columns) <= len(_COLORS) else 0, dotted=name in dotted)
         panels.setdefault("" if together else name, []).append((steps, column, look))
         entries.append((name, look))
     return panels, entries if together else []
@@ -306,7 +317,8 @@ def _figure(
         for unused in axes[len(panels) :]:
             unused.remove()
         del axes[len(panels) :]
-        for index, (panel, (title, paint)) in enumerate(zip(axes, panels, strict=True)):
+        titles = _shortened((title for title, _ in panels), width / columns - 0.45)
+        for index, (panel, title, (_, paint)) in enumerate(zip(axes, titles, panels, strict=True)):
             panel.xaxis.set_major_locator(MaxNLocator(4 if columns > 1 else 7, integer=True))
             panel.xaxis.set_major_formatter(EngFormatter(sep=""))
             if index >= len(panels) - columns:  # the lowest of its column
@@ -314,7 +326,7 @@ def _figure(
             if index >= (rows - 1) * columns:
                 panel.set_xlabel("step")
             paint(panel)
-            panel.set_title(_shortened(title, width / columns - 0.45), loc="left", parse_math=False)
+            panel.set_title(title, loc="left", parse_math=False)
         left, right = axes[0].get_xlim()
         if right - left < 1:  # a single step
             axes[0].set_xlim(left - 1, right + 1)
@@ -323,16 +335,31 @@ def _figure(
             # The names are set afterwards: one that begins with _ was hidden up to matplotlib 3.9.
             dots = ["."] * len(entries)
             key = figure.legend(handles, dots, loc="outside lower left", ncols=beside, borderpad=0)
-            for text, (name, _) in zip(key.get_texts(), entries, strict=True):
+            shown = _shortened((name for name, _ in entries), width - 0.55)
+            for text, name in zip(key.get_texts(), shown, strict=True):
                 text.set_parse_math(False)  # a name may contain dollars
-                text.set_text(_shortened(name, width - 0.55))
+                text.set_text(name)
         return figure
 
 
-def _shortened(name: str, inches: float) -> str:
-    """A name in one line, shortened in the middle to a width in inches."""
-    name = "".join(letter if letter.isprintable() else " " for letter in name)
+def _shortened(names: Iterable[str], inches: float) -> list[str]:
+    """Names in one line each, shortened to a width in inches; different ones stay different."""
+    names = ["".join(letter if letter.isprintable() else " " for letter in name) for name in names]
     most = max(int(inches / _LETTER), 8)
+    cut = [_without_middle(name, most) for name in names]
+    short = list(cut)
+    for index, name in enumerate(names):
+        alike = [each for each, other in zip(names, cut, strict=True) if other == cut[index]]
+        if len(set(alike)) > 1:  # show where they begin to differ
+            first = len(os.path.commonprefix(alike))  # noqa: RUF071  # letters, no paths
+            begin = max(min(first - most // 2, len(name) - most + 1), 1)
+            short[index] = f"…{name[begin : begin + most - 2]}…"
+    if len(set(short)) < len(set(names)):
+        short = [f"{n} {_without_middle(name, most - 3)}" for n, name in enumerate(names, 1)]
+    return short
+
+
+def _without_middle(name: str, most: int) -> str:
     if len(name) <= most:
         return name
     end = (most - 1) // 2

@@ -19,9 +19,10 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         from lossweights.cli.app import app  # noqa: PLC0415  # an extra
+
+        app()
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         if missing not in _EXTRA:
             raise
         sys.exit(f"the command line needs {missing}: pip install 'lossweights[cli]'")
-    app()

@@ -41,16 +41,16 @@ def check(
         try:
             name, criterion, remarks = common.read(argument, at, total_steps, steps_per_epoch)
         except ConfigError as error:
-            typer.echo(str(error), err=True)
+            common.say(str(error), err=True)
             refused += 1
             continue
         with suppress(HorizonError):  # the description says what is not known
             _ = criterion.weights
             remarks += criterion.audit()
         if not quiet:
-            typer.echo(f"{name}: fine\n{textwrap.indent(criterion.describe(), '  ')}")
+            common.say(f"{name}: fine\n{textwrap.indent(criterion.describe(), '  ')}")
         for remark in remarks:
-            typer.echo(f"{name}: warning: {remark}", err=True)
+            common.say(f"{name}: warning: {remark}", err=True)
     if refused and len(configs) > 1 and not quiet:
-        typer.echo(f"{refused} of {len(configs)} refused", err=True)
+        common.say(f"{refused} of {len(configs)} refused", err=True)
     raise typer.Exit(1 if refused else 0)

@@ -1,22 +1,24 @@
 """What commands share: options, reading configs, reporting errors, writing files."""
 
 import importlib
+import shutil
 import sys
 import traceback
 import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from textwrap import indent
+from textwrap import fill, indent
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+import lossweights  # whose names import torch when they are used, which takes seconds
 from lossweights.components.durations import read_total_steps
 from lossweights.config.files import Source
-from lossweights.config.loss_config import LossConfig
-from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import ConfigError, quoted
+
+_NARROWEST = 20  # columns of a paragraph, however narrow the terminal is
 
 
 def import_modules(names: list[str] | None) -> list[str] | None:
@@ -89,7 +91,7 @@ def read(
     total_steps: str | None,
     steps_per_epoch: int | None,
     changes: Mapping[str, Any] | None = None,
-) -> tuple[str, WeightedLoss, list[str]]:
+) -> tuple[str, "lossweights.WeightedLoss", list[str]]:
     """The name of a config, `FILE` or `FILE:AT`, its criterion, and the warnings of building it.
 
     Raises:
@@ -105,7 +107,7 @@ def read(
         found, config = _config(Path(argument), at, changes)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            criterion = WeightedLoss(config)
+            criterion = lossweights.WeightedLoss(config)
     except (ValueError, ImportError) as error:
         name = _name(Path(argument), at)
         raise ConfigError(f"{name}: refused\n{indent(str(error), '  ')}") from None
@@ -118,7 +120,7 @@ def _name(path: Path, at: str | None) -> str:
 
 def _config(
     path: Path, at: str | None, changes: Mapping[str, Any]
-) -> tuple[str | None, LossConfig]:
+) -> tuple[str | None, "lossweights.LossConfig"]:
     """The changed config at a dotted path in a file, or the only one there, and its dotted path."""
     source = Source.of(path)
     data, location = source.part(at)
@@ -129,7 +131,7 @@ def _config(
                 f"{source.place(location)}: there are several configs, {quoted(sections)}: "
                 f"write --at {at}, or {path}:{at}"
             )
-    config = LossConfig.read(path, at)
+    config = lossweights.LossConfig.read(path, at)
     try:
         return at, config.override(changes)
     except ConfigError as error:
@@ -144,9 +146,18 @@ def _sections(data: Mapping[Any, Any], *path: str) -> list[str]:
     return [found for key, part in tables.items() for found in _sections(part, *path, key)]
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Prints lines; in a terminal, those that are too wide continue between two words."""
+    width = max(shutil.get_terminal_size((sys.maxsize, 0)).columns, _NARROWEST)
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+        typer.echo(fill(line, width, subsequent_indent=indent, **options), err=err)
+
+
 def fail(message: str) -> NoReturn:
     """Prints an error on standard error and exits with status 1."""
-    typer.echo(f"error: {message}", err=True)
+    say(f"error: {message}", err=True)
     raise typer.Exit(1)
 
 

@@ -2,19 +2,45 @@
 
 import inspect
 import re
-import sys
 from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-import yaml
 from docstring_parser import DocstringStyle, ParseError, parse
 
+from lossweights.components import declaration
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration
 
 _YEAR = re.compile(r"\b(19|20)\d\d\b")
 _NO_PROSE = re.compile(r"[A-Z]\w+:\n|>>>| ")
+_ONE = r"\s*(?:\{([^{}]*)\}|([^\s{}\\]|\\[A-Za-z]+))"  # an argument, without braces in it
+_FORMULAS = (  # what LaTeX writes, and what a terminal shows, in this order
+    (r"\\[,;!\s]|\\q?quad|\\(?:left|right|[bB]ig)(?![A-Za-z])|\\\\", " "),
+    (r"\\([{}])", r"\1\1"),  # doubled, so that they are no argument
+    (r"\\(?:mathrm|mathbf|text)" + _ONE, r"\1\2"),
+    (r"\\tfrac\s*(\d)\s*(\d)", r"\1/\2"),
+    (r"\\(hat|tilde|bar)" + _ONE, r"\2\3_\1"),
+    (r"\\overline" + _ONE, r"mean(\1\2)"),
+    (r"\\sqrt" + _ONE, r"sqrt(\1\2)"),
+    (r"\\frac\{(\w+)\}\{(\w+)\}", r"\1 / \2"),
+    (r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"(\1) / (\2)"),
+    (r"\\lVert\s*(.*?)\s*\\rVert", r"|\1|"),
+    (r"\\lfloor\s*(.*?)\s*\\rfloor", r"floor(\1)"),
+    (r"\\langle\s*(.*?)\s*\\rangle", r"<\1>"),
+    (r"([_^])\{(\w|[A-Za-z0-9]+|\+|\\[a-z]+)\}", r"\1\2"),
+    (r"([_^])\{([^{}]*)\}", r"\1(\2)"),
+    (r"\\partial ", "d"),
+    (r"\\leftarrow", "<-"),
+    (r"\\([lg])eq?(?![A-Za-z])", lambda match: {"l": "<=", "g": ">="}[match[1]]),
+    (r"\\cdot", "."),
+    (r"\\sim", "~"),
+    (r"\\top", "T"),
+    (r"\\mp", "-+"),
+    (r"\(\s+", "("),
+    (r"\s+\)", ")"),
+)
+_NAMES = r"\\var(?=epsilon)|\\(?=[A-Za-z])"  # alpha, log, sum, ... are shown without a backslash
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text"}
 
@@ -57,16 +83,25 @@ def written(value: Any) -> str:
     >>> written(None), written(0.5), written(steps(500)), written(Cyclical(cycles=4))
     ('none', '0.5', '500 steps', '{kind: cyclical, cycles: 4}')
     """
-    if value is None or isinstance(value, Duration):
-        return str(value).lower()
-    if isinstance(value, Component):
-        value = value.model_dump(mode="json", exclude_defaults=True)
-        if value.keys() == {"kind"}:
-            return str(value["kind"])
-        if value.keys() == {"kind", "value"}:  # a constant schedule is written as its number
-            value = value["value"]
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=sys.maxsize)
-    return text.removesuffix("...\n").strip()
+    return "none" if value is None else declaration.written(value)
+
+
+def plain(text: str) -> str:
+    r"""A text whose formulas are written as in a terminal.
+
+    >>> plain(r"After $T$: $w(t) = a + (b - a) f(\min(t / T, 1))$, $\tfrac12 e^{-s_i} \ge \hat b$.")
+    'After T: w(t) = a + (b - a) f(min(t / T, 1)), 1/2 e^(-s_i) >= b_hat.'
+    """
+    return re.sub(r"\$\$?([^$]+)\$\$?", lambda match: _formula(match[1]), text)
+
+
+def _formula(latex: str) -> str:
+    before = ""
+    while latex != before:  # from the inner braces to the outer ones
+        before = latex
+        for pattern, shown in _FORMULAS:
+            latex = re.sub(pattern, shown, latex)
+    return " ".join(re.sub(r"([{}])\1", r"\1", re.sub(_NAMES, "", latex)).split())
 
 
 def type_in_words(annotation: Any, metadata: Sequence[Any] = ()) -> str:  # noqa: PLR0911  # one each

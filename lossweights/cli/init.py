@@ -47,7 +47,7 @@ def init(
     if starter is None:
         width = max(map(len, known))
         for name, text in known.items():
-            typer.echo(f"{name:<{width}}  {purpose(text)}")
+            common.say(f"{name:<{width}}  {purpose(text)}")
         typer.echo("\n`lossweights init NAME` writes one.")
         return
     if starter not in known:

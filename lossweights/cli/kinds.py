@@ -12,8 +12,9 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from lossweights.cli.common import Imports
-from lossweights.cli.docstrings import fields, sources, summary
+import lossweights
+from lossweights.cli.common import Imports, say
+from lossweights.cli.docstrings import fields, plain, sources, summary
 from lossweights.components.declaration import Component, load_plugins
 from lossweights.errors import did_you_mean, quoted
 
@@ -42,8 +43,8 @@ def kinds(
       lossweights kinds spike --import my_schedules
     """
     if broken := load_plugins():
-        typer.echo(f"warning: {broken.removeprefix('; ')}", err=True)
-    found = sorted(Component.__subclasses__(), key=lambda each: each.__name__)
+        say(f"warning: {broken.removeprefix('; ')}", err=True)
+    found = sorted(lossweights.Component.__subclasses__(), key=lambda each: each.__name__)
     families = {each.__name__.lower(): each.kinds() for each in found if each.kinds()}
     if family is not None:
         if (wanted := family.lower().removesuffix("s")) not in families:
@@ -55,7 +56,7 @@ def kinds(
     if kind is None:
         for name, members in families.items():
             _list(name, members, console)
-        console.print("`lossweights kinds KIND` shows the fields of one, with an example.")
+        say("`lossweights kinds KIND` shows the fields of one, with an example.")
         return
     chosen = [members[kind] for members in families.values() if kind in members]
     if not chosen:
@@ -100,10 +101,9 @@ def _show(cls: type[Component], console: Console) -> None:
 
 
 def _filled(text: str, indent: int, console: Console) -> str:
-    """A paragraph whose later lines are indented; its formulas lose their dollar signs."""
-    text = re.sub(r"\$([^$]+)\$", r"\1", text)
+    """A paragraph whose later lines are indented."""
     width = max(_NARROWEST, console.width - indent)
-    return f"\n{'':{indent}}".join(textwrap.wrap(text, width, break_on_hyphens=False))
+    return f"\n{'':{indent}}".join(textwrap.wrap(plain(text), width, break_on_hyphens=False))
 
 
 def _name(cls: type) -> str:

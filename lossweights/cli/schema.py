@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+import lossweights
 from lossweights.cli import common
-from lossweights.config.loss_config import LossConfig
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -48,7 +48,7 @@ def schema(
 
 def schema_at(at: str | None) -> dict[str, Any]:
     """The schema of files with a config at a dotted path; the rest of the file is not checked."""
-    part = LossConfig.model_json_schema()
+    part = lossweights.LossConfig.model_json_schema()
     definitions = part.pop("$defs")
     for key in reversed(at.split(".") if at else ()):
         part = {"type": "object", "properties": {key: part}}

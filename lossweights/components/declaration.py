@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import inspect
+import json
+import math
 import re
-from collections.abc import Iterator, KeysView, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -16,6 +23,7 @@ from pydantic import (
     SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
@@ -27,44 +35,141 @@ from pydantic_core import (
     core_schema,
 )
 
-from lossweights.components.json_schema import FAMILY, with_kinds
-from lossweights.errors import did_you_mean, quoted
+from lossweights.components.json_schema import FAMILY, Generator, with_kinds
+from lossweights.components.numerics import LARGEST_FLOAT32, SMALLEST_FLOAT32
+from lossweights.errors import MOST_PROBLEMS, did_you_mean, quoted, shown
 
 PLUGIN_GROUP = "lossweights.plugins"
 
+# Text that YAML reads as itself without quotes.
+_PLAIN = re.compile(r"(?!(?i:true|false|yes|no|on|off|y|n|null)$)[^\W\d][\w./*-]*")
 
-def _strict(schema: Any) -> Any:
-    """Adds two rules, for which pydantic has no setting, to the core schema of a class."""
-    # Numbers refuse bools. `Duration | str` validates as a duration alone, which reads text itself:
-    # the other members of such a union are for the type checker.
-    if isinstance(schema, list):
-        return [_strict(part) for part in schema]
+
+_WHOLE = 2**53  # float64 represents every whole number up to it
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+_LEADING_ZERO = re.compile(r"\s*[-+]?0[0-9_]+\s*")
+
+
+def _strict(schema: Any, *, in_float32: bool) -> Any:
+    """Adds rules, for which pydantic has no setting, to the core schema of a class."""
+    # Numbers fit the tensors that they become, and text is on one line. `Duration | str` validates
+    # as a duration alone, which reads text itself: the other members of such a union are for the
+    # type checker.
+    if isinstance(schema, list | tuple):
+        return type(schema)(_strict(part, in_float32=in_float32) for part in schema)
     if not isinstance(schema, dict) or schema.get("metadata", {}).get("strict"):
         return schema
     if schema.get("type") in ("float", "int"):
+        return _strict_number(schema, in_float32=in_float32)
+    if schema.get("type") == "str":
         return core_schema.no_info_before_validator_function(
-            _refuse_bool, schema, metadata={"strict": True}
+            _refuse_control, {**schema, "strict": True}, metadata={"strict": True}
         )
     if schema.get("type") == "union":
-        for choice in schema["choices"]:
-            if isinstance(choice, dict) and choice.get("metadata", {}).get("reads_all"):
+        choices = [part[0] if isinstance(part, tuple) else part for part in schema["choices"]]
+        for choice in choices:
+            if reader := choice.get("metadata", {}).get("reads_all"):
+                if {part.get("type") for part in choices if part is not choice} - {"str", "none"}:
+                    raise TypeError(
+                        f"a field typed {reader} also reads text, so it can be combined with str "
+                        f"and None alone: write `{reader} | str`"
+                    )
                 return choice
     kept = ("cls", "function", "config", "default", "metadata", "ref", "serialization")
-    return {key: part if key in kept else _strict(part) for key, part in schema.items()}
+    return {
+        key: part if key in kept else _strict(part, in_float32=in_float32)
+        for key, part in schema.items()
+    }
 
 
-def _refuse_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError(f"a number is needed, found {value}")
+def _lists_schedules(schema: Any, *, in_list: bool = False) -> bool:
+    if isinstance(schema, dict):
+        if in_list and schema.get("metadata", {}).get("reads_all") == "Schedule":
+            return True
+        in_list |= schema.get("type") in ("list", "tuple", "dict", "set", "frozenset")
+        schema = schema.values()
+    elif not isinstance(schema, list | tuple):
+        return False
+    return any(_lists_schedules(part, in_list=in_list) for part in schema)
+
+
+def _strict_number(schema: dict[str, Any], *, in_float32: bool) -> CoreSchema:
+    """The schema of a float or int that fits its type in a tensor."""
+    is_float = schema["type"] == "float"
+    largest: float = LARGEST_FLOAT32 if is_float else _WHOLE
+    smallest = SMALLEST_FLOAT32 if is_float and in_float32 and schema.get("gt") == 0 else 0.0
+    bounds: dict[str, float] = {} if schema.keys() & {"gt", "ge"} else {"minimum": -largest}
+    bounds |= {} if schema.keys() & {"lt", "le"} else {"maximum": largest}
+    most = (
+        f" for float32: write a number up to {largest:.3g}" if is_float else ": write up to 2**53"
+    )
+
+    def read(value: Any, handler: ValidatorFunctionWrapHandler) -> float:
+        if isinstance(value, bool | np.bool_ | bytes | bytearray):
+            raise ValueError(f"a number is needed, found {shown(value)}")
+        if isinstance(value, str) and _LEADING_ZERO.fullmatch(value):
+            raise ValueError(
+                f"a number is needed, found {shown(value)}, which some programs read as octal: "
+                "write it without the 0 in front"
+            )
+        too_large = isinstance(value, int) and value.bit_length() > 1024  # beyond float64
+        number: float = 0.0 if too_large else handler(_float_of(value))
+        low, high = bounds.get("minimum", -math.inf), bounds.get("maximum", math.inf)
+        if too_large or not low <= number <= high:
+            raise ValueError(f"{shown(value)} is too large{most}")
+        if 0 < number < smallest:
+            raise ValueError(
+                f"{shown(value)} is too small for float32: write at least {smallest:.3g}"
+            )
+        return number
+
+    return core_schema.no_info_wrap_validator_function(
+        read, schema, metadata={"strict": True, "pydantic_js_updates": bounds}
+    )
+
+
+def _float_of(value: object) -> object:
+    """A `Decimal` or `Fraction` as a float: its int might not fit into memory."""
+    if not isinstance(value, Decimal | Fraction):
+        return value
+    try:
+        return float(value)
+    except (OverflowError, ValueError):  # beyond float64, a signaling nan
+        return math.inf
+
+
+def _refuse_control(value: object) -> object:
+    if isinstance(value, str) and (found := _CONTROL.search(value)):
+        character = ascii(found[0])
+        raise ValueError(f"text cannot contain {character}, found {shown(value)}")
     return value
 
 
 class Declaration(BaseModel):
-    """A table of a config: frozen, without unknown fields, nan, inf, or bools as numbers."""
+    """A table of a config: frozen, without unknown fields, nan, inf, or bools as numbers.
+
+    Its `repr` is Python, and its `str` is what a config contains, in one line of YAML.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
     )
+    _in_float32: ClassVar[bool] = True  # whether tensors are computed from its numbers
+
+    if not TYPE_CHECKING:  # type checkers and editors show the fields
+
+        def __new__(cls, *values: object, **fields: object) -> Self:
+            """Names the fields of values that are passed without their names."""
+            if not values:
+                return super().__new__(cls)
+            own, known = inspect.get_annotations(cls), cls.model_fields
+            names = sorted(known, key=lambda each: (not known[each].is_required(), each not in own))
+            named = dict(zip((each for each in names if each not in fields), values, strict=False))
+            shown = ", ".join(f"{each}={value!r}" for each, value in (named | fields).items())
+            raise TypeError(f"{cls.__name__} takes its fields by name: {cls.__name__}({shown})")
+
+    def __str__(self) -> str:
+        return written(dict(self.__repr_args__()))
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         for name, field in type(self).model_fields.items():
@@ -77,14 +182,18 @@ class Declaration(BaseModel):
         """Names the nearest known field for each unknown one, besides all other problems."""
         try:
             return handler(data)
+        except RecursionError:
+            raise ValueError("tables and lists are nested too deeply") from None
         except ValidationError as error:
+            problems = enumerate(error.errors(include_url=False))
             raise ValidationError.from_exception_data(
-                cls.__name__, [_reworded(cls, problem) for problem in error.errors()]
+                cls.__name__,
+                [_reworded(cls, problem, is_shown=i < MOST_PROBLEMS) for i, problem in problems],
             ) from None
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema: CoreSchema = _strict(handler(source))
+        schema: CoreSchema = _strict(handler(source), in_float32=cls._in_float32)
         return schema
 
     @classmethod
@@ -92,7 +201,8 @@ class Declaration(BaseModel):
         """The JSON schema, with every registered kind of every family, plug-ins included."""
         load_plugins()
         families = {family.__name__: family for family in Component.__subclasses__()}
-        return with_kinds(super().model_json_schema(*args, **kwargs), families)
+        options = {"schema_generator": Generator, **kwargs}
+        return with_kinds(super().model_json_schema(*args, **options), families)
 
 
 class Component(Declaration):
@@ -138,6 +248,12 @@ class Component(Declaration):
             )
         cls._registry[kind] = cls
 
+    def __str__(self) -> str:
+        fields = dict(self.__repr_args__())
+        if not self.kind:
+            return repr(self)
+        return written({"kind": self.kind, **fields}) if fields else self.kind
+
     @classmethod
     def kinds(cls) -> dict[str, type[Self]]:
         """Every registered class of the family, by kind, including plug-ins."""
@@ -152,7 +268,7 @@ class Component(Declaration):
             others = [f.__name__.lower() for f in Component.__subclasses__() if f.has_kind(kind)]
             elsewhere = f" (it is one of {others[0]}):" if others else ""
             raise ValueError(
-                f"{kind!r} is not a kind of {cls.__name__.lower()}"
+                f"{shown(kind)} is not a kind of {cls.__name__.lower()}"
                 f"{elsewhere or did_you_mean(kind, cls._registry) or ':'} "
                 f"there are {quoted(sorted(cls._registry))}{broken}"
             )
@@ -192,7 +308,7 @@ class Component(Declaration):
     def not_a_member(cls, written: object) -> ValueError:
         """The error for a value that the family cannot read."""
         return ValueError(
-            f"a {cls.__name__.lower()} is a table with a `kind`, found {written!r}; "
+            f"a {cls.__name__.lower()} is a table with a `kind`, found {shown(written)}; "
             f"there are {quoted(sorted(cls._registry))}"
         )
 
@@ -213,7 +329,7 @@ class Component(Declaration):
         if isinstance(data, dict) and "kind" in data:
             data = dict(data)
             if (kind := data.pop("kind")) != cls.kind:
-                raise ValueError(f"{cls.__name__} is of kind {cls.kind!r}, found {kind!r}")
+                raise ValueError(f"{cls.__name__} is of kind {cls.kind!r}, found {shown(kind)}")
         return data
 
     @model_serializer(mode="wrap")
@@ -226,13 +342,19 @@ class Component(Declaration):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         if cls is not getattr(cls, "family", None):
-            return super().__get_pydantic_core_schema__(source, handler)
+            schema = super().__get_pydantic_core_schema__(source, handler)
+            if cls._in_float32 and _lists_schedules(schema):
+                raise TypeError(
+                    f"{cls.__name__}: now[...] has the values of fields typed Schedule, not of "
+                    "lists of schedules: give each schedule a field of its own"
+                )
+            return schema
         return core_schema.no_info_plain_validator_function(
             cls.read,
             serialization=core_schema.plain_serializer_function_ser_schema(
                 _dump_member, info_arg=True
             ),
-            metadata={"reads_all": True},
+            metadata={"reads_all": cls.__name__},
         )
 
     @classmethod
@@ -247,10 +369,28 @@ class Component(Declaration):
         return described
 
 
+def written(value: object) -> str:
+    """A value as a config contains it, in one line of YAML.
+
+    >>> from lossweights import Warmup
+    >>> written([None, True, 2.0, "a b", Warmup(over="10%", shape="cosine")])
+    '[null, true, 2, "a b", {kind: warmup, over: 10%, shape: cosine}]'
+    """
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{written(key)}: {written(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(written, value))}]"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
 def load_plugins() -> str:
     """Imports each entry point of `lossweights.plugins` once; says which ones failed."""
     broken = ""
-    for point in importlib.metadata.entry_points(group=PLUGIN_GROUP):
+    for point in _entry_points(importlib.metadata.entry_points):
         if point.value in _loaded:
             continue
         try:
@@ -260,6 +400,11 @@ def load_plugins() -> str:
         else:
             _loaded.add(point.value)
     return broken
+
+
+@functools.cache
+def _entry_points(find: Callable[..., Iterable[Any]]) -> tuple[Any, ...]:
+    return tuple(find(group=PLUGIN_GROUP))  # it reads a file of every installed package
 
 
 _loaded: set[str] = set()
@@ -274,16 +419,26 @@ def _dump_member(member: Component, info: SerializationInfo) -> dict[str, Any]:
     return member.model_dump(**{name: getattr(info, name) for name in options})
 
 
-def _reworded(cls: type[BaseModel], problem: ErrorDetails) -> InitErrorDetails:
+class _Shown:
+    """A value in an error of pydantic, which would write out all of it."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return shown(self._value)
+
+
+def _reworded(cls: type[BaseModel], problem: ErrorDetails, *, is_shown: bool) -> InitErrorDetails:
     """The problem, to be raised again, with our message for an unknown field."""
     location, kind, message = problem["loc"], problem["type"], problem["msg"]
-    if kind == "extra_forbidden" and len(location) == 1:
+    if is_shown and kind == "extra_forbidden" and len(location) == 1:
         kind, fields = "unknown_field", cls.model_fields
         owner = repr(cls.kind) if getattr(cls, "kind", "") else cls.__name__  # type: ignore[attr-defined]
         message = (
-            f"unknown field {location[0]!r}{did_you_mean(str(location[0]), fields)} "
+            f"unknown field {shown(location[0])}{did_you_mean(location[0], fields)} "
             f"({owner} has {quoted(fields)})"
         )
     named = PydanticCustomError("unknown_field", message) if kind == "unknown_field" else kind
     context = problem.get("ctx", {})
-    return {"type": named, "loc": location, "input": problem["input"], "ctx": context}
+    return {"type": named, "loc": location, "input": _Shown(problem["input"]), "ctx": context}

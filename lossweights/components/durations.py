@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from lossweights.errors import HorizonError, did_you_mean
+from lossweights.errors import HorizonError, did_you_mean, shown
 
 Unit = Literal["steps", "epochs", "percent"]
 
@@ -26,7 +26,13 @@ _UNITS: dict[str, Unit] = {
     "dur": "percent",
 }
 _LONGEST = 2**53  # float64 represents every whole number up to it
-_WRITTEN = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*")
+_NUMBER = r"(?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_WHOLE = (  # in all spellings but those with an exponent below 0
+    r"[0-9][0-9_]*(?:\.0*)?(?:[eE]\+?[0-9]+)?|(?:[0-9][0-9_]*)?\.[0-9]+[eE]\+?[0-9]+"
+)
+_WRITTEN = re.compile(rf"([+-]?{_NUMBER})\s*([^\s0-9]*)")  # in linear time
+_COUNT = re.compile(r"[0-9]+(?:_[0-9]+)*")
+_LONGEST_TEXT = 100  # characters of a duration
 
 
 @dataclass(frozen=True)
@@ -53,16 +59,18 @@ class Duration:
 
     def __post_init__(self) -> None:
         if self.unit not in ("steps", "epochs", "percent"):
-            raise ValueError(f"a duration is in steps, epochs or percent, found {self.unit!r}")
+            raise ValueError(f"a duration is in steps, epochs or percent, found {shown(self.unit)}")
         if isinstance(self.value, bool) or not isinstance(self.value, Real):
-            raise ValueError(f"a duration is a number of {self.unit}, found {self.value!r}")
-        if not 0 <= self.value <= _LONGEST:
-            raise ValueError(f"a duration must be from 0 to {_LONGEST}, found {self}")
-        if self.unit == "steps" and self.value != int(self.value):
-            raise ValueError(f"steps must be whole, found {self.value:g} steps")
-        # Numbers of numpy become Python's, whose text can be parsed again.
-        whole = self.unit == "steps" or isinstance(self.value, Integral)
-        object.__setattr__(self, "value", int(self.value) if whole else float(self.value))
+            raise ValueError(f"a duration is a number of {self.unit}, found {shown(self.value)}")
+        value = _python(self.value)
+        if not 0 <= value <= _LONGEST:
+            unit = "%" if self.unit == "percent" else f" {self.unit}"
+            raise ValueError(
+                f"a duration must be from 0 to {_LONGEST}, found {_number_text(value)}{unit}"
+            )
+        if self.unit == "steps" and value != int(value):
+            raise ValueError(f"steps must be whole, found {value:g} steps")
+        object.__setattr__(self, "value", int(value) if self.unit == "steps" else value)
 
     @classmethod
     def parse(cls, written: object) -> Duration:
@@ -75,12 +83,13 @@ class Duration:
             return written
         if isinstance(written, bool) or not isinstance(written, Real | str):
             raise ValueError(
-                f'a duration is written "500 steps", "10 epochs" or "25%", found {written!r}'
+                f'a duration is written "500 steps", "10 epochs" or "25%", found {shown(written)}'
             )
-        match = _WRITTEN.fullmatch(str(written))
+        text = written.strip() if isinstance(written, str) else _number_text(_python(written))
+        match = _WRITTEN.fullmatch(text) if len(text) <= _LONGEST_TEXT else None
         if match is None:
             raise ValueError(
-                f'{written!r} is not a duration: write "500 steps", "10 epochs" or "25%"'
+                f'{shown(written)} is not a duration: write "500 steps", "10 epochs" or "25%"'
             )
         number, unit = match[1].replace("_", ""), match[2]
         if not unit:
@@ -133,18 +142,14 @@ class Duration:
         return core_schema.no_info_plain_validator_function(
             cls.parse,
             serialization=core_schema.to_string_ser_schema(when_used="always"),
-            metadata={"reads_all": True},
+            metadata={"reads_all": "Duration"},
         )
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {
-            "type": "string",
-            "pattern": r"^\s*[+]?[0-9._]+([eE][+-]?[0-9]+)?\s*[A-Za-z%]+\s*$",
-            "description": 'A length of training with its unit: "500 steps", "10 epochs", "25%".',
-        }
+        return dict(DURATION_JSON)
 
 
 def steps(value: int) -> Duration:
@@ -228,11 +233,45 @@ class Horizon:
         return replace(self, end=length)
 
 
+def pattern(*units: Unit, count: bool = False) -> str:
+    """A regular expression, for a JSON schema, for durations in some units, or also for a count."""
+
+    def words(unit: Unit) -> str:  # in upper or lower case
+        written = [word for word in _UNITS if _UNITS[word] == unit]
+        return "|".join(re.sub("[a-z]", lambda c: f"[{c[0]}{c[0].upper()}]", w) for w in written)
+
+    numbers = {unit: _WHOLE if unit == "steps" else _NUMBER for unit in units}
+    choices = [rf"(?:{number})\s*(?:{words(unit)})" for unit, number in numbers.items()]
+    choices += [_COUNT.pattern] * count
+    return rf"^\s*(?:\+?(?:{'|'.join(choices)}))\s*$"
+
+
+DURATION_JSON = {
+    "type": "string",
+    "pattern": pattern("steps", "epochs", "percent"),
+    "description": 'A length of training with its unit: "500 steps", "10 epochs", "25%".',
+}
+
+
+def _python(value: Real) -> float:
+    """A number of any library as one of Python, whose text can be parsed again."""
+    if isinstance(value, Integral):
+        return int(value)
+    try:
+        return float(value)
+    except OverflowError:  # a fraction beyond float64
+        return math.inf
+
+
+def _number_text(value: float) -> str:
+    return shown(value).removesuffix(".0")
+
+
 def _unknown(wanted: str, lacks: str) -> HorizonError:
     return HorizonError(f"{wanted} cannot be converted to steps before {lacks} is known")
 
 
-def read_total_steps(value: object) -> int | Duration | None:
+def read_total_steps(value: object, least: int = 0) -> int | Duration | None:
     """Reads `total_steps`: 40000, "40000", "40_000 steps", "40 epochs", None; else ValueError."""
     if isinstance(value, Duration | str) and not _is_count(value):
         duration = Duration.parse(value)
@@ -241,8 +280,11 @@ def read_total_steps(value: object) -> int | Duration | None:
                 f"total_steps cannot be a share of itself, found {duration}: "
                 'write 40000 or "40 epochs"'
             )
-        return int(duration.value) if duration.unit == "steps" else duration
-    return check_count("total_steps", value, least=0)
+        if duration.unit == "steps" or duration.value == 0:
+            value = int(duration.value)
+        else:
+            return duration
+    return check_count("total_steps", value, least)
 
 
 def check_count(name: str, value: object, least: int) -> int | None:
@@ -252,11 +294,15 @@ def check_count(name: str, value: object, least: int) -> int | None:
     is_whole = isinstance(value, float) and value.is_integer()
     count = int(value) if is_whole or _is_count(value) else value  # type: ignore[call-overload]
     if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, found {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least {least}, found {shown(value)}")
     if int(count) > _LONGEST:
-        raise ValueError(f"{name} must be at most 2**53, found {value!r}")
+        raise ValueError(f"{name} must be at most 2**53, found {shown(value)}")
     return int(count)
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, str) and value.strip().replace("_", "").isdecimal()
+    return (
+        isinstance(value, str)
+        and len(value) <= _LONGEST_TEXT
+        and bool(_COUNT.fullmatch(value.strip()))
+    )

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import UserString
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from errno import EINVAL
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from lossweights.errors import ConfigError, did_you_mean, dotted, quoted
+from lossweights.config.yaml_text import Lines, read_yaml
+from lossweights.errors import ConfigError, did_you_mean, dotted, quoted, shown
 
 Location = tuple[str | int, ...]
 
 _FORMATS = {".json": "JSON", ".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}
+
+
+# A config is written by people. Beyond these limits it is damaged, or made to take up memory.
+_LARGEST_FILE = 256 * 1024  # bytes
+_DEEPEST = 32  # levels of tables and lists
+_MOST_VALUES_OF_FILE = 20_000
+_MOST_VALUES = 5_000  # of a loss; a value counts as often as it is used
+
+_TEXTS = (str, bytes, bytearray, memoryview, UserString)  # sequences that are one value
+
+# A dotted key of TOML that is nested too deeply: tomllib takes quadratic time for it.
+_DOTTED = re.compile(
+    rf"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{_DEEPEST + 1}}}"""
+)
 
 
 @dataclass(frozen=True)
@@ -24,19 +42,19 @@ class Source:
     Args:
         data: Mappings, lists and scalars.
         name: The name of the file; empty for a mapping.
-        text: The text of a YAML file, in which lines can be found.
+        lines: The lines of the parts of a YAML file.
     """
 
     data: Any
     name: str = ""
-    text: str = ""
+    lines: Lines = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: Mapping[str, Any] | str | PathLike[str]) -> Source:
         """Reads a mapping or a file.
 
         Raises:
-            ConfigError: If the file is missing, not well-formed, or of another format.
+            ConfigError: If the file is missing, too large, not well-formed, or of another format.
             ImportError: For a YAML file without PyYAML.
         """
         if isinstance(source, Mapping):
@@ -48,22 +66,29 @@ class Source:
             )
         path = Path(source)
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            with open_file(path) as file:
+                raw = file.read(_LARGEST_FILE + 1)
+            text = raw.decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
-        form = _FORMATS.get(path.suffix.lower())
+            problem = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{dotted([str(path)])} cannot be read: {problem}") from None
+        name, form = dotted([path.name]), _FORMATS.get(path.suffix.lower())
+        if len(raw) > _LARGEST_FILE:
+            raise ConfigError(f"{name}: a config file has at most {_LARGEST_FILE:,} bytes")
         try:
             if form == "JSON":
-                return cls(json.loads(text, object_pairs_hook=_without_repeats), path.name)
+                return cls(json.loads(text, object_pairs_hook=_without_repeats), name)
             if form == "TOML":
-                return cls(tomllib.loads(text), path.name)
-            if form == "YAML":
-                return cls(_read_yaml(text, path.name), path.name, text)
-        except ConfigError:
-            raise
-        except (ValueError, RecursionError) as error:  # syntax, a date, an integer too long, depth
-            raise ConfigError(f"{path.name} is not well-formed {form}: {error}") from None
-        raise ConfigError(f"{path.name}: a config file ends in .json, .toml, .yaml or .yml")
+                return cls(_read_toml(text), name)
+        except RecursionError:
+            problem = f"tables and lists are nested more than {_DEEPEST} deep"
+            raise ConfigError(f"{name}: {problem}") from None
+        except ValueError as error:  # syntax, a date, an integer with too many digits
+            raise ConfigError(f"{name} is not well-formed {form}: {error}") from None
+        if form == "YAML":
+            data, lines = read_yaml(text, name, deepest=_DEEPEST, most=_MOST_VALUES_OF_FILE)
+            return cls(data, name, lines)
+        raise ConfigError(f"{name}: a config file ends in .json, .toml, .yaml or .yml")
 
     def part(self, at: str | None) -> tuple[dict[str, Any], Location]:
         """The table at a dotted path, with its location.
@@ -72,38 +97,99 @@ class Source:
             ConfigError: If there is none.
         """
         if at is not None and not isinstance(at, str):
-            raise ConfigError(f"at must be a dotted path such as 'training.loss', found {at!r}")
+            raise ConfigError(
+                f"at must be a dotted path such as 'training.loss', found {shown(at)}"
+            )
         path: Location = tuple(at.split(".")) if at else ()
         data = self.data
         for depth, key in enumerate(path):
             if not isinstance(data, Mapping) or key not in data:
                 keys = list(map(str, data)) if isinstance(data, Mapping) else []
                 raise ConfigError(
-                    f"{self.place(path[:depth])}: no key {key!r}{did_you_mean(str(key), keys)} "
+                    f"{self.place(path[:depth])}: no key {shown(key)}{did_you_mean(key, keys)} "
                     f"(found {quoted(keys)})"
                 )
             data = data[key]
         if not isinstance(data, Mapping):
-            raise ConfigError(f"{self.place(path)}: a table with `terms` is needed, found {data!r}")
-        try:
-            return plain(data), path  # this part alone: others of OmegaConf may not resolve
-        except RecursionError:
-            raise ConfigError(f"{self.place(path)}: a table contains itself") from None
+            raise ConfigError(
+                f"{self.place(path)}: a table with `terms` is needed, found {shown(data)}"
+            )
+        # This part alone: others of OmegaConf may not resolve.
+        return plain(data, lambda location: self.place((*path, *location))), path
 
     def place(self, location: Location) -> str:
         """A location as in `elbo.yaml, line 7, terms.kl.schedule`."""
-        line = _line_of(self.text, location) if self.text else None
+        line = self._line(location)
         parts = (self.name, f"line {line}" if line else "", dotted(location))
         return ", ".join(part for part in parts if part) or "the config"
 
+    def _line(self, location: Location) -> int | None:
+        """The line of a location, or of the nearest table around it."""
+        node, line = self.data, None
+        for part in location:
+            lines = self.lines.get(id(node), {})
+            if part in lines:
+                line, node = lines[part], node[part]
+            elif not isinstance(node, dict):  # else a shorthand: a schedule in place of a term
+                break
+        return line
 
-def plain(data: Any) -> Any:
-    """Converts mappings and lists of any library to dicts and lists; the rest is unchanged."""
-    if isinstance(data, Mapping):
-        return {key: plain(value) for key, value in data.items()}
-    if isinstance(data, Sequence) and not isinstance(data, str | bytes):
-        return [plain(value) for value in data]
-    return data
+
+def open_file(path: Path) -> BinaryIO:
+    """Opens a regular file; others, such as devices and pipes, have no end or never begin.
+
+    Raises:
+        OSError: If there is no such file, or it is not regular.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(EINVAL, "it is not a regular file", str(path))
+        return path.open("rb")
+    except ValueError as error:  # a path with NUL or with half a character
+        raise OSError(EINVAL, str(error), str(path)) from None
+
+
+def plain(data: Any, place: Callable[[Location], str] = dotted) -> Any:
+    """Converts mappings and lists of any library to dicts and lists; the rest is unchanged.
+
+    Raises:
+        ConfigError: For data that contains itself, is nested too deeply, has too many values, or
+            cannot be read; `place` names the location.
+    """
+    path: list[Any] = []
+    around: set[int] = set()
+    count = 0
+
+    def refusal(problem: str) -> ConfigError:
+        return ConfigError(f"{place(tuple(path)) or 'the config'}: {problem}")
+
+    def entries(value: Any) -> Iterator[tuple[Any, Any]]:
+        try:
+            yield from value.items() if isinstance(value, Mapping) else enumerate(value)
+        except Exception as error:  # of another library, such as a missing value of OmegaConf
+            raise refusal(f"this part cannot be read: {error}") from error
+
+    def copied(value: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > _MOST_VALUES:
+            raise refusal(f"a loss has at most {_MOST_VALUES:,} values, and here are more")
+        if not isinstance(value, Mapping | Sequence) or isinstance(value, _TEXTS):
+            return value
+        if id(value) in around:
+            raise refusal("a table or list contains itself")
+        if len(path) > _DEEPEST:
+            raise refusal(f"tables and lists are nested more than {_DEEPEST} deep")
+        around.add(id(value))
+        copy: dict[Any, Any] = {}
+        for key, part in entries(value):
+            path.append(key)
+            copy[key] = copied(part)
+            path.pop()
+        around.remove(id(value))
+        return copy if isinstance(value, Mapping) else list(copy.values())
+
+    return copied(data)
 
 
 def as_yaml(data: Any) -> str:
@@ -116,60 +202,16 @@ def as_yaml(data: Any) -> str:
     return text.rstrip()
 
 
+def _read_toml(text: str) -> dict[str, Any]:
+    if _DOTTED.search(text):
+        raise RecursionError
+    return tomllib.loads(text)
+
+
 def _without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     table: dict[Any, Any] = {}
     for key, value in pairs:
         if key in table:
-            raise ValueError(f"{key!r} appears twice in one table; keep one")
+            raise ValueError(f"{shown(key)} appears twice in one table; keep one")
         table[key] = value
     return table
-
-
-def _read_yaml(text: str, name: str) -> Any:
-    try:
-        import yaml  # noqa: PLC0415  # an extra
-    except ImportError:
-        raise ImportError(
-            f"{name}: reading YAML needs PyYAML; pip install 'lossweights[yaml]'"
-        ) from None
-
-    class Loader(yaml.SafeLoader):
-        """Raises an error for repeated keys, of which PyYAML silently keeps the last."""
-
-        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-            node = super().compose_mapping_node(anchor)
-            keys = [key.value for key, _ in node.value]
-            for index, (key, _) in enumerate(node.value):
-                if key.value in keys[:index]:
-                    problem = f"{key.value!r} appears twice in one table; keep one"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            return node
-
-    try:
-        return yaml.load(text, Loader)  # noqa: S506  # a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = str(getattr(error, "problem", None) or error)
-        if "mapping values" in problem:
-            problem = "more indented than the line before, or a text with `: ` needs quotes"
-        raise ConfigError(f"{name}{line}: incomplete or not well-formed YAML: {problem}") from None
-
-
-def _line_of(text: str, location: Location) -> int | None:
-    """The line of a location in a YAML text, or of the nearest table around it."""
-    import yaml  # noqa: PLC0415  # an extra
-
-    node, line = yaml.compose(text, yaml.SafeLoader), None
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            pairs = [(key, value) for key, value in node.value if key.value == str(part)]
-            if not pairs:
-                continue  # a shorthand, such as a schedule in place of a term
-            line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
-        elif isinstance(node, yaml.SequenceNode) and part in range(len(node.value)):
-            node = node.value[int(part)]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line

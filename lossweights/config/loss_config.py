@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import numpy as np
 from pydantic import (
     BaseModel,
+    Discriminator,
     Field,
     PlainSerializer,
     PlainValidator,
+    Tag,
     ValidationError,
     WithJsonSchema,
     field_validator,
@@ -21,20 +24,27 @@ from pydantic import (
 from lossweights.components.balancers import Balancer
 from lossweights.components.controllers import Controller
 from lossweights.components.declaration import Component, Declaration
-from lossweights.components.durations import Duration, read_total_steps
+from lossweights.components.durations import Duration, pattern, read_total_steps
 from lossweights.components.transforms import Transform
 from lossweights.config.files import Location, Source, plain
 from lossweights.config.term import Term
-from lossweights.errors import ConfigError, did_you_mean, dotted, explain, quoted
+from lossweights.errors import ConfigError, did_you_mean, dotted, explain, quoted, shown
 
 EvalWeights = Literal["final", "current"]
 OnNonfinite = Literal["propagate", "raise", "skip_term"]
 
-LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_MOST_TERMS = 1000
 
 _TEXT = {"type": "string"}
-_COUNT = {"pattern": r"^\s*[0-9._]+([eE]\+?[0-9]+)?\s*([sS]teps?|[eE]p(ochs?)?)?\s*$"}
-_TOTAL_STEPS = {"anyOf": [{"type": "integer", "minimum": 0}, _TEXT | _COUNT, {"type": "null"}]}
+_NAME = _TEXT | {"minLength": 1, "pattern": r"^[^*\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
+_COUNT = {"type": "integer", "minimum": 1, "maximum": 2**53}
+_TOTAL_STEPS = {
+    "anyOf": [
+        _COUNT,
+        _TEXT | {"pattern": pattern("steps", "epochs", count=True)},
+        {"type": "null"},
+    ]
+}
 
 
 class LossConfig(Declaration):
@@ -63,12 +73,15 @@ class LossConfig(Declaration):
     terms: dict[str, Term]
     total_steps: Annotated[
         int | Duration | None,
-        PlainValidator(read_total_steps),
+        PlainValidator(partial(read_total_steps, least=1)),
         PlainSerializer(lambda total: str(total) if isinstance(total, Duration) else total),
         WithJsonSchema(_TOTAL_STEPS),
     ] = None
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
-    eval_weights: EvalWeights | dict[str, float] = "final"
+    eval_weights: Annotated[
+        Annotated[EvalWeights, Tag("[rule]")] | Annotated[dict[str, float], Tag("[table]")],
+        Discriminator(lambda rule: "[table]" if isinstance(rule, dict) else "[rule]"),
+    ] = "final"
     on_nonfinite: OnNonfinite = "propagate"
     ignore: tuple[str, ...] = ()
     balancer: Balancer | None = None
@@ -77,23 +90,36 @@ class LossConfig(Declaration):
         "auto"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        return plain(data)
+
     @field_validator("terms", mode="before")
     @classmethod
     def _by_name(cls, terms: Any) -> Any:
         if terms is None:
             raise ValueError("no terms here: in YAML, indent them below `terms:`")
-        for name in terms if isinstance(terms, dict | list | tuple) else ():
+        if isinstance(terms, dict | list) and len(terms) > _MOST_TERMS:
+            raise ValueError(f"a loss has at most {_MOST_TERMS} terms, found {len(terms)}")
+        for name in terms if isinstance(terms, dict | list) else ():
             if not isinstance(name, str):
-                raise ValueError(f"the name of a term must be a string, found {name!r}: quote it")
+                found = f"found {shown(name)}: quote it"
+                raise ValueError(f"the name of a term must be a string, {found}")
         if isinstance(terms, dict) and (fields := sorted(terms.keys() & Term.model_fields)):
             for name in [name for name, value in terms.items() if value is None]:
                 raise ValueError(
-                    f"{name!r} has no value, and {quoted(fields)} are next to it: in YAML, indent "
-                    f"the fields of {name!r} below it"
+                    f"{shown(name)} has no value, and {quoted(fields)} are next to it: in YAML, "
+                    f"indent the fields of {shown(name)} below it"
                 )
-        if not isinstance(terms, list | tuple):
+        if not isinstance(terms, Mapping | list):
+            raise ValueError(
+                "a table by name is needed, such as {reconstruction: 1.0}, or a list of names, "
+                f"found {shown(terms)}"
+            )
+        if isinstance(terms, Mapping):
             return terms
-        if repeated := {name for name in terms if terms.count(name) > 1}:
+        if repeated := [name for name, count in Counter(terms).items() if count > 1]:
             raise ValueError(f"listed twice: {quoted(sorted(repeated))}; keep one")
         return dict.fromkeys(terms, 1.0)
 
@@ -115,29 +141,28 @@ class LossConfig(Declaration):
         if "" in terms:
             raise ValueError("the name of a term must not be empty, found ''")
         if pattern := next((name for name in terms if "*" in name), ""):
-            raise ValueError(f"{pattern!r} is a pattern: write the name of each term")
+            raise ValueError(f"{shown(pattern)} is a pattern: write the name of each term")
         return terms
 
     @field_validator("eval_weights", mode="before")
     @classmethod
     def _known_rule(cls, rule: Any) -> Any:
         rules = ("final", "current")
-        if isinstance(rule, dict) or rule in rules:
+        if isinstance(rule, dict) or (isinstance(rule, str) and rule in rules):
             return rule
         raise ValueError(
-            f"{rule!r} is not a rule for evaluation{did_you_mean(str(rule), rules)} "
+            f"{shown(rule)} is not a rule for evaluation{did_you_mean(rule, rules)} "
             f"(write one of {quoted(rules)}, or a table of weights by name)"
         )
 
     @model_validator(mode="after")
     def _eval_weights_of_terms(self) -> Self:
         table = self.eval_weights if isinstance(self.eval_weights, dict) else {}
-        for name, weight in table.items():
-            if abs(weight) > LARGEST_FLOAT32:
-                raise ValueError(f"eval_weights: {weight:g} for {name!r} is too large for float32")
+        for name in table:
             if name not in self.terms:
+                near = did_you_mean(name, self.terms)
                 raise ValueError(
-                    f"eval_weights: no term is called {name!r}{did_you_mean(name, self.terms)} "
+                    f"eval_weights: no term is called {shown(name)}{near} "
                     f"(the terms are {quoted(self.terms)})"
                 )
         return self
@@ -183,8 +208,11 @@ class LossConfig(Declaration):
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         described: dict[str, Any] = handler(schema)
         properties = handler.resolve_ref_schema(described)["properties"]
-        names = {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True}
-        properties["terms"] = {"anyOf": [{**properties["terms"], "minProperties": 1}, names]}
+        size = {"minItems": 1, "maxItems": _MOST_TERMS, "uniqueItems": True}
+        names = {"type": "array", "items": _NAME, **size}
+        size = {"minProperties": 1, "maxProperties": _MOST_TERMS}
+        table = {**properties["terms"], "propertyNames": _NAME, **size}
+        properties["terms"] = {"anyOf": [table, names]}
         properties["ignore"] = {"anyOf": [properties["ignore"], _TEXT]}
         properties["$schema"] = _TEXT | {"description": "The address of this schema."}
         return described
@@ -213,7 +241,7 @@ class LossConfig(Declaration):
         if not isinstance(schema := data.pop("$schema", ""), str):
             raise ConfigError(
                 f"{found.place((*path, '$schema'))}: the address of a JSON schema must be a "
-                f"string, found {schema!r}"
+                f"string, found {shown(schema)}"
             )
         for key, part in data.items():
             if "terms" not in data and isinstance(part, dict) and "terms" in part:
@@ -256,8 +284,9 @@ class LossConfig(Declaration):
                 rest = in_terms[len(name) + 1 :]
                 return ["terms", name, *(rest.split(".") if rest else [])]
         known = [*self.terms, *type(self).model_fields]
+        near = did_you_mean(head, known)
         raise ConfigError(
-            f"{path}: no term or field is called {head!r}{did_you_mean(head, known)} "
+            f"{dotted([path])}: no term or field is called {shown(head)}{near} "
             f"(the terms are {quoted(self.terms)})"
         )
 
@@ -299,4 +328,4 @@ def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
         return {**owner, head: _with_value(owner.get(head), rest, value, whole)}
     if owner is None:
         raise ConfigError(f"{whole}: the table with {head!r} is not set: write the whole table")
-    raise ConfigError(f"{whole}: {owner!r} has no part {head!r}")
+    raise ConfigError(f"{whole}: {owner} has no part {head!r}")

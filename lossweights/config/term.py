@@ -6,8 +6,9 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from lossweights.components.controllers import Controller, Manual
-from lossweights.components.declaration import Declaration, load_plugins
+from lossweights.components.declaration import Declaration, load_plugins, written
 from lossweights.components.durations import Duration, steps
+from lossweights.components.json_schema import NOT_NULL, NUMBER
 from lossweights.components.schedules import Schedule
 from lossweights.components.transforms import Transform
 from lossweights.errors import did_you_mean, quoted
@@ -113,7 +114,7 @@ class Term(Declaration):
         level = "value" if self.transform is None else self.transform.level
         if level != "value" and self.reduction is None:
             raise ValueError(
-                f"{self.transform!r} acts on each {level}, before the value is reduced: write "
+                f"`{self.transform}` acts on each {level}, before the value is reduced: write "
                 "`reduction: batch_mean` (the sum over dimensions, the mean over the batch), "
                 "`mean` or `sum`; or write `per: value`, so that it acts on the scalar"
             )
@@ -123,10 +124,14 @@ class Term(Declaration):
     def _is_whole_before_transform(self) -> Self:
         if self.transform is not None and self.accumulates == "sum":
             raise ValueError(
-                f"{self.transform!r} needs the value of a whole step, and with accumulates: sum "
+                f"`{self.transform}` needs the value of a whole step, and with accumulates: sum "
                 "each forward pass gives a part of it: give means, or transform the loss yourself"
             )
         return self
+
+    def __str__(self) -> str:
+        fields = dict(self.__repr_args__())
+        return written(fields if fields.keys() - {"weight"} else self.weight)
 
     @property
     def is_balanced(self) -> bool:
@@ -136,9 +141,12 @@ class Term(Declaration):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         table = handler(schema)
-        properties = handler.resolve_ref_schema(table)["properties"]
+        described = handler.resolve_ref_schema(table)
+        properties = described["properties"]
         families = [properties[role]["anyOf"][0] for role in ("schedule", "controller")]
-        return {"anyOf": [{"type": "number"}, table, *families]}
+        roles = ["schedule", "controller"]  # not both
+        described["not"] = {"required": roles, "properties": dict.fromkeys(roles, NOT_NULL)}
+        return {"anyOf": [NUMBER, table, *families]}
 
 
 TermLike = Term | Schedule | Controller | float | Callable[[int], float] | Mapping[str, Any]
@@ -154,5 +162,5 @@ def _family_of(kind: object) -> type[Schedule | Controller]:
         if family.has_kind(kind):
             return family
     load_plugins()
-    near = did_you_mean(str(kind), _kinds())
+    near = did_you_mean(kind, _kinds())
     return Controller if any(repr(kind) in near for kind in Controller.kinds()) else Schedule

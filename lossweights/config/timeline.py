@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon
+from lossweights.components.numerics import LARGEST_FLOAT32
 from lossweights.components.schedules import Schedule, Steps, Values
 from lossweights.components.schedules.function import calls_function
 from lossweights.components.transforms import Transform
-from lossweights.config.loss_config import LARGEST_FLOAT32, LossConfig
+from lossweights.config.loss_config import LossConfig
 from lossweights.errors import ConfigError, HorizonError, quoted
 
 T = TypeVar("T")
@@ -199,7 +200,7 @@ class Timeline:
         """
         try:
             row = Timeline(self.config, before).row(step)
-        except ValueError:
+        except (HorizonError, ValueError):
             return ""
         changed = [
             f"{column.label} from {old:g} to {new:g}"
@@ -245,7 +246,7 @@ class Timeline:
                 place = f" at terms.{name}.schedule" if name else ""
                 sentences.append(
                     f"{column.label} ends too late: {what} at step {math.ceil(end)}, training at "
-                    f"{total}, with a {kind} of {reached:g}; shorten {column.schedule!r}{place}, "
+                    f"{total}, with a {kind} of {reached:g}; shorten {column.schedule}{place}, "
                     "or train longer"
                 )
         return sentences

@@ -232,7 +232,7 @@ class Adaptive(AdaptiveState):
                 step = gradients.weigh(losses, take(values.vector.detach(), where), shared)
                 balance = step.balance
             else:
-                balance = gradients.current(list(losses))
+                balance = gradients.current(list(losses)).to(values.vector)
         factors, penalties = self._factors(values.names, values.vector, inactive, balance)
         plain = None
         if step is not None and step.rows:
@@ -265,7 +265,8 @@ class Adaptive(AdaptiveState):
             return self.balancer_slot.weigh_inside(vector)  # type: ignore[union-attr]
         if not names:
             return vector, None
-        factors, penalties, penalty = [self._one] * len(names), [self._zero] * len(names), None
+        one, zero, penalty = self._one.to(vector.dtype), self._zero.to(vector.dtype), None
+        factors, penalties = [one] * len(names), [zero] * len(names)
         where = self._where(names, inactive)
         if self._balances_inside and where:
             if balance is None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Protocol, Self
 
 import torch
 from torch.optim import Optimizer
 
 from lossweights.components.durations import Duration, Horizon
+from lossweights.criterion.torch_internals import makes_optimizer_state
 
 
 class Listener(Protocol):
@@ -24,6 +24,9 @@ class Listener(Protocol):
 
     def on_bind(self) -> None:
         """The horizon of the clock changed."""
+
+    def after_bind(self) -> None:
+        """The same, once `on_bind` of all listeners has returned."""
 
     def refresh(self) -> None:
         """The step of the clock was restored from a checkpoint."""
@@ -131,11 +134,11 @@ class Clock:
                 listener.on_bind()
         except Exception:
             self._bound, self._horizon = bound, horizon
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # issued when they were bound first
-                for listener in notified:
-                    listener.on_bind()
+            for listener in notified:
+                listener.on_bind()
             raise
+        for listener in notified:
+            listener.after_bind()
 
     def follow(self, optimizer: Optimizer) -> Follower:
         """Moves the clock with each step of `optimizer`, as `WeightedLoss.follow`."""
@@ -217,8 +220,8 @@ class Follower:
         if self._clock.follower is self:
             self._clock.follower = None
 
-    def _before_step(self, *_: Any) -> None:
-        self._is_counted = False
+    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+        self._is_counted = not optimizer.state and makes_optimizer_state()
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         if self._is_counted:  # torch calls the hooks again for a subclass around super().step()
@@ -236,8 +239,8 @@ class Follower:
         self.remove()
 
 
-def unwrapped(optimizer: object) -> Optimizer:
-    """The torch optimizer inside the wrappers of Lightning and Accelerate.
+def unwrapped(optimizer: object, call: str = "follow()") -> Optimizer:
+    """The torch optimizer inside the wrappers of Lightning and Accelerate, for `call`.
 
     Raises:
         TypeError: If there is no torch optimizer inside.
@@ -247,7 +250,7 @@ def unwrapped(optimizer: object) -> Optimizer:
         inner = wrapped
     if not isinstance(inner, Optimizer):
         raise TypeError(
-            f"follow() takes a torch optimizer, found {type(optimizer).__name__}; "
+            f"{call} takes a torch optimizer, found {type(optimizer).__name__}; "
             "with anything else call criterion.step() after each of its steps"
         )
     return inner
@@ -260,5 +263,7 @@ def whole_number(call: str, n: object, least: int = 0) -> int:
         ValueError: If it is not a whole number of at least `least`.
     """
     if isinstance(n, bool) or not isinstance(n, Integral) or n < least:
-        raise ValueError(f"{call} takes a whole number of at least {least}, found {n!r}")
+        found = repr(n) if isinstance(n, Real | str) else type(n).__name__
+        hint = "; after an optimizer step write step(), without arguments" * (call == "step()")
+        raise ValueError(f"{call} takes a whole number of at least {least}, found {found}{hint}")
     return int(n)

@@ -167,7 +167,7 @@ def finite_terms(values: Values, mode: Mode, config: LossConfig, step: int) -> V
     name = values.names[bad[0]]
     if config.on_nonfinite == "raise":
         transform = config.terms[name].transform
-        through = "" if transform is None else f" (through {transform!r})"
+        through = "" if transform is None else f" (through {transform})"
         where = ""
         if mode.adaptive is None or not mode.adaptive.weighs_inside:
             weight = mode.weights[sorted(config.terms).index(name)].item()

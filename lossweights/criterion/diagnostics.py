@@ -1,5 +1,7 @@
 """A config in words, and what looks wrong in a training so far."""
 
+from difflib import get_close_matches
+
 from lossweights.components.durations import Duration, Horizon
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import weight_of
@@ -15,7 +17,7 @@ def describe(config: LossConfig, horizon: Horizon) -> str:
     """One line a term: its factors, and where its weight starts, peaks and ends."""
     lines = [f"training: {_training(horizon)}", f"evaluation: {_evaluation(config)}"]
     if config.balancer is not None:
-        lines.append(f"balancer: {config.balancer!r}, of {quoted(config.balanced_names)}")
+        lines.append(f"balancer: {config.balancer}, of {quoted(config.balanced_names)}")
     width = max(map(len, config.terms))
     lines += [f"{name:<{width}}  {_term(config, name, horizon)}" for name in config.terms]
     return "\n".join(lines)
@@ -43,7 +45,7 @@ def _evaluation(config: LossConfig) -> str:
 def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
     term = config.terms[name]
     factor = term.schedule if term.controller is None else term.controller
-    text = f"{term.weight:g}" if factor is None else f"{term.weight:g} x {factor!r}"
+    text = f"{term.weight:g}" if factor is None else f"{term.weight:g} x {factor}"
     try:
         text += f": {_course(config, name, horizon)}"
     except HorizonError as error:
@@ -51,7 +53,7 @@ def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
     except ValueError as error:  # at a step that is still far off
         text += f": its schedule fails: {_reason(error, name)}"
     notes = {
-        f"its value through {term.transform!r}": term.transform is not None,
+        f"its value through {term.transform}": term.transform is not None,
         "not balanced": config.balancer is not None and not term.is_balanced,
         "optional": term.optional,
         f"reduced by {term.reduction}": term.reduction is not None,
@@ -86,6 +88,23 @@ def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
 def _reason(error: Exception, name: str) -> str:
     """The message of an error without the name of the term."""
     return str(error).removeprefix(f"term {name!r}: ")
+
+
+def misspelt_sources(config: LossConfig) -> list[str]:
+    """A sentence for each metric of a controller that is called almost like a term."""
+    found, lowered = [], {name.lower(): name for name in config.terms}
+    for name, term in config.terms.items():
+        source = None if term.controller is None else term.controller.source
+        if source is None or source in config.terms:
+            continue
+        near = get_close_matches(source.lower(), lowered, n=1, cutoff=0.75)
+        if near and abs(len(near[0]) - len(source)) <= 1:  # one letter is different
+            found.append(
+                f"terms.{name}.controller: source {source!r} is not a term; did you mean "
+                f"{lowered[near[0]]!r}? If it is a metric, pass it with criterion.observe(...) "
+                "under a name that differs more from the terms"
+            )
+    return found
 
 
 def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) -> list[str]:
@@ -135,6 +154,6 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) ->
         if is_zero:
             findings.append(
                 f"term {name!r} has a weight of 0 for the whole training: "
-                f"terms.{name} is {term!r}; drop it, or give it a weight"
+                f"terms.{name} is {term}; drop it, or give it a weight"
             )
     return findings

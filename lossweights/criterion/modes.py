@@ -1,6 +1,5 @@
 """How terms count in training and in evaluation."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -78,8 +77,10 @@ class Modes:
         self.config, self.adaptive, self.record, self.clock = config, adaptive, record, clock
         self._own = (config.total_steps, config.steps_per_epoch) if shares_clock else (None, None)
         self.device, self._has_warned = torch.device("cpu"), False
+        self._loaded: Horizon | None = None
         self._reset()
         self.on_bind()
+        self.after_bind()
         clock.subscribe(self)
 
     def _reset(self) -> None:
@@ -102,7 +103,7 @@ class Modes:
     # Events of the clock
 
     def on_bind(self) -> None:
-        """Computes all weights for the horizon, and warns of schedules that end after training.
+        """Computes all weights for the horizon.
 
         Raises:
             ConfigError: If a schedule is invalid for it.
@@ -112,7 +113,7 @@ class Modes:
             of_clock.total_steps if self._own[0] is None else self._own[0],
             of_clock.steps_per_epoch if self._own[1] is None else self._own[1],
         )
-        before = self.horizon if self.timeline is not None else self.clock.loaded
+        self._before = self.horizon if self.timeline is not None else self.clock.loaded
         missing, timeline = "", None
         try:
             timeline = Timeline(self.config, horizon)
@@ -122,10 +123,13 @@ class Modes:
             timeline.refuse_negative(self.config.balanced_names, why)
         self.horizon, self.timeline, self.missing = horizon, timeline, missing
         self._build(check=True)
-        for sentence in timeline.overruns() if timeline else []:
-            warn(sentence)
-        self._warn_of_changes(before)
         self._end = timeline.moves_until if timeline else None
+
+    def after_bind(self) -> None:
+        """Warns of schedules that end after training, and of weights that change within it."""
+        for sentence in self.timeline.overruns() if self.timeline else []:
+            warn(sentence)
+        self._warn_of_changes(self._before)
 
     def _warn_of_changes(self, before: Horizon | None) -> None:
         """Warns if another length of training changes weights in the middle of it."""
@@ -198,7 +202,9 @@ class Modes:
         """Computes the weights of the clock's step after a checkpoint was loaded."""
         if self.timeline is not None:
             self._show_next(self.clock.step, self.clock.step)
-            self._warn_of_changes(self.clock.loaded)
+            if self.clock.loaded is not self._loaded:  # each criterion of a clock may load it
+                self._loaded = self.clock.loaded
+                self._warn_of_changes(self._loaded)
 
     # Weights
 
@@ -242,7 +248,9 @@ class Modes:
         if timeline is None or not self.adaptive.slots:
             return [] if timeline is None else list(map(float, timeline.row(self.clock.step)))
         factors = self.adaptive.next_factors()
-        weights = mode.weights if factors is None else mode.weights * factors
+        weights = mode.weights
+        if factors is not None:  # nan if they are not known yet, which does not matter beside 0
+            weights = torch.where(weights == 0, weights, weights * factors)
         return [float(weight) for weight in weights.tolist()]
 
     def move(self, device: torch.device) -> None:
@@ -257,9 +265,7 @@ class Modes:
         """Subscribes to the clock and computes all weights, in a copy."""
         self.device = self.adaptive.device
         self.clock.subscribe(self)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # issued when the original was built
-            self.on_bind()
+        self.on_bind()
 
     @torch.inference_mode(mode=False)  # training could not use tensors made in it
     def _build(self, *, check: bool = False) -> None:
@@ -298,11 +304,8 @@ class Modes:
             if term.controller is not None:
                 weights[name] *= term.controller.sign
         weights |= table
-        skipped = frozenset(
-            name
-            for name, weight in weights.items()
-            if weight == 0 and config.terms[name].when_zero == "skip"
-        )
+        # Nothing is gained from a graph with zero gradients here, so `when_zero` does not matter.
+        skipped = frozenset(name for name, weight in weights.items() if weight == 0)
         tensor = torch.tensor(list(weights.values()), dtype=torch.float32, device=self.device)
         fields = fields_of(timeline, torch.from_numpy(final).to(self.device).unbind())
         # Transforms that adapt are left out, so that evaluation losses stay comparable.
@@ -326,7 +329,7 @@ class Modes:
 
     def __getstate__(self) -> dict[str, Any]:
         # Computed again, on the CPU: another machine may lack the device.
-        kept = ("config", "adaptive", "record", "clock", "_own", "_has_warned")
+        kept = ("config", "adaptive", "record", "clock", "_own", "_has_warned", "_loaded")
         return {key: self.__dict__[key] for key in kept}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
@@ -359,20 +362,16 @@ class _Rows:
         if self.in_place:
             self._row.copy_(self._rows[index])
             return self._views
-        fields = {
-            place: {field: values[index] for field, values in columns.items()}
-            for place, columns in self._fields.items()
-        }
-        return self._rows[index], fields
+        # Only this row: a tensor for each field and step of a block takes up memory.
+        columns = self._all[index].unbind() if self._timeline.fields else ()
+        return self._rows[index], fields_of(self._timeline, columns)
 
     def _upload(self, step: int) -> None:
         self._first, block = self._timeline.block(step)
         self._count, n = len(block), len(self._timeline.names)
         rows = torch.from_numpy(block.astype(np.float32)).to(self._device, non_blocking=True)
         self._rows = (rows if self.in_place else rows[:, :n]).unbind()
-        if not self.in_place:
-            columns = [column.unbind() for column in rows.unbind(dim=1)]
-            self._fields = fields_of(self._timeline, columns)
+        self._all = rows
 
 
 def fields_of(timeline: Timeline, columns: Sequence[T]) -> dict[str, dict[str, T]]:

@@ -127,8 +127,11 @@ class Observations:
         views = ("_sums", "_counts", "_term_sums", "_term_counts", "_one")
         return {key: value for key, value in self.__dict__.items() if key not in views}
 
+    @torch.inference_mode(mode=False)
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self.__dict__.update(kept)
+        # torch.multiprocessing shares the memory with the sender, which goes on by itself.
+        self.state.update({key: tensor.clone() for key, tensor in self.state.items()})
         self.refresh()
 
 

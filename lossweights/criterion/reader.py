@@ -33,6 +33,7 @@ class Values(NamedTuple):
 class ReadMode(Protocol):
     """What a reader needs to know of a mode."""
 
+    weights: Tensor
     device: torch.device
     inactive: frozenset[str]
     skipped: frozenset[str]
@@ -62,12 +63,13 @@ class Reader:
             if term.reduction or term.transform
         ]
 
-    def read(self, terms: Mapping[str, Any], mode: ReadMode) -> Values:
+    def read(self, terms: Mapping[str, Any], mode: ReadMode, *, training: bool = True) -> Values:
         """The terms as one vector, in sorted order of their names.
 
         Args:
             terms: The values by name; None, like a missing name, for an absent term.
             mode: Which terms may be absent, and the transforms.
+            training: Whether a term must be given although its weight is 0.
 
         Raises:
             ValueError: For a name that is unknown or missing, and for a value that is not a
@@ -78,7 +80,7 @@ class Reader:
         if type(terms) is dict and len(terms) == len(names):
             losses = [terms.get(name) for name in names]
         else:
-            names, losses = self._select(terms, mode.inactive)
+            names, losses = self._select(terms, mode, training=training)
         raws: dict[str, Tensor] = {}
         if self._prepared:
             losses = self._prepare(names, losses, mode, raws)
@@ -95,10 +97,19 @@ class Reader:
         if vector is not None and vector.dtype is torch.float32 and vector.ndim == 1:
             return Values(names, raws, losses, vector)
         if vector is None and any(loss is None for loss in losses):
-            names, _ = self._select(terms, mode.inactive)
+            names, _ = self._select(terms, mode, training=training)
             losses = [loss for loss in losses if loss is not None]
         losses, vector = self._convert(names, losses, vector, mode)
         return Values(names, raws, losses, vector)
+
+    def usage(self, found: str) -> str:
+        """The message for terms that are not passed as one mapping by name."""
+        shown = [f"{name!r}: {name if name.isidentifier() else '...'}" for name in self._declared]
+        shown[3:] = ["..."] * (len(shown) > 3)
+        return (
+            "the terms are passed in one mapping by name: write "
+            f"criterion({{{', '.join(shown)}}}), found {found}"
+        )
 
     def _prepare(
         self, names: tuple[str, ...], values: list[Any], mode: ReadMode, raws: dict[str, Tensor]
@@ -133,7 +144,7 @@ class Reader:
         return losses
 
     def _select(
-        self, terms: Mapping[str, Any], inactive: Collection[str]
+        self, terms: Mapping[str, Any], mode: ReadMode, *, training: bool
     ) -> tuple[tuple[str, ...], list[Any]]:
         """The terms present and their values.
 
@@ -141,13 +152,14 @@ class Reader:
             ValueError: For a name that is unknown or missing.
         """
         if not hasattr(terms, "items"):
-            raise ValueError(
-                "the terms are given by name, as in criterion({'nll': nll, 'kl': kl}), found "
-                f"{type(terms).__name__}"
-            )
+            raise ValueError(self.usage("none" if terms is None else type(terms).__name__))
         given = {name: value for name, value in terms.items() if value is not None}
         names = [name for name in self.names if name in given]
         if len(names) < len(given) or not self._required <= given.keys():
+            inactive = mode.inactive
+            if not training and not torch.compiler.is_compiling():
+                weights = zip(self.names, mode.weights.tolist(), strict=True)
+                inactive = inactive.union(name for name, weight in weights if weight == 0)
             self._check_names(given, inactive)
         return tuple(names), [given[name] for name in names]
 

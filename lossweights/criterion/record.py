@@ -325,6 +325,12 @@ class ForwardRecord:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_callbacks": OrderedDict()}
 
+    @torch.inference_mode(mode=False)
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__dict__.update(kept)
+        # torch.multiprocessing shares the memory with the sender, which goes on by itself.
+        self._compiled = keeps_address(self._compiled.clone())
+
 
 def compact(steps: Sequence[Step], names: Sequence[str]) -> list[Step]:
     """The same steps in one tensor, which takes less memory.

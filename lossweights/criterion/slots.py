@@ -101,6 +101,8 @@ class Slot:
     ) -> tuple[Tensor, Tensor | None]:
         """The weights and penalties of a forward pass, none of which is a tensor of the state.
 
+        They have the dtype of the values, float32 or float64.
+
         Args:
             values: The values of the terms present, detached.
             where: Their positions among the slot's terms; None for all.
@@ -111,11 +113,13 @@ class Slot:
             now = StepContext(now.fields, terms=tuple(self.terms[index] for index in where))
         weights = self.component.weigh(values, state, now)  # type: ignore[union-attr]
         penalty = None if self._penalty is None else self._penalty(state, now)
-        if weights.dtype is not torch.float32:
-            weights = weights.float()
+        if weights.dtype is not values.dtype:
+            weights = weights.to(values)
         # The state may change before the backward pass.
         if state and weights.is_leaf:
             weights = weights.clone()
+        if penalty is not None and penalty.dtype is not values.dtype:
+            penalty = penalty.to(values)
         if penalty is not None and penalty.is_leaf:
             penalty = penalty.clone()
         return weights, penalty

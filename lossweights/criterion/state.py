@@ -7,27 +7,74 @@ rank. Learned tensors are parameters.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from lossweights.components.context import State
 from lossweights.criterion.distributed import ProcessGroup
-from lossweights.errors import warn
+from lossweights.criterion.torch_internals import loads_strictly
+from lossweights.errors import ConfigError, warn
+
+NOT_STRICT = "strict=False, in Lightning with self.strict_loading = False in the module"
+_LONGEST_NAMES = 2**20  # bytes; nobody has so many terms
+# In keys, torch.distributed.checkpoint and FSDP cut these out, refuse or misread them.
+_RESERVED = (
+    ".__class__.",
+    "._extra_state.",
+    "_flat_param",
+    "_checkpoint_wrapped_module.",
+    "_fsdp_wrapped_module.",
+)
 
 
 class _StateKey:
     """Attribute stand-in for state keys that are not parameters.
 
-    `torch.distributed.checkpoint.state_dict` follows every key of a model's state as attributes.
+    `torch.distributed.checkpoint.state_dict` follows every key of a model's state as attributes. A
+    part of a key may be called like an attribute of any object, and like `_fqn_modifiers`, which
+    torch calls.
     """
 
-    def __getattr__(self, name: str) -> _StateKey:
-        if name.startswith("__") or name == "_fqn_modifiers":  # asked of any object
-            raise AttributeError(name)
-        return self
+    def __getattribute__(self, name: str) -> Any:
+        return _StateKey if name == "__class__" else self
+
+    def __call__(self) -> dict[str, str]:
+        return {}
+
+
+class Checked(NamedTuple):
+    """What a checkpoint has for some tensors.
+
+    Args:
+        values: By key, in the dtype and for the terms of the tensors here.
+        names: The balanced terms of the checkpoint.
+        missing: Keys that it lacks.
+        unexpected: Keys that are not known here.
+        problems: What is damaged, beginning with the key.
+    """
+
+    values: State
+    names: tuple[str, ...]
+    missing: list[str]
+    unexpected: list[str]
+    problems: list[str]
+
+    def is_refused(self, *, strict: bool) -> bool:
+        """Whether nothing of it is loaded."""
+        return bool(self.problems or (strict and (self.missing or self.unexpected)))
+
+    def differences(self) -> str:
+        """How the components differ from those of the checkpoint; empty if they do not."""
+        sides = []
+        for keys, where in ((self.missing, "checkpoint"), (self.unexpected, "criterion")):
+            parts = {key.rpartition(".")[0] or key for key in keys}
+            parts -= {"observed", "last_observed", "gradients", "balanced_names", "channel_names"}
+            if parts:
+                sides.append(f"this {where} has no {', '.join(sorted(parts))}")
+        return " and ".join(sides)
 
 
 class AdaptiveState(nn.Module):
@@ -40,6 +87,8 @@ class AdaptiveState(nn.Module):
 
     Attributes:
         device: The device of all tensors.
+        is_mapped: Whether the learned tensors were last loaded from a checkpoint with other terms.
+        skips_load: Whether the next load changes nothing, since more than this module is refused.
     """
 
     # First parts of the keys in a checkpoint; no attribute of an instance has such a name.
@@ -53,6 +102,7 @@ class AdaptiveState(nn.Module):
         self._group = group
         self._tables: dict[str, State] = {}
         self._pairs: set[str] = set()
+        self.is_mapped = self.skips_load = False
 
     def declare(self, group: str, table: State, pairs: Collection[str] = ()) -> None:
         """Registers a table.
@@ -63,7 +113,17 @@ class AdaptiveState(nn.Module):
                 under their own names. The others are replaced in it when they move to another
                 device.
             pairs: Keys of tensors with an entry for each pair of terms.
+
+        Raises:
+            ConfigError: For a name that torch cuts out of keys.
         """
+        for key in table:
+            for reserved in _RESERVED:
+                if reserved in f"{group}.{key}.":
+                    raise ConfigError(
+                        f"{group}: a name cannot contain {reserved.strip('.')!r}, which torch "
+                        "cuts out of the keys of a checkpoint, or refuses: rename it"
+                    )
         for key in [key for key, tensor in table.items() if isinstance(tensor, nn.Parameter)]:
             self.register_parameter(key, table.pop(key))  # type: ignore[arg-type]
         self._tables[group] = table
@@ -159,6 +219,56 @@ class AdaptiveState(nn.Module):
             destination[f"{prefix}balanced_names"] = encoded(self._names)
             destination[f"{prefix}channel_names"] = encoded(self._channels)
 
+    def read(self, found: Mapping[str, Any]) -> Checked:
+        """What a checkpoint has for these tensors; nothing is changed.
+
+        Args:
+            found: The entries of the checkpoint, by key.
+        """
+        tensors = {**self._saved(), **dict(self.named_parameters())}
+        lists = {"balanced_names": self._names, "channel_names": self._channels} if tensors else {}
+        missing = [key for key in [*tensors, *lists] if key not in found]
+        unexpected = [key for key in found if key not in tensors and key not in lists]
+        values: State = {}
+        problems = []
+        for key in lists:
+            if key in found:
+                try:
+                    lists[key] = decoded(found[key])
+                except (ValueError, RuntimeError) as error:
+                    problems.append(f"{key} {error}")
+        names = lists.get("balanced_names", self._names)
+        for key, tensor in tensors.items():
+            if key not in found or problems:
+                continue
+            if key.startswith("observed.") and lists["channel_names"] != self._channels:
+                if key == "observed.totals":
+                    values[key] = torch.zeros_like(tensor)
+                continue
+            try:
+                values[key] = self._checked(key, tensor, found[key], names)
+            except (ValueError, RuntimeError) as error:  # of torch, for an unusual tensor
+                problems.append(f"{key} {error}")
+        return Checked(values, names, missing, unexpected, problems)
+
+    def _checked(self, key: str, ours: Tensor, value: Any, names: Sequence[str]) -> Tensor:
+        """A tensor of a checkpoint with the terms `names`, for our terms.
+
+        Raises:
+            ValueError: Saying what is wrong with it.
+        """
+        shape, pairs = list(ours.shape), key in self._pairs
+        is_mapped = names != self._names and bool(shape) and not key.startswith("observed.")
+        if is_mapped:
+            axes = 2 if pairs else 1
+            shape[-axes:] = [len(names)] * axes
+        saved = converted(value, shape, ours.dtype)
+        if why := _why_impossible(key, saved):
+            raise ValueError(f"{why} in the checkpoint: {saved.tolist()}")
+        if not is_mapped:
+            return saved
+        return by_name(ours, self._names, saved.to(ours.device), names, pairs=pairs)
+
     def _load_from_state_dict(
         self,
         state_dict: dict[str, Any],
@@ -169,68 +279,41 @@ class AdaptiveState(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        ours = [*self._saved()]
-        ours += ["balanced_names", "channel_names"] if ours else []
-        found = {key: state_dict[prefix + key] for key in ours if prefix + key in state_dict}
-        others = {k: v for k, v in state_dict.items() if k.removeprefix(prefix) not in found}
-        missing_keys += [prefix + key for key in ours if key not in found]
-        try:
-            names = decoded(found.pop("balanced_names", encoded(self._names)))
-            channels = decoded(found.pop("channel_names", encoded(self._channels)))
-        except ValueError:
-            error_msgs.append(f"{prefix}balanced_names or channel_names: the checkpoint is damaged")
+        if self.skips_load:
             return
-        if channels != self._channels:
-            found = {key: t for key, t in found.items() if not key.startswith("observed.")}
-            if "observed" in self._tables:
-                self._tables["observed"]["totals"].zero_()
-        if names != self._names:
-            self._map_parameters(others, prefix, names)
+        checked = self.read(entries(state_dict, prefix))
+        missing_keys += [prefix + key for key in checked.missing]
+        unexpected_keys += [prefix + key for key in checked.unexpected]
+        error_msgs += [prefix + problem for problem in checked.problems]
+        if checked.is_refused(strict=loads_strictly(default=strict)):
+            return
         learned = dict(self.named_parameters())
-        for key, parameter in learned.items():
-            value = others.get(prefix + key)
-            if isinstance(value, Tensor) and not value.isfinite().all():
-                error_msgs.append(f"{prefix}{key} is not finite in the checkpoint: {value}")
-                others[prefix + key] = parameter.detach()
+        found = {prefix + key: checked.values[key] for key in learned if key in checked.values}
+        missing: list[str] = []  # reported already
         super()._load_from_state_dict(
-            others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            found, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs
         )
         if any(new is not learned[key] for key, new in self.named_parameters()):
             self.average_gradients()  # assign=True brings new ones
-        error_msgs += [f"{prefix}{problem}" for problem in self._fill(found, names)]
+        self.is_mapped = bool(found) and checked.names != self._names
+        for key in learned if self.is_mapped else ():
+            warn(
+                f"{key} is learned for other terms than in the checkpoint: it was mapped by name, "
+                "but the optimizer's moments cannot be mapped: after optimizer.load_state_dict("
+                "...) call criterion.drop_stale_moments(optimizer)"
+            )
+        with torch.no_grad():
+            for key, tensor in self._saved().items():
+                if key in checked.values:
+                    tensor.copy_(checked.values[key])
 
-    def _map_parameters(self, found: dict[str, Any], prefix: str, names: Sequence[str]) -> None:
-        """Maps learned tensors of a checkpoint with other terms by name."""
-        for key, parameter in self.named_parameters():
-            if prefix + key in found:
-                found[prefix + key] = by_name(parameter, self._names, found[prefix + key], names)
-                warn(
-                    f"{key} is learned for other terms than in the checkpoint: it was mapped by "
-                    "name, but its optimizer state cannot be mapped: do not load it"
-                )
-
-    def _fill(self, found: Mapping[str, Tensor], names: Sequence[str]) -> Iterator[str]:
-        """Copies the tensors of a checkpoint, and yields what does not fit."""
-        for key, tensor in self._saved().items():
-            if key not in found:
-                continue
-            value = found[key]
-            if _holds_state(key) and not value.isfinite().all():
-                yield f"{key} is not finite in the checkpoint: {value.tolist()}"
-                continue
-            if names != self._names and not key.startswith("observed."):
-                value = by_name(tensor, self._names, value, names, pairs=key in self._pairs)
-            if value.shape == tensor.shape:
-                with torch.no_grad():
-                    tensor.copy_(value)
-            else:
-                yield (
-                    f"{key} has shape {tuple(value.shape)} in the checkpoint and "
-                    f"{tuple(tensor.shape)} here: the component is declared differently"
-                )
-
+    @torch.inference_mode(mode=False)  # training could not use tensors made in it
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
+        for group, table in self._tables.items():
+            for key, tensor in table.items() if group != "observed" else ():  # observations do it
+                # torch.multiprocessing shares the memory with the sender, which goes on by itself.
+                table[key] = tensor.clone()
         # The tensors may have been loaded to another device.
         tensors = [tensor for table in self._tables.values() for tensor in table.values()]
         tensors += self.parameters()
@@ -238,9 +321,64 @@ class AdaptiveState(nn.Module):
         self.average_gradients()  # hooks are not copied
 
 
-def _holds_state(key: str) -> bool:
-    """Whether a key belongs to state; sums since the last step may have a nan of a forward pass."""
-    return key == "gradients.weights" or not key.startswith(("observed.", "gradients."))
+def entries(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose keys begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+
+
+def converted(value: Any, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A value of a checkpoint as a tensor of a shape and a dtype.
+
+    Raises:
+        ValueError: Unless it is one, up to a conversion that changes no value.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"must be a tensor, the checkpoint has a {type(value).__name__}")
+    kind = f"{value.dtype} {value.device.type}"
+    if value.layout is not torch.strided or value.is_nested or value.is_quantized or value.is_meta:
+        raise ValueError(f"must be a dense tensor with values, the checkpoint has one of {kind}")
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(
+            f"has shape {tuple(value.shape)} in the checkpoint and {tuple(shape)} here: the "
+            "component is declared differently, or the checkpoint is damaged"
+        )
+    found: Tensor = value.detach()
+    if found.dtype is dtype:
+        return found
+    may_be = _WHOLE if dtype in _WHOLE else (torch.float64,) if dtype is torch.float32 else ()
+    exact = found.to(dtype) if found.dtype in may_be else None
+    if exact is None or not torch.equal(exact.to(found.dtype).nan_to_num(), found.nan_to_num()):
+        raise ValueError(
+            f"is {value.dtype} in the checkpoint, where {dtype} may have been rounded: save the "
+            "criterion without casting its tensors"
+        )
+    return exact
+
+
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def _why_impossible(key: str, value: Tensor) -> str:
+    """Why a tensor cannot have these values; empty if it can."""
+    # The sums since the last step may have a nan of a forward pass, their counts cannot.
+    sums = {"observed.totals", "last_observed.interval", "gradients.fresh"}
+    if key in sums:
+        counts = value[1]
+        return "" if _are_counts(counts) else "has counts that are not whole numbers of at least 0"
+    if key in {"gradients.computed", "last_observed.awaited"}:
+        return "" if bool(((value == 0) | (value == 1)).all()) else "is not 0 or 1"
+    if key in {"gradients.pairs", "gradients.calm", "gradients.overflows"}:
+        return "" if _are_counts(value) else "has counts that are not whole numbers of at least 0"
+    if key in {"gradients.scale", "observed.passes"}:
+        return "" if bool((value > 0) & value.isfinite()) else "is not a number above 0"
+    if key.startswith("gradients.") and key != "gradients.weights":
+        is_negative = key != "gradients.gramian" and bool((value < 0).any())
+        return "is negative" if is_negative else ""
+    return "" if bool(value.isfinite().all()) else "is not finite"
+
+
+def _are_counts(values: Tensor) -> bool:
+    return bool((values.isfinite() & (values >= 0) & (values == values.round())).all())
 
 
 def encoded(names: Sequence[str]) -> Tensor:
@@ -248,13 +386,27 @@ def encoded(names: Sequence[str]) -> Tensor:
     return torch.tensor(list(json.dumps(list(names)).encode()), dtype=torch.uint8)
 
 
-def decoded(names: Tensor) -> tuple[str, ...]:
+def decoded(names: Any) -> tuple[str, ...]:
     """The names again.
 
     Raises:
-        ValueError: For bytes that are not a list of names.
+        ValueError: For anything but a list of different names.
     """
-    return tuple(json.loads(bytes(names.tolist())))
+    length = names.numel() if isinstance(names, Tensor) and not names.is_nested else 0
+    if length > _LONGEST_NAMES:
+        raise ValueError(f"must be names, the checkpoint has {length} bytes: it is damaged")
+    data = bytes(converted(names, (length,), torch.uint8).tolist())
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = None
+    if (
+        not isinstance(found, list)
+        or not all(isinstance(name, str) and name for name in found)
+        or len(set(found)) < len(found)
+    ):
+        raise ValueError("is not a list of different names: the checkpoint is damaged")
+    return tuple(found)
 
 
 def by_name(
@@ -270,12 +422,10 @@ def by_name(
     Args:
         ours: With the terms on the last axis, or with `pairs` on the last two.
         names: The terms here.
-        saved: The same of the checkpoint.
+        saved: The same of the checkpoint, on the same device.
         saved_names: The terms there.
         pairs: Whether there is an entry for each pair of terms.
     """
-    if not pairs and (saved.ndim == 0 or ours.ndim == 0 or saved.shape[:-1] != ours.shape[:-1]):
-        return saved
     common = [name for name in names if name in saved_names]
     here = [names.index(name) for name in common]
     there = [saved_names.index(name) for name in common]

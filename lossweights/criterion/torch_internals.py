@@ -4,11 +4,13 @@ Torch may change them in any release, and has no public function for what they d
 imports from the package.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import CodeType, FrameType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 # Names of nodes of a graph: a whole function that `torch.compile` compiled, and a part under
@@ -74,3 +76,33 @@ def is_static_graph(node: Node) -> bool:
     """Whether outputs of a `DistributedDataParallel(static_graph=True)` pass through a node."""
     is_sink = node.name() == "_DDPSinkBackward"
     return is_sink and bool(getattr(node.ddp_weakref(), "static_graph", False))  # type: ignore[attr-defined]
+
+
+def loads_strictly(*, default: bool) -> bool:
+    """Whether the `load_state_dict` that is running is strict, which torch does not pass on.
+
+    Args:
+        default: If none is running.
+    """
+    for frame in _callers():
+        if frame.f_code is nn.Module.load_state_dict.__code__:
+            return bool(frame.f_locals["strict"])
+    return default
+
+
+def makes_optimizer_state() -> bool:
+    """Whether an optimizer is stepped to make its state, and not to train.
+
+    `torch.distributed.checkpoint` does that with a learning rate of 0 before it saves or loads.
+    """
+    module = sys.modules.get("torch.distributed.checkpoint.state_dict")
+    function = getattr(module, "_init_optim_state", None)
+    code: CodeType | None = getattr(function, "__code__", None)
+    return code is not None and any(frame.f_code is code for frame in _callers())
+
+
+def _callers() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

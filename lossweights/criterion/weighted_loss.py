@@ -24,17 +24,26 @@ from lossweights.config.files import plain
 from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite
 from lossweights.config.term import TermLike
 from lossweights.criterion.adaptive import Adaptive
-from lossweights.criterion.clock import Clock, Follower, whole_number
+from lossweights.criterion.clock import Clock, Follower, unwrapped, whole_number
 from lossweights.criterion.combine import combine, finite_terms
-from lossweights.criterion.diagnostics import audit, describe
+from lossweights.criterion.diagnostics import audit, describe, misspelt_sources
 from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.shared import SharedLike
 from lossweights.criterion.modes import Mode, Modes
 from lossweights.criterion.reader import Reader, Values
 from lossweights.criterion.record import ForwardRecord
-from lossweights.criterion.report import METRICS, SET_BY_HAND, Breakdown, Weights, chosen, on_host
-from lossweights.criterion.state import decoded, encoded
-from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, warn
+from lossweights.criterion.report import (
+    METRICS,
+    QUANTITIES,
+    SET_BY_HAND,
+    Breakdown,
+    Weights,
+    chosen,
+    on_host,
+)
+from lossweights.criterion.state import NOT_STRICT, converted, decoded, encoded, entries
+from lossweights.criterion.torch_internals import loads_strictly
+from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, shown, warn
 
 _MANY_STEPS = 100  # steps after which learned weights that did not move were forgotten
 
@@ -108,6 +117,8 @@ class WeightedLoss(nn.Module):
         }
         self.config = config = _config_of(terms, fields)
         shares_clock = clock is not None
+        for sentence in misspelt_sources(config):
+            warn(sentence)
         self._clock = clock = clock or Clock(config.total_steps, config.steps_per_epoch)
         self._owns_clock = not clock.has_owner
         self.adaptive = Adaptive(config, ProcessGroup(config.sync, process_group))
@@ -156,7 +167,13 @@ class WeightedLoss(nn.Module):
 
     # Combining
 
-    def forward(self, terms: Mapping[str, Tensor | None], shared: SharedLike = None) -> Tensor:
+    def forward(
+        self,
+        terms: Mapping[str, Tensor | None] = None,  # type: ignore[assignment]  # noqa: RUF013  # refused
+        shared: SharedLike = None,
+        *others: Tensor,
+        **by_name: Tensor,
+    ) -> Tensor:
         """The weighted sum, a scalar with its graph, in float32 (float64 for float64 terms).
 
         Args:
@@ -165,6 +182,8 @@ class WeightedLoss(nn.Module):
             shared: For a balancer by gradients, what the terms share and gradients are computed
                 with respect to: features, as the trunk returned them, or parameters; a tensor, or
                 a sequence or mapping of tensors. Other balancers ignore it.
+            *others: Refused; terms go by name.
+            **by_name: Refused; the terms are one mapping.
 
         Raises:
             ValueError: For a name that is missing or unknown, and for a value that is not a
@@ -172,6 +191,9 @@ class WeightedLoss(nn.Module):
             HorizonError: If the length of training is needed and not known: call `bind`.
             FloatingPointError: For a nan or inf, with `on_nonfinite="raise"`.
         """
+        if others or by_name:
+            found = [type(each).__name__ for each in others] + [f"{name}=" for name in by_name]
+            raise TypeError(self._reader.usage(", ".join(found)))
         training = self.training and torch.is_grad_enabled()
         if training and self._by_gradients:
             return self._uncompiled(terms, shared)
@@ -206,7 +228,7 @@ class WeightedLoss(nn.Module):
         mode = self._modes.train if training else self._modes.eval
         if mode is None:
             raise HorizonError(self._modes.missing)
-        values = self._reader.read(terms, mode)
+        values = self._reader.read(terms, mode, training=training)
         if training:
             if values.vector.device != mode.device:  # the criterion moves to its losses, once
                 self._modes.move(values.vector.device)
@@ -478,6 +500,32 @@ class WeightedLoss(nn.Module):
         learned = list(self.parameters())
         return [{"params": learned, "weight_decay": 0.0, **options}] if learned else []
 
+    def drop_stale_moments(self, optimizer: Optimizer) -> None:
+        """Drops what an optimizer keeps of learned weights if that belongs to other terms.
+
+        Call it after `optimizer.load_state_dict(...)`, if terms were added or removed since the
+        checkpoint. The moments of the learned weights start over; all others stay. An optimizer
+        that makes its state when it is built, such as Adagrad, must be built again instead.
+
+        Args:
+            optimizer: A torch optimizer, or the wrapper of Lightning or Accelerate around one.
+
+        Raises:
+            TypeError: If it is not a torch optimizer.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(terms=["a", "b"], balancer="uncertainty")
+        >>> optimizer = torch.optim.Adam(criterion.param_groups(lr=1e-2))
+        >>> criterion.drop_stale_moments(optimizer)
+        """
+        state = unwrapped(optimizer, "drop_stale_moments()").state
+        for parameter in self.parameters():
+            kept = [t for t in state.get(parameter, {}).values() if isinstance(t, Tensor)]
+            # Scalars count steps.
+            fits = all(t.shape == parameter.shape or not t.ndim for t in kept)
+            if self.adaptive.is_mapped or not fits:
+                state.pop(parameter, None)
+
     # Metrics and diagnostics
 
     @property
@@ -542,14 +590,17 @@ class WeightedLoss(nn.Module):
         """Whether the term counts now; one that does not need not be computed.
 
         In training it does not while it is dormant, or while its weight is 0 and its config has
-        `when_zero: skip`. In evaluation the weights of evaluation decide.
+        `when_zero: skip`. In evaluation it does not if its weight there is 0.
 
         Raises:
             ValueError: For an unknown name.
         """
         self._check_name(name)
         training = self.training and torch.is_grad_enabled()
-        return name not in self._modes.get(training=training).inactive
+        mode = self._modes.get(training=training)
+        return name not in mode.inactive and (
+            training or bool(mode.weights[self._reader.names.index(name)])
+        )
 
     def _check_name(self, name: str) -> None:
         if name not in self.config.terms:
@@ -592,8 +643,8 @@ class WeightedLoss(nn.Module):
         found = breakdown.metrics(prefix, wanted)
         return found if tensors else on_host(found)
 
-    def report(self) -> Breakdown | None:
-        """The parts of the last training forward pass; printed, a table. None before the first.
+    def report(self) -> Breakdown:
+        """The parts of the last training forward pass; printed, a table. Empty before the first.
 
         >>> from lossweights import WeightedLoss
         >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
@@ -607,7 +658,10 @@ class WeightedLoss(nn.Module):
         """
         breakdown = self._last_breakdown()
         if breakdown is None:
-            return None
+            note = "no forward pass yet in training: criterion(terms) in train mode, with gradients"
+            parts: dict[str, Any] = {quantity: {} for quantity in QUANTITIES}
+            step = self.current_step
+            return Breakdown(total=torch.zeros(()), step=step, notes=(note,), **parts)
         step = self.current_step if self.record.step is None else self.record.step
         return replace(breakdown, step=step, notes=tuple(self._notes(look=True).values()))
 
@@ -659,6 +713,9 @@ class WeightedLoss(nn.Module):
         Returns:
             A handle; its `remove()` ends the calls.
 
+        Raises:
+            TypeError: If it is not a function.
+
         >>> from lossweights import WeightedLoss
         >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
         >>> handle = criterion.on_step(
@@ -668,11 +725,13 @@ class WeightedLoss(nn.Module):
         >>> criterion.step()
         0 {'total': 4.0}
         """
+        if not callable(call):
+            raise TypeError(f"on_step takes a function of the step, found {type(call).__name__}")
         return self.record.add_callback(call)
 
     def extra_repr(self) -> str:
         """The terms, as declared."""
-        return ", ".join(f"{name}: {term!r}" for name, term in self.config.terms.items())
+        return ", ".join(f"{name}: {term}" for name, term in self.config.terms.items())
 
     # State
 
@@ -698,41 +757,65 @@ class WeightedLoss(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        horizon = f"{prefix}clock.horizon"
-        ours = [f"{prefix}term_names", *([f"{prefix}clock.step"] if self._owns_clock else [])]
-        found = {key: state_dict[key] for key in (*ours, horizon) if key in state_dict}
-        others = {key: value for key, value in state_dict.items() if key not in found}
+        missing: list[str] = []
+        unexpected: list[str] = []
+        problems: list[str] = []
+        # First, since it calls the user's hooks.
         super()._load_from_state_dict(
-            others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            state_dict, prefix, local_metadata, strict, missing, unexpected, problems
         )
-        missing_keys += [key for key in ours if key not in found]
-        if f"{prefix}term_names" in found:
+        strict = loads_strictly(default=strict)
+        found, inside = entries(state_dict, prefix), f"{prefix}adaptive."
+        read: dict[str, Callable[[Any], Any]] = {"term_names": decoded}
+        if self._owns_clock:
+            read |= {"clock.step": _step_of, "clock.horizon": _horizon_of}
+        values: dict[str, Any] = {}
+        for key, reader in read.items():
+            if key not in found:
+                missing += [] if key == "clock.horizon" else [prefix + key]
+                continue
             try:
-                saved = set(decoded(found[f"{prefix}term_names"]))
-            except ValueError:
-                error_msgs.append("term_names are not names of terms: the checkpoint is damaged")
-                return
-            # Reported as keys, so that strict=False ignores them: a module cannot see whether the
-            # load is strict.
-            ending = "strict=False ignores this)"
-            missing_keys += [
-                f"{prefix}terms.{name} (not a term of this checkpoint; {ending}"
-                for name in sorted(set(self.config.terms) - saved)
-            ]
-            unexpected_keys += [
-                f"{prefix}terms.{name} (not a term of this criterion; {ending}"
-                for name in sorted(saved - set(self.config.terms))
-            ]
-        if found:
-            self.adaptive.discard()  # observations belong to no step of the checkpoint
-            self.record.step_done(self.clock.step)
-        if f"{prefix}clock.step" in found:
-            step = int(found[f"{prefix}clock.step"])
-            if step < 0:
-                error_msgs.append(f"clock.step is at least 0, found {step}")
-            else:
-                known = found[horizon].tolist() if horizon in found else ()
-                self.clock.restore(step, Horizon(*(None if n < 0 else n for n in known)))
+                values[key] = reader(found[key])
+            except (ValueError, RuntimeError) as error:  # of torch, for an unusual tensor
+                problems.append(f"{prefix}{key} {error}")
+        ours, theirs = set(self.config.terms), set(values.get("term_names", self.config.terms))
+        # Terms are reported as keys, so that a load that is not strict returns them.
+        how = "strict=False ignores this, in Lightning self.strict_loading = False)"
+        missing += [
+            f"{prefix}terms.{name} (not a term of this checkpoint; {how}"
+            for name in sorted(ours - theirs)
+        ]
+        unexpected = [key for key in unexpected if key.removeprefix(prefix) not in read] + [
+            f"{prefix}terms.{name} (not a term of this criterion; {how}"
+            for name in sorted(theirs - ours)
+        ]
+        # Everything is checked before anything is changed.
+        adaptive = self.adaptive.read(entries(state_dict, inside))
+        refused = bool(problems or (strict and (missing or unexpected)))
+        refused = self.adaptive.skips_load = refused or adaptive.is_refused(strict=strict)
+        if refused:
+            missing += [inside + key for key in adaptive.missing]
+            unexpected += [inside + key for key in adaptive.unexpected]
+            problems += [inside + problem for problem in adaptive.problems]
+            if strict and not found:
+                problems.append(
+                    f"the checkpoint has no criterion {prefix.rstrip('.')}".rstrip() + ": load it "
+                    f"with {NOT_STRICT}, then set the clock with criterion.set_step(step)"
+                )
+            elif strict and ours == theirs and (differences := adaptive.differences()):
+                problems.append(
+                    f"{inside[:-1]}: {differences}: to let new components begin from their "
+                    f"initial state, load with {NOT_STRICT}"
+                )
+        missing_keys += missing
+        unexpected_keys += unexpected
+        error_msgs += problems
+        if refused or not found:
+            return
+        self.adaptive.discard()  # observations belong to no step of the checkpoint
+        self.record.step_done(self.clock.step)
+        if "clock.step" in values:
+            self.clock.restore(values["clock.step"], values.get("clock.horizon", Horizon()))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -751,12 +834,20 @@ class WrappedLoss(nn.Module):
         function: Called with the module's arguments, returns terms, or terms and what they share;
             the parameters of a module become parameters of this one.
         criterion: Combines the terms.
+
+    Raises:
+        TypeError: If `function` is not callable.
     """
 
     def __init__(
         self, function: Callable[..., Mapping[str, Tensor | None]], criterion: WeightedLoss
     ) -> None:
         super().__init__()
+        if not callable(function):
+            raise TypeError(
+                "wrap takes a function that returns named terms, such as lambda output, target: "
+                f"{{'mse': ...}}, found {type(function).__name__}"
+            )
         self.function = function
         self.criterion = criterion
 
@@ -792,8 +883,8 @@ def _config_of(terms: Any, fields: dict[str, Any]) -> LossConfig:
         return terms
     if isinstance(terms, str | PathLike):
         raise ConfigError(
-            f"terms must be a table by name, a list of names or a LossConfig, found {terms!r}; "
-            "from a file build it with WeightedLoss.from_config(...)"
+            "terms must be a table by name, a list of names or a LossConfig, found "
+            f"{shown(terms)}; from a file build it with WeightedLoss.from_config(...)"
         )
     try:
         return LossConfig.model_validate(plain({"terms": terms, **fields}))
@@ -820,8 +911,35 @@ def _weights_move(config: LossConfig, adaptive: Adaptive) -> bool:
 
 def _after_load(criterion: WeightedLoss, _: object) -> None:
     """Shows the weights of a checkpoint once, when all of it is loaded."""
+    if criterion.adaptive.skips_load:
+        criterion.adaptive.skips_load = False
+        return
     criterion.adaptive.after_load()
     criterion.clock.refresh()
+
+
+def _step_of(value: Any) -> int:
+    """The step of a checkpoint.
+
+    Raises:
+        ValueError: Unless it is a whole number from 0 to below 2**53.
+    """
+    step = int(converted(value, (), torch.int64))
+    if not 0 <= step < 2**53:
+        raise ValueError(f"is a whole number from 0 to below 2**53, found {step}")
+    return step
+
+
+def _horizon_of(value: Any) -> Horizon:
+    """The length of training of a checkpoint, as far as it was known.
+
+    Raises:
+        ValueError: Unless it is two whole numbers, -1 for what was not known.
+    """
+    numbers = converted(value, (2,), torch.int64).tolist()
+    if not all(-1 <= number < 2**53 for number in numbers):
+        raise ValueError(f"is two whole numbers from -1 to below 2**53, found {numbers}")
+    return Horizon(*(None if number < 0 else number for number in numbers))
 
 
 @cache

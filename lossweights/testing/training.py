@@ -19,9 +19,9 @@ NAMES = ("alpha", "beta", "gamma")
 # The factors of each term for features of 1. They sum to 1, so a term has the requested value, and
 # some of the gradients agree and some conflict.
 _DIRECTIONS = {
-    "alpha": torch.tensor([1.0, 0.5, -0.5, 0.0]),
-    "beta": torch.tensor([-0.5, 1.0, 0.25, 0.25]),
-    "gamma": torch.tensor([0.25, 0.25, -1.0, 1.5]),
+    "alpha": torch.tensor([1.0, 0.5, -0.5, 0.0], dtype=torch.float32),
+    "beta": torch.tensor([-0.5, 1.0, 0.25, 0.25], dtype=torch.float32),
+    "gamma": torch.tensor([0.25, 0.25, -1.0, 1.5], dtype=torch.float32),
 }
 STEPS = 24  # of a training, in four epochs
 
@@ -52,13 +52,14 @@ class Training:
             steps_per_epoch=STEPS // 4,
         )
         self.call: Callable[..., Tensor] = self.criterion
-        self.parameter = torch.ones(4, requires_grad=True)
+        self.parameter = torch.ones(4, dtype=torch.float32, requires_grad=True)
         learned = self.criterion.param_groups(lr=0.1)
         self.optimizer = torch.optim.Adam(learned) if learned else None
         draws = torch.Generator().manual_seed(0)
-        trend = torch.linspace(1.0, 0.2, STEPS)[:, None] ** torch.tensor([0.5, 1.0, 2.0])
-        noise = 1 + 0.1 * torch.rand(STEPS, len(NAMES), generator=draws)
-        self._losses = trend * noise * torch.tensor([1.0, 5.0, 0.3])
+        powers, sizes = torch.tensor([[0.5, 1.0, 2.0], [1.0, 5.0, 0.3]], dtype=torch.float32)
+        trend = torch.linspace(1.0, 0.2, STEPS, dtype=torch.float32)[:, None] ** powers
+        noise = torch.rand(STEPS, len(NAMES), generator=draws, dtype=torch.float32)
+        self._losses = trend * (1 + 0.1 * noise) * sizes
 
     def terms(self, step: int, factor: float = 1.0) -> dict[str, Tensor]:
         """The losses of a step, times a factor."""
@@ -66,7 +67,7 @@ class Training:
 
     def given(self, values: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
         """Losses with these values, in the shape that the component takes."""
-        self.features = self.parameter * torch.ones(2, 1)  # a batch of two, shared by the terms
+        self.features = self.parameter.repeat(2, 1)  # a batch of two, shared by the terms
         mean = self.features.mean(dim=0)
         terms = {
             name: torch.as_tensor(values[name]) * (mean * _DIRECTIONS[name]).sum()

@@ -191,7 +191,7 @@ def test_shares_that_cannot_be(shares: Any, words: str) -> None:
         ([], "at least one batch is needed, found none"),
         ({"a": 1.0}, "several dicts of losses, .* found one dict"),
         (3, "several dicts of losses, .* found int"),
-        ([[1.0, 2.0]], "the terms are given by name"),
+        ([[1.0, 2.0]], "the terms are passed in one mapping by name"),
         ([{"a": 1.0, "bb": 1.0}], "'bb' is not a term of this loss; did you mean 'b'"),
         ([{"a": 1.0, "b": torch.ones(2)}], r"term 'b' has shape \(2,\), a scalar is needed"),
     ],

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lossweights import History, Term, WeightedLoss, steps
+from lossweights import History, LossConfig, Term, WeightedLoss, steps
+from lossweights.analysis import Monitor
 from tests.small_components import Counting, leaf, losses
 
 PID = {"kind": "pid", "target": 1.0, "response": "10 steps"}
@@ -186,7 +187,7 @@ def test_losses_of_mixed_precision_lie_in_one_row() -> None:
 
 
 def test_names_are_kept_as_they_are(tmp_path: Path) -> None:
-    names = ("train/kl", "raw/x", "käse €", 'quo"te\n', "_a.b", "a" * 300)
+    names = ("train/kl", "raw/x", "käse €", 'quo"te\\', "_a.b", "a" * 300)
     criterion = WeightedLoss(terms=list(names))
     history = History(criterion, path=tmp_path / "rows.jsonl")
     train(criterion, 1, **dict.fromkeys(names, 2.0))
@@ -304,3 +305,17 @@ def test_what_cannot_be_done_is_refused_before_training(
     with pytest.raises(ValueError, match=problem):
         History(criterion, **options)
     train(criterion, 1)  # and nothing is left behind
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (LossConfig(terms={"kl": 1.0}), "found LossConfig: pass the criterion itself"),
+        ("rows.jsonl", r"found str: read a file with History\.load\(path\)"),
+    ],
+)
+def test_only_a_criterion_has_a_history(given: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=f"a history follows a WeightedLoss, {said}"):
+        History(given)
+    with pytest.raises(TypeError, match="a monitor follows a WeightedLoss, found"):
+        Monitor(given)

@@ -12,8 +12,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lossweights import History, Horizon, HorizonError, LossConfig
-from lossweights.analysis import plot
+from lossweights import History, Horizon, HorizonError, LossConfig, WeightedLoss
+from lossweights.analysis import Monitor, plot
 from lossweights.config.timeline import Curves
 
 OF_HISTORIES = (plot.values, plot.weights, plot.shares, plot.overview)
@@ -273,3 +273,17 @@ def test_what_cannot_be_drawn_of_configs_says_what_it_needs() -> None:
         plot.config({})
     with pytest.raises(HorizonError, match="total_steps is known"):
         plot.config(ONE.override({"total_steps": None}))
+
+
+@pytest.mark.parametrize("draw", [plot.values, plot.weights, plot.shares, plot.overview])
+def test_a_picture_of_a_training_needs_its_history(draw: Any) -> None:
+    criterion = WeightedLoss(["kl"])
+    with pytest.raises(TypeError, match=r"found WeightedLoss: .*history = History\(criterion\)"):
+        draw(criterion)
+    with pytest.raises(TypeError, match="found Monitor: pass its attribute `history`"):
+        draw(Monitor(criterion))
+
+
+def test_a_picture_of_a_criterion_needs_its_config() -> None:
+    with pytest.raises(TypeError, match=r"such as criterion\.config, .* found WeightedLoss$"):
+        plot.config(WeightedLoss(["kl"]))  # type: ignore[arg-type]

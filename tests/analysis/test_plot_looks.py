@@ -15,7 +15,7 @@ import pytest
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from lossweights import History
+from lossweights import History, LossConfig
 from lossweights.analysis import plot
 from lossweights.analysis.plot import looks
 from tests.analysis.test_plot import OF_HISTORIES, ONE, history, legend, many, titles
@@ -146,3 +146,23 @@ def test_without_matplotlib_it_says_what_to_install() -> None:
     assert done.stderr.splitlines()[-1] == (
         "ImportError: lossweights.analysis.plot needs matplotlib: pip install 'lossweights[plot]'"
     )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"decoder.layers.{n}.cross_attention.loss_classification" for n in range(12)],
+        [f"{n}_decoder.layers.cross_attention.loss_classification" for n in range(12)],
+        [f"decoder.layers.cross_attention.loss_classification_{n}" for n in range(12)],
+        [f"decoder.{n // 4}.layers.cross_attention.{n % 4}.loss_classification" for n in range(12)],
+        ["kl", "decoder.layers.cross_attention.loss", "decoder.layers.self_attention.loss"],
+    ],
+)
+@pytest.mark.parametrize("width", [3.2, 6.4, 12.0])
+def test_long_names_stay_different(names: list[str], width: float) -> None:
+    terms: Any = {name: 10.0 ** (3 * n) for n, name in enumerate(names)}
+    figure = plot.config(LossConfig(terms=terms, total_steps=10), width=width)
+    pixels(figure)
+    shown = [axes.title if axes.title.get_text() else axes._left_title for axes in figure.axes]  # type: ignore[attr-defined]
+    assert len({title.get_text() for title in shown}) == len(names)
+    assert all(title.get_window_extent().x1 <= figure.bbox.x1 for title in shown)

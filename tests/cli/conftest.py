@@ -30,7 +30,8 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call]:
     for family in Component.__subclasses__():
         monkeypatch.setattr(family, "_registry", dict(family._registry))
 
-    def run(*arguments: object, columns: int = 80) -> Done:
+    def run(*arguments: object, columns: int = 0) -> Done:
+        columns = columns or (200 if arguments and arguments[0] in ("check", "init") else 80)
         environment = {"COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "xterm"}
         found = CliRunner().invoke(app, list(map(str, arguments)), env=environment)
         if found.exception is not None and not isinstance(found.exception, SystemExit):

@@ -184,7 +184,7 @@ def test_kinds_of_ones_own_are_imported_from_the_folder(
     assert call("check", "a.yaml").status == 1
     done = call(*arguments)
     assert done.status == 0, done.err
-    assert "Spike(height=2.0)" in done.out
+    assert "{kind: cli-spike, height: 2}" in done.out
 
 
 @pytest.mark.parametrize(

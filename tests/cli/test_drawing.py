@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossweights.cli.preview import Curve, panel
+from lossweights.cli.drawing import Curve, panel
 
 MARKS = "ox+*#@%&"
 ROWS = 8

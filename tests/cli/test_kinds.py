@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import yaml
 
 import lossweights
 from lossweights import Component, LossConfig
-from lossweights.cli.docstrings import fields, sources, summary
+from lossweights.cli.docstrings import fields, plain, sources, summary
 from tests.cli.conftest import SPIKE, Call, write
 
 OURS = [
@@ -53,9 +54,33 @@ def test_a_kind_is_shown_in_full(cls: type[Component], call: Call) -> None:
         )
 
 
-def test_formulas_are_printed_as_they_are_written(call: Call) -> None:
-    assert r"w(t) = a + (b - a) f(\min(t / T, 1))" in call("kinds", "ramp", columns=200).out
-    assert r"`log`, s / 2; or `log1p`, \log(1 + e^s)" in call("kinds", "uncertainty").out
+def test_formulas_are_printed_without_latex(call: Call) -> None:
+    assert "w(t) = a + (b - a) f(min(t / T, 1))" in call("kinds", "ramp", columns=200).out
+    assert "`log`, s / 2; or `log1p`, log(1 + e^s)" in call("kinds", "uncertainty").out
+
+
+@pytest.mark.parametrize(
+    ("latex", "shown"),
+    [
+        (r"\frac{\sigma_{r_i}}{\sqrt{1 - \hat v^2}}", "(sigma_(r_i)) / (sqrt(1 - v_hat^2))"),
+        (
+            r"\left\lVert \sum_i b_i g_i \right\rVert^2 \ge 10^{-12}",
+            "|sum_i b_i g_i|^2 >= 10^(-12)",
+        ),
+        (r"t - \lfloor c P \rfloor \leq \varepsilon", "t - floor(c P) <= epsilon"),
+        (r"\{d : g_i \cdot d \ge 0 \text{ for all } i\}", "{d : g_i . d >= 0 for all i}"),
+        (r"\partial f / \partial l_i = \tfrac12 e^{-s_i}", "df / dl_i = 1/2 e^(-s_i)"),
+        (r"\overline{\tilde L_i}\, \mathrm{softmax}\big(x\big)", "mean(L_tilde_i) softmax (x)"),
+    ],
+)
+def test_a_formula_in_a_terminal(latex: str, shown: str) -> None:
+    assert plain(f"With ${latex}$.") == f"With {shown}."
+
+
+@pytest.mark.parametrize("cls", OURS, ids=name)
+def test_no_kind_is_printed_with_latex(cls: type[Component], call: Call) -> None:
+    for text in (call("kinds", cls.kind).out, plain(cls.__doc__ or "")):
+        assert not re.search(r"[\\$]|frac\b|lVert", text)
 
 
 @pytest.mark.parametrize("cls", OURS, ids=name)

@@ -13,6 +13,7 @@ import lossweights
 from tests.cli.conftest import Call, write
 
 CONFIG = "total_steps: 100\nterms: {nll: 1.0, größe: {kind: warmup, over: 50%}}\n"
+COMMANDS = ("init", "check", "preview", "kinds", "schema")
 SAID = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONIOENCODING", "TERM")
 
 
@@ -31,6 +32,33 @@ def run(
         errors="replace",
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--version"], ["--help"], ["init"], *([each, "--help"] for each in COMMANDS)],
+    ids=str,
+)
+def test_what_needs_no_config_imports_no_torch(words: list[str], tmp_path: Path) -> None:
+    code = (
+        "import atexit, sys; from lossweights.cli import main\n"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        f"sys.argv[1:] = {words}; main()\n"
+    )
+    done = run(folder=tmp_path, code=code)
+    assert (done.returncode, done.stderr) == (0, "False\n")
+    assert done.stdout
+
+
+def test_completion_in_a_shell_imports_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import atexit, sys; from lossweights.cli import main\n"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        "sys.argv = ['lossweights']; main()\n"
+    )
+    words = {"COMP_WORDS": "lossweights pre", "COMP_CWORD": "1"}
+    done = run(folder=tmp_path, code=code, _LOSSWEIGHTS_COMPLETE="complete_bash", **words)
+    assert (done.stdout, done.stderr) == ("preview\n", "False\n")
 
 
 @pytest.mark.parametrize(
@@ -81,9 +109,10 @@ def test_piped_output_has_no_colour(tmp_path: Path) -> None:
 
 def test_without_an_extra_it_says_what_to_install(tmp_path: Path) -> None:
     extras = ("typer", "rich", "yaml", "plotext", "docstring_parser")
+    write(tmp_path, "a.yaml", CONFIG)
     code = (
         "import sys; from lossweights.cli import main\n"
-        "sys.argv[1:] = ['kinds']\n"
+        "sys.argv[1:] = ['preview', 'a.yaml']\n"
         f"extras = {extras}\n"
         "for lacking in extras:\n"
         "    for name in list(sys.modules):\n"
@@ -153,3 +182,27 @@ def test_every_help_has_examples(command: str, columns: int, call: Call) -> None
 
 def test_the_version(call: Call) -> None:
     assert call("--version").out == f"lossweights {lossweights.__version__}\n"
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_lines_end_between_words_where_the_terminal_ends(
+    columns: int, call: Call, tmp_path: Path
+) -> None:
+    late = CONFIG.replace("50%", "500 steps")
+    write(tmp_path, "a.yaml", late)
+    write(tmp_path, "b.yaml", late.replace("warmup", "wramup"))
+    write(tmp_path, "c.yaml", late.replace("total_steps: 100\n", "balancer: dwa\n"))
+    for words in (
+        ["check", "a.yaml", "b.yaml", "c.yaml"],
+        ["init"],
+        ["kinds"],
+        ["check", "d.yaml"],
+    ):
+        narrow, wide = (call(*words, columns=width) for width in (columns, 1000))
+        for found, whole in ((narrow.out, wide.out), (narrow.err, wide.err)):
+            wide_lines = [line.strip() for line in found.splitlines() if len(line) > columns]
+            assert not any(" " in line for line in wide_lines)
+            assert found.split() == whole.split()
+    said = call("preview", "c.yaml", columns=columns).out
+    assert max(map(len, said.splitlines())) <= columns
+    assert "the length of training is not known, so" in " ".join(said.split())

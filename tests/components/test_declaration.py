@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import importlib.metadata
 import pickle
+import re
 import sys
-from typing import Annotated, Any
+from decimal import Decimal
+from fractions import Fraction
+from importlib.resources import files
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
 import pydantic_core
 import pytest
+import yaml
 from pydantic import Field, ValidationError
 
 from lossweights import (
+    AdaptiveKL,
+    Balancer,
+    Component,
     Constant,
+    Controller,
+    Cyclical,
     Duration,
     Horizon,
     LossConfig,
@@ -22,8 +32,12 @@ from lossweights import (
     Schedule,
     Shape,
     Steps,
+    Term,
+    Transform,
     Values,
     Warmup,
+    percent,
+    steps,
 )
 from lossweights.components.declaration import Declaration, load_plugins
 
@@ -273,6 +287,47 @@ def test_repr_shows_what_differs_from_the_defaults() -> None:
     assert repr(Typed(number=1.0, count=0, many=(2.0,))) == "Typed(number=1.0, many=(2.0,))"
 
 
+@pytest.mark.parametrize("family", [Schedule, Shape, Controller, Balancer, Transform])
+def test_every_kind_is_shown_as_a_config_contains_it(family: type[Component]) -> None:
+    text = files("lossweights.cli").joinpath("examples.yaml").read_text("utf-8")
+    examples = yaml.safe_load(text).get(family.__name__.lower(), {})
+    for kind, cls in family.kinds().items():
+        if cls.__module__.startswith("lossweights."):
+            component = family.read({"kind": kind, **examples.get(kind, {})})
+            assert family.read(yaml.safe_load(str(component))) == component
+
+
+@pytest.mark.parametrize("name", ["a b", "off", "1", "a: b", "x#y", "é", "größe", 'q"t', "~", "-"])
+def test_a_name_is_quoted_if_yaml_would_read_it_differently(name: str) -> None:
+    term = Term(weight=0.5, controller=AdaptiveKL(target=3.0, source=name))
+    assert Term.model_validate(yaml.safe_load(str(term))) == term
+
+
+def test_a_term_is_shown_as_a_config_contains_it() -> None:
+    assert str(Term(weight=0.5)) == "0.5"
+    assert str(Term(schedule=Ramp(start=0, stop=1, over=percent(10)))) == (
+        "{schedule: {kind: ramp, start: 0, stop: 1, over: 10%}}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "fields", "instead"),
+    [
+        (Ramp, (0, 1, "100 steps"), {}, "Ramp(start=0, stop=1, over='100 steps')"),
+        (Ramp, (0,), {"stop": 1}, "Ramp(start=0, stop=1)"),
+        (Cyclical, (4,), {}, "Cyclical(cycles=4)"),
+        (Term, (0.5,), {}, "Term(weight=0.5)"),
+        (LossConfig, ({"kl": 1.0},), {}, "LossConfig(terms={'kl': 1.0})"),
+    ],
+)
+def test_values_without_names_are_refused_with_the_call_to_write(
+    cls: Any, values: tuple[object, ...], fields: dict[str, object], instead: str
+) -> None:
+    said = f"{cls.__name__} takes its fields by name: {instead}"
+    with pytest.raises(TypeError, match=f"^{re.escape(said)}$"):
+        cls(*values, **fields)
+
+
 def test_what_is_unhashable_says_so_and_the_rest_is_equal_by_value() -> None:
     assert hash(Constant(value=1.0)) == hash(Constant(value=1.0))
     assert Constant(value=1.0) != Constant(value=2.0)
@@ -315,3 +370,104 @@ def test_core_schemas_have_the_format_that_is_rewritten() -> None:
     assert "a number is needed, found True" in problem({"number": True}), versions
     assert "a number is needed, found True" in problem({"nested": [{"a": True}]}), versions
     assert "3 has no unit" in problem({"over": "3"}), versions
+
+
+# Types of fields
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        Duration | int,
+        Duration | Literal["auto"] | None,
+        Duration | list[float],
+        Schedule | Duration,
+        dict[str, Duration | float],
+    ],
+    ids=str,
+)
+def test_a_duration_or_component_reads_text_alone(annotation: Any) -> None:
+    """Otherwise the other types would be accepted by the class, and by no config."""
+    with pytest.raises(TypeError, match=r"reads text, so it can be combined with str and None al"):
+
+        class Mine(Half, kind="mine"):
+            length: annotation
+
+
+@pytest.mark.parametrize(
+    ("annotation", "written", "read"),
+    [
+        (Duration | str | None, "3 steps", steps(3)),
+        (tuple[Duration | str, ...], ["3 steps"], (steps(3),)),
+        (list[float], ["1e-3", 2], [1e-3, 2.0]),
+        (tuple[Schedule, ...], [0.5], (Constant(value=0.5),)),
+        (dict[str, Schedule], {"a": 0.5}, {"a": Constant(value=0.5)}),
+        (float | str, "x", "x"),
+    ],
+    ids=str,
+)
+def test_fields_of_many_types(annotation: Any, written: Any, read: Any) -> None:
+    class Mine(Half, kind="mine"):
+        field: annotation
+
+    config = LossConfig.read({"terms": {"a": {"kind": "mine", "field": written}}})
+    assert config.terms["a"].schedule == Mine(field=read)
+    assert LossConfig.read(config.model_dump(mode="json")) == config
+
+
+def test_a_controller_has_no_lists_of_schedules() -> None:
+    """`now[...]` has the values of fields that are schedules themselves."""
+    with pytest.raises(
+        TypeError, match=r"Mine: now\[...\] has the values of fields typed Schedule"
+    ):
+
+        class Mine(Controller):
+            targets: tuple[Schedule, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("number", 3.5e38, r"3.5e\+38 is too large for float32: write a number up to 3.4e\+38"),
+        ("number", -1e300, r"-1e\+300 is too large for float32"),
+        ("number", 10**400, "an integer of 1329 bits is too large for float32"),
+        ("number", Fraction(10**400, 3), "finite number"),
+        ("number", "017", "found '017', which some programs read as octal: write it without the 0"),
+        ("number", b"1", "a number is needed, found b'1'"),
+        ("number", np.True_, "a number is needed, found np.True_"),
+        ("count", 2**53 + 1, "9007199254740993 is too large: write up to 2..53"),
+        ("count", Decimal("1e99999999"), "finite number"),
+        ("text", b"a", "valid string"),
+        ("text", "a\nb", r"text cannot contain '\\n', found 'a\\nb'"),
+        ("text", "\ud800", r"text cannot contain '\\ud800'"),
+        ("positive", 1e-40, "1e-40 is too small for float32: write at least 1.18e-38"),
+    ],
+)
+def test_values_fit_where_they_go(field: str, value: object, problem: str) -> None:
+    class Mine(Declaration):
+        number: float = 0.0
+        count: int = 0
+        text: str = ""
+        positive: Annotated[float, Field(gt=0)] = 1.0
+
+    with pytest.raises(ValidationError, match=problem):
+        Mine.model_validate({field: value})
+
+
+def test_float32_holds_what_is_accepted() -> None:
+    class Mine(Declaration):
+        number: float = 0.0
+        positive: Annotated[float, Field(gt=0)] = 1.0
+
+    largest, smallest = np.finfo(np.float32).max, np.finfo(np.float32).tiny
+    mine = Mine(number=float(largest), positive=float(smallest))
+    assert (np.float32(mine.number), np.float32(mine.positive)) == (largest, smallest)
+    assert Mine(number=-float(largest), positive=Fraction(1, 4)).positive == 0.25
+
+
+def test_a_component_that_is_nested_too_deeply_is_refused() -> None:
+    deep: Any = 1.0
+    for _ in range(500):
+        deep = {"kind": "product", "factors": [deep]}
+    with pytest.raises(ValidationError, match="nested too deeply"):
+        Schedule.read(deep)

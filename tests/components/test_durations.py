@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,3 +264,24 @@ def test_local_time_in_a_training_without_end_has_none() -> None:
 def test_a_field_takes_durations_and_their_text_alike() -> None:
     assert Ramp(start=0, stop=1, over="3 epochs") == Ramp(start=0, stop=1, over=epochs(3))
     assert Ramp(start=0, stop=1, over=epochs(3)).model_dump()["over"] == "3 epochs"
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["1" * 300_000 + "! 1", "1" + " " * 300_000 + "!", "1" + "_" * 300_000 + "!", "." * 300_000],
+    ids=lambda text: text[:3],
+)
+def test_long_text_is_refused_soon(written: str) -> None:
+    """In quadratic time, 300,000 characters would take hours."""
+    for read in (Duration.parse, read_total_steps):
+        with pytest.raises(ValueError, match="is not a duration: write") as caught:
+            read(written)
+        assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("value", [10**5000, Fraction(10**5000, 3)], ids=["int", "fraction"])
+def test_huge_numbers_are_refused(value: Any) -> None:
+    for read in (epochs, Duration.parse, read_total_steps):
+        with pytest.raises(ValueError, match=r"must be|no unit|is not a duration") as caught:
+            read(value)
+        assert len(str(caught.value)) < 400

@@ -8,10 +8,14 @@ from typing import Annotated, Any
 import jsonschema
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from lossweights import (
     Component,
+    ConfigError,
+    Duration,
     Horizon,
     LossConfig,
     Schedule,
@@ -125,3 +129,143 @@ def test_a_family_of_ones_own_is_covered_as_well() -> None:
     assert not accepts(schema, {"flavour": 3.0})
     with pytest.raises(ValidationError, match=r"a flavour is a table with a `kind`, found 3.0"):
         Cake.model_validate({"flavour": 3.0})
+
+
+# The schema and the reader agree
+
+
+EVERY_FIELD: dict[str, list[Any]] = {
+    "terms": [
+        {"a": 1.0},
+        {"a": 1e39},
+        {"a": -1e39},
+        {"": 1.0},
+        {"a*": 1.0},
+        {"a\nb": 1.0},
+        {"a b": 1.0, "größe": 2},
+        {},
+        {f"t{number}": 1 for number in range(1001)},
+        [],
+        ["a"],
+        ["a", "a"],
+        ["a*"],
+        [""],
+        [1],
+        {"a": {"schedule": 1.0, "controller": {"kind": "pid", "target": 1.0}}},
+        {"a": {"schedule": None, "controller": {"kind": "pid", "target": 1.0}}},
+        {"a": {"schedule": 1e39}},
+        {"a": {"reduction": "max"}},
+        {"a": {"kind": "cyclical", "cycles": 0}},
+        {"a": {"kind": "cyclical", "cycles": 2**53}},
+        {"a": {"kind": "cyclical", "cycles": 2**53 + 1}},
+        {"a": {"kind": "cyclical", "ratio": 0}},
+        {"a": {"kind": "exponential"}},
+        {"a": {"kind": "exponential", "rate": 0.5}},
+        {"a": {"kind": "exponential", "half_life": "2 steps", "rate": None}},
+        {"a": {"kind": "exponential", "rate": 0.5, "half_life": "2 steps"}},
+        {"a": {"kind": "sequence", "stages": []}},
+        {"a": {"kind": "lagrangian"}},
+        {"a": {"kind": "lagrangian", "at_most": 1.0}},
+        {"a": {"kind": "lagrangian", "at_most": 1.0, "at_least": 1.0}},
+        {"a": {"kind": "lagrangian", "at_most": None, "equal_to": 1.0}},
+    ],
+    "total_steps": [
+        0,
+        1,
+        2**53,
+        2**53 + 1,
+        "40",
+        "4_0",
+        "40 epochs",
+        "40%",
+        "1e4 steps",
+        "x",
+        None,
+    ],
+    "steps_per_epoch": [0, 1, 2**53, 2**53 + 1, None],
+    "eval_weights": ["final", "last", {}, {"a": 0.5}, {"a": 1e39}],
+    "ignore": ["a*", ["a*", "b"], [1], 1],
+    "sync": ["auto", "off", False, True],
+    "balancer": [
+        None,
+        "dwa",
+        "dwarf",
+        {"kind": "dwa", "temperature": 0},
+        {"kind": "lr-annealing", "reference": ""},
+        {"kind": "random", "seed": 2**64},
+        {"kind": "famo", "learning_rate": 3.5e38},
+    ],
+}
+
+
+@pytest.mark.parametrize("field", EVERY_FIELD)
+def test_the_schema_and_the_reader_agree(field: str, schema: dict[str, Any]) -> None:
+    for value in EVERY_FIELD[field]:
+        config = {"terms": {"a": 1.0, "b": 1.0}, field: value}
+        try:
+            LossConfig.read(config)
+            is_read = True
+        except ConfigError:
+            is_read = False
+        assert accepts(schema, config) == is_read, config
+
+
+@given(
+    st.one_of(
+        st.tuples(
+            st.sampled_from(["", " ", "+", "-", "x"]),
+            st.sampled_from(
+                ["5", "0", "1.5", "2.0", "1_0", "1e2", "1.5e1", ".5", "5.", "", "1e-1"]
+            ),
+            st.sampled_from(["", " ", "  "]),
+            st.sampled_from(
+                [
+                    "step",
+                    "steps",
+                    "STEPS",
+                    "epoch",
+                    "epochs",
+                    "ep",
+                    "Ep",
+                    "%",
+                    "percent",
+                    "dur",
+                    "",
+                    "km",
+                    "stpes",
+                    "eps",
+                    "steps x",
+                ]
+            ),
+        ).map("".join),
+        st.text(max_size=5),
+    )
+)
+def test_the_schema_knows_durations(schema: dict[str, Any], text: str) -> None:
+    try:
+        Duration.parse(text)
+        is_read = True
+    except ValueError:
+        is_read = False
+    # Not expressed: a number of steps with a negative exponent, such as `10e-1 steps`, and `-0`.
+    if "e-" not in text and not text.startswith("-"):
+        assert accepts(schema, {"terms": {"a": {"after": text}}}) == is_read
+
+
+def test_defaults_are_written_as_in_a_config(schema: dict[str, Any]) -> None:
+    properties = schema["$defs"]["Schedule.cyclical"]["properties"]
+    assert properties["delay"]["default"] == "0 steps"
+    assert schema["$defs"]["Balancer.dwa"]["properties"]["every"]["default"] == "1 epoch"
+
+    def defaults(node: Any) -> Iterator[tuple[Any, Any]]:
+        if isinstance(node, dict):
+            if "default" in node:
+                yield node, node["default"]
+            for part in node.values():
+                yield from defaults(part)
+        elif isinstance(node, list):
+            for part in node:
+                yield from defaults(part)
+
+    for node, default in defaults(schema):
+        assert accepts({"$defs": schema["$defs"], **node}, default), node

@@ -107,7 +107,10 @@ def test_names_are_read_in_any_script(tmp_path: Path) -> None:
 
 def test_yaml_runs_nothing(tmp_path: Path) -> None:
     text = "terms: {a: !!python/object/apply:os.getcwd []}"
-    assert "not well-formed" in problem_of(write(tmp_path, "a.yaml", text))
+    assert problem_of(write(tmp_path, "a.yaml", text)) == (
+        "a.yaml, line 1: the tag '!!python/object/apply:os.getcwd' is not read: write the value "
+        "without it"
+    )
 
 
 @pytest.mark.parametrize("at", [None, "loss"])
@@ -163,14 +166,14 @@ def test_another_format_is_refused(name: str, tmp_path: Path) -> None:
         (
             "a.yaml",
             "terms:\n  a: 1\n  b: 1\n  a: 2",
-            "a.yaml, line 4: .* 'a' appears twice in one table; keep one",
+            "a.yaml, line 4: 'a' appears twice in one table; keep one",
         ),
         ("a.toml", "[terms]\na = 1\na = 2", "a.toml is not well-formed TOML: "),
-        ("a.json", "[" * 100_000, "a.json is not well-formed JSON: "),
+        ("a.json", "[" * 100_000, "a.json: tables and lists are nested more than 32 deep"),
         ("a.json", '{"terms": ' + "1" * 5000 + "}", "a.json is not well-formed JSON: Exceeds"),
         ("a.toml", f"total_steps = {'1' * 5000}", "a.toml is not well-formed TOML: Exceeds"),
-        ("a.yaml", "terms: {a: 2020-13-45}", "a.yaml is not well-formed YAML: month"),
-        ("a.yaml", "terms: &a {a: *a}", "a.yaml: a table contains itself"),
+        ("a.yaml", "terms: {a: 2020-13-45}", "line 1, terms.a.weight: .* found '2020-13-45'"),
+        ("a.yaml", "terms: &a {a: *a}", "a.yaml, line 1: the table &a contains itself"),
         ("a.yaml", "terms:\n  a: 1\n   b: 2", "line 3: .* more indented than the line before"),
     ],
 )

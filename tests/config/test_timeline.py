@@ -251,8 +251,7 @@ def test_a_missing_horizon_names_the_term(term: Any, lacks: str) -> None:
 @pytest.mark.parametrize(
     ("term", "problem"),
     [
-        (1e39, r"its weight at step 0 is 1e\+39, too large for float32"),
-        (-1e39, r"its weight at step 0 is -1e\+39, too large for float32"),
+        ({"weight": -1e20, "schedule": 1e19}, r"at step 0 is -1e\+39, too large for float32"),
         (
             {
                 "weight": 1e20,
@@ -260,7 +259,7 @@ def test_a_missing_horizon_names_the_term(term: Any, lacks: str) -> None:
             },
             r"its weight at step 1 is 1.11111e\+39, too large for float32",
         ),
-        (lambda step: float("nan") if step == 3 else 1.0, "is not finite at step 3"),
+        (lambda step: float("nan"), "is not finite at step 0"),
         (
             {"kind": "piecewise", "points": [["0 steps", 1.0], ["1 epochs", 2.0], ["0%", 3.0]]},
             "the times of `points` must rise",
@@ -280,11 +279,11 @@ def test_float32_holds_up_to_its_largest() -> None:
 
 
 def test_a_final_weight_too_large_for_float32_is_told_at_once() -> None:
-    ramp = {"kind": "ramp", "start": 0, "stop": 1e40, "over": "100%"}
+    ramp = {"kind": "ramp", "start": 0, "stop": 1e20, "over": "100%"}
     with pytest.raises(
         ConfigError, match=r"term 'kl': its final weight is 1e\+40, which float32 cannot"
     ):
-        timeline({"kl": ramp}, Horizon(10**9)).final()
+        timeline({"kl": {"weight": 1e20, "schedule": ramp}}, Horizon(10**9)).final()
 
 
 # Overruns
@@ -297,7 +296,7 @@ def test_a_final_weight_too_large_for_float32_is_told_at_once() -> None:
             {"kind": "warmup", "over": "150 steps"},
             (
                 "term 'kl' ends too late: its schedule ends at step 150, training at 100, "
-                "with a weight of 0.666667; shorten Warmup(over=steps(150)) at "
+                "with a weight of 0.666667; shorten {kind: warmup, over: 150 steps} at "
                 "terms.kl.schedule, or train longer"
             ),
         ),
@@ -305,7 +304,7 @@ def test_a_final_weight_too_large_for_float32_is_told_at_once() -> None:
             {"weight": 2, "schedule": {"kind": "warmup", "over": "80%"}, "after": "40%"},
             (
                 "term 'kl' ends too late: its schedule ends at step 120, training at 100, with "
-                "a weight of 1.5; shorten Warmup(over=percent(80)) at terms.kl.schedule, or train "
+                "a weight of 1.5; shorten {kind: warmup, over: 80%} at terms.kl.schedule, or train "
                 "longer"
             ),
         ),
@@ -313,7 +312,7 @@ def test_a_final_weight_too_large_for_float32_is_told_at_once() -> None:
             {"kind": "warmup", "over": "100.5%"},
             (
                 "term 'kl' ends too late: its schedule ends at step 101, training at 100, "
-                "with a weight of 0.995025; shorten Warmup(over=percent(100.5)) at "
+                "with a weight of 0.995025; shorten {kind: warmup, over: 100.5%} at "
                 "terms.kl.schedule, or train longer"
             ),
         ),

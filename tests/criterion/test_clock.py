@@ -81,6 +81,8 @@ def test_steps_are_whole_and_not_below_zero(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"set_step\(\) takes a whole number of at least 0"):
         criterion.set_step(wrong)
     assert criterion.current_step == 0
+    with pytest.raises(ValueError, match=r"found Tensor; after an optimizer step write step\(\)"):
+        criterion.step(torch.ones(()))  # type: ignore[arg-type]
 
 
 def test_a_step_between_forward_and_backward_changes_no_gradient() -> None:
@@ -187,8 +189,9 @@ def test_weights_that_cannot_be_computed_stand_for_no_step() -> None:
         return 1 / (1500 - step)
 
     criterion = WeightedLoss(terms={"a": breaks}, eval_weights={"a": 1.0})
+    criterion.step(1030)
     with pytest.raises(ValueError, match=r"term 'a'.*failed at step 1500.*ZeroDivisionError"):
-        criterion.step(1030)
+        criterion.step(470)
     with pytest.raises(HorizonError, match="failed at step 1500"):
         criterion({"a": torch.tensor(1.0, requires_grad=True)})
 
@@ -296,7 +299,7 @@ def test_a_shared_clock_is_moved_by_its_owner_alone(model: nn.Linear) -> None:
 def test_who_was_refused_is_not_told_of_a_shared_clock() -> None:
     owner = ramp()
     with pytest.raises(ConfigError, match="too large for float32") as caught:
-        WeightedLoss(terms={"a": 1e39}, clock=owner.clock)
+        WeightedLoss({"a": {"weight": 1e20, "schedule": 1e20}}, clock=owner.clock)
     assert caught.tb is not None  # in which the half-built one still lives
     owner.step()
     assert owner.weights == {"a": 0.125}
@@ -397,7 +400,7 @@ def test_a_checkpoint_without_a_step_is_refused() -> None:
 def test_a_damaged_checkpoint_is_refused() -> None:
     criterion = ramp()
     state = criterion.state_dict()
-    with pytest.raises(RuntimeError, match="clock.step is at least 0, found -3"):
+    with pytest.raises(RuntimeError, match="clock.step is a whole number .*found -3"):
         criterion.load_state_dict({**state, "clock.step": torch.tensor(-3)})
     with pytest.raises(RuntimeError, match="the checkpoint is damaged"):
         criterion.load_state_dict({**state, "term_names": torch.tensor([1, 2])})
@@ -469,7 +472,8 @@ def test_a_bind_on_one_reaches_all_that_share_its_clock() -> None:
     first.bind(total_steps=100)
     first.step(10)
     assert (first.weights, second.weights) == ({"a": 0.2}, {"b": 0.4})
-    second.bind(total_steps=200)
+    with pytest.warns(UserWarning, match="the length of training was 100 steps"):
+        second.bind(total_steps=200)
     assert (first.weights, second.weights) == ({"a": 0.1}, {"b": 0.2})
 
 
@@ -478,7 +482,8 @@ def test_a_length_in_the_config_wins_over_that_of_a_shared_clock() -> None:
     second = WeightedLoss(terms={"b": Warmup(over="50%")}, total_steps=40, clock=first.clock)
     first.step(10)
     assert (first.weights, second.weights) == ({"a": 0.2}, {"b": 0.5})
-    first.bind(total_steps=200)
+    with pytest.warns(UserWarning, match="the length of training was 100 steps"):
+        first.bind(total_steps=200)
     assert (first.weights, second.weights) == ({"a": 0.1}, {"b": 0.5})
 
 
@@ -590,9 +595,7 @@ def test_a_schedule_that_fails_once_recovers_at_the_next_step() -> None:
 
     criterion = WeightedLoss(terms={"a": breaks}, eval_weights={"a": 1.0})
     with pytest.raises(ValueError, match="failed at step 1500"):
-        criterion.step(1030)
-    with pytest.raises(ValueError, match="failed at step 1500"):
-        criterion.step(470)
+        criterion.step(1500)
     criterion.set_step(3000)
     assert criterion({"a": torch.tensor(1.0, requires_grad=True)}).item() == pytest.approx(
         -1 / 1500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -217,8 +218,10 @@ def test_nothing_is_said_where_all_is_well() -> None:
 def test_a_clock_that_nobody_moves_matters_to_what_adapts() -> None:
     for balancer, told in (("test-recording", True), ("uncertainty", False)):
         criterion = WeightedLoss(terms=["a"], balancer=balancer)
-        for _ in range(200):
-            criterion({"a": leaf(1.0)})
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            for _ in range(200):
+                criterion({"a": leaf(1.0)})
+        assert bool(caught) is told
         assert any("clock is at step 0" in finding for finding in criterion.audit()) is told
 
 

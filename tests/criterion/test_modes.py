@@ -127,7 +127,8 @@ def test_bind_computes_fields_anew() -> None:
     criterion = WeightedLoss(terms={"a": Term(transform=Offset(offset=half))}, total_steps=16)
     criterion.set_step(4)
     assert criterion({"a": leaf(1.0)}).item() == 0.5
-    criterion.bind(total_steps=32)
+    with pytest.warns(UserWarning, match=r"terms.a.transform.offset from 0.5 to 0.25"):
+        criterion.bind(total_steps=32)
     assert criterion({"a": leaf(1.0)}).item() == 0.75
     with torch.no_grad():
         assert criterion({"a": leaf(1.0)}).item() == 0.0
@@ -208,7 +209,7 @@ def test_a_field_that_does_not_arrive_is_told() -> None:
     term = Term(transform=Capacity(capacity=slow), after="25 steps")
     (capacity,) = warned({"a": term})
     assert capacity.startswith("terms.a.transform.capacity ends too late: it ends at step 125, ")
-    assert "with a value of 0.25; shorten Ramp(" in capacity
+    assert "with a value of 0.25; shorten {kind: ramp, " in capacity
     (scale,) = warned(["a"], balancer=Shares(scale=slow))
     assert scale.startswith("balancer.scale ends too late: it ends at step 100, training at 50")
 

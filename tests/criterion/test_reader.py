@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import ChainMap, OrderedDict, UserDict, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from transformers.utils.generic import ModelOutput
 
 from lossweights import LossConfig, Term, WeightedLoss
 from lossweights.criterion.reader import Reader
@@ -93,3 +98,71 @@ def test_a_number_is_observed() -> None:
     criterion({"a": 2.0, "gan": leaf(1.0)})
     criterion.step()
     assert criterion.metrics()["controller/a/observed"] == 2.0
+
+
+class Growing(dict[str, Any]):
+    def __missing__(self, name: str) -> Tensor:
+        return leaf(0.0)
+
+
+@dataclass
+class Output(ModelOutput):
+    rec: Tensor | None = None
+    kl: Tensor | None = None
+    kll: Tensor | None = None
+
+
+def mappings(**values: Tensor) -> list[Any]:
+    """The values in all kinds of mappings, some of which invent what they lack."""
+    filled: defaultdict[str, Tensor] = defaultdict(lambda: leaf(0.0), values)
+    first, *rest = ({name: value} for name, value in values.items())
+    return [
+        values,
+        OrderedDict(values),
+        filled,
+        Growing(values),
+        UserDict(values),
+        UserDict(filled),
+        ChainMap(first, *rest),
+        ChainMap(first, *rest, defaultdict(lambda: leaf(0.0))),
+        MappingProxyType(filled),
+        Output(**values),
+        nn.ParameterDict({name: nn.Parameter(value.detach()) for name, value in values.items()}),
+    ]
+
+
+KINDS_OF_MAPPINGS = range(len(mappings(rec=leaf(1.0))))
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MAPPINGS)
+@pytest.mark.parametrize("optional", [False, True])
+def test_no_mapping_invents_a_term(kind: int, *, optional: bool) -> None:
+    """A misspelt term is an error with the nearest name, and a missing one is not filled in."""
+    criterion = WeightedLoss({"rec": 1.0, "kl": Term(weight=10.0, optional=optional)})
+    assert criterion(mappings(rec=leaf(2.0), kl=leaf(3.0))[kind]).item() == 32.0
+    with pytest.raises(ValueError, match="'kll' is not a term of this loss; did you mean 'kl'"):
+        criterion(mappings(rec=leaf(2.0), kll=leaf(3.0))[kind])
+    with pytest.raises(ValueError, match="term 'rec' is missing"):
+        criterion(mappings(kl=leaf(3.0))[kind])
+    if optional:
+        assert criterion(mappings(rec=leaf(2.0))[kind]).item() == 2.0
+    else:
+        with pytest.raises(ValueError, match="term 'kl' is missing"):
+            criterion(mappings(rec=leaf(2.0))[kind])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("balancer", [None, "geometric", "dwa"])
+def test_numbers_alone_do_not_depend_on_the_default_dtype(
+    dtype: torch.dtype, balancer: str | None
+) -> None:
+    terms: dict[str, Term | float] = {"a": 1.0, "b": 0.3, "c": Term(transform="log")}
+    torch.set_default_dtype(dtype)
+    try:
+        criterion = WeightedLoss(terms, balancer=balancer, steps_per_epoch=2)
+        total = criterion({"a": 0.1, "b": 0.7, "c": 3.0})
+    finally:
+        torch.set_default_dtype(torch.float32)
+    expected = WeightedLoss(terms, balancer=balancer, steps_per_epoch=2)
+    assert total.dtype is torch.float32
+    assert torch.equal(total, expected({"a": 0.1, "b": 0.7, "c": 3.0}))

@@ -98,6 +98,17 @@ def test_the_best_means_are_bold_in_markdown(tmp_path: Path) -> None:
     )
 
 
+def test_a_config_has_the_same_line_in_every_picture() -> None:
+    from harness.pictures import LINES, lines
+
+    known = ["constant", "cyclical", "pid"]
+    everything = lines(known, known)
+    assert lines(["pid", "constant"], known) == {n: everything[n] for n in ("pid", "constant")}
+    assert lines(["mine", "pid"], known) == {"mine": LINES[3], "pid": everything["pid"]}
+    many = [f"config-{n}" for n in range(len(LINES))]
+    assert len({str(line) for line in lines(many, many).values()}) == len(LINES)
+
+
 def test_the_last_window_of_means_may_be_shorter() -> None:
     from harness.pictures import means
 

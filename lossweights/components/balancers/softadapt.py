@@ -32,8 +32,9 @@ class SoftAdapt(Balancer, kind="softadapt"):
 
     A. Heydari, C. Thompson, A. Mehmood, *SoftAdapt: techniques for adaptive loss weighting of
     neural networks with multi-part loss functions*, 2019, arXiv 1912.12355. The authors' package
-    (0.2.0) takes the slope at the oldest point and divides by $\sum_j s_j$, which reverses the
-    order of the weights when losses decrease; physicsnemo-sym weighs by ratios, see `dwa`.
+    (0.2.0) takes the slope at the oldest of the last `order` + 1 points, which with order 1 is the
+    newest slope, as here. Its normalized variant divides by $\sum_j s_j$, which reverses the order
+    of the weights when losses decrease. physicsnemo-sym weighs by ratios, see `dwa`.
 
     >>> from lossweights import WeightedLoss
     >>> balancer = SoftAdapt(every="1 steps", sharpness=1)

@@ -2,11 +2,12 @@
 
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 from torch import Tensor
 
 from lossweights.components.context import StepContext
 from lossweights.components.controllers.base import Controller
+from lossweights.components.json_schema import one_given
 from lossweights.components.numerics import LARGE
 from lossweights.components.schedules import Schedule
 from lossweights.errors import quoted
@@ -23,6 +24,7 @@ class Constraint(Controller):
         equal_to: The bound for $v = c$, with a multiplier of either sign.
     """
 
+    model_config = ConfigDict(json_schema_extra=one_given(*_BOUNDS))
     at_most: Schedule | None = None
     at_least: Schedule | None = None
     equal_to: Schedule | None = None

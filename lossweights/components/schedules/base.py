@@ -1,6 +1,7 @@
 """The base classes of schedules."""
 
 from abc import abstractmethod
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon, steps
+from lossweights.components.json_schema import NUMBER
 from lossweights.components.schedules.shapes import Values
 
 Steps = NDArray[np.int64]
@@ -25,6 +27,8 @@ class Schedule(Component):
     function of the step. A subclass implements `values`, and `ends` if it stops changing at some
     step, so that a training that is too short for it is reported.
     """
+
+    _in_float32 = False  # numpy computes it in float64
 
     @abstractmethod
     def values(self, steps: Steps, horizon: Horizon) -> Values:
@@ -60,7 +64,13 @@ class Schedule(Component):
             ValueError: For steps below 0 or not whole, and if `values` does not return one finite
                 number for each.
             HorizonError: If `horizon` lacks what a duration needs.
+            TypeError: If `horizon` is a number.
         """
+        if isinstance(horizon, int):
+            raise TypeError(
+                f"the second argument is a Horizon: write Horizon(total_steps={horizon}), "
+                f"or call schedule.at(step, total_steps={horizon})"
+            )
         array = np.asarray(steps)
         if array.size and (array.dtype.kind not in "iu" or array.min() < 0):
             raise ValueError(f"steps must be whole numbers of at least 0, found {steps!r}")
@@ -68,11 +78,11 @@ class Schedule(Component):
         values = np.asarray(self.values(line, horizon or Horizon()), dtype=np.float64)
         if values.shape != line.shape:
             raise ValueError(
-                f"{self!r}: values() returned shape {values.shape} for {line.size} steps; "
+                f"{self}: values() returned shape {values.shape} for {line.size} steps; "
                 "return one float for each"
             )
         if not (finite := np.isfinite(values)).all():
-            raise ValueError(f"{self!r} is not finite at step {line[~finite][0]}")
+            raise ValueError(f"{self} is not finite at step {line[~finite][0]}")
         return values.reshape(array.shape)
 
     def at(
@@ -100,29 +110,34 @@ class Schedule(Component):
             curve[start:stop] = self(np.arange(start, stop), horizon)
         return curve
 
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{{kind: {text}}}" if text == self.kind else text  # a bare kind is not read
+
     @classmethod
     def from_shorthand(cls, written: object) -> Self:
         """Reads a number as a constant schedule, and a function of the step as itself."""
         if isinstance(written, str) and written in cls.kinds():
             raise ValueError(f"a kind belongs in a table: write {{kind: {written}}}")
-        if isinstance(written, int | float | str | np.number) and not isinstance(written, bool):
+        if isinstance(written, str):
             try:
-                number = float(written)
+                float(written)
             except ValueError:
                 raise cls.not_a_member(written) from None
-            return cls.of_kind("constant")(value=number)  # type: ignore[call-arg]
+        if isinstance(written, Real | str) and not isinstance(written, bool):
+            return cls.of_kind("constant")(value=written)  # type: ignore[call-arg]
         if callable(written) and not isinstance(written, type):
             from lossweights.components.schedules.function import Function  # noqa: PLC0415
 
             return Function(function=written)  # type: ignore[return-value]
-        if isinstance(written, type) and issubclass(written, cls):
+        if isinstance(written, type):
             raise ValueError(f"{written.__name__} is a class: call it, {written.__name__}(...)")
         return super().from_shorthand(written)
 
     @classmethod
     def shorthand_json_schemas(cls) -> list[dict[str, Any]]:
         """A number is a constant schedule."""
-        return [{"type": "number"}]
+        return [NUMBER]
 
 
 class DelayedSchedule(Schedule):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lossweights.components.declaration import written
 from lossweights.components.durations import Horizon
 from lossweights.components.schedules.base import Schedule, Steps
 from lossweights.components.schedules.shapes import Values
@@ -18,6 +19,9 @@ class Constant(Schedule, kind="constant"):
     """
 
     value: float
+
+    def __str__(self) -> str:
+        return written(self.value)
 
     def values(self, steps: Steps, horizon: Horizon) -> Values:
         return np.full(steps.shape, self.value)

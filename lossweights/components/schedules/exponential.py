@@ -3,9 +3,10 @@
 from typing import Annotated, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from lossweights.components.durations import Duration, Horizon, steps
+from lossweights.components.json_schema import one_given
 from lossweights.components.schedules.base import DelayedSchedule, Steps
 from lossweights.components.schedules.shapes import Values
 
@@ -26,6 +27,7 @@ class Exponential(DelayedSchedule, kind="exponential"):
     array([1.  , 0.5 , 0.25])
     """
 
+    model_config = ConfigDict(json_schema_extra=one_given("rate", "half_life"))
     start: float = 1.0
     stop: float = 0.0
     rate: Annotated[float, Field(gt=0, lt=1)] | None = None

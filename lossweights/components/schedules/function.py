@@ -11,10 +11,13 @@ from lossweights.components.schedules.base import Schedule, Steps
 from lossweights.components.schedules.shapes import Values
 
 
+def _name(function: Callable[[int], float]) -> str:
+    return str(getattr(function, "__qualname__", repr(function)))
+
+
 def _cannot_be_saved(function: Callable[[int], float]) -> str:
-    name = getattr(function, "__qualname__", repr(function))
     raise ValueError(
-        f"the schedule {name} is a Python function, which a file cannot contain: "
+        f"the schedule {_name(function)} is a Python function, which a file cannot contain: "
         'make it a class, `class Mine(Schedule, kind="mine")`'
     )
 
@@ -37,6 +40,9 @@ class Function(Schedule):
 
     function: Annotated[Callable[[int], float], PlainSerializer(_cannot_be_saved)]
 
+    def __str__(self) -> str:
+        return f"the function {_name(self.function)}"
+
     def values(self, steps: Steps, horizon: Horizon) -> Values:
         if horizon.is_bounded:
             steps = np.minimum(steps, max(horizon.span - 1, 0))
@@ -47,7 +53,7 @@ class Function(Schedule):
         try:
             return float(self.function(step))
         except Exception as error:
-            raise ValueError(f"{self!r} failed at step {step}: {error!r}") from error
+            raise ValueError(f"{self} failed at step {step}: {error!r}") from error
 
 
 def calls_function(part: object) -> bool:

@@ -22,6 +22,8 @@ class Shape(Component):
     array([0. , 0.5, 1. ])
     """
 
+    _in_float32 = False  # numpy computes it in float64
+
     @abstractmethod
     def values(self, progress: Values) -> Values:
         """$f$ at each progress, an array of the same shape."""

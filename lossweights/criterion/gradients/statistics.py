@@ -70,7 +70,7 @@ class Collector:
 
         Args:
             rows: The gradients of the terms that were given on this rank, by name.
-            losses: The values of these terms, detached, shape (k,), float32. The statistics are
+            losses: The values of these terms, detached, shape (k,), float64. The statistics are
                 on the same device.
             shared: What the gradients were taken with respect to; None if no term was given.
             scale: What the gradients were multiplied by; None for 1.
@@ -123,7 +123,7 @@ class Collector:
         of_features: bool,
     ) -> tuple[tuple[str, ...], Tensor]:
         """Replaces sums and sizes by those of all ranks; the terms given on any, their values."""
-        names, n, count, values = self.names, len(self.names), self.group.count, losses.double()
+        names, n, count, values = self.names, len(self.names), self.group.count, losses
         given = [names.index(name) for name in rows]
         added = [key for key in sums if key != "max_abs"]
         parts = [
@@ -150,7 +150,7 @@ class Collector:
         names = tuple(compress(names, counts.tolist())) if self.may_lack else tuple(rows)
         where = [self.names.index(name) for name in names]
         sums |= {key: take(total, where, axes=total.ndim) for key, total in sums.items()}
-        return names, take(totals / counts, where).float()
+        return names, take(totals / counts, where)
 
 
 def zeros(needs: Sequence[Statistic], n: int, device: torch.device | None = None) -> Sums:

@@ -33,7 +33,7 @@ _FIRST_SCALE, _LARGEST_SCALE, _CALM_STEPS = 2.0**16, 2.0**24, 2000
 class GradientStep(NamedTuple):
     """What a forward pass computed from gradients; the rows and `shared` for `heads: plain`."""
 
-    balance: Tensor  # weights of the balanced terms present, shape (k,), float32
+    balance: Tensor  # weights of the balanced terms present, shape (k,), of the dtype of the terms
     weights: Tensor | None = None  # of all terms present on any rank, shape (m,)
     gradients: Gradients | None = None  # statistics of those terms
     rows: Rows | None = None  # the gradients themselves, multiplied by `scale`
@@ -110,7 +110,7 @@ class GradientWeights:
         names = tuple(losses)
         computes = self.is_due and not self.is_frozen
         if not computes and not self._keeps_rows:
-            return GradientStep(self.current(names))
+            return GradientStep(self.current(names).to(vector))
         if shared is None and names:
             raise ValueError(
                 f"the balancer {self.balancer.kind!r} weighs the terms by their gradients: give "
@@ -121,11 +121,11 @@ class GradientWeights:
         rows, scale = ({}, None) if found is None else self._rows(losses, found)
         kept = (rows, found, scale) if self._keeps_rows else (None, None, scale)
         if not computes:
-            return GradientStep(self.current(names), None, None, *kept)
+            return GradientStep(self.current(names).to(vector), None, None, *kept)
         if vector.device.type == "mps":
             raise RuntimeError(_NO_FLOAT64)
-        gradients, seen = self._collector.collect(rows, vector.float(), found, scale)
-        weights = self._weights(seen, gradients)
+        gradients, seen = self._collector.collect(rows, vector.double(), found, scale)
+        weights = self._weights(seen, gradients, vector)
         balance = take(weights, [gradients.names.index(name) for name in names])
         return GradientStep(balance, weights, gradients, *kept)
 
@@ -142,9 +142,9 @@ class GradientWeights:
         return shared.rows(losses, scale), scale
 
     @torch.no_grad()
-    def _weights(self, losses: Tensor, gradients: Gradients) -> Tensor:
+    def _weights(self, losses: Tensor, gradients: Gradients, like: Tensor) -> Tensor:
         """The weights, or the current ones if not all is finite."""
-        last = self.current(gradients.names)
+        last = self.current(gradients.names).to(like)
         if not gradients.names:
             return last
         where, pairs, state = self._where(gradients.names), self.balancer.pairs, self._slot.state
@@ -165,8 +165,9 @@ class GradientWeights:
         self.has_new = True
         self._counted |= self._active
         where, n = self._where(step.gradients.names), len(self.names)
-        ones = torch.ones_like(step.weights)
-        self.tensors["fresh"] += torch.stack([put(step.weights, where, n), put(ones, where, n)])
+        weights = step.weights.float()  # as the state is, and on a rank without any terms
+        ones = torch.ones_like(weights)
+        self.tensors["fresh"] += torch.stack([put(weights, where, n), put(ones, where, n)])
         for name in self._sums:
             self.tensors[name] += put(step.gradients.found[name], where, n)
         if "pairs" in self.tensors:

@@ -53,7 +53,7 @@ def test_weights_by_hand() -> None:
 
 @pytest.mark.parametrize("name", PACKAGE)
 def test_recorded_weights(name: str) -> None:
-    """The package has the slope at the oldest of the points, and normalises by their sum."""
+    """The package has the slope at the oldest of the last `order` + 1 points; it divides by s."""
     kind, beta, order, points = parameters(name)
     windows = LOSSES.unfold(0, points, 1).transpose(1, 2)  # a window for each row of theirs
     for window, theirs in zip(windows, recorded(name), strict=False):

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from lossweights import Horizon, HorizonError, Schedule
+from lossweights import ConfigError, Horizon, HorizonError, Schedule, WeightedLoss
 from lossweights.components.schedules.function import Function
+from tests.small_components import losses
 
 
 def test_a_function_is_given_each_step_as_an_int() -> None:
@@ -56,3 +57,41 @@ def test_a_function_that_fails_names_the_step() -> None:
         Schedule.read(lambda step: 1 / step)([0])
     with pytest.raises(ValueError, match="is not finite at step 0"):
         Schedule.read(lambda step: math.nan)([0])
+
+
+def test_a_variable_that_changes_takes_effect_at_the_next_step() -> None:
+    box = [0.01]
+    product = {"kind": "product", "factors": [lambda step: box[0], 2.0]}
+    criterion = WeightedLoss(
+        {"a": 1.0, "b": lambda step: box[0], "c": product}, eval_weights="current"
+    )
+    for step in range(6):
+        if step == 3:
+            box[0] = 0.1
+        assert criterion.weights["b"] == (0.01 if step <= 3 else 0.1)
+        assert criterion.weights["c"] == pytest.approx(2 * criterion.weights["b"])
+        criterion.step()
+
+
+def test_a_function_is_called_once_when_its_step_begins_and_for_no_later_one() -> None:
+    called: list[int] = []
+
+    def weight(step: int) -> float:
+        called.append(step)
+        return 1.0
+
+    criterion = WeightedLoss({"a": 1.0, "b": weight}, total_steps=5000, eval_weights="current")
+    for step in range(1500):
+        assert called == list(range(step + 1))
+        criterion(losses(a=1.0, b=1.0))
+        _ = criterion.weights
+        criterion.step()
+
+
+def test_a_function_below_0_is_refused_at_its_step_where_a_balancer_cannot_have_it() -> None:
+    criterion = WeightedLoss(
+        {"a": 1.0, "b": lambda step: 1.0 - step}, balancer="uncertainty", eval_weights="current"
+    )
+    criterion.step()
+    with pytest.raises(ConfigError, match="term 'b': its weight goes down to -1"):
+        criterion.step()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -251,8 +252,14 @@ def test_survives_a_file(schedule: Schedule) -> None:
 
 @every_schedule
 def test_prints_what_makes_it_again(schedule: Schedule) -> None:
-    names = {**vars(lossweights), **vars(schedules), **vars(examples)}
+    public = {name: getattr(lossweights, name) for name in lossweights.__all__}
+    names = {**public, **vars(schedules), **vars(examples)}
     assert eval(repr(schedule), names) == schedule  # noqa: S307
+
+
+@every_schedule
+def test_is_shown_as_a_config_contains_it(schedule: Schedule) -> None:
+    assert Schedule.read(yaml.safe_load(str(schedule))) == schedule
 
 
 @every_schedule

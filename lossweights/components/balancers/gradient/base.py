@@ -65,7 +65,7 @@ class GradientBalancer(Balancer):
         If one is not finite, all terms keep the weights of the last step.
 
         Args:
-            losses: The values of the terms, detached, shape (m,), float32.
+            losses: The values of the terms, detached, shape (m,), float64.
             state: The current state of these terms; not to be changed.
             now: The gradients, the step, the horizon and the values of scheduled fields.
         """

@@ -31,13 +31,16 @@ class FairGrad(GramianBalancer, kind="fairgrad"):
 
     Args:
         fairness: $\alpha$, from 0.01 to 30. The authors' code has 1 by default, its script for
-            CelebA has 2. Above 1, $d$ grows towards a minimum, which `max_norm` prevents.
+            CelebA has 2. Above 1, $d$ grows towards a minimum, which `max_norm` prevents. If a
+            weight would be below 1e-308, the nearest $\alpha$ at which none is counts: with 30, for
+            norms more than about $10^{10}$ apart.
         max_norm: The largest length of $d$: the weights of a longer one are scaled down. None, as
             in the paper, LibMTL and torchjd; the authors' code clips gradients at 1.
 
     H. Ban, K. Ji, *Fair resource allocation in multi-task learning*, ICML 2024, arXiv 2402.15638.
-    Solved by Newton's method; the authors' code, LibMTL and torchjd minimize the squared residuals
-    of the equation. The authors' code multiplies $d$ by $m$ before it clips.
+    Solved by Newton's method, in stages from $\alpha = 1$ to its value; the authors' code, LibMTL
+    and torchjd minimize the squared residuals of the equation. The authors' code multiplies $d$ by
+    $m$ before it clips.
 
     >>> import torch
     >>> from lossweights import WeightedLoss
@@ -63,30 +66,74 @@ def fair_weights(gramian: Array, power: float) -> Array:
     if parts.any():
         inverses = inverses[parts]
         unit = cosines(gramian[parts][:, parts], inverses)
-        # In units of the weights of orthogonal gradients, |g|^(-2 / (1 + p)): the weighted lengths.
-        lengths = inverses ** ((1 - power) / (1 + power))
-        weights[parts] = _balanced(unit, lengths, power) * inverses * lengths
+        logs = -np.log(inverses)
+        mean = logs.mean()
+        found = _balanced(unit + _REGULARIZATION * np.eye(len(unit)), logs - mean, power)
+        weights[parts] = found * np.exp(-2 / (1 + power) * mean)
     return weights
 
 
-def _balanced(unit: Array, lengths: Array, power: float) -> Array:
-    r"""The $v > 0$ with $s_i \sum_j C_{ij} s_j v_j = s_i^2 v_i^{-p}$: cosines $C$, lengths $s$."""
-    # The minimum of a strictly convex function, by Newton's steps relative to v.
-    size, identity, squares = len(lengths), np.eye(len(lengths)), lengths * lengths
-    matrix = (unit + _REGULARIZATION * identity) * (lengths[:, None] * lengths)
-    v = np.full(size, (squares.sum() / matrix.sum()) ** (1 / (1 + power)))
-    for _ in range(100):
-        pulls = squares * v ** (1 - power)
-        missing = pulls - v * (matrix @ v)
-        sizes = lengths * v
-        if (np.abs(missing) <= 8 * size * EPSILON * sizes * sizes.sum()).all():
+def _balanced(matrix: Array, logs: Array, power: float) -> Array:
+    r"""The weights, from the cosines of the gradients and the logarithms of their norms.
+
+    Newton's method needs few steps if $p$ is 1, and may fail if it is far from 1. So $p$ goes from
+    1 to its value by factors of 2, or less after one that failed, each time along the tangent of
+    $\log b$ as a function of $1 / p$. It ends before if a weight is too small for float64, which
+    takes norms $10^{10}$ apart.
+    """
+    # In units of the weights of orthogonal gradients, $|g_i|^{-2 / (1 + p)}$.
+    v = np.full(len(logs), np.sqrt(len(logs) / matrix.sum()))
+    v, _ = _newton(matrix, logs, v, 1.0, 100)
+    reached, factor = 1.0, 2.0
+    for _ in range(60):
+        if reached == power:
             break
-        roots = np.sqrt(sizes * sizes + power * pulls)
-        scale = v / roots
-        hessian = matrix * (scale[:, None] * scale) + identity * (power * pulls / (roots * roots))
-        step = np.linalg.solve(hessian, missing / roots) / roots
+        target = float(np.clip(power, reached / factor, reached * factor))
+        sizes, pulls = _sizes_and_pulls(logs, v, reached)
+        logarithms = np.log(v) - 2 / (1 + reached) * logs  # of b
+        tangent = _step(matrix, sizes, reached * pulls, -sizes * pulls * logarithms)
+        logarithms += reached * (1 - reached / target) * tangent
+        with np.errstate(all="ignore"):
+            start = np.exp(logarithms + 2 / (1 + target) * logs)
+            found, converged = _newton(matrix, logs, start, target, 15)
+        if converged:
+            v, reached, factor = found, target, min(2.0, factor**2)
+        else:
+            factor = factor**0.5
+    return v * np.exp(-2 / (1 + reached) * logs)
+
+
+def _newton(matrix: Array, logs: Array, v: Array, power: float, limit: int) -> tuple[Array, bool]:
+    r"""Minimizes the strictly convex function whose slope is $(G b)_i - b_i^{-p}$."""
+    rounding = 8 * (len(v) + power) * EPSILON
+    for _ in range(limit):
+        sizes, pulls = _sizes_and_pulls(logs, v, power)
+        missing = pulls - matrix @ sizes
+        if not np.isfinite(missing).all():
+            break
+        if (np.abs(missing) <= rounding * sizes.sum()).all():
+            return v, True
+        step = _step(matrix, sizes, power * pulls, sizes * missing)
         v = v * (1 + step * min(1.0, 0.9 / max(float(-step.min()), 0.1)))  # stays above 0
-    return v
+    return v, False
+
+
+def _sizes_and_pulls(logs: Array, v: Array, power: float) -> tuple[Array, Array]:
+    r"""The lengths $b_i |g_i|$, and the products $b_i^{-p} / |g_i|$ of unit gradients and $d$."""
+    lengths = np.exp((power - 1) / (power + 1) * logs)
+    return lengths * v, lengths * v**-power
+
+
+def _step(matrix: Array, sizes: Array, curvature: Array, slope: Array) -> Array:
+    """The Newton step of `sizes`, relative to them; nan if the matrix is singular."""
+    diagonal = sizes * curvature
+    roots = np.sqrt(sizes * sizes + diagonal)
+    scale = sizes / roots
+    hessian = matrix * (scale[:, None] * scale) + np.diag(diagonal / (roots * roots))
+    try:
+        return np.asarray(np.linalg.solve(hessian, slope / roots) / roots)
+    except np.linalg.LinAlgError:
+        return np.full_like(sizes, np.nan)
 
 
 def clipped(weights: Array, gramian: Array, max_norm: float | None) -> Array:

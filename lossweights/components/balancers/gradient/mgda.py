@@ -82,8 +82,13 @@ def mgda_weights(gramian: Array) -> Array:
         return np.asarray(zero / zero.sum(), np.float64)
     # In units of the shortest gradient, with every gradient scaled to length 1.
     scale = np.sqrt(shortest / squares)
-    matrix = (gramian / shortest + 1) * (scale[:, None] * scale)
-    weights = nonnegative_minimum(matrix, scale) * scale
+    unit = gramian / shortest * (scale[:, None] * scale)
+    # If long gradients cancel, and a short one would not, a sum with `scale` rounds that away. Then
+    # the unit gradients cancel with the same sums.
+    ones = np.ones_like(scale)
+    found = [nonnegative_minimum(unit + np.outer(of, of), of) for of in (scale, ones)]
+    nearest = min(found, key=lambda x: max(float(x @ unit @ x), 0.0) / float(x @ scale) ** 2)
+    weights = nearest * scale
     sums = squares[:, None] + squares
     equal = sums - 2 * gramian <= 8 * EPSILON * sums
     if np.count_nonzero(equal) > len(squares):

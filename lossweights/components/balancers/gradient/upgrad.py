@@ -20,8 +20,10 @@ class UPGrad(DualConeBalancer, kind="upgrad"):
     least $1 / m$; they are $1 / m$ if no two gradients conflict, and for a gradient of 0.
 
     P. Quinton, V. Rey, *Jacobian descent for multi-objective optimization*, 2024,
-    arXiv 2406.16232. Solved to about 1e-10 of the largest gradient, at any scale; torchjd's default
-    `reg_eps` and `norm_eps` give up the promise if scales differ or gradients are small.
+    arXiv 2406.16232. Solved to about 1e-10 of the largest gradient, at any scale, for terms in
+    float64; with gradients within an angle $\theta$ of opposed, to about $10^{-16} / \theta^2$.
+    torchjd's default `reg_eps` and `norm_eps` give up the promise if scales differ or gradients are
+    small.
 
     >>> import torch
     >>> from lossweights import WeightedLoss

@@ -132,6 +132,89 @@ def test_gradients_of_different_scales_conflict_with_none(power: float) -> None:
         assert (jacobian @ d >= -1e-11 * norms * (weights @ norms)).all()
 
 
+FAIRNESS = (0.01, 0.02, 0.1, 0.5, 2.0, 10.0, 30.0)
+
+
+@pytest.mark.parametrize("fairness", FAIRNESS)
+def test_random_scales_at_every_fairness(fairness: float) -> None:
+    """The equation in lengths of b_i g_i, and no conflict unless the direction is about 0."""
+    rng = np.random.default_rng(8)
+    tried = 0
+    for index in range(300):
+        jacobian = _random(rng, index)
+        norms = np.linalg.norm(jacobian, axis=1)
+        weights = fair_weights(gramian(jacobian), 1 / fairness)
+        sizes, units = weights * norms, jacobian / norms[:, None]
+        products = units @ (units.T @ sizes)
+        wanted = np.exp(-np.log(weights) / fairness - np.log(norms))
+        assert (np.abs(products + 1e-12 * sizes - wanted) <= 1e-11 * sizes.sum()).all()
+        length = np.linalg.norm(units.T @ sizes)
+        if length > 1e-6 * sizes.sum():
+            assert products.min() >= -1e-6 * length
+            tried += 1
+    assert tried > 150
+
+
+def _random(rng: np.random.Generator, index: int) -> Array:
+    """Rows of scales 1e-3 to 1e3: 2 to 8, some collinear, opposed or of whole numbers."""
+    terms, width = rng.integers(2, 9), rng.integers(2, 12)
+    jacobian = rng.normal(size=(terms, width))
+    if index % 3 == 0:
+        jacobian = np.round(3 * jacobian)
+        jacobian[:, 0] += (np.abs(jacobian).sum(axis=1) == 0).astype(np.float64)
+    if index % 5 == 0:
+        jacobian[-1] = rng.uniform(0.1, 3) * jacobian[0]
+    if index % 17 == 0:
+        jacobian[-1] = -jacobian[0]
+    scaled: Array = jacobian * 10 ** rng.uniform(-3, 3, size=(terms, 1))
+    return scaled
+
+
+@pytest.mark.parametrize("fairness", FAIRNESS)
+def test_two_terms_by_bisection(fairness: float) -> None:
+    """The ratio t of the weights has (G_11 + G_12 t) / (G_12 + G_22 t) = t ** p."""
+    rng = np.random.default_rng(9)
+    for _ in range(30):
+        jacobian = rng.normal(size=(2, 3)) * 10 ** rng.uniform(-3, 3, size=(2, 1))
+        (a, b), (_, c) = gramian(jacobian)
+        low, high = np.log(1e-200), np.log(1e200)
+        for _ in range(200):
+            middle = (low + high) / 2
+            t = np.exp(middle)
+            above, below = a + b * t, b + c * t  # only one of them can be negative
+            is_low = below <= 0 or (above > 0 and np.log(above / below) > middle / fairness)
+            low, high = (middle, high) if is_low else (low, middle)
+        weights = fair_weights(gramian(jacobian), 1 / fairness)
+        assert np.log(weights[1] / weights[0]) == pytest.approx(low, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "fairness"),
+    [
+        ([[-2000, -2000], [-100, 200], [0, -1]], 30.0),
+        ([[2, 1, -1], [200, 200, 200], [-1, -2, 0]], 0.02),
+    ],
+)
+def test_weights_far_apart(rows: list[list[int]], fairness: float) -> None:
+    """Newton's method from the weights of orthogonal gradients needs more than 100 steps."""
+    jacobian = np.array(rows, dtype=np.float64)
+    d = jacobian.T @ weights_of(FairGrad(fairness=fairness), jacobian)
+    cosines = jacobian @ d / np.linalg.norm(jacobian, axis=1) / np.linalg.norm(d)
+    assert cosines.min() >= -1e-10
+
+
+def test_weights_too_small_for_a_float_conflict_with_none() -> None:
+    rng = np.random.default_rng(0)
+    for exponent in (12, 20, 30):
+        jacobian = rng.normal(size=(4, 6))
+        jacobian[0] *= 10.0**-exponent
+        norms = np.linalg.norm(jacobian, axis=1, keepdims=True)
+        weights = fair_weights(gramian(jacobian), 1 / 30)
+        assert np.isfinite(weights).all()
+        d = (jacobian / norms).T @ (weights * norms[:, 0])
+        assert (jacobian @ d / norms[:, 0]).min() >= -1e-10 * np.linalg.norm(d)
+
+
 def test_from_the_sum_to_equal_gains() -> None:
     jacobian = np.array([[1.0, 0.0, 0.5], [0.0, 2.0, -0.5], [-0.3, 0.0, 3.0]])
     assert fair_weights(gramian(jacobian), 100.0).tolist() == pytest.approx([1, 1, 1], abs=0.05)

@@ -61,6 +61,27 @@ def test_directions_found_by_trying_every_face() -> None:
         assert away <= 1e-12 * np.linalg.norm(jacobian, axis=1).min()
 
 
+def test_long_gradients_that_cancel() -> None:
+    """The shortest vector is 0, however short a third gradient is."""
+    jacobian = np.array([[1e8, 0.0], [-1e8, 0.0], [0.6, 0.8]])
+    assert np.abs(direction(jacobian)).max() <= 1e-12
+    rng = np.random.default_rng(1)
+    for index in range(150):
+        terms, width = rng.integers(2, 7), rng.integers(1, 6)
+        jacobian = rng.normal(size=(terms, width))
+        if index % 3 == 0:
+            jacobian = np.where(np.abs(jacobian) < 0.5, 1.0, np.round(2 * jacobian))
+        if terms > 3 and index % 4 == 0:
+            jacobian[2] = -jacobian[0] - 0.5 * jacobian[1]
+        jacobian *= 10 ** rng.uniform(-3, 3, size=(terms, 1))
+        if index % 2 == 0:
+            jacobian[-1] = -jacobian[0]
+        if index % 11 == 0:
+            jacobian[-1] = 2 * jacobian[0]
+        away = np.abs(direction(jacobian) - exact.shortest(jacobian)).max()
+        assert away <= 1e-9 * np.linalg.norm(jacobian, axis=1).min()
+
+
 @pytest.mark.parametrize("name", hostile())
 def test_hostile_gradients(name: str) -> None:
     jacobian = hostile()[name]

@@ -1,0 +1,236 @@
+"""What an audit finds in a training, and what warns by itself."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lossweights import WeightedLoss
+from tests.small_components import losses
+
+OPTIONAL = {"a": {"optional": True}, "b": {"optional": True}}
+
+
+def tasks() -> tuple[Tensor, dict[str, Tensor]]:
+    g = torch.tensor([1.0, 0.5], requires_grad=True)
+    return g, {"a": g.square().sum(), "b": (2 * g[0] - g[1]).square()}
+
+
+def train(criterion: WeightedLoss, calls: list[tuple[str, ...]], steps: int = 10) -> list[str]:
+    """Trains with the terms of each call, and returns the warnings."""
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        for _ in range(steps):
+            for names in calls:
+                g, terms = tasks()
+                criterion({name: terms[name] for name in names}, shared=[g]).backward()
+            criterion.step()
+    return [str(each.message) for each in caught]
+
+
+# Terms that are compared, given one at a time
+
+COMPARE = ["pcgrad", "upgrad", "imtl-g", "mgda", "cagrad", "nash-mtl", "geometric", "stch"]
+
+
+@pytest.mark.parametrize("balancer", COMPARE)
+@pytest.mark.parametrize("calls", [[("a",), ("b",)], [("a",), ("a",), ("b",)]])
+def test_a_balancer_that_compares_terms_warns_once_if_they_come_alone(
+    balancer: str, calls: list[tuple[str, ...]]
+) -> None:
+    criterion = WeightedLoss(OPTIONAL, balancer=balancer)
+    (message,) = train(criterion, calls)
+    assert f"the balancer {balancer!r} compares the terms of one call" in message
+    assert "'a', 'b'" in message
+    assert "criterion({'a': a, 'b': b}, ...)" in message
+    assert message in criterion.audit()
+
+
+def test_famo_warns_too() -> None:
+    criterion = WeightedLoss(OPTIONAL, balancer="famo")
+    for step in range(10):
+        for name in ("a", "b"):
+            criterion(losses(**{name: 1.0})).backward()
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            criterion.step()
+        assert ["'famo' compares" in str(each.message) for each in caught] == [True] * (step == 3)
+        criterion.observe_after(losses(a=1.0, b=1.0))
+
+
+def test_a_task_a_step_warns_too() -> None:
+    criterion = WeightedLoss(OPTIONAL, balancer="pcgrad")
+    found: list[str] = []
+    for _ in range(5):
+        found += train(criterion, [("a",)], 1) + train(criterion, [("b",)], 1)
+    assert ["one call" in message for message in found] == [True]
+
+
+@pytest.mark.parametrize(
+    ("balancer", "calls"),
+    [
+        ("pcgrad", [("a", "b")]),
+        ("pcgrad", [("a",), ("b",), ("a", "b")]),  # at times together
+        ("pcgrad", [("a",)]),  # one term was never given, which is another finding
+        (
+            {"kind": "norm-balance", "per_item": False},
+            [("a",), ("b",)],
+        ),
+        ("moving-average", [("a",), ("b",)]),  # these learn from means over the step
+        ("uncertainty", [("a",), ("b",)]),
+        (None, [("a",), ("b",)]),
+    ],
+)
+def test_nothing_is_said_where_it_does_no_harm(balancer: Any, calls: Any) -> None:
+    criterion = WeightedLoss(OPTIONAL, balancer=balancer)
+    assert [note for note in train(criterion, calls) if "one call" in note] == []
+    assert not any("one call" in finding for finding in criterion.audit())
+
+
+# A criterion that is not called
+
+
+def test_a_criterion_whose_clock_moves_and_that_is_never_called_is_found() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": {"kind": "warmup", "over": "4 steps"}})
+    for _ in range(10):
+        criterion.eval()
+        criterion(losses(a=1.0, b=1.0))  # an evaluation is no training
+        criterion.train()
+        criterion.step()
+    (finding,) = criterion.audit()
+    assert "the clock made 10 steps" in finding
+    assert "never called in training" in finding
+    criterion(losses(a=1.0, b=1.0))
+    criterion.step()
+    assert criterion.audit() == []
+
+
+def test_a_criterion_that_is_dormant_need_not_be_called() -> None:
+    owner = WeightedLoss(["a"])
+    late = WeightedLoss({"b": {"after": "20 steps"}}, clock=owner.clock)
+    for _ in range(10):
+        owner(losses(a=1.0))
+        owner.step()
+    assert late.audit() == []
+
+
+# A term that is no longer given
+
+
+def test_a_term_that_was_given_once_and_then_never_again_is_found() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": {"optional": True}})
+    criterion(losses(a=1.0, b=1.0))
+    criterion.step()
+    for _ in range(20):
+        criterion(losses(a=1.0))
+        criterion.step()
+    (finding,) = criterion.audit()
+    assert finding.startswith("term 'b' was given before, but not in the last 20 steps")
+    assert "terms.b" in finding
+
+
+def test_a_term_that_comes_every_sixteenth_step_is_not_missed() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": {"optional": True}})
+    for step in range(160):
+        criterion(losses(a=1.0, b=1.0) if step % 16 == 0 else losses(a=1.0))
+        criterion.step()
+        if step > 20:
+            assert criterion.audit() == []
+    for _ in range(20):
+        criterion(losses(a=1.0))
+        criterion.step()
+    assert ["'b' was given before" in finding for finding in criterion.audit()] == [True]
+
+
+def test_a_term_that_is_over_is_not_missed() -> None:
+    ends = {"kind": "ramp", "start": 1.0, "stop": 0.0, "over": "5 steps"}
+    criterion = WeightedLoss({"a": 1.0, "b": {"schedule": ends, "when_zero": "skip"}})
+    for step in range(40):
+        criterion(losses(a=1.0, b=1.0) if step < 5 else losses(a=1.0))
+        criterion.step()
+    assert criterion.audit() == []
+
+
+# A total that is not finite
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_total_that_is_not_finite_for_50_steps_is_found(bad: float) -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": 0.5})
+    for step in range(120):
+        criterion(losses(a=1.0, b=1.0 if step == 60 else bad))
+        criterion.step()
+        found = [finding for finding in criterion.audit() if "the total was" in finding]
+        assert bool(found) == (49 <= step < 60 or step >= 110)
+    assert "because of 'b': to find where it begins, write on_nonfinite: raise" in found[0]
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("when_zero", ["keep", "skip"])
+def test_a_term_of_weight_0_in_evaluation_need_not_be_given_there(when_zero: str) -> None:
+    terms: dict[str, Any] = {"a": 1.0, "gp": {"weight": 10.0, "when_zero": when_zero}}
+    criterion = WeightedLoss(terms, eval_weights={"gp": 0})
+    with pytest.raises(ValueError, match="'gp' is missing"):
+        criterion(losses(a=2.0))
+    with torch.no_grad():
+        assert criterion(losses(a=2.0)) == 2.0
+        assert not criterion.is_active("gp")
+    criterion.eval()
+    assert criterion(losses(a=2.0)) == 2.0
+    assert criterion(losses(a=2.0, gp=float("nan"))) == 2.0
+    assert criterion.breakdown(losses(a=2.0)).total == 2.0
+
+
+def test_a_final_weight_of_0_need_not_be_given_either() -> None:
+    ends = {"kind": "ramp", "start": 1.0, "stop": 0.0, "over": "5 steps"}
+    criterion = WeightedLoss({"a": 1.0, "b": ends}).eval()
+    assert criterion(losses(a=2.0)) == 2.0
+
+
+def test_with_current_weights_the_weight_of_the_step_decides() -> None:
+    rises = {"kind": "warmup", "over": "4 steps"}
+    held = {"controller": {"kind": "lagrangian", "at_most": 5.0}}
+    criterion = WeightedLoss({"a": 1.0, "b": rises, "c": held}, eval_weights="current").eval()
+    assert criterion(losses(a=2.0)) == 2.0
+    assert not criterion.is_active("b")
+    assert not criterion.is_active("c")
+    criterion.step()
+    assert criterion.is_active("b")
+    with pytest.raises(ValueError, match="'b' is missing"):
+        criterion(losses(a=2.0))
+    criterion.train()
+    with pytest.raises(ValueError, match="'c' is missing"):
+        criterion(losses(a=2.0, b=1.0))
+
+
+# Balancers by gradients: what they show, use and load
+
+
+@pytest.mark.parametrize("every", [1, 3, 10])
+@pytest.mark.parametrize("after", [0, 3, 5, 10, 11])
+def test_live_weights_those_of_the_step_and_those_of_a_checkpoint_agree(
+    every: int, after: int
+) -> None:
+    terms: dict[str, Any] = {"a": 0.7, "b": 1.0, "c": {"after": f"{after} steps"}}
+
+    def made() -> WeightedLoss:
+        return WeightedLoss(terms, balancer={"kind": "dualproj", "every": f"{every} steps"})
+
+    criterion, g = made(), torch.tensor([1.0, 0.5], requires_grad=True)
+    for step in range(25):
+        given = {"a": g.square().sum(), "b": (2 * g[0] - g[1]).square(), "c": -g.sum()}
+        if step < after:
+            del given["c"]
+        shown, loaded = criterion.weights, made()
+        loaded.load_state_dict(criterion.state_dict())
+        assert str(loaded.weights) == str(shown)  # nan is equal to nan
+        criterion(given, shared=[g]).backward()
+        used = criterion.metrics(include=["weight"])
+        for name, weight in shown.items():
+            assert math.isnan(weight) or weight == used.get(f"weight/{name}", 0.0)
+        criterion.step()
