@@ -163,7 +163,8 @@ class ForwardRecord:
     def add(self, parts: Parts, skipped: frozenset[str]) -> bool:
         """Keeps the parts of a total without the `skipped` terms; does not wait for the device.
 
-        Returns whether the clock seems to be forgotten: once, after many forward passes.
+        Returns whether the clock, which matters to weights, seems to be forgotten: once, after many
+        forward passes.
         """
         _, (names, raws, losses, vector), weights, factors, penalties, _ = parts
         self.names = names
@@ -192,7 +193,8 @@ class ForwardRecord:
                 )
             looks = self._forwards % _LOOK_EVERY == 0
             self._forwards += 1
-            is_idle = self._forwards - self._forwards_at_move == _MANY_FORWARDS
+            idle = self._forwards - self._forwards_at_move
+            is_idle = self._weights_move and idle == _MANY_FORWARDS
             if names != self._names_given:
                 self._give(names)
             if len(self._passes) == _MANY_PASSES:
@@ -341,11 +343,12 @@ class ForwardRecord:
     def idle_clock_warning(self, step: int) -> str:
         """What to write if the clock did not move for many forward passes; empty otherwise."""
         idle = self._forwards - self._forwards_at_move
-        if idle < _MANY_FORWARDS or not self._weights_move:
+        if idle < _MANY_FORWARDS:
             return ""
         return (
-            f"{idle} training forwards and the clock is at step {step}: call "
-            "criterion.follow(optimizer) once, or criterion.step() after each optimizer.step()"
+            f"{idle} training forwards and the clock is at step {step}, so metrics are means over "
+            "all of them: call criterion.follow(optimizer) once, or criterion.step() after each "
+            "optimizer.step()"
         )
 
     def add_callback(self, call: Callable[[int], object]) -> RemovableHandle:
