@@ -453,6 +453,7 @@ def test_a_copy_within_an_interval_keeps_its_row(copied: Any) -> None:
     for _ in range(2):
         assert kept.rows == history.rows
         assert kept.steps.tolist() == [9, 13]
+        kept.close()
     train(criterion, 4)
     assert (history.steps[-1], kept.steps[-1]) == (17, 13)
 

@@ -291,6 +291,14 @@ def test_a_term_that_is_not_finite_in_one_pass_is_not_finite_in_the_step() -> No
     assert metrics["raw/b"] == 2.0
 
 
+def test_a_term_that_is_left_out_of_the_sum_adds_nothing_whatever_its_value() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": Term(weight=0.0, when_zero="skip")})
+    for value in (float("nan"), 1.0):
+        criterion(losses(a=2.0, b=value))
+    metrics = criterion.metrics(include=["weighted", "total"])
+    assert metrics == {"weighted/a": 2.0, "weighted/b": 0.0, "total": 2.0}
+
+
 def test_losses_of_different_precision_have_one_mean() -> None:
     criterion = WeightedLoss(["a"])
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
