@@ -48,13 +48,9 @@ class Factors(NamedTuple):
     passes: Tensor | None = None
 
     def to(self, device: torch.device) -> Factors:
-        """The same on another device."""
-        moved = {
-            name: part.to(device)
-            for name in ("factors", "penalties", "passes")
-            if (part := getattr(self, name)) is not None
-        }
-        return self._replace(**moved)
+        """The same on another device, for an evaluation."""
+        penalties = None if self.penalties is None else self.penalties.to(device)
+        return self._replace(factors=self.factors.to(device), penalties=penalties)
 
 
 class Adaptive(AdaptiveState):
@@ -102,7 +98,7 @@ class Adaptive(AdaptiveState):
             self._steered: dict[str, Slot] = {}
             self.balancer_slot: Slot | None = None
             self.weights_from_gradients: GradientWeights | None = None
-            self.weighs_inside = self.observes = self.learns_after = False
+            self.weighs_inside = self.observes = self.learns_after = self.estimates = False
             self._balances_inside = self._balances_all = self._learns = False
             self._where_balanced = [terms.index(name) for name in balanced]
             self._interval: Duration | None = None
@@ -111,14 +107,16 @@ class Adaptive(AdaptiveState):
             self._refresh()
             for part, state in both:
                 self._add_slot(part, state)
+            self.weighs_inside = self._balances_inside or bool(self._instant)
+            self.estimates = self.weighs_inside and bool(self.summed)
+            if self.estimates:
+                observations.keep_passes()
             if self.slots:
                 self.declare("observed", observations.state)
             if self.balancer_slot is not None:
                 self._declare_balancer(self.balancer_slot)
             self._balances_all = len(balanced) == len(terms) and not self.controllers
-            self.weighs_inside = self._balances_inside or bool(self._instant)
             self.compared = frozenset(balanced) if _compares(config.balancer) else frozenset()
-            self.estimates = self.weighs_inside and bool(self.summed)
             self.observes = bool(self.controllers or raws or self._learns or self.estimates)
         self.average_gradients()
         self._check_signs()
@@ -207,7 +205,7 @@ class Adaptive(AdaptiveState):
         shared: SharedLike = None,
         *,
         computes_gradients: bool = False,
-        divided_by: int = 1,
+        divided_by: int | None = None,
     ) -> Factors:
         """The factors that depend on the losses of a forward pass, or are learned.
 
@@ -216,10 +214,11 @@ class Adaptive(AdaptiveState):
             inactive: Terms that do not count now.
             shared: What the terms depend on, for a balancer by gradients.
             computes_gradients: Whether it may compute them; else its current weights count.
-            divided_by: The number by which the training loop divides the total.
+            divided_by: The number by which the training loop divides the total; None if it does
+                not.
         """
         step = balance = passes = None
-        if self.estimates:
+        if self.estimates and self.training and torch.is_grad_enabled():  # else a value is whole
             passes = self._passes(values, divided_by)
             parts = zip(values.losses, passes.unbind(), strict=True)
             values = values._replace(
@@ -241,15 +240,14 @@ class Adaptive(AdaptiveState):
             plain, _ = self._factors(values.names, values.vector, inactive, ones)
         return Factors(factors, penalties, step, plain, passes)
 
-    def _passes(self, values: Values, divided_by: int) -> Tensor:
+    def _passes(self, values: Values, divided_by: int | None) -> Tensor:
         """By what the part of a sum in one forward pass is multiplied to estimate the sum.
 
         That is the number of passes, which is that of the last step unless the total is divided
         by it; 1 for the other terms.
         """
-        passes = self._one * divided_by
-        if divided_by == 1:
-            passes = self.observations.state["passes"].clone()
+        last = self.observations.state["passes"]
+        passes = last if divided_by is None else self._one * divided_by
         parts = [passes if name in self.summed else self._one for name in values.names]
         return torch.stack(parts).to(values.vector.dtype) if parts else values.vector
 

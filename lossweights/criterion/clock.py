@@ -256,14 +256,14 @@ def unwrapped(optimizer: object, call: str = "follow()") -> Optimizer:
     return inner
 
 
-def whole_number(call: str, n: object) -> int:
+def whole_number(call: str, n: object, least: int = 0) -> int:
     """`n`, checked for `call`.
 
     Raises:
-        ValueError: If it is not a whole number of at least 0.
+        ValueError: If it is not a whole number of at least `least`.
     """
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < least:
         found = repr(n) if isinstance(n, Real | str) else type(n).__name__
         hint = "; after an optimizer step write step(), without arguments" * (call == "step()")
-        raise ValueError(f"{call} takes a whole number of at least 0, found {found}{hint}")
+        raise ValueError(f"{call} takes a whole number of at least {least}, found {found}{hint}")
     return int(n)

@@ -23,7 +23,7 @@ def combine(
     *,
     computes_gradients: bool = False,
     multiplied: Collection[str] = (),
-    divided_by: int = 1,
+    divided_by: int | None = None,
 ) -> Parts:
     """The weighted sum of the terms present.
 
@@ -35,7 +35,7 @@ def combine(
         computes_gradients: Whether it may compute them; else its current weights count.
         multiplied: Terms that count `divided_by` times in the total: parts of sums, if the
             training loop divides it.
-        divided_by: The number by which the training loop divides the total.
+        divided_by: The number by which the training loop divides the total; None if it does not.
     """
     present, _, _, vector = values
     weights = mode.weights
@@ -57,7 +57,7 @@ def combine(
         weights = take(weights, [i for i, name in enumerate(names) if name in present])
     if vector.dtype is torch.float64:
         weights = weights.double()
-    counted = _multiplied(weights, present, multiplied, divided_by) if multiplied else weights
+    counted = _multiplied(weights, present, multiplied, divided_by or 1)
     adaptive = mode.adaptive
     if adaptive is None or not (present or adaptive.weights_from_gradients):
         factors, total = None, _sum(vector, counted, values, mode)
@@ -77,6 +77,8 @@ def combine(
 def _multiplied(
     weights: Tensor, names: Sequence[str], multiplied: Collection[str], by: int
 ) -> Tensor:
+    if not multiplied:
+        return weights
     parts = zip(names, weights.unbind(), strict=True)
     return torch.stack([part * by if name in multiplied else part for name, part in parts])
 
@@ -86,7 +88,7 @@ def _adapted(
     mode: Mode,
     shared: SharedLike,
     computes_gradients: bool,
-    divided_by: int,
+    divided_by: int | None,
 ) -> tuple[Factors, Tensor]:
     """The factors of a forward pass, and the values with them and the penalties."""
     vector, home = values.vector, values
@@ -106,6 +108,7 @@ def _adapted(
         return factors, vector * factors.factors
     if factors.passes is not None:  # a penalty counts once a step
         penalties = penalties / factors.passes
+        factors = factors._replace(penalties=penalties)
     return factors, torch.addcmul(penalties, factors.factors, vector)
 
 

@@ -57,6 +57,7 @@ def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
         "not balanced": config.balancer is not None and not term.is_balanced,
         "optional": term.optional,
         f"reduced by {term.reduction}": term.reduction is not None,
+        "each forward pass gives a part of its value": term.accumulates == "sum",
         "left out of the sum while its weight is 0": term.when_zero == "skip",
     }
     return "; ".join([text, *(note for note, holds in notes.items() if holds)])

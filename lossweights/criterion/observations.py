@@ -26,7 +26,7 @@ class Observations:
     Attributes:
         names: What each channel observes.
         state: `totals` has sums and counts in one tensor, so that one collective reduces both;
-            `passes`, if there are sums, is how many forward passes the last step had, 1 before it.
+            `passes`, if they are kept, is how many forward passes the last step had, 1 before it.
     """
 
     def __init__(
@@ -42,9 +42,11 @@ class Observations:
         with torch.inference_mode(mode=False):
             totals = torch.zeros(2, len(self.names), dtype=torch.float32, device="cpu")
             self.state: State = {"totals": totals}
-            if self._summed:
-                self.state["passes"] = torch.ones((), dtype=torch.float32, device="cpu")
         self.refresh()
+
+    def keep_passes(self) -> None:
+        """Makes the number of forward passes of a step, of those that gave a sum, a state."""
+        self.state["passes"] = torch.ones((), dtype=torch.float32, device="cpu")
 
     def refresh(self) -> None:
         """Makes the views of `state` again, after its tensor was replaced."""
@@ -108,8 +110,9 @@ class Observations:
         group.sum(totals)
         if self._summed:
             counts = [self._counts[index] for index in self._summed]
-            passes = torch.stack(counts).max() / group.count
-            self.state["passes"].copy_(torch.where(passes > 0, passes, self.state["passes"]))
+            if (kept := self.state.get("passes")) is not None:
+                passes = torch.stack(counts).max() / group.count
+                kept.copy_(torch.where(passes > 0, passes, kept))
             for count in counts:  # parts add up, and are averaged over the ranks alone
                 count.clamp_(max=1).mul_(group.count)
         values = self._sums / self._counts  # 0 / 0 if nothing was observed; one nan spoils a mean

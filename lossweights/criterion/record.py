@@ -288,7 +288,7 @@ class ForwardRecord:
         of_all = count[..., -1:].expand(-1, _COUNT - _PENALTY, count.shape[-1])
         divisors = torch.cat([count.expand(-1, _PENALTY, -1), of_all, count], dim=1)
         for index in self._summed:
-            divisors[:, _RAW:_WEIGHT, index] = divisors[:, _WEIGHTED, index] = 1.0
+            divisors[:, _RAW:_WEIGHT, index] = divisors[:, _PENALTY:_COUNT, index] = 1.0
         sums, names = (tables / divisors).sum(dim=0), frozenset[str]()
         if earlier is not None:
             sums, names = sums + earlier.sums.to(sums.device), earlier.names

@@ -201,7 +201,9 @@ class AdaptiveState(nn.Module):
             for group, table in self._tables.items()
             for key, tensor in table.items()
         }
-        components = [key for key in found if not key.startswith(("observed.", "last_observed."))]
+        components = [
+            key for key in found if not key.startswith(("observed.totals", "last_observed."))
+        ]
         return found if components or self._parameters else {}
 
     def _save_to_state_dict(

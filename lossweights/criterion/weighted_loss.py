@@ -130,7 +130,7 @@ class WeightedLoss(nn.Module):
             weights_move=_weights_move(config, self.adaptive),
         )
         self._issued: set[str] = set()
-        self._divided_by = 1
+        self._divided_by: int | None = None
         self._multiplied: frozenset[str] = frozenset()
         self._is_checked = config.on_nonfinite != "propagate"
         self._by_gradients = self.adaptive.weights_from_gradients is not None
@@ -259,7 +259,7 @@ class WeightedLoss(nn.Module):
         those of that pass.
         """
         values, mode = self._read(terms, training=self.training and torch.is_grad_enabled())
-        parts = combine(values, mode, self._reader.names)
+        parts = combine(values, mode, self._reader.names, divided_by=self._divided_by)
         weights, factors, penalties = parts.weights, parts.factors, parts.penalties
         losses = [loss.to(values.vector.dtype) for loss in values.losses]
         factors = weights if factors is None else weights * factors
@@ -293,15 +293,16 @@ class WeightedLoss(nn.Module):
         return WrappedLoss(function, self)
 
     @property
-    def divided_by(self) -> int:
+    def divided_by(self) -> int | None:
         """The number by which the training loop divides the total before its backward pass.
 
         Set it where a trainer divides by the number of accumulated batches and a term has
         `accumulates: sum`: such a term is multiplied by it in training, so that its parts add up.
-        The integrations set it. It is 1 by default, and has no effect on other terms.
+        The integrations set it. None, the default, is for a loop that does not divide. It changes
+        neither other terms nor what is reported.
 
         Raises:
-            ValueError: If it is set to anything but a whole number of at least 1.
+            ValueError: If it is set to anything but None or a whole number of at least 1.
 
         >>> from lossweights import WeightedLoss
         >>> criterion = WeightedLoss({"ce": {"accumulates": "sum"}, "router": 0.1})
@@ -313,11 +314,9 @@ class WeightedLoss(nn.Module):
         return self._divided_by
 
     @divided_by.setter
-    def divided_by(self, n: int) -> None:
-        if whole_number("divided_by", n) < 1:
-            raise ValueError("divided_by is at least 1, found 0: 1 if the total is not divided")
-        self._divided_by = int(n)
-        self._multiplied = self.adaptive.summed if n > 1 else frozenset()
+    def divided_by(self, n: int | None) -> None:
+        self._divided_by = None if n is None else whole_number("divided_by", n, least=1)
+        self._multiplied = self.adaptive.summed if n is not None and n > 1 else frozenset()
 
     # Time
 

@@ -73,8 +73,13 @@ class TrainerSync:
                     f"checkpoint has no state of this criterion; to resume its schedules, {call}"
                 )
 
-    def divide(self, by: int) -> None:
-        """Tells the criteria by what the trainer divides their totals before a backward pass."""
+    @property
+    def has_sums(self) -> bool:
+        """Whether any term accumulates a sum."""
+        return any(criterion.adaptive.summed for criterion in self._criteria.values())
+
+    def divide(self, by: int | None) -> None:
+        """Sets by what the trainer divides the totals before a backward pass."""
         for criterion in self._criteria.values():
             criterion.divided_by = by
 
@@ -100,7 +105,7 @@ class TrainerSync:
         for follower in self._followers:
             follower.remove()
         self._followers = []
-        self.divide(1)
+        self.divide(None)
 
 
 def criteria_of(model: nn.Module) -> dict[str, WeightedLoss]:

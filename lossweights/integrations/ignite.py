@@ -1,6 +1,7 @@
 """A handler for the engines of PyTorch-Ignite."""
 
 from collections.abc import Iterable
+from math import ceil
 
 from torch import nn
 from torch.optim import Optimizer
@@ -30,7 +31,7 @@ class LossWeights:
         optimizer: The optimizer whose steps count.
         gradient_accumulation_steps: Iterations per optimizer step, by which the engine divides the
             loss, as that of `create_supervised_trainer` does.
-        every: Iterations between two updates of the metrics.
+        every: Iterations between two updates of the metrics, rounded up to whole optimizer steps.
         prefix: Prefix of each metric; with several criteria, followed by the criterion's name.
         include: The quantities, as in `WeightedLoss.metrics`; all by default.
 
@@ -67,7 +68,9 @@ class LossWeights:
         self._optimizer = optimizer
         check_count("gradient_accumulation_steps", gradient_accumulation_steps, least=1)
         check_count("every", every, least=1)
-        self._accumulated, self._every = gradient_accumulation_steps, every
+        # In the middle of a step there would be parts of sums.
+        self._accumulated = gradient_accumulation_steps
+        self._every = ceil(every / gradient_accumulation_steps) * gradient_accumulation_steps
         self._prefix = prefix
         self._include = chosen(include, METRICS)
         self._sync = common.TrainerSync()

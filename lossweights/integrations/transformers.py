@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from lossweights.criterion.report import on_host
-from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.integrations import common
 
 try:
@@ -123,7 +122,7 @@ class WeightedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        if num_items_in_batch is not None and self._takes_count and _has_sums(self.model):
+        if num_items_in_batch is not None and self._takes_count and self._sync.has_sums:
             inputs = {**inputs, "num_items_in_batch": num_items_in_batch}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
@@ -145,13 +144,6 @@ class WeightedTrainer(Trainer):
 def _has_count(model: nn.Module | None) -> bool:
     """Whether `forward` takes the number of items by name."""
     return model is not None and "num_items_in_batch" in signature(model.forward).parameters
-
-
-def _has_sums(model: nn.Module | None) -> bool:
-    """Whether any term of its criteria accumulates a sum."""
-    parts = () if model is None else model.modules()
-    found = (part for part in parts if isinstance(part, WeightedLoss))
-    return any(criterion.adaptive.summed for criterion in found)
 
 
 class _SyncCallback(TrainerCallback):

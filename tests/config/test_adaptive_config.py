@@ -112,6 +112,10 @@ def test_a_balancer_may_be_written(written: Any) -> None:
         ({"kl": {"transform": 3}}, "a transform is a table with a `kind`, found 3"),
         ({"kl": {"controller": {"target": 3}}}, "a controller is a table with a `kind`, found"),
         ({"kl": {"balanced": "perhaps"}}, "terms.kl.balanced: "),
+        (
+            {"kl": {"transform": "log", "accumulates": "sum"}},
+            r"terms.kl: Log\(\) needs the value of a whole step.*: give means, or transform the l",
+        ),
     ],
 )
 def test_a_wrong_term_is_told(terms: Any, problem: str) -> None:
@@ -270,6 +274,8 @@ def test_what_is_saved_reads_back(tmp_path: Path, schema: jsonschema.Draft202012
         ({"terms": {"kl": 1}, "balancer": "dwa"}, True),
         ({"terms": {"kl": 1}, "balancer": {"kind": "dwa", "every": "10 epochs"}}, True),
         ({"terms": {"kl": 1}, "balancer": None, "sync": "off"}, True),
+        ({"terms": {"kl": {"accumulates": "sum", "reduction": "sum"}}}, True),
+        ({"terms": {"kl": {"accumulates": "batch_mean"}}}, False),
         ({"terms": {"kl": {"kind": "pid"}}}, False),
         ({"terms": {"kl": {"controller": "pid"}}}, False),
         ({"terms": {"kl": {"kind": "pid", "target": 3, "tarjet": 3}}}, False),

@@ -193,6 +193,7 @@ def test_knows_the_length_of_training_as_far_as_it_is_said(
             {"when_zero": "drop"},
             "terms.a.when_zero: input should be 'keep' or 'skip', found 'drop'",
         ),
+        ({"accumulates": "total"}, "terms.a.accumulates: input should be 'mean' or 'sum', found"),
         ({"kind": "cyclic"}, "terms.a.schedule: 'cyclic' is not a kind .* did you mean 'cyclical'"),
         ({**WARMUP, "over": 5}, "terms.a.schedule.over: 5 has no unit"),
         (

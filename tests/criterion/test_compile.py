@@ -142,3 +142,35 @@ def test_one_graph_for_everything_that_adapts_together(balancer: str, reduction:
             side.step()
         assert sides[0].metrics() == pytest.approx(sides[1].metrics(), rel=1e-4)
     assert counter.frame_count == 1 + bool(reduction)  # one more when the dormant term wakes
+
+
+@pytest.mark.parametrize("balancer", ["uncertainty", "test-shares", "test-recording", None])
+def test_windows_of_parts_take_one_graph(balancer: str | None) -> None:
+    terms = {"ce": Term(accumulates="sum"), "kl": Term(accumulates="sum"), "l1": Term(weight=0.5)}
+    counter = CompileCounterWithBackend("aot_eager")
+    sides = [WeightedLoss(terms=terms, balancer=balancer) for _ in range(2)]
+    model = nn.Linear(3, len(terms))
+
+    def total_of(criterion: WeightedLoss, x: Tensor) -> Tensor:
+        output = model(x).square().mean(dim=0)
+        total: Tensor = criterion(dict(zip(terms, output.unbind(), strict=True)))
+        return total
+
+    compiled = torch.compile(total_of, backend=counter, fullgraph=True)
+    torch.manual_seed(0)
+    for step, count in enumerate((1, 3, 2, 3, 3)):
+        for _ in range(count):
+            x = torch.randn(4, 3)
+            gradients = []
+            for side, total in zip(sides, (compiled, total_of), strict=True):
+                if step == 3:  # a graph of its own
+                    side.divided_by = 3
+                total(side, x).backward()  # type: ignore[no-untyped-call]
+                gradients.append(model.weight.grad)
+                model.weight.grad = None
+            torch.testing.assert_close(*gradients)
+        assert sides[0].metrics() == pytest.approx(sides[1].metrics(), rel=1e-5)
+        for side in sides:
+            side.step()
+        assert sides[0].metrics() == pytest.approx(sides[1].metrics(), rel=1e-5)
+    assert counter.frame_count == 2

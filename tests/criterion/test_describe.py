@@ -130,9 +130,10 @@ def test_says_what_is_known_before_the_length_of_training_is(term: Any, said: st
 
 
 def test_says_what_else_is_asked_of_a_term() -> None:
-    term = {"optional": True, "reduction": "mean", "when_zero": "skip"}
+    term = {"optional": True, "reduction": "mean", "accumulates": "sum", "when_zero": "skip"}
     assert lines({"kl": term}, Horizon())[2] == (
-        "kl  1: constant; optional; reduced by mean; left out of the sum while its weight is 0"
+        "kl  1: constant; optional; reduced by mean; each forward pass gives a part of its value; "
+        "left out of the sum while its weight is 0"
     )
 
 

@@ -93,6 +93,16 @@ def test_uneven_numbers_of_forward_passes_count_each_the_same(pool: Pool) -> Non
     assert records[0].weights[-1]["b"] == pytest.approx(1 + 0.1 * (3.0 - 0.5))
 
 
+def test_sums_of_ranks_are_averaged_as_their_gradients_are(pool: Pool) -> None:
+    each = {"accumulates": "sum"}
+    terms = {"a": each, "b": {"controller": {"kind": "test-integral"}, **each}}
+    setup = Setup("controller", options={"terms": terms, "balancer": "geometric"})
+    table = [[[{"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 2.0}], [{"a": 1.0, "b": 6.0}]]]
+    for record in pool.run(2, cases.feed_rank, setup, table):
+        assert record.weights[-1]["b"] == pytest.approx(1 + 0.1 * ((3.0 + 6.0) / 2 - 0.5))
+        assert record.criterion["adaptive.observed.passes"] == 1.5
+
+
 @pytest.mark.parametrize("config", [*CONFIGS, "schedules alone"])
 def test_collectives(pool: Pool, config: str) -> None:
     options = {"terms": {"a": 1.0, "b": {"optional": True}, "c": {"optional": True}}}

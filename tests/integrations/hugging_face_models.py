@@ -31,6 +31,19 @@ class TakesAnything(Plain):
         return super().forward(x, labels)
 
 
+class PerItem(Model):
+    """A mean over the items of a window: labels of -100 are none."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, labels: Tensor, num_items_in_batch: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        terms, kept = super().forward(x), labels != -100
+        errors = (self.layer(x) - x.sum(dim=-1, keepdim=True)).square()
+        count = kept.sum() if num_items_in_batch is None else num_items_in_batch
+        terms["mse"] = errors[kept].sum() / count
+        return {"loss": self.criterion(terms), "logits": labels}
+
+
 class Bert(BertForSequenceClassification):  # type: ignore[no-untyped-call]
     """A model of Transformers, with dropout, that adds terms to its own loss."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ LEARNED: dict[str, Any] = {
     "terms": {"mse": 1.0, "l1": {"kind": "warmup", "over": "1 epochs"}, "size": 0.1},
     "balancer": "uncertainty",
 }
+SUMS: dict[str, Any] = {"terms": {"mse": {"accumulates": "sum"}, "l1": 0.5, "size": 0.1}}
 CONFIGS = {"scheduled": SCHEDULED, "steered": STEERED, "learned": LEARNED}
 
 
@@ -44,6 +47,41 @@ class Terms(nn.Module):
             "l1": y.abs().mean(),
             "size": self.layer.weight.square().mean(),
         }
+
+
+class Parts(Terms):
+    """Each forward pass gives a part of `mse`, a mean over the batches of its window.
+
+    Args:
+        lengths: The number of batches of the window of each forward pass.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        super().__init__()
+        self.lengths = iter(lengths)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        terms = super().forward(x)
+        return {**terms, "mse": terms["mse"] / next(self.lengths)}
+
+
+def layer_of_windows(data: Iterable[Tensor], windows: Iterable[tuple[int, int]]) -> Tensor:
+    """The layer after SGD with the weights of `SUMS`, by hand.
+
+    Args:
+        data: The batches.
+        windows: For each, the number of its batches, and by what terms that are means are divided.
+    """
+    model, rest = Terms(), iter(data)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for length, divisor in windows:
+        for x in islice(rest, length):
+            terms = model(x)
+            means = 0.5 * terms["l1"] + 0.1 * terms["size"]
+            (terms["mse"] / length + means / divisor).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.layer.weight
 
 
 class Model(Terms):

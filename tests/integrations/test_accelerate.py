@@ -14,7 +14,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lossweights import WeightedLoss
-from tests.integrations.models import CONFIGS, SCHEDULED, Terms, assert_same, batches, steps_of
+from tests.integrations.models import (
+    CONFIGS,
+    SCHEDULED,
+    SUMS,
+    Parts,
+    Terms,
+    assert_same,
+    batches,
+    layer_of_windows,
+    steps_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +89,24 @@ def test_backward_divides_by_the_accumulated_batches() -> None:
     torch.testing.assert_close(
         small.terms.layer.weight, large.terms.layer.weight, rtol=1e-5, atol=1e-6
     )
+
+
+def test_a_sum_is_not_divided_by_the_accumulated_batches() -> None:
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
+    rows: Any = batches().reshape(20, 4)
+    model, criterion = Parts([4] * 8 + [2] * 2), WeightedLoss(**SUMS)
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    made = accelerator.prepare(model, inner, DataLoader(rows, batch_size=2))
+    terms, optimizer, loader = made
+    criterion.follow(optimizer)
+    criterion.divided_by = accelerator.gradient_accumulation_steps
+    for x in loader:
+        with accelerator.accumulate(terms):
+            accelerator.backward(criterion(terms(x)))
+            optimizer.step()
+            optimizer.zero_grad()
+    wanted = layer_of_windows(batches(), [(4, 4), (4, 4), (2, 4)])
+    torch.testing.assert_close(model.layer.weight, wanted, rtol=0, atol=1e-6)
 
 
 def test_steps_that_the_scaler_skips_are_not_counted() -> None:

@@ -17,9 +17,13 @@ from tests.integrations.models import (
     CONFIGS,
     LEARNED,
     SCHEDULED,
+    SUMS,
     Model,
+    Parts,
+    Terms,
     assert_same,
     batches,
+    layer_of_windows,
     steps_of,
 )
 
@@ -125,6 +129,34 @@ def test_metrics_are_there_for_loggers_that_are_attached_later() -> None:
     training.engine.run(loader(), max_epochs=2)
     # A warm-up over 10 steps to 0.5, after steps 4, 9, 14 and 19.
     assert seen == pytest.approx([0.2, 0.45, 0.5, 0.5])
+
+
+def test_sums_are_not_divided_and_are_whole_in_the_metrics() -> None:
+    model, criterion = Parts([4] * 20), WeightedLoss(**SUMS)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine = create_supervised_trainer(
+        model,
+        optimizer,
+        lambda terms, _: criterion(terms),
+        gradient_accumulation_steps=4,
+    )
+    LossWeights(criterion, optimizer, 4, every=5).attach(engine)  # every 8, in whole steps
+    logged: list[float] = []
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED(every=8),
+        lambda engine: logged.append(engine.state.metrics["raw/mse"]),
+    )
+    whole: list[float] = []
+    criterion.on_step(lambda _: whole.append(criterion.metrics()["raw/mse"]))
+    engine.run(loader(), max_epochs=2)
+    data = [*batches(), *batches()]
+    wanted = layer_of_windows(data, [(4, 4)] * 5)
+    torch.testing.assert_close(model.layer.weight, wanted, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        first = torch.stack([Terms()(x)["mse"] for x in data[:4]]).mean()
+    assert whole[0] == pytest.approx(first.item(), rel=1e-6)
+    assert logged == [whole[1], whole[3]]
+    assert criterion.divided_by is None
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

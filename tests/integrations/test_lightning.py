@@ -12,7 +12,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from lossweights import HorizonError, WeightedLoss
 from lossweights.integrations.lightning import LossWeights
 from tests.integrations.lightning_modules import Loader, Module, TwoOptimizers, trainer
-from tests.integrations.models import SCHEDULED, steps_of
+from tests.integrations.models import SCHEDULED, SUMS, Parts, batches, layer_of_windows, steps_of
 
 
 @pytest.mark.parametrize(("accumulate", "each"), [(1, 10), (3, 4)])
@@ -53,6 +53,45 @@ def test_the_length_is_that_of_the_trainer(
     trainer(LossWeights(), **options).fit(module, Loader())
     horizon = module.criterion.horizon
     assert (horizon.total_steps, horizon.steps_per_epoch) == length
+
+
+class InParts(Module):
+    """`mse` is a sum over its window."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        super().__init__(SUMS)
+        self.terms = Parts(lengths)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_sums_are_not_divided_by_the_accumulated_batches() -> None:
+    module = InParts([4] * 8 + [2] * 2)
+    trainer(LossWeights(), max_epochs=1, accumulate_grad_batches=4).fit(module, Loader())
+    wanted = layer_of_windows(batches(), [(4, 4), (4, 4), (2, 4)])  # Lightning divides all by 4
+    torch.testing.assert_close(module.terms.layer.weight, wanted, rtol=0, atol=1e-6)
+    assert module.criterion.divided_by is None
+
+
+def test_sums_are_not_divided_by_a_number_that_changes() -> None:
+    module = InParts([2] * 10 + [5] * 10)
+    schedule = GradientAccumulationScheduler({0: 2, 1: 5})
+    trainer(LossWeights(), schedule, max_epochs=2).fit(module, Loader())
+    wanted = layer_of_windows([*batches(), *batches()], [(2, 2)] * 5 + [(5, 5)] * 2)
+    torch.testing.assert_close(module.terms.layer.weight, wanted, rtol=0, atol=1e-6)
+
+
+def test_with_manual_optimization_nothing_divides() -> None:
+    found: list[int | None] = []
+
+    class Looks(TwoOptimizers):
+        def training_step(self, x: Any, index: int) -> None:
+            super().training_step(x, index)
+            found.append(self.generator_loss.divided_by)
+
+    trainer(LossWeights(optimizer=0), max_epochs=1).fit(Looks(), Loader())
+    assert found == [None] * 10
 
 
 def test_a_training_without_an_end_has_epochs() -> None:

@@ -17,7 +17,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from lossweights import HorizonError
+from lossweights import HorizonError, WeightedLoss
 from lossweights.criterion.clock import unwrapped
 from lossweights.integrations.transformers import WeightedTrainer
 from tests.integrations.hugging_face_models import ROWS, Bert, Plain, TakesAnything, trainer
@@ -26,6 +26,7 @@ from tests.integrations.models import (
     LEARNED,
     SCHEDULED,
     STEERED,
+    SUMS,
     Model,
     Terms,
     assert_same,
@@ -136,6 +137,144 @@ def test_accumulated_batches_weigh_as_one_large_batch(
         ).train()
     torch.testing.assert_close(small.layer.weight, large.layer.weight, rtol=1e-6, atol=1e-7)
     assert small.criterion.current_step == large.criterion.current_step == 2
+
+
+# Losses per token
+
+
+class Tokens(nn.Module):
+    """A cross-entropy over all tokens of a window, and a term that is a mean."""
+
+    def __init__(self, accumulates: str = "sum") -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.embedding, self.head = nn.Embedding(7, 4), nn.Linear(4, 7)
+        self.criterion = WeightedLoss({"ce": {"accumulates": accumulates}, "router": 0.5})
+        self.counts: list[float | None] = []
+
+    def terms(self, x: Tensor, labels: Tensor, count: Tensor | None) -> dict[str, Tensor]:
+        self.counts.append(None if count is None else float(count))
+        hidden = self.embedding(x)
+        loss = nn.functional.cross_entropy(
+            self.head(hidden).flatten(0, 1), labels.flatten(), reduction="sum"
+        )
+        count = labels.ne(-100).sum() if count is None else count
+        return {"ce": loss / count, "router": hidden.square().mean()}
+
+
+class Named(Tokens):
+    def forward(
+        self, x: Tensor, labels: Tensor, num_items_in_batch: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        return {"loss": self.criterion(self.terms(x, labels, num_items_in_batch)), "logits": x}
+
+
+class AmongOthers(Tokens):
+    def forward(self, x: Tensor, labels: Tensor, **options: Any) -> dict[str, Tensor]:
+        terms = self.terms(x, labels, options.get("num_items_in_batch"))
+        return {"loss": self.criterion(terms), "logits": x}
+
+
+class OfTokens(WeightedTrainer):
+    """The batches in order; the total comes from here if the model has none."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if type(model) is not Tokens:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return model.criterion(model.terms(inputs["x"], inputs["labels"], num_items_in_batch))
+
+    def _get_train_sampler(self, *_: Any) -> Any:
+        return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+
+LENGTHS = (12, 2, 5, 7, 1)
+
+
+def sentences() -> list[dict[str, Tensor]]:
+    draws = torch.Generator().manual_seed(1)
+    x, labels = torch.randint(0, 7, (2, len(LENGTHS), 12), generator=draws)
+    labels[torch.arange(12) >= torch.tensor(LENGTHS)[:, None]] = -100
+    return [{"x": a, "labels": b} for a, b in zip(x, labels, strict=True)]
+
+
+def train_tokens(model: Tokens, accumulate: int, folder: Path) -> WeightedTrainer:
+    options: dict[str, Any] = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0}
+    runner = trainer(
+        model,
+        folder,
+        OfTokens,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=accumulate,
+        num_train_epochs=1,
+        lr_scheduler_type="constant",
+        logging_steps=1,
+        remove_unused_columns=False,
+        **options,
+    )
+    runner.train_dataset = sentences()
+    runner.train()
+    return runner
+
+
+@pytest.mark.parametrize("kind", [Named, AmongOthers, Tokens])
+@pytest.mark.parametrize("accumulate", [1, 2, 5])
+def test_sums_over_tokens_are_those_of_the_window_and_means_are_divided(
+    kind: type[Tokens], accumulate: int, tmp_path: Path
+) -> None:
+    """The last window of two has one batch."""
+    found, wanted = kind(), Tokens()
+    runner = train_tokens(found, accumulate, tmp_path)
+    rows, losses, counts = sentences(), [], []
+    optimizer = torch.optim.SGD(wanted.parameters(), lr=0.1)
+    for first in range(0, len(rows), accumulate):
+        window = rows[first : first + accumulate]
+        count = torch.stack([row["labels"] for row in window]).ne(-100).sum()
+        given = [wanted.terms(row["x"][None], row["labels"][None], count) for row in window]
+        ce = torch.stack([terms["ce"] for terms in given]).sum()
+        router = torch.stack([terms["router"] for terms in given]).mean()
+        optimizer.zero_grad()
+        (ce + 0.5 * router).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append((ce + 0.5 * router).item())
+        counts += [float(count)] * len(window)
+        shown = runner.state.log_history[len(losses) - 1]
+        assert shown["raw/ce"] == pytest.approx(ce.item(), rel=1e-5)
+        assert shown["raw/router"] == pytest.approx(router.item(), rel=1e-5)
+    logs = [log for log in runner.state.log_history if "total" in log]
+    assert [log["total"] for log in logs] == pytest.approx(losses, rel=1e-5)
+    assert [log["loss"] for log in logs] == pytest.approx(losses, abs=1e-3)  # Trainer rounds
+    assert found.counts == counts
+    for ours, theirs in zip(found.parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert found.criterion.divided_by is None  # as the training has ended
+
+
+@pytest.mark.parametrize("kind", [Named, AmongOthers, Tokens])
+def test_a_model_of_means_does_not_get_the_number_of_items(
+    kind: type[Tokens], tmp_path: Path
+) -> None:
+    """A model of Transformers would divide by it; what overrides `compute_loss` may use it."""
+    model = kind("mean")
+    train_tokens(model, 2, tmp_path)
+    counts = [14.0, 14.0, 12.0, 12.0, 1.0] if kind is Tokens else [None] * 5
+    assert model.counts == counts
+
+
+def test_a_model_that_does_not_take_the_number_of_items_does_not_get_it(tmp_path: Path) -> None:
+    model = Plain(SUMS)
+    trainer(model, tmp_path, max_steps=2).train()
+    assert model.criterion.current_step == 2
+
+
+def test_in_evaluation_the_number_of_items_is_not_passed(tmp_path: Path) -> None:
+    model = Named()
+    runner = train_tokens(model, 2, tmp_path)
+    model.counts.clear()
+    runner.evaluate(sentences()[:2])  # type: ignore[arg-type]
+    assert model.counts == [None]
 
 
 def test_what_cannot_work_is_refused_as_the_trainer_is_made(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from lossweights import WeightedLoss
 from lossweights.integrations.lightning import LossWeights
-from tests.integrations.hugging_face_models import TakesAnything
+from tests.integrations.hugging_face_models import PerItem, TakesAnything
 from tests.integrations.hugging_face_models import trainer as hugging_face
 from tests.integrations.lightning_modules import Module
 from tests.integrations.lightning_modules import trainer as lightning
@@ -43,7 +43,27 @@ def trained(folder: Path, size: int, **options: Any) -> dict[str, Any]:
             **options,
         ).fit(module, in_order(size))
         results[f"lightning {name}"] = found(module.criterion, module.terms.layer)
+    results["transformers sums"] = trained_by_items(folder, size)
     return results
+
+
+def trained_by_items(folder: Path, size: int) -> dict[str, Any]:
+    """What Trainer has made of a sum over items, more of them on one of two ranks."""
+    model = PerItem({**STEERED, "terms": {**STEERED["terms"], "mse": {"accumulates": "sum"}}})
+    runner = hugging_face(
+        model,
+        folder,
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=2,
+        optim="sgd",
+        max_grad_norm=0.0,
+        remove_unused_columns=False,
+    )
+    for index, row in enumerate(runner.train_dataset):  # type: ignore[arg-type]
+        if index % 3 == 0:
+            row["labels"].fill_(-100)
+    runner.train()
+    return found(model.criterion, model.layer)
 
 
 def in_order(size: int) -> DataLoader[Any]:
