@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lossweights.components.durations import Duration
 from lossweights.config.files import open_file
-from lossweights.criterion.record import Step, compact
+from lossweights.criterion.record import Step, Steps
 from lossweights.criterion.report import METRICS, QUANTITIES, chosen, on_host
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import HorizonError, did_you_mean, quoted, shown, warn
@@ -28,7 +28,7 @@ _EVERY = 50  # steps
 _LONGEST_ROW = 2**24  # bytes
 _LARGEST = 2**53  # float64 represents every whole number up to it
 
-_MANY_STEPS = 64  # whose records are kept as they are, before they are stored in one tensor
+_MANY_STEPS = 64  # of one interval, after which they are added up
 
 Row: TypeAlias = dict[str, float]  # the `step`, and the metrics by name
 
@@ -96,7 +96,8 @@ class History:
         self._has_warned = False  # that the interval is not known yet
         self._is_mean = reduce == "mean"
         self._rows: list[Row] = []
-        self._steps: list[Step] = []  # the records of the interval that is not complete
+        self._steps: list[Step] = []  # of the interval that is not complete
+        self._sums: Steps | None = None  # its earlier steps
         self._last, self._partial = 0, _NO_ROW  # its last step, and its row if it was asked for
         self._path = None
         if path is not None:
@@ -148,8 +149,7 @@ class History:
 
         The last one may belong to an interval that is not complete yet.
         """
-        self._drop_partial()
-        if self._steps:
+        if self._steps and not self._partial:
             self._partial = self._row()
             self._rows.append(self._partial)
         return self._rows
@@ -194,7 +194,8 @@ class History:
     def __getstate__(self) -> dict[str, Any]:
         rows, gone = list(self.rows), ("_criterion", "_record", "_order")
         kept = {key: value for key, value in self.__dict__.items() if key not in gone}
-        return kept | {"_rows": rows, "_steps": [], "_path": None, "_handle": None}
+        kept |= {"_rows": rows, "_steps": [], "_sums": None, "_partial": _NO_ROW}
+        return kept | {"_path": None, "_handle": None}
 
     def _add(self, step: int) -> None:
         """Called after each step of the criterion."""
@@ -204,19 +205,19 @@ class History:
         self._drop_partial()
         interval = self._interval(criterion)
         if self._steps and self._last >= step:  # steps that are repeated
-            self._steps = []
+            self._steps, self._sums = [], None
         while self._rows and self._rows[-1]["step"] >= step:
             self._rows.pop()
         if self._steps and self._last // interval != step // interval:  # `step(n)` passed its end
             self._end_interval()
         if not self._is_mean:
             self._steps = []
+        elif len(self._steps) == _MANY_STEPS:
+            self._steps, self._sums = [], self._record.add_up(self._steps, self._sums)
         self._steps.append(self._record.recent[-1])
         self._last = step
         if criterion.current_step // interval != step // interval:
             self._end_interval()
-        elif len(self._steps) % _MANY_STEPS == 0:
-            self._steps[-_MANY_STEPS:] = compact(self._steps[-_MANY_STEPS:], sorted(self._order))
 
     def _end_interval(self) -> None:
         """Adds the row of the steps since the last one."""
@@ -225,7 +226,7 @@ class History:
             return
         row = self._row()
         self._rows.append(row)
-        self._steps = []
+        self._steps, self._sums = [], None
         if self._path is None:
             return
         try:
@@ -239,7 +240,8 @@ class History:
             self._path = None
 
     def _row(self) -> Row:
-        found = self._record.mean(self._steps, self._order)
+        steps = self._record.add_up(self._steps, self._sums)
+        found = self._record.mean(steps, self._order)
         if (criterion := self._criterion()) is not None:
             controllers = criterion.adaptive.reported(found.total.device)
             found = replace(found, controllers=controllers)

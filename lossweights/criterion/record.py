@@ -66,6 +66,30 @@ class Step(NamedTuple):
         """The terms that were given in it."""
         return self.names_of_sums.union(*(each.names for each in self.passes))
 
+    @property
+    def device(self) -> torch.device:
+        """The device of its last forward pass."""
+        return (self.passes[-1].vector if self.passes else cast("Tensor", self.sums)).device
+
+
+class Steps(NamedTuple):
+    """Several optimizer steps, added up.
+
+    Args:
+        sums: The table of sums over the steps, as `_tables` has them over forward passes.
+        names: The terms that were given in them.
+    """
+
+    sums: Tensor
+    names: frozenset[str]
+
+
+class _Patterns:
+    """Sets of terms that compiled graphs were given, each in an attribute of its own.
+
+    Not in a list: a graph would be made again for each content of it that it found.
+    """
+
 
 class ForwardRecord:
     """A record of training forward passes, without their graphs.
@@ -114,6 +138,7 @@ class ForwardRecord:
         self._names_given: tuple[str, ...] = ()
         self._has_penalties = False
         self._callbacks: OrderedDict[int, Callable[[int], object]] = OrderedDict()
+        self._patterns = _Patterns()  # of the step that is going on
         self._start_step()
         self.move(torch.device("cpu"))
 
@@ -121,18 +146,25 @@ class ForwardRecord:
         self._passes: list[Pass] = []
         self._sums: Tensor | None = None  # the table of earlier passes
         self._names_of_sums: frozenset[str] = frozenset()
+        if patterns := vars(self._patterns):
+            for names in patterns.values():  # a compiled forward pass did not give them
+                self._give(names)
+            patterns.clear()
+            self._compiled.zero_()
 
+    @torch.inference_mode(mode=False)  # training could not use tensors made in it
     def move(self, device: torch.device) -> None:
-        """Makes the table that compiled graphs add to on a device."""
-        with torch.inference_mode(mode=False):
-            shape = (_COUNT + 1, len(self._all) + 1)
-            self._compiled = keeps_address(torch.zeros(shape, dtype=torch.float32, device=device))
-        self._is_compiled = False  # whether a compiled graph added to it in this step
+        """Goes on with the step on another device."""
+        if self.awaits_step:  # a table may be on another device than later passes
+            self._add_up()
+        shape = (_COUNT + 1, len(self._all) + 1)  # of the table that compiled graphs add to
+        self._compiled = keeps_address(torch.zeros(shape, dtype=torch.float32, device=device))
 
     def add(self, parts: Parts, skipped: frozenset[str]) -> bool:
         """Keeps the parts of a total without the `skipped` terms; does not wait for the device.
 
-        Returns whether the clock seems to be forgotten: once, after many forward passes.
+        Returns whether the clock, which matters to weights, seems to be forgotten: once, after many
+        forward passes.
         """
         _, (names, raws, losses, vector), weights, factors, penalties, _ = parts
         self.names = names
@@ -142,7 +174,8 @@ class ForwardRecord:
             weights,
             None if factors is None else factors.detach(),
             None if penalties is None else penalties.detach(),
-            {name: raw.detach() for name, raw in raws.items()},
+            # The loss itself, which a captured CUDA graph overwrites; the vector is a copy.
+            {name: raw.detach().clone() for name, raw in raws.items()},
             skipped,
         )
         if penalties is not None:
@@ -150,7 +183,8 @@ class ForwardRecord:
         if looks := torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
             # Not to a list, which would grow: a graph is made for each length of it.
             self._compiled.add_(_tables([found], self._all)[0])
-            self._is_compiled = True
+            setattr(self._patterns, repr(names), names)
+            is_idle = False
         else:
             if inside_func_transform():
                 raise RuntimeError(
@@ -159,8 +193,10 @@ class ForwardRecord:
                 )
             looks = self._forwards % _LOOK_EVERY == 0
             self._forwards += 1
+            idle = self._forwards - self._forwards_at_move
+            is_idle = self._weights_move and idle == _MANY_FORWARDS
             if names != self._names_given:
-                self._give()
+                self._give(names)
             if len(self._passes) == _MANY_PASSES:
                 self._add_up()
             self._passes.append(found)
@@ -171,17 +207,17 @@ class ForwardRecord:
                 if not loss.requires_grad
             }
         self.awaits_step, self.step = True, None
-        return self._forwards - self._forwards_at_move == _MANY_FORWARDS
+        return is_idle
 
-    def _give(self) -> None:
+    def _give(self, names: tuple[str, ...]) -> None:
         """Notes that other terms than in the forward pass before were given."""
         self._note_last()
-        self._names_given = self.names
-        self.given = self.given.union(self.names)
-        for name in self.names:
+        self._names_given = names
+        self.given = self.given.union(names)
+        for name in names:
             since = self._steps - self._last_given.get(name, self._steps)
             self._gaps[name] = max(self._gaps.get(name, 0), since)
-        compared = self._compared.intersection(self.names)
+        compared = self._compared.intersection(names)
         self._is_compared = self._is_compared or len(compared) > 1
         if len(compared) == 1:
             self.alone |= compared
@@ -204,10 +240,10 @@ class ForwardRecord:
         return not self._is_compared and len(self.alone) > 1 and self._steps >= _SOME_STEPS
 
     def _add_up(self) -> None:
-        sums = _tables(self._passes, self._all).sum(dim=0)
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._names_of_sums = self._names_of_sums.union(*(each.names for each in self._passes))
-        self._passes = []
+        """Keeps the passes of this step as their sums alone."""
+        latest = self._latest()
+        self._start_step()
+        self._sums, self._names_of_sums = _sums(latest, self._all), latest.names
 
     def step_done(self, step: int) -> bool:
         """Completes the record of a step; returns whether it had a forward pass."""
@@ -218,62 +254,66 @@ class ForwardRecord:
             return False
         self._steps += 1
         self._idle_steps = 0
-        if self.names != self._names_given:
-            self._give()  # a compiled forward pass did not
         self.recent.append(self._latest())
-        if self._is_compiled:
-            self._compiled.zero_()
-            self._is_compiled = False
         self._start_step()
         self.awaits_step, self.step = False, step
         return True
 
     def _latest(self) -> Step:
         """The step that is going on, as far as it went."""
-        if not self._is_compiled:
+        if not (patterns := vars(self._patterns)):
             return Step(self._passes, self._sums, self._names_of_sums)
-        sums = self._compiled.clone() if self._sums is None else self._compiled + self._sums
-        return Step(self._passes, sums, self._names_of_sums.union(self.names))
+        sums = self._compiled.clone()
+        sums = sums if self._sums is None else sums + self._sums.to(sums.device)
+        return Step(self._passes, sums, self._names_of_sums.union(*patterns.values()))
 
     def breakdown(self, order: Iterable[str]) -> Breakdown | None:
         """The parts of the step that is going on, or else of the last; None before the first.
 
         Terms are in the given order.
         """
-        if self.awaits_step:
-            return self.mean([self._latest()], order)
-        return self.mean([self.recent[-1]], order) if self.recent else None
+        if not self.awaits_step and not self.recent:
+            return None
+        step = self._latest() if self.awaits_step else self.recent[-1]
+        return self.mean(self.add_up([step]), order)
 
-    def mean(self, steps: Sequence[Step], order: Iterable[str]) -> Breakdown:
+    def add_up(self, steps: Sequence[Step], earlier: Steps | None = None) -> Steps:
+        """The sums over steps, and over `earlier` ones.
+
+        A step counts with its means over the forward passes in which a term was given, or its sums
+        with `accumulates: sum`; what terms add to the total is a mean over all passes.
+        """
+        tables = _tables_of_steps(steps, self._all)
+        count = tables[:, _COUNT:].clamp(min=1)  # sums of terms that were not given are 0
+        of_all = count[..., -1:].expand(-1, _COUNT - _PENALTY, count.shape[-1])
+        divisors = torch.cat([count.expand(-1, _PENALTY, -1), of_all, count], dim=1)
+        for index in self._summed:
+            divisors[:, _RAW:_WEIGHT, index] = divisors[:, _PENALTY:_COUNT, index] = 1.0
+        sums, names = (tables / divisors).sum(dim=0), frozenset[str]()
+        if earlier is not None:
+            sums, names = sums + earlier.sums.to(sums.device), earlier.names
+        return Steps(sums, names.union(*(step.names for step in steps)))
+
+    def mean(self, steps: Steps, order: Iterable[str]) -> Breakdown:
         """The parts of a total as means over steps, terms in the given order.
 
-        In a step they are means over the forward passes in which a term was given, or sums with
-        `accumulates: sum`. What terms add to the total is a mean over all passes and steps.
+        Values and weights are means over the steps in which a term was given; penalties and
+        weighted values over all.
         """
-        tables, n = torch.stack([_sums(step, self._all) for step in steps]), len(self._all)
-        count, passes = tables[:, _COUNT, :n], tables[:, _COUNT, n:]
-        divisor, of_all = count, passes
-        if self._summed:
-            divisor, of_all = count.clone(), passes.expand_as(count).clone()
-            for index in self._summed:
-                divisor[:, index] = of_all[:, index] = 1.0
-        raw, value = tables[:, _RAW, :n] / divisor, tables[:, _VALUE, :n] / divisor
-        weight = tables[:, _WEIGHT, :n] / count
-        penalty, products = tables[:, _PENALTY, :n] / of_all, tables[:, _WEIGHTED, :n] / of_all
-        raw, value, weight = (_mean_of_given(part, count) for part in (raw, value, weight))
-        given = frozenset[str]().union(*(step.names for step in steps))
-        where = [index for index, name in enumerate(self._all) if name in given]
-        parts = (raw, value, weight, penalty.mean(dim=0), products.mean(dim=0))
-        found = [[part[index] for index in where] for part in parts]
+        given = steps.sums[:_PENALTY] / steps.sums[_COUNT]
+        added = steps.sums[_PENALTY:_COUNT] / steps.sums[_COUNT, -1]
+        where = [index for index, name in enumerate(self._all) if name in steps.names]
+        rows = [row.unbind() for part in (given, added) for row in part.unbind()]
+        raw, value, weight, penalty, products = ([row[index] for index in where] for row in rows)
         return Breakdown.of(
             [self._all[index] for index in where],
-            found[_RAW],
-            found[_VALUE],
-            found[_WEIGHT],
-            found[_PENALTY] if self._has_penalties else [],
-            found[_WEIGHTED],
+            raw,
+            value,
+            weight,
+            penalty if self._has_penalties else [],
+            products,
             order,
-            tables.new_zeros(()),
+            steps.sums.new_zeros(()),
         )
 
     def unused_warning(self) -> str:
@@ -289,7 +329,7 @@ class ForwardRecord:
         """What to write if the total was not finite in many steps on end; empty otherwise."""
         if len(self.recent) < _RECENT_STEPS:
             return ""
-        tables = torch.stack([_sums(step, self._all) for step in self.recent])
+        tables = _tables_of_steps(self.recent, self._all)
         totals = (tables[:, _WEIGHTED] + tables[:, _PENALTY]).sum(dim=1)
         if totals.isfinite().any():
             return ""
@@ -303,11 +343,12 @@ class ForwardRecord:
     def idle_clock_warning(self, step: int) -> str:
         """What to write if the clock did not move for many forward passes; empty otherwise."""
         idle = self._forwards - self._forwards_at_move
-        if idle < _MANY_FORWARDS or not self._weights_move:
+        if idle < _MANY_FORWARDS:
             return ""
         return (
-            f"{idle} training forwards and the clock is at step {step}: call "
-            "criterion.follow(optimizer) once, or criterion.step() after each optimizer.step()"
+            f"{idle} training forwards and the clock is at step {step}, so metrics are means over "
+            "all of them: call criterion.follow(optimizer) once, or criterion.step() after each "
+            "optimizer.step()"
         )
 
     def add_callback(self, call: Callable[[int], object]) -> RemovableHandle:
@@ -332,23 +373,21 @@ class ForwardRecord:
         self._compiled = keeps_address(self._compiled.clone())
 
 
-def compact(steps: Sequence[Step], names: Sequence[str]) -> list[Step]:
-    """The same steps in one tensor, which takes less memory.
-
-    Args:
-        steps: The steps.
-        names: All terms, sorted.
-    """
-    tables = torch.stack([_sums(step, names) for step in steps]).unbind()
-    return [Step((), table, step.names) for table, step in zip(tables, steps, strict=True)]
-
-
 def _sums(step: Step, names: Sequence[str]) -> Tensor:
     """The table of all forward passes of a step, shape (6, n + 1)."""
     if not step.passes:
         return cast("Tensor", step.sums)
     sums = _tables(step.passes, names).sum(dim=0)
-    return sums if step.sums is None else sums + step.sums
+    return sums if step.sums is None else sums + step.sums.to(sums.device)
+
+
+def _tables_of_steps(steps: Sequence[Step], names: Sequence[str]) -> Tensor:
+    """The tables of steps, shape (steps, 6, n + 1), on the device of the last."""
+    device, count = steps[-1].device, len(steps[-1].passes)
+    if all(s.sums is None and len(s.passes) == count and s.device == device for s in steps):
+        tables = _tables([each for step in steps for each in step.passes], names)  # all at once
+        return tables.view(len(steps), count, *tables.shape[1:]).sum(dim=1)
+    return torch.stack([_sums(step, names).to(device) for step in steps])
 
 
 @torch.no_grad()
@@ -358,15 +397,15 @@ def _tables(passes: Sequence[Pass], names: Sequence[str]) -> Tensor:
     The last column is 0, but 1 in the row of counts, so that it counts passes.
     """
     n, zeros = len(names), passes[0].vector.new_zeros(len(names))
-    places = [
-        range(n) if len(each.names) == n else [names.index(name) for name in each.names]
+    places = [  # None for all
+        None if len(each.names) == n else [names.index(name) for name in each.names]
         for each in passes
     ]
 
     def stacked(parts: Iterable[Tensor | None]) -> Tensor:
-        return torch.stack(
-            [zeros if x is None else put(x, at, n) for x, at in zip(parts, places, strict=True)]
-        )
+        both = zip(parts, places, strict=True)
+        whole = [x if x is None or at is None else put(x, at, n) for x, at in both]
+        return torch.stack([zeros if x is None else x for x in whole])
 
     value, weight = (stacked(each.vector for each in passes), stacked(e.weights for e in passes))
     raw, penalty = value, torch.zeros_like(value)
@@ -383,13 +422,7 @@ def _tables(passes: Sequence[Pass], names: Sequence[str]) -> Tensor:
             raw[row, names.index(name)] = part
         for name in each.skipped:
             weighted[row, names.index(name)].zero_()
-        for index in set(range(n)).difference(at) if len(at) < n else ():
+        for index in () if at is None else set(range(n)).difference(at):
             count[row, index].zero_()
     rows = torch.stack([raw, value, weight, penalty, weighted], dim=1)
     return torch.cat([torch.nn.functional.pad(rows, (0, 1)), count[:, None]], dim=1)
-
-
-def _mean_of_given(values: Tensor, count: Tensor) -> Tensor:
-    """The means over the steps in which a term was given, shape (n,)."""
-    given = count > 0
-    return torch.where(given, values, 0.0).sum(dim=0) / given.sum(dim=0)

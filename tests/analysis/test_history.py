@@ -1,8 +1,10 @@
-"""The metrics of a training, kept: which steps, what costs nothing, and what is never lost."""
+"""The metrics of a training, kept: which steps a row has, what it costs, and what copies keep."""
 
 from __future__ import annotations
 
 import copy
+import gc
+import itertools
 import json
 import math
 import pickle
@@ -36,23 +38,39 @@ def one_term() -> WeightedLoss:
 # Which steps
 
 
+def intervals(numbers: list[int], every: int) -> list[list[int]]:
+    """The steps, interval by interval."""
+    groups = itertools.groupby(numbers, key=lambda step: step // every)
+    return [list(group) for _, group in groups]
+
+
+@pytest.mark.parametrize("first", [0, 2])
 @pytest.mark.parametrize("every", [1, 2, 3, 7])
-def test_rows_are_those_of_every_so_many_steps(every: int) -> None:
+def test_a_row_has_the_means_over_an_interval_and_the_number_of_its_last_step(
+    every: int, first: int
+) -> None:
+    """Intervals begin at multiples of their length, and the last one may not be complete."""
     criterion = one_term()
-    history = History(criterion, every=steps(every))
+    criterion.set_step(first)
+    means, lasts = (History(criterion, steps(every), reduce=how) for how in ("mean", "last"))
     train(criterion, 20)
-    expected = list(range(0, 20, every))
-    assert history.steps.tolist() == history["raw/a"].tolist() == expected
-    assert len(history) == len(expected)
+    expected = intervals(list(range(first, first + 20)), every)
+    assert means["raw/a"].tolist() == pytest.approx([np.mean(group) for group in expected])
+    for history in (means, lasts):
+        assert history.steps.tolist() == [group[-1] for group in expected]
+        assert history.is_complete == ((first + 20) % every == 0)
+    assert lasts["raw/a"].tolist() == lasts.steps.tolist()
 
 
 def test_steps_counted_together_are_one_and_the_next_interval_is_not_missed() -> None:
     criterion = one_term()
     history = History(criterion, every="10 steps")
     for _ in range(10):
-        criterion(losses(a=1.0))
+        criterion(losses(a=float(criterion.current_step)))
         criterion.step(7)
-    assert history.steps.tolist() == [0, 14, 21, 35, 42, 56, 63]
+    expected = intervals([7 * index for index in range(10)], 10)
+    assert history.steps.tolist() == [group[-1] for group in expected]
+    assert history["raw/a"].tolist() == [np.mean(group) for group in expected]
 
 
 def test_epochs_are_counted_once_they_are_known_and_50_steps_until_then() -> None:
@@ -60,10 +78,10 @@ def test_epochs_are_counted_once_they_are_known_and_50_steps_until_then() -> Non
     history = History(criterion, every="2 epochs")
     with pytest.warns(UserWarning, match=r"a row every 50 steps until .*steps_per_epoch.*bind"):
         train(criterion, 1)
-    train(criterion, 59)  # and not told again
+    train(criterion, 59)  # and no second warning
     criterion.bind(steps_per_epoch=10)
     train(criterion, 30)
-    assert history.steps.tolist() == [0, 50, 60, 80]
+    assert history.steps.tolist() == [49, 59, 79, 89]  # 59: the interval changed
 
 
 def test_an_interval_below_one_step_is_every_step() -> None:
@@ -73,9 +91,10 @@ def test_an_interval_below_one_step_is_every_step() -> None:
     assert history.steps.tolist() == [0, 1, 2]
 
 
-def test_a_row_holds_what_metrics_says_at_that_step() -> None:
+@pytest.mark.parametrize("how", ["mean", "last"])
+def test_a_row_of_one_step_has_its_metrics(how: Any) -> None:
     criterion = WeightedLoss(terms={"a": 2.0, "kl": PID}, balancer="uncertainty")
-    history = History(criterion, every="1 steps")
+    history = History(criterion, every="1 steps", reduce=how)
     expected = []
     criterion.on_step(lambda step: expected.append({"step": step, **criterion.metrics()}))
     train(criterion, 5, a=2.0, kl=4.0)
@@ -95,17 +114,109 @@ def test_only_what_is_included_is_kept() -> None:
     assert nothing.rows == [{"step": 1}]
 
 
-def test_accumulated_steps_show_their_last_forward() -> None:
+def test_every_forward_pass_of_accumulated_steps_counts() -> None:
     parameter = nn.Parameter(torch.tensor(0.0))
     optimizer = torch.optim.SGD([parameter], lr=0.0)
     criterion = one_term()
     criterion.follow(optimizer)
-    history = History(criterion, every="1 steps")
-    for value in range(12):
+    means, lasts = (History(criterion, "5 steps", reduce=how) for how in ("mean", "last"))
+    for value in range(1, 41):
         criterion({"a": parameter + value}).backward()
-        if value % 4 == 3:
+        if value % 4 == 0:
             optimizer.step()
-    assert history["raw/a"].tolist() == [3.0, 7.0, 11.0]
+    assert means["raw/a"].tolist() == [np.mean(range(1, 21)), np.mean(range(21, 41))]
+    assert lasts["raw/a"].tolist() == [np.mean(range(17, 21)), np.mean(range(37, 41))]
+    assert means.steps.tolist() == lasts.steps.tolist() == [4, 9]
+
+
+def test_steps_count_alike_whatever_the_number_of_their_forward_passes() -> None:
+    criterion = WeightedLoss({"a": 2.0, "tokens": {"accumulates": "sum"}})
+    history = History(criterion, every="3 steps")
+    for count, value in ((1, 1.0), (100, 2.0), (2, 6.0)):
+        for _ in range(count):
+            criterion(losses(a=value, tokens=1.0))
+        criterion.step()
+    (row,) = history.rows
+    assert row["raw/a"] == 3.0
+    assert row["weighted/a"] == 6.0
+    assert row["raw/tokens"] == row["weighted/tokens"] == pytest.approx(103 / 3)
+    assert row["total"] == pytest.approx(6 + 103 / 3)
+
+
+def test_a_weight_that_moves_is_shown_with_its_mean_and_the_mean_of_what_it_gave() -> None:
+    criterion = WeightedLoss({"a": {"kind": "warmup", "over": "4 steps"}})
+    history = History(criterion, every="5 steps")
+    train(criterion, 5)  # weights 0, 0.25, 0.5, 0.75, 1 of values 0, 1, 2, 3, 4
+    (row,) = history.rows
+    assert (row["raw/a"], row["weight/a"], row["weighted/a"]) == (2.0, 0.5, 7.5 / 5)
+    assert row["total"] == row["weighted/a"]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_long_interval_has_the_means_over_all_of_it(*, compiled: bool) -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": {"optional": True}})
+    call = torch.compile(criterion, backend="eager", fullgraph=True) if compiled else criterion
+    history = History(criterion, every="300 steps")
+    for step in range(300):
+        call(losses(a=float(step), b=1.0) if step % 100 == 99 else losses(a=float(step)))
+        criterion.step()
+        if step == 199:  # in progress
+            assert history["raw/a"].tolist() == [np.mean(range(200))]
+            assert history["weighted/b"] == pytest.approx(2 / 200)
+    (row,) = history.rows
+    assert row["raw/a"] == np.mean(range(300))
+    assert row["raw/b"] == 1.0
+    assert row["weighted/b"] == pytest.approx(3 / 300)
+    assert row["total"] == pytest.approx(np.mean(range(300)) + 3 / 300)
+
+
+def test_a_long_interval_takes_no_more_memory_than_a_short_one() -> None:
+    criterion = one_term()
+    history = History(criterion, every="10000 steps")
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(each), Tensor) for each in gc.get_objects())
+
+    train(criterion, 130)
+    before = tensors()
+    train(criterion, 400)
+    assert tensors() - before < 200
+    assert history["raw/a"].tolist() == [np.mean(range(530))]
+
+
+# The interval in progress
+
+
+def test_an_interval_in_progress_is_the_last_row_until_it_is_complete() -> None:
+    criterion = one_term()
+    history = History(criterion, every="4 steps")
+    found = []
+    for _ in range(6):
+        train(criterion, 1)
+        assert len(history) == len(history.rows)  # looking twice adds no row
+        found.append([(row["step"], row["raw/a"]) for row in history.rows])
+    assert found == [
+        [(0, 0.0)],
+        [(1, 0.5)],
+        [(2, 1.0)],
+        [(3, 1.5)],
+        [(3, 1.5), (4, 4.0)],
+        [(3, 1.5), (5, 4.5)],
+    ]
+    history.close()
+    train(criterion, 5)
+    assert history.steps.tolist() == [3, 5]
+
+
+def test_steps_that_are_repeated_replace_those_of_the_interval_in_progress() -> None:
+    criterion = one_term()
+    history = History(criterion, every="10 steps")
+    train(criterion, 18)
+    criterion.set_step(12)
+    train(criterion, 3, a=100.0)
+    assert history.steps.tolist() == [9, 14]
+    assert history["raw/a"].tolist() == [4.5, 100.0]
 
 
 def test_steps_without_a_forward_have_no_row() -> None:
@@ -141,8 +252,8 @@ def test_two_histories_and_two_criteria_on_one_clock() -> None:
         guest(losses(b=10.0 * value))
         train(owner, 1)
     assert often.steps.tolist() == [0, 1, 2, 3, 4, 5]
-    assert seldom["raw/a"].tolist() == [0, 3]
-    assert of_guest["raw/b"].tolist() == [0, 20, 40]
+    assert seldom["raw/a"].tolist() == [1, 4]
+    assert of_guest["raw/b"].tolist() == [5, 25, 45]
     seldom.close()
     train(owner, 1)
     assert (len(often), len(seldom)) == (7, 2)
@@ -161,6 +272,34 @@ def test_terms_that_are_not_there_are_nan_in_a_column_and_missing_in_a_row() -> 
     np.testing.assert_equal(history["share/late"], [math.nan, math.nan, 1.0, 0.5])
     assert history.rows[1] == {"step": 1, "raw/b": 1.0, "share/b": 0.0}
     assert history.terms == ("b", "a", "late")
+
+
+def test_a_term_that_is_absent_from_some_steps_of_an_interval() -> None:
+    """Its value is a mean over the steps in which it was given, its part in the total over all."""
+    criterion = WeightedLoss({"a": 1.0, "b": Term(weight=0.5, optional=True)})
+    history = History(criterion, every="4 steps")
+    for given in ({"b": 4.0}, {}, {"b": 8.0}, {}):
+        train(criterion, 1, a=1.0, **given)
+    (row,) = history.rows
+    assert (row["raw/b"], row["weight/b"], row["weighted/b"]) == (6.0, 0.5, 1.5)
+    assert row["total"] == 2.5
+    assert row["share/b"] == pytest.approx(1.5 / 2.5)
+
+
+def test_rows_have_the_mean_of_the_totals_also_with_learned_weights() -> None:
+    priced = {"kind": "test-priced", "initial": 3.0}
+    criterion = WeightedLoss({"a": 1.0, "b": Term(optional=True)}, balancer=priced)
+    history = History(criterion, every="5 steps")
+    totals = []
+    for step in range(5):
+        for index in range(3):
+            given = losses(a=1.0 + step) | (losses(b=2.0) if index == step % 3 else {})
+            totals.append(criterion(given).item())
+        criterion.step()
+    (row,) = history.rows
+    assert row["total"] == pytest.approx(np.mean(totals))
+    assert row["total"] == pytest.approx(row["weighted/a"] + row["weighted/b"])
+    assert row["penalty/b"] == pytest.approx(3.0**2 / 3)  # in a third of the passes
 
 
 def test_nan_and_inf_are_kept_and_read_again_by_any_reader_of_json(tmp_path: Path) -> None:
@@ -189,7 +328,7 @@ def test_losses_of_mixed_precision_lie_in_one_row() -> None:
 def test_names_are_kept_as_they_are(tmp_path: Path) -> None:
     names = ("train/kl", "raw/x", "käse €", 'quo"te\\', "_a.b", "a" * 300)
     criterion = WeightedLoss(terms=list(names))
-    history = History(criterion, path=tmp_path / "rows.jsonl")
+    history = History(criterion, every="1 steps", path=tmp_path / "rows.jsonl")
     train(criterion, 1, **dict.fromkeys(names, 2.0))
     assert history.terms == names
     assert History.load(tmp_path / "rows.jsonl").rows == history.rows
@@ -220,14 +359,38 @@ def test_no_value_is_read_in_steps_without_a_row(options: dict[str, Any]) -> Non
     """On a device that holds no values, reading one fails."""
     criterion = WeightedLoss({"a": 1.0, "kl": PID}, **options)
     history = History(criterion, every="10 steps")
-    criterion.set_step(1)
-    history.rows.append({"step": 0})
     for _ in range(9):
         criterion({"a": meta(), "kl": meta()})
         criterion.step()
+    assert not history.is_complete
     criterion({"a": meta(), "kl": meta()})
     with pytest.raises(NotImplementedError, match="meta"):
         criterion.step()
+
+
+def test_no_value_is_read_while_a_long_interval_goes_on() -> None:
+    criterion = WeightedLoss({"a": 1.0, "kl": PID}, balancer="relobralo")
+    History(criterion, every="1000 steps")
+    for _ in range(150):
+        criterion({"a": meta(), "kl": meta()})
+        criterion.step()
+
+
+def test_an_interval_goes_on_where_its_losses_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[str] = []
+
+    def transfer(found: dict[str, Tensor]) -> dict[str, float]:
+        devices.extend(part.device.type for part in found.values())
+        return dict.fromkeys(found, 0.0)
+
+    monkeypatch.setattr("lossweights.analysis.history.on_host", transfer)
+    criterion = WeightedLoss(["a"])
+    history = History(criterion, every="150 steps")
+    for step in range(150):
+        criterion({"a": leaf(1.0) if step < 70 else meta()})
+        criterion.step()
+    assert history.steps.tolist() == [149]
+    assert set(devices) == {"meta"}
 
 
 @pytest.fixture
@@ -251,10 +414,11 @@ def test_a_row_takes_one_transfer(reads: list[str]) -> None:
     criterion = WeightedLoss({"a": 1.0, "kl": PID}, balancer="uncertainty")
     history = History(criterion, every="5 steps")
     reads.clear()  # those of the construction
-    train(criterion, 20, a=2.0, kl=4.0)
+    train(criterion, 22, a=2.0, kl=4.0)
     assert reads == ["tolist"] * 4
-    assert history["raw/kl"].tolist() == [4.0] * 4
-    assert len(reads) == 4
+    for _ in range(2):  # one more, of the interval in progress
+        assert history["raw/kl"].tolist() == [4.0] * 5
+        assert reads == ["tolist"] * 5
 
 
 # Copies
@@ -273,9 +437,25 @@ def test_a_copy_of_the_criterion_is_not_followed_and_one_of_the_history_follows_
     train(criterion, 1)
     assert (len(history), len(kept)) == (3, 2)
     assert kept.rows == history.rows[:2]
+    kept.close()
+    assert kept.rows == history.rows[:2]
     followed = History(twin, every="1 steps")
     train(twin, 1)
     assert followed.steps.tolist() == [5]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_within_an_interval_keeps_its_row(copied: Any) -> None:
+    criterion = one_term()
+    history = History(criterion, every="10 steps")
+    train(criterion, 14)
+    kept = copied(history)
+    for _ in range(2):
+        assert kept.rows == history.rows
+        assert kept.steps.tolist() == [9, 13]
+        kept.close()
+    train(criterion, 4)
+    assert (history.steps[-1], kept.steps[-1]) == (17, 13)
 
 
 def test_the_state_of_a_criterion_knows_nothing_of_its_history() -> None:
@@ -296,6 +476,7 @@ def test_the_state_of_a_criterion_knows_nothing_of_its_history() -> None:
         ({"every": "0%"}, "every is at least \"1 steps\", found '0%'"),
         ({"every": 50}, '50 has no unit: write "50 steps"'),
         ({"include": ["weights"]}, "no quantity 'weights'; did you mean 'weight'"),
+        ({"reduce": "median"}, "reduce is 'mean' or 'last', found 'median'"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_training(

@@ -39,29 +39,40 @@ def lines(path: Path) -> list[str]:
 def test_a_training_that_goes_on_has_the_rows_of_one_without_a_break(
     path: Path, *, load_first: bool
 ) -> None:
-    """From a checkpoint at step 13, while the training had got to step 25."""
+    """From a checkpoint at step 15, while the training had got to step 27."""
     whole = WeightedLoss(terms=["a"])
     expected = History(whole, every="5 steps")
     train(whole, 40)
 
     before = WeightedLoss(terms=["a"])
     first = History(before, every="5 steps", path=path)
-    train(before, 13)
+    train(before, 15)
     checkpoint = before.state_dict()
     train(before, 12, value=-1.0)
-    first.close()
     assert len(lines(path)) == 5
+    first.close()
+    assert len(lines(path)) == 6
 
     after = WeightedLoss(terms=["a"])
     if load_first:
         after.load_state_dict(checkpoint)
     history = History(after, every="5 steps", path=path)
-    assert history.steps.tolist() == [0, 5, 10, 15, 20]
+    assert history.steps.tolist() == [4, 9, 14, 19, 24, 26]
     if not load_first:
         after.load_state_dict(checkpoint)
-    train(after, 27)
+    train(after, 25)
     assert history.rows == expected.rows
     assert History.load(path).rows == expected.rows
+
+
+def test_the_first_row_from_a_checkpoint_has_the_means_over_the_steps_since(path: Path) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, every="5 steps", path=path)
+    train(criterion, 17)
+    criterion.set_step(13)
+    train(criterion, 7)
+    assert history.steps.tolist() == [4, 9, 14, 19]
+    assert history["raw/a"].tolist() == History.load(path)["raw/a"].tolist() == [2, 7, 13.5, 17]
 
 
 def test_steps_done_again_take_the_place_of_the_old(path: Path) -> None:
@@ -69,13 +80,36 @@ def test_steps_done_again_take_the_place_of_the_old(path: Path) -> None:
     history = History(criterion, every="2 steps", path=path)
     train(criterion, 10)
     criterion.set_step(5)
-    assert history.steps.tolist() == [0, 2, 4, 6, 8]  # none is repeated yet
-    train(criterion, 2, value=-1.0)
-    assert history["raw/a"].tolist() == History.load(path)["raw/a"].tolist() == [0, 2, 4, -1]
+    assert history.steps.tolist() == [1, 3, 5, 7, 9]  # none is repeated yet
+    train(criterion, 1, value=-1.0)
+    assert history["raw/a"].tolist() == History.load(path)["raw/a"].tolist() == [0.5, 2.5, -1]
     criterion.set_step(0)
-    train(criterion, 1, value=-2.0)
+    train(criterion, 2, value=-2.0)
     assert history.rows == History.load(path).rows
     assert history["raw/a"].tolist() == [-2]
+
+
+def test_the_row_of_an_interval_in_progress_is_written_when_it_is_complete(path: Path) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    history = History(criterion, every="4 steps", path=path, include=["raw"])
+    for count in (3, 1, 2):
+        train(criterion, count)
+        assert history.rows
+    assert lines(path) == ['{"step": 3, "raw/a": 1.5}']
+    history.close()
+    history.close()  # which adds nothing
+    assert lines(path) == ['{"step": 3, "raw/a": 1.5}', '{"step": 5, "raw/a": 4.5}']
+    assert history.rows == History.load(path).rows
+
+
+def test_a_training_that_goes_on_after_close_adds_to_its_row_with_another(path: Path) -> None:
+    criterion = WeightedLoss(terms=["a"])
+    for count in (6, 5):
+        history = History(criterion, every="4 steps", path=path)
+        train(criterion, count)
+        history.close()
+    assert history.steps.tolist() == [3, 5, 7, 10]
+    assert history["raw/a"].tolist() == [1.5, 4.5, 6.5, 9]
 
 
 def test_a_file_is_appended_to_and_later_rows_win_when_it_is_read(path: Path) -> None:
@@ -101,7 +135,8 @@ def test_steps_that_are_left_out_are_no_steps_done_again(path: Path) -> None:
     train(criterion, 3)
     criterion.set_step(101)
     train(criterion, 2)
-    assert history.steps.tolist() == [0, 2, 101, 102]
+    assert history.steps.tolist() == [1, 2, 101, 102]
+    assert history["raw/a"].tolist() == [0.5, 2, 101, 102]
 
 
 # Cut off, and not to be written
@@ -217,7 +252,7 @@ def test_no_row_is_lost_when_the_process_ends(tmp_path: Path, ending: str) -> No
 import os, torch
 from lossweights import History, WeightedLoss
 criterion = WeightedLoss(terms=["a"])
-History(criterion, path="rows.jsonl")
+History(criterion, every="1 steps", path="rows.jsonl")
 criterion({{"a": torch.tensor(2.0)}})
 criterion.step()
 {ending}

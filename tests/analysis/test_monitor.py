@@ -43,6 +43,8 @@ def test_the_kl_of_the_vae_of_the_examples(config: str, monkeypatch: pytest.Monk
     with warnings.catch_warnings(record=True, action="always") as caught:
         while criterion.current_step < 400:
             for batch in words.batches(64, generator):
+                if criterion.current_step == 400:
+                    break
                 nll, kl = model(batch, generator)
                 criterion({"reconstruction": nll, "kl": kl}).backward()
                 optimizer.step()
@@ -92,8 +94,19 @@ def test_only_a_row_waits_for_the_device_and_once(monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(Tensor, method, noted)
     train(criterion, lambda _: {"a": 1.0, "b": 1.0}, 50)
-    assert waits == [1, 11, 21, 31, 41]
+    assert waits == [10, 20, 30, 40, 50]
     assert monitor.findings == []
+
+
+def test_a_window_is_complete_with_its_fifth_row() -> None:
+    """Whoever looks at the row of an interval in progress changes nothing."""
+    criterion = WeightedLoss(["a", "b"])
+    monitor = Monitor(criterion, "4 steps")
+    for _ in range(19):
+        train(criterion, lambda _: {"a": 1.0, "b": math.nan}, 1)
+        assert monitor.history.rows
+    with pytest.warns(UserWarning, match="step 19: term 'b' is nan"):
+        train(criterion, lambda _: {"a": 1.0, "b": math.nan}, 1)
 
 
 def test_rows_of_steps_without_a_term_are_passed_over() -> None:
@@ -224,7 +237,7 @@ def test_an_interval_that_cannot_be_counted_is_50_steps() -> None:
     monitor = Monitor(criterion)
     with pytest.warns(UserWarning, match="a row every 50 steps until the length of training"):
         train(criterion, lambda step: {"a": 1.0, "b": 1.0}, 51)
-    assert monitor.history.steps.tolist() == [0, 50]
+    assert monitor.history.steps.tolist() == [49, 50]
 
 
 def test_a_schedule_that_fails_later_costs_the_monitor_and_not_the_training() -> None:
