@@ -25,7 +25,7 @@ class Breakdown:
         value: What was weighted: `raw` through the term's transform.
         weight: The product of all factors.
         penalty: The penalty of learned weights; empty if nothing is learned.
-        weighted: `weight * value + penalty`; over several forward passes, the mean of that.
+        weighted: `weight * value + penalty`; over a step, the mean or sum of that.
         share: $|w_i l_i| / \sum_j |w_j l_j|$, the part of each term in the loss; 0 if all are 0.
         step: Optimizer steps done before the forward pass; None if it is not known.
         controllers: The state of each controller now, by term.

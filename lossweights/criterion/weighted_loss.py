@@ -620,7 +620,9 @@ class WeightedLoss(nn.Module):
     def metrics(
         self, prefix: str = "", include: Iterable[str] | None = None, tensors: bool = False
     ) -> dict[str, float] | dict[str, Tensor]:
-        """The last training forward pass for a logger; empty before the first.
+        """The last step, or as much as there is of the next, for a logger; empty before the first.
+
+        Values are means over the forward passes of the step, or sums with `accumulates: sum`.
 
         Args:
             prefix: Prepended to each name, such as `train/`.
@@ -644,7 +646,7 @@ class WeightedLoss(nn.Module):
         return found if tensors else on_host(found)
 
     def report(self) -> Breakdown:
-        """The parts of the last training forward pass; printed, a table. Empty before the first.
+        """The parts of the last step, as in `metrics`; printed, a table. Empty before the first.
 
         >>> from lossweights import WeightedLoss
         >>> criterion = WeightedLoss(terms={"nll": 1.0, "kl": 0.5})
