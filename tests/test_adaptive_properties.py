@@ -144,6 +144,7 @@ TABLES: dict[type[Adaptive], list[dict[str, Any]]] = {
         {"kind": "conflict-free"},
     ],
     Controller: [
+        {"kind": "manual", "initial": 0.5, "lowest": -1.0},
         {"kind": "pid", "target": 0.5},
         {"kind": "pid", "target": 0.5, "response": "10%", "lowest": 0.1},
         {"kind": "pid", "target": {"kind": "warmup", "over": "25%"}, "source": "accuracy"},

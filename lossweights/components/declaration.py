@@ -36,7 +36,7 @@ from pydantic_core import (
 )
 
 from lossweights.components.json_schema import FAMILY, Generator, with_kinds
-from lossweights.components.numerics import LARGEST_FLOAT32, SMALLEST_FLOAT32
+from lossweights.components.limits import LARGEST_FLOAT32, LARGEST_INT, SMALLEST_FLOAT32
 from lossweights.errors import MOST_PROBLEMS, did_you_mean, quoted, shown
 
 PLUGIN_GROUP = "lossweights.plugins"
@@ -45,7 +45,6 @@ PLUGIN_GROUP = "lossweights.plugins"
 _PLAIN = re.compile(r"(?!(?i:true|false|yes|no|on|off|y|n|null)$)[^\W\d][\w./*-]*")
 
 
-_WHOLE = 2**53  # float64 represents every whole number up to it
 _CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 _LEADING_ZERO = re.compile(r"\s*[-+]?0[0-9_]+\s*")
 
@@ -96,7 +95,7 @@ def _lists_schedules(schema: Any, *, in_list: bool = False) -> bool:
 def _strict_number(schema: dict[str, Any], *, in_float32: bool) -> CoreSchema:
     """The schema of a float or int that fits its type in a tensor."""
     is_float = schema["type"] == "float"
-    largest: float = LARGEST_FLOAT32 if is_float else _WHOLE
+    largest: float = LARGEST_FLOAT32 if is_float else LARGEST_INT
     smallest = SMALLEST_FLOAT32 if is_float and in_float32 and schema.get("gt") == 0 else 0.0
     bounds: dict[str, float] = {} if schema.keys() & {"gt", "ge"} else {"minimum": -largest}
     bounds |= {} if schema.keys() & {"lt", "le"} else {"maximum": largest}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from lossweights.components.limits import LARGEST_INT
 from lossweights.errors import HorizonError, did_you_mean, shown
 
 Unit = Literal["steps", "epochs", "percent"]
@@ -25,7 +26,7 @@ _UNITS: dict[str, Unit] = {
     "percent": "percent",
     "dur": "percent",
 }
-_LONGEST = 2**53  # float64 represents every whole number up to it
+
 _NUMBER = r"(?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _WHOLE = (  # in all spellings but those with an exponent below 0
     r"[0-9][0-9_]*(?:\.0*)?(?:[eE]\+?[0-9]+)?|(?:[0-9][0-9_]*)?\.[0-9]+[eE]\+?[0-9]+"
@@ -63,10 +64,10 @@ class Duration:
         if isinstance(self.value, bool) or not isinstance(self.value, Real):
             raise ValueError(f"a duration is a number of {self.unit}, found {shown(self.value)}")
         value = _python(self.value)
-        if not 0 <= value <= _LONGEST:
+        if not 0 <= value <= LARGEST_INT:
             unit = "%" if self.unit == "percent" else f" {self.unit}"
             raise ValueError(
-                f"a duration must be from 0 to {_LONGEST}, found {_number_text(value)}{unit}"
+                f"a duration must be from 0 to {LARGEST_INT}, found {_number_text(value)}{unit}"
             )
         if self.unit == "steps" and value != int(value):
             raise ValueError(f"steps must be whole, found {value:g} steps")
@@ -295,7 +296,7 @@ def check_count(name: str, value: object, least: int) -> int | None:
     count = int(value) if is_whole or _is_count(value) else value  # type: ignore[call-overload]
     if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, found {shown(value)}")
-    if int(count) > _LONGEST:
+    if int(count) > LARGEST_INT:
         raise ValueError(f"{name} must be at most 2**53, found {shown(value)}")
     return int(count)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic.json_schema import GenerateJsonSchema, model_json_schema
 
 from lossweights.components.durations import DURATION_JSON, Duration
-from lossweights.components.numerics import LARGEST_FLOAT32
+from lossweights.components.limits import LARGEST_FLOAT32
 
 if TYPE_CHECKING:
     from lossweights.components.declaration import Component

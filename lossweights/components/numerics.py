@@ -6,8 +6,6 @@ from torch import Tensor
 LARGE = 1e30  # far below the maximum of float32: sums of such weights times losses stay finite
 TINY = 1e-30  # a size below it counts as 0
 EPSILON = 2.0**-52  # of float64
-LARGEST_FLOAT32 = torch.finfo(torch.float32).max
-SMALLEST_FLOAT32 = torch.finfo(torch.float32).tiny  # GPUs may round what is smaller to 0
 
 
 def relative(losses: Tensor, before: Tensor) -> Tensor:

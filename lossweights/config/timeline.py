@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon
-from lossweights.components.numerics import LARGEST_FLOAT32
+from lossweights.components.limits import LARGEST_FLOAT32
 from lossweights.components.schedules import Schedule, Steps, Values
 from lossweights.components.schedules.function import calls_function
 from lossweights.components.transforms import Transform

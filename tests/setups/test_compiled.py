@@ -55,6 +55,7 @@ def test_batches_of_another_size() -> None:
         trained.zero_grad()
         train_once(trained, found, "features", rows(0, count))
         assert_right(found, trained, right(trained, rows(0, count), "features"))
+        found.step()
 
 
 @pytest.mark.slow
@@ -134,6 +135,7 @@ def test_buffers_that_a_compiled_part_frees() -> None:
     torch._dynamo.reset()
     trained.zero_grad()
     for count in (16, 9):
+        found.step()
         trained.zero_grad()
         train_once(trained, found, "features", rows(0, count))
         assert_right(found, trained, right(trained, rows(0, count), "features"))
