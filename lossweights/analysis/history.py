@@ -111,7 +111,7 @@ class History:
         self._handle: RemovableHandle | None = None
         if criterion is not None:  # it refers to this history, so no reference the other way
             self._criterion = weakref.ref(criterion)
-            self._record, self._order = criterion.record, criterion.term_names
+            self._record, self._order = criterion._record, criterion.term_names  # noqa: SLF001
             self._handle = criterion.on_step(self._add)
 
     @classmethod

@@ -25,7 +25,7 @@ _FORMATS = {".json": "JSON", ".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}
 _LARGEST_FILE = 256 * 1024  # bytes
 _DEEPEST = 32  # levels of tables and lists
 _MOST_VALUES_OF_FILE = 20_000
-_MOST_VALUES = 5_000  # of a loss; a value counts as often as it is used
+_MOST_VALUES = 100_000  # of a loss; a value counts as often as it is used
 
 _TEXTS = (str, bytes, bytearray, memoryview, UserString)  # sequences that are one value
 

@@ -33,7 +33,7 @@ from lossweights.errors import ConfigError, did_you_mean, dotted, explain, quote
 EvalWeights = Literal["final", "current"]
 OnNonfinite = Literal["propagate", "raise", "skip_term"]
 
-_MOST_TERMS = 1000
+_MOST_TERMS = 10_000
 
 _TEXT = {"type": "string"}
 _NAME = _TEXT | {"minLength": 1, "pattern": r"^[^*\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
@@ -101,7 +101,7 @@ class LossConfig(Declaration):
         if terms is None:
             raise ValueError("no terms here: in YAML, indent them below `terms:`")
         if isinstance(terms, dict | list) and len(terms) > _MOST_TERMS:
-            raise ValueError(f"a loss has at most {_MOST_TERMS} terms, found {len(terms)}")
+            raise ValueError(f"a loss has at most {_MOST_TERMS:,} terms, found {len(terms)}")
         for name in terms if isinstance(terms, dict | list) else ():
             if not isinstance(name, str):
                 found = f"found {shown(name)}: quote it"

@@ -123,7 +123,7 @@ class WeightedLoss(nn.Module):
         self._owns_clock = not clock.has_owner
         self.adaptive = Adaptive(config, ProcessGroup(config.sync, process_group))
         self._reader = Reader(config)
-        self.record = ForwardRecord(
+        self._record = ForwardRecord(
             self._reader.names,
             self.adaptive.summed,
             self.adaptive.compared,
@@ -135,7 +135,7 @@ class WeightedLoss(nn.Module):
         self._is_checked = config.on_nonfinite != "propagate"
         self._by_gradients = self.adaptive.weights_from_gradients is not None
         self._balancer_kind = "" if config.balancer is None else config.balancer.kind
-        self._modes = Modes(config, self.adaptive, self.record, clock, shares_clock=shares_clock)
+        self._modes = Modes(config, self.adaptive, self._record, clock, shares_clock=shares_clock)
         clock.has_owner = True
         self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
 
@@ -214,7 +214,7 @@ class WeightedLoss(nn.Module):
                 divided_by=self._divided_by,
             )
             adaptive = self._modes.adaptive
-            if self.record.add(parts, mode.skipped):
+            if self._record.add(parts, mode.skipped):
                 self._warn_of_idle_clock()
             if parts.gradients is not None:
                 adaptive.record(parts.gradients)
@@ -249,7 +249,7 @@ class WeightedLoss(nn.Module):
         return _not_compiled(WeightedLoss._total)(self, terms, shared, training=True)
 
     def _warn_of_idle_clock(self) -> None:
-        if note := self.record.idle_clock_warning(self.current_step):
+        if note := self._record.idle_clock_warning(self.current_step):
             self._issue({"clock": note})
 
     def breakdown(self, terms: Mapping[str, Tensor | None]) -> Breakdown:
@@ -449,7 +449,7 @@ class WeightedLoss(nn.Module):
                 "criterion.observe(name=value)"
             )
         skipped = not adaptive.awaits_after and self.clock.follower is not None
-        if skipped and self.record.awaits_step:
+        if skipped and self._record.awaits_step:
             return  # a forward pass without a step after it: the gradient scaler skipped that
         with torch.inference_mode(mode=False), torch.no_grad():
             mode = self._modes.get(training=True)
@@ -664,11 +664,11 @@ class WeightedLoss(nn.Module):
             parts: dict[str, Any] = {quantity: {} for quantity in QUANTITIES}
             step = self.current_step
             return Breakdown(total=torch.zeros(()), step=step, notes=(note,), **parts)
-        step = self.current_step if self.record.step is None else self.record.step
+        step = self.current_step if self._record.step is None else self._record.step
         return replace(breakdown, step=step, notes=tuple(self._notes(look=True).values()))
 
     def _last_breakdown(self) -> Breakdown | None:
-        breakdown = self.record.breakdown(self.config.terms)
+        breakdown = self._record.breakdown(self.config.terms)
         if breakdown is None or not self.adaptive.controllers:
             return breakdown
         # On the device of that forward pass, which may not be the current one.
@@ -678,7 +678,7 @@ class WeightedLoss(nn.Module):
     def _notes(self, *, look: bool) -> dict[str, str]:
         """Warnings about the training so far, by topic; `look` may wait for the device."""
         unmoved = self.adaptive.unmoved_parameters_warning(_MANY_STEPS) if look else ""
-        notes = {"clock": self.record.idle_clock_warning(self.current_step), "learned": unmoved}
+        notes = {"clock": self._record.idle_clock_warning(self.current_step), "learned": unmoved}
         return {topic: note for topic, note in notes.items() if note}
 
     def _issue(self, notes: Mapping[str, str]) -> None:
@@ -699,7 +699,7 @@ class WeightedLoss(nn.Module):
         gradient; learned weights that never move; observations that a component waits for; a clock
         that does not move.
         """
-        findings = audit(self.config, self.record, self._modes, self.current_step)
+        findings = audit(self.config, self._record, self._modes, self.current_step)
         return findings + self.adaptive.findings()
 
     def on_step(self, call: Callable[[int], object]) -> RemovableHandle:
@@ -729,7 +729,7 @@ class WeightedLoss(nn.Module):
         """
         if not callable(call):
             raise TypeError(f"on_step takes a function of the step, found {type(call).__name__}")
-        return self.record.add_callback(call)
+        return self._record.add_callback(call)
 
     def extra_repr(self) -> str:
         """The terms, as declared."""
@@ -815,7 +815,7 @@ class WeightedLoss(nn.Module):
         if refused or not found:
             return
         self.adaptive.discard()  # observations belong to no step of the checkpoint
-        self.record.step_done(self.clock.step)
+        self._record.step_done(self.clock.step)
         if "clock.step" in values:
             self.clock.restore(values["clock.step"], values.get("clock.horizon", Horizon()))
 

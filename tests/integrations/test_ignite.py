@@ -208,7 +208,8 @@ def test_what_looks_wrong_is_told_of() -> None:
 def test_after_a_run_the_clock_is_free_and_the_next_may_take_it() -> None:
     training = Training()
     training.engine.run(loader(), max_epochs=1)
-    training.criterion.step()
+    with pytest.warns(UserWarning, match="past its end"):
+        training.criterion.step()
     training.criterion.set_step(10)
     training.engine.run(loader(), max_epochs=2)  # on from the tenth iteration
     assert training.criterion.current_step == training.criterion.horizon.total_steps == 20
