@@ -158,7 +158,6 @@ def test_metrics_are_the_means_over_the_forward_passes_of_a_step() -> None:
     criterion = WeightedLoss({"a": 0.5, "b": 1.0})
     in_steps(criterion, 4, a=1.0, b=10.0)  # 1, 2, 3, 4
     report = criterion.report()
-    assert report is not None
     assert report.step == 0
     assert report.raw == {"a": 2.5, "b": 25.0}
     assert report.weight == {"a": 0.5, "b": 1.0}
