@@ -1,4 +1,4 @@
-"""The metrics of a training: one row per interval, in memory and in a file."""
+"""The metrics of a training: means over intervals, in memory and in a file."""
 
 import json
 import math
@@ -36,7 +36,7 @@ _NO_ROW: Final[Row] = {}
 
 
 class History:
-    """Keeps the metrics of a criterion, one row every so many optimizer steps.
+    """Keeps the metrics of a criterion, one row for each interval of optimizer steps.
 
     A row has the means of `WeightedLoss.metrics` over the steps of an interval, and the number of
     its last step. Intervals begin at multiples of their length. A row takes one transfer from the
@@ -44,13 +44,12 @@ class History:
 
     Args:
         criterion: The criterion to follow. Without one, the history is empty.
-        every: Interval between rows, such as `"50 steps"`, `"1 epochs"` or `"1%"`. While it cannot
-            be converted to steps, 50 steps.
-        path: File to which each row is appended as one line of JSON as soon as it is taken: if the
-            training is killed, no row is lost. If the file exists, its rows are kept. Steps that
-            are repeated, as after a checkpoint was loaded, replace the rows from that step on.
-            With several processes, pass it in one of them. At the end of training, `close` adds
-            the row of the interval that is not complete.
+        every: Interval of a row, such as `"50 steps"`, `"1 epochs"` or `"1%"`. While it cannot be
+            converted to steps, 50 steps.
+        path: File to which each row is appended as one line of JSON as soon as its interval is
+            complete; at the end of training, `close` adds the last one. If the file exists, its
+            rows are kept. Steps that are repeated, as after a checkpoint was loaded, replace the
+            rows from that step on. With several processes, pass it in one of them.
         include: Quantities to keep, as in `WeightedLoss.metrics`. By default all.
         reduce: Whether a row has the `mean` over the steps of its interval, or the `last` step.
 
@@ -138,7 +137,10 @@ class History:
         unfinished.replace(path)
 
     def close(self) -> None:
-        """Stops following the criterion. The rows are kept, and that of the last steps is added."""
+        """Stops following the criterion. The rows are kept, and the last one is added to the file.
+
+        Its interval may not be complete.
+        """
         self._end_interval()
         if self._handle is not None:
             self._handle.remove()

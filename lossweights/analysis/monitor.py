@@ -107,8 +107,8 @@ class Monitor:
 
     Args:
         criterion: The criterion to follow.
-        every: Interval between rows, as in `History`; by default a collapse is found in a tenth of
-            the training.
+        every: Interval of a row, as in `History`; by default a collapse is found in a tenth of the
+            training.
         path: File for the rows, as in `History`; a resumed training begins with its rows.
         floors: Values below which terms have collapsed, as in `diagnose`.
 
@@ -129,7 +129,7 @@ class Monitor:
     ...         _ = criterion(terms)
     ...         criterion.step()
     >>> [(found.step, found.term, found.trouble) for found in monitor.findings], len(caught)
-    ([(95, 'kl', 'collapse')], 1)
+    ([(99, 'kl', 'collapse')], 1)
     """
 
     def __init__(

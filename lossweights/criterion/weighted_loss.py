@@ -538,7 +538,7 @@ class WeightedLoss(nn.Module):
         """The weights of the coming training step, by term.
 
         A weight that depends on the losses of that step (`instant` balancers and controllers) is
-        nan here: `metrics` has that of the last forward pass.
+        nan here: `metrics` has those of the last step.
 
         Raises:
             HorizonError: If the length of training is needed and not known.
