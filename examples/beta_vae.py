@@ -46,17 +46,17 @@ def train(run: Run, show: Show) -> Result:
 
     generator = torch.Generator().manual_seed(run.seed)  # of the batches and the noise of codes
     history = History(criterion, every=f"{EVERY} steps", include=["raw", "weight"])
-    for step in range(run.steps):
+    for _ in range(run.steps):
         images = sprites.batch(run.batch_size, generator)
         reconstruction, kl = model(images, generator)
         loss = criterion({"reconstruction": reconstruction.mean(), "kl": kl.mean()})
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if step % EVERY == 0:
+        if history.is_complete:
             last = history.rows[-1]
             note = f"KL {last['raw/kl']:5.2f} at weight {last['weight/kl']:.2f}"
-            show(step, run.steps, note)
+            show(criterion.current_step, run.steps, note)
 
     figures, code = measure(model, held_out, run.seed)
     traversals = traverse(model, held_out.images[TRAVERSED], code.dimensions)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-EVERY = 10  # steps from one look at the shares of the loss to the next
+EVERY = 10  # steps over which the shares of the loss are taken
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Result:
     Args:
         run: What it depends on.
         figures: The metric of each task, of the last weights.
-        shares: For each task its share of the weighted loss, every `EVERY` steps.
+        shares: For each task its share of the weighted loss, over each `EVERY` steps.
     """
 
     run: Run

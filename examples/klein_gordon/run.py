@@ -41,7 +41,7 @@ class Result:
         run: What it depends on.
         figures: What was measured at the end.
         errors: Relative errors along the way, by the number of steps done, the last one included.
-        weights: By term, the weight at steps 0, `run.interval`, and so on.
+        weights: By term, the mean weight over each `run.interval` steps.
         solution: The values of u on the grid.
     """
 

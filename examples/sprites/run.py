@@ -44,7 +44,7 @@ class Result:
         run: What it depends on.
         figures: What was measured at the end, on held-out sprites.
         code: What each dimension of the code stands for.
-        history: Metrics of the loss, every so many steps.
+        history: Metrics of the loss, means over every so many steps.
         traversals: Pictures as `traverse` makes them, from 0 to 255.
     """
 
