@@ -131,7 +131,10 @@ def test_a_clock_that_is_not_where_the_training_is_is_told_of() -> None:
     ):
         runner.fit(module, Loader())
     runner.fit_loop.max_epochs = 2
-    with pytest.warns(UserWarning, match=r"begins at step 10.*is at step 30: .*set_step\(10\)"):
+    with (
+        pytest.warns(UserWarning, match="past its end"),
+        pytest.warns(UserWarning, match=r"begins at step 10.*is at step 30: .*set_step\(10\)"),
+    ):
         runner.fit(module, Loader())
     module.criterion.set_step(0)
     trainer(LossWeights(), max_epochs=3).fit(module, Loader())  # and says nothing
