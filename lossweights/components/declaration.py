@@ -211,6 +211,10 @@ class Component(Declaration):
     config. A subclass without `kind` is an abstract base. A field typed as the family reads a
     member, a table with `kind`, or one of the family's shorthands.
 
+    Attributes:
+        never_negative: Tensors of the state that are never below 0, such as counts; a checkpoint
+            with such a value is refused.
+
     Raises:
         TypeError: At the definition of a class whose kind is not kebab-case, or belongs to
             another class of the family, or that lacks a method. The same class defined again (a
@@ -218,6 +222,7 @@ class Component(Declaration):
     """
 
     kind: ClassVar[str] = ""
+    never_negative: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[type[Component]]
     _registry: ClassVar[dict[str, type[Component]]]
 

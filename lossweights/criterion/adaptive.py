@@ -129,7 +129,8 @@ class Adaptive(AdaptiveState):
                 raise ConfigError(f"{place}: nothing learned can be called {key!r} here")
         terms = self._balanced if part.term is None else (part.term,)
         group = f"{place}.{component.kind or type(component).__name__}"
-        self.declare(group, declared, getattr(component, "pairs", ()))
+        pairs, never_negative = getattr(component, "pairs", ()), component.never_negative
+        self.declare(group, declared, pairs, never_negative)
         learned = self._parameters if part.term is None else {}
         slot = self.slots[place] = Slot(place, component, terms, declared, learned)
         if isinstance(component, Transform):

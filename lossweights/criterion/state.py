@@ -102,9 +102,16 @@ class AdaptiveState(nn.Module):
         self._group = group
         self._tables: dict[str, State] = {}
         self._pairs: set[str] = set()
+        self._never_negative: set[str] = set()
         self.is_mapped = self.skips_load = False
 
-    def declare(self, group: str, table: State, pairs: Collection[str] = ()) -> None:
+    def declare(
+        self,
+        group: str,
+        table: State,
+        pairs: Collection[str] = (),
+        never_negative: Collection[str] = (),
+    ) -> None:
         """Registers a table.
 
         Args:
@@ -113,6 +120,7 @@ class AdaptiveState(nn.Module):
                 under their own names. The others are replaced in it when they move to another
                 device.
             pairs: Keys of tensors with an entry for each pair of terms.
+            never_negative: Keys of tensors that are never below 0.
 
         Raises:
             ConfigError: For a name that torch cuts out of keys.
@@ -128,6 +136,7 @@ class AdaptiveState(nn.Module):
             self.register_parameter(key, table.pop(key))  # type: ignore[arg-type]
         self._tables[group] = table
         self._pairs |= {f"{group}.{key}" for key in pairs}
+        self._never_negative |= {f"{group}.{key}" for key in never_negative}
 
     def average_gradients(self) -> None:
         """Averages the gradients of learned tensors over the ranks from now on."""
@@ -263,7 +272,10 @@ class AdaptiveState(nn.Module):
             axes = 2 if pairs else 1
             shape[-axes:] = [len(names)] * axes
         saved = converted(value, shape, ours.dtype)
-        if why := _why_impossible(key, saved):
+        why = _why_impossible(key, saved)
+        if key in self._never_negative and bool((saved < 0).any()):
+            why = "is negative"
+        if why:
             raise ValueError(f"{why} in the checkpoint: {saved.tolist()}")
         if not is_mapped:
             return saved

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,16 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lossweights import State, Term, WeightedLoss
 from lossweights.testing.training import Training
+from tests.fuzzing import many
 from tests.small_components import Centred, Recording, losses
 from tests.test_adaptive_properties import EXAMPLES
-
-LONG = os.environ.get("LOSSWEIGHTS_FUZZ") == "long"
 
 
 def names_of(value: Any) -> Tensor:
@@ -113,7 +111,7 @@ for example in EXAMPLES:
 
 
 @pytest.mark.parametrize("strict", [True, False])
-@settings(max_examples=3000 if LONG else 200)
+@many
 @given(data=st.data())
 def test_a_damaged_entry_is_refused_or_loaded(strict: bool, data: st.DataObject) -> None:
     criterion, good = data.draw(st.sampled_from(PAIRS))
@@ -264,6 +262,21 @@ def test_what_the_engine_never_has_is_refused(
     criterion = WeightedLoss(["a", "b"], balancer=balancer, steps_per_epoch=2)
     state = {**criterion.state_dict(), f"adaptive.{key}": value}
     assert_refused(criterion, state, f"adaptive.{key} {problem}", strict=False)
+
+
+@pytest.mark.parametrize(("criterion", "state"), PAIRS, ids=list(map(repr, EXAMPLES)))
+def test_counts_and_variances_below_0_are_refused(
+    criterion: WeightedLoss, state: dict[str, Tensor]
+) -> None:
+    for place, slot in criterion.adaptive.slots.items():
+        component = slot.component
+        assert {*component.never_negative} <= {*slot.state} | {"seen"}  # one with `smoothing` alone
+        for name in component.never_negative:
+            key = f"adaptive.{place}.{component.kind}.{name}"
+            if key in state:
+                assert (state[key] >= 0).all()  # what training leaves there
+                damaged = {**state, key: torch.full_like(state[key], -1.0)}
+                assert_refused(criterion, damaged, f"{key} is negative", strict=False)
 
 
 def test_values_that_survive_another_dtype_are_loaded() -> None:

@@ -1,6 +1,6 @@
 """Coefficient of variation: terms that still vary weigh more."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -42,6 +42,7 @@ class CoVWeighting(Balancer, kind="cov"):
     """
 
     smoothing: Annotated[float, Field(gt=0, le=1)] = 1.0
+    never_negative: ClassVar[tuple[str, ...]] = ("count",)
 
     def init(self, n: int) -> State:
         return {k: torch.zeros(n) for k in ("count", "mean", "ratio_mean", "ratio_variance")}

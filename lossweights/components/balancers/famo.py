@@ -44,6 +44,7 @@ class FAMO(Balancer, kind="famo"):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
     instant: ClassVar[bool] = True
     learns_after: ClassVar[bool] = True
+    never_negative: ClassVar[tuple[str, ...]] = ("second_moment", "count")
 
     def init(self, n: int) -> State:
         zeros = {key: torch.zeros(n) for key in ("logits", "first_moment", "second_moment")}

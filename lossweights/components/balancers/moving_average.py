@@ -1,6 +1,6 @@
 """Each term relative to a moving average of its own value."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -36,6 +36,7 @@ class MovingAverage(Balancer, kind="moving-average"):
 
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.99
     highest: Annotated[float, Field(gt=0, le=1e30)] = 1e6
+    never_negative: ClassVar[tuple[str, ...]] = ("sum", "norm")
 
     def init(self, n: int) -> State:
         return {"sum": torch.zeros(n), "norm": torch.zeros(n)}

@@ -1,6 +1,6 @@
 """Relative loss balancing with random lookback: by progress since the last and the first step."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -48,6 +48,7 @@ class ReLoBRaLo(Balancer, kind="relobralo"):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     saudade: Annotated[float, Field(ge=0, le=1)] = 0.99
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    never_negative: ClassVar[tuple[str, ...]] = ("seen",)
 
     def init(self, n: int) -> State:
         return {"weights": torch.ones(n)} | {k: torch.zeros(n) for k in ("first", "last", "seen")}

@@ -1,6 +1,6 @@
 """SoftAdapt: weights from the slope of each loss."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -50,6 +50,7 @@ class SoftAdapt(Balancer, kind="softadapt"):
     variant: Literal["original", "normalized", "loss_weighted"] = "original"
     order: Annotated[int, Field(ge=1, le=5)] = 1
     every: Duration | str = epochs(1)
+    never_negative: ClassVar[tuple[str, ...]] = ("filled",)
 
     @property
     def interval(self) -> Duration:

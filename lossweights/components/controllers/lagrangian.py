@@ -1,6 +1,6 @@
 """Dual ascent: the weight is the multiplier of a constraint."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -63,6 +63,7 @@ class Lagrangian(Constraint, kind="lagrangian"):
     lowest: float | None = None
     highest: float = 1e6
     direction: Literal["same", "opposite"] | None = None
+    never_negative: ClassVar[tuple[str, ...]] = ("seen",)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,6 +1,6 @@
 """A weight that changes when progress stops."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -50,6 +50,7 @@ class Plateau(Controller, kind="plateau"):
     initial: float = 1.0
     lowest: float = 0.0
     highest: float = 1e6
+    never_negative: ClassVar[tuple[str, ...]] = ("waited", "cooling", "seen")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -53,6 +53,7 @@ class GradNorm(GradientBalancer, kind="gradnorm"):
     asymmetry: Annotated[float, Field(ge=0)] = 1.5
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.025
     needs: ClassVar[tuple[Statistic, ...]] = ("norms",)
+    never_negative: ClassVar[tuple[str, ...]] = ("seen", "second_moment", "count")
 
     def init(self, n: int) -> State:
         zero = ("first", "seen", "first_moment", "second_moment", "count")

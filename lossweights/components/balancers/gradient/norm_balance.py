@@ -47,6 +47,7 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.999
     per_item: bool = True
     needs: ClassVar[tuple[Statistic, ...]] = ("norms", "item_norms")
+    never_negative: ClassVar[tuple[str, ...]] = ("sum", "norm")
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
