@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import islice
 from types import FrameType
 from typing import Any
@@ -76,6 +77,11 @@ def did_you_mean(name: object, options: Iterable[str]) -> str:
     """`"; did you mean 'kl'?"` for the nearest of `options`; empty if none is near."""
     if not isinstance(name, str) or len(name) > _LONGEST_NAME:  # the comparison is quadratic
         return ""
+    return _nearest(name, tuple(options))
+
+
+@lru_cache(maxsize=64)  # one mistake is often made many times
+def _nearest(name: str, options: tuple[str, ...]) -> str:
     likely = (option for option in options if len(option) <= _LONGEST_NAME)
     lowered = {option.lower(): option for option in islice(likely, _MOST_OPTIONS)}
     near = get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lossweights.components.durations import Duration
 from lossweights.config.files import open_file
-from lossweights.criterion.record import Step, Steps
+from lossweights.criterion.record import Step, Sums
 from lossweights.criterion.report import METRICS, QUANTITIES, chosen, on_host
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import HorizonError, did_you_mean, quoted, shown, warn
@@ -96,7 +96,7 @@ class History:
         self._is_mean = reduce == "mean"
         self._rows: list[Row] = []
         self._steps: list[Step] = []  # of the interval that is not complete
-        self._sums: Steps | None = None  # its earlier steps
+        self._sums: Sums | None = None  # its earlier steps
         self._last, self._partial = 0, _NO_ROW  # its last step, and its row if it was asked for
         self._path = None
         if path is not None:

@@ -187,6 +187,22 @@ class LossConfig(Declaration):
                 raise ValueError(f"balancer: {error}") from None
         return self
 
+    @model_validator(mode="after")
+    def _skipped_terms_are_observed(self) -> Self:
+        """Refuses terms that would be left out for good, because nothing else is observed."""
+        left_out = {
+            name: term.controller.source
+            for name, term in self.terms.items()
+            if term.controller is not None and term.when_zero == "skip"
+        }
+        for name, source in left_out.items():
+            if source in left_out:
+                raise ValueError(
+                    f"terms.{name}: when_zero: skip would leave the term out for good, because its "
+                    f"controller observes {source!r}, which is left out too: write when_zero: keep"
+                )
+        return self
+
     @property
     def balanced_names(self) -> tuple[str, ...]:
         """The terms that a balancer would weight, sorted."""

@@ -99,7 +99,7 @@ class Term(Declaration):
     @model_validator(mode="after")
     def _is_observed_while_skipped(self) -> Self:
         controller = self.controller
-        if controller is None or self.when_zero == "keep" or isinstance(controller, Manual):
+        if controller is None or self.when_zero == "keep" or not controller.observes:
             return self
         if controller.instant or controller.source is None:
             raise ValueError(

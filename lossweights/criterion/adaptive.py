@@ -117,7 +117,8 @@ class Adaptive(AdaptiveState):
                 self._declare_balancer(self.balancer_slot)
             self._balances_all = len(balanced) == len(terms) and not self.controllers
             self.compared = frozenset(balanced) if _compares(config.balancer) else frozenset()
-            self.observes = bool(self.controllers or raws or self._learns or self.estimates)
+            observing = any(_observes(slot) for slot in self.controllers.values())
+            self.observes = bool(observing or raws or self._learns or self.estimates)
         self.average_gradients()
         self._check_signs()
         self.after_load()
@@ -242,10 +243,10 @@ class Adaptive(AdaptiveState):
         return Factors(factors, penalties, step, plain, passes)
 
     def _passes(self, values: Values, divided_by: int | None) -> Tensor:
-        """By what the part of a sum in one forward pass is multiplied to estimate the sum.
+        """The factor that estimates a whole sum from its part in one forward pass, for each term.
 
-        That is the number of passes, which is that of the last step unless the total is divided
-        by it; 1 for the other terms.
+        It is the number of passes: that of the last step, unless the total is divided by it. It is
+        1 for the other terms.
         """
         last = self.observations.state["passes"]
         passes = last if divided_by is None else self._one * divided_by
@@ -387,7 +388,7 @@ class Adaptive(AdaptiveState):
         observations = self.observations
         values, valid = observations.take(self._group)
         for name, slot in self.controllers.items():
-            if name not in inactive:
+            if name not in inactive and _observes(slot):
                 channel = observations.channel(slot.component.source or name)  # type: ignore[union-attr]
                 self._update_one(slot, values[channel], valid[channel])
         for name in observations.raws:
@@ -560,6 +561,11 @@ class _Progress:
                 return key
         self._has_moved = True
         return ""
+
+
+def _observes(slot: Slot) -> bool:
+    """Whether a controller learns from observed values."""
+    return slot.component.observes  # type: ignore[union-attr]
 
 
 def _compares(balancer: Balancer | None) -> bool:

@@ -249,9 +249,10 @@ def unwrapped(optimizer: object, call: str = "follow()") -> Optimizer:
     while (wrapped := getattr(inner, "optimizer", None)) is not None:
         inner = wrapped
     if not isinstance(inner, Optimizer):
+        hint = "; with anything else call criterion.step() after each of its steps"
         raise TypeError(
-            f"{call} takes a torch optimizer, found {type(optimizer).__name__}; "
-            "with anything else call criterion.step() after each of its steps"
+            f"{call} takes a torch optimizer, found {type(optimizer).__name__}"
+            f"{hint if call == 'follow()' else ''}"
         )
     return inner
 

@@ -180,4 +180,5 @@ def finite_terms(values: Values, mode: Mode, config: LossConfig, step: int) -> V
     losses = [values.losses[index] for index in kept]
     names = tuple(values.names[index] for index in kept)
     vector = torch.stack(losses) if losses else values.vector[:0]
-    return Values(names, values.raws, losses, vector.to(values.vector.dtype))
+    raws = {name: raw for name, raw in values.raws.items() if name in names}
+    return Values(names, raws, losses, vector.to(values.vector.dtype))

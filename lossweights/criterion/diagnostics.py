@@ -3,6 +3,7 @@
 from difflib import get_close_matches
 
 from lossweights.components.durations import Duration, Horizon
+from lossweights.components.schedules.function import calls_function
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import weight_of
 from lossweights.criterion.modes import Modes
@@ -68,6 +69,8 @@ def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
     column = weight_of(config, name, horizon)
     dormant = f"dormant until step {column.start}, then " if column.start else ""
     if term.controller is not None:
+        if not term.controller.observes:
+            return f"{dormant}set by hand"
         return f"{dormant}steered by {term.controller.source or 'its own value'}"
     if term.schedule is None:
         return f"{dormant}constant"
@@ -110,9 +113,12 @@ def misspelt_sources(config: LossConfig) -> list[str]:
 def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) -> list[str]:
     """What looks wrong so far, one sentence each."""
     horizon, timeline = modes.horizon, modes.timeline
-    inactive = frozenset(config.terms) if modes.train is None else modes.train.inactive
+    off = inactive = frozenset(config.terms)
+    if modes.train is not None:
+        inactive, weights = modes.train.inactive, modes.train.weights.tolist()
+        off = inactive.union(name for name, x in zip(sorted(off), weights, strict=True) if x == 0)
     notes = [
-        record.idle_clock_warning(step),
+        record.idle_clock_warning(step, look=True),
         record.unused_warning() if inactive != config.terms.keys() else "",
         record.infinite_warning(),
         modes.apart_warning(),
@@ -127,14 +133,16 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) ->
     ]
     findings += [
         f"term {name!r} was given before, but not in the last {steps} steps: if that is meant, "
-        f"end its schedule, or drop it at terms.{name}"
+        f"let its weight end at 0, or drop it at terms.{name}"
         for name, steps in record.lost(_MISSED_STEPS).items()
-        if name not in inactive
+        if name not in off
     ]
     for name, term in config.terms.items():
         try:
             column = weight_of(config, name, horizon)
-            is_zero = not column.values(column.shown(_MOST_STEPS)).any()
+            steps = column.shown(_MOST_STEPS)
+            # What a function returns for a later step is not known before.
+            is_zero = not (calls_function(term.schedule) or column.values(steps).any())
         except HorizonError as error:
             reason = _reason(error, name)
             findings.append(f"term {name!r} has no weight yet: {reason}, with criterion.bind(...)")

@@ -52,7 +52,7 @@ class Step(NamedTuple):
     """The forward passes of one optimizer step.
 
     Args:
-        passes: The passes, but those in `sums`.
+        passes: The passes, except those in `sums`.
         sums: The table of those that were added up; None if there are none.
         names_of_sums: The terms that they had.
     """
@@ -72,7 +72,7 @@ class Step(NamedTuple):
         return (self.passes[-1].vector if self.passes else cast("Tensor", self.sums)).device
 
 
-class Steps(NamedTuple):
+class Sums(NamedTuple):
     """Several optimizer steps, added up.
 
     Args:
@@ -210,7 +210,7 @@ class ForwardRecord:
         return is_idle
 
     def _give(self, names: tuple[str, ...]) -> None:
-        """Notes that other terms than in the forward pass before were given."""
+        """Notes the terms of a forward pass, which differ from those of the pass before."""
         self._note_last()
         self._names_given = names
         self.given = self.given.union(names)
@@ -228,7 +228,7 @@ class ForwardRecord:
     def lost(self, least: int) -> dict[str, int]:
         """Terms that are no longer given, with the number of steps since they were.
 
-        That is at least `least`, and twice as much as ever before.
+        That is at least `least`, and at least twice the longest gap so far.
         """
         self._note_last()
         since = {name: self._steps - last for name, last in self._last_given.items()}
@@ -262,10 +262,13 @@ class ForwardRecord:
     def _latest(self) -> Step:
         """The step that is going on, as far as it went."""
         if not (patterns := vars(self._patterns)):
-            return Step(self._passes, self._sums, self._names_of_sums)
+            return self._without_compiled()
         sums = self._compiled.clone()
         sums = sums if self._sums is None else sums + self._sums.to(sums.device)
         return Step(self._passes, sums, self._names_of_sums.union(*patterns.values()))
+
+    def _without_compiled(self) -> Step:
+        return Step(self._passes, self._sums, self._names_of_sums)
 
     def breakdown(self, order: Iterable[str]) -> Breakdown | None:
         """The parts of the step that is going on, or else of the last; None before the first.
@@ -277,7 +280,7 @@ class ForwardRecord:
         step = self._latest() if self.awaits_step else self.recent[-1]
         return self.mean(self.add_up([step]), order)
 
-    def add_up(self, steps: Sequence[Step], earlier: Steps | None = None) -> Steps:
+    def add_up(self, steps: Sequence[Step], earlier: Sums | None = None) -> Sums:
         """The sums over steps, and over `earlier` ones.
 
         A step counts with its means over the forward passes in which a term was given, or its sums
@@ -292,9 +295,9 @@ class ForwardRecord:
         sums, names = (tables / divisors).sum(dim=0), frozenset[str]()
         if earlier is not None:
             sums, names = sums + earlier.sums.to(sums.device), earlier.names
-        return Steps(sums, names.union(*(step.names for step in steps)))
+        return Sums(sums, names.union(*(step.names for step in steps)))
 
-    def mean(self, steps: Steps, order: Iterable[str]) -> Breakdown:
+    def mean(self, steps: Sums, order: Iterable[str]) -> Breakdown:
         """The parts of a total as means over steps, terms in the given order.
 
         Values and weights are means over the steps in which a term was given; penalties and
@@ -326,7 +329,7 @@ class ForwardRecord:
         )
 
     def infinite_warning(self) -> str:
-        """What to write if the total was not finite in many steps on end; empty otherwise."""
+        """What to write if the total was not finite in many steps in a row; empty otherwise."""
         if len(self.recent) < _RECENT_STEPS:
             return ""
         tables = _tables_of_steps(self.recent, self._all)
@@ -335,14 +338,22 @@ class ForwardRecord:
             return ""
         finite = tables[-1, _WEIGHTED, :-1].isfinite().tolist()
         names = [name for name, good in zip(self._all, finite, strict=True) if not good]
+        where = f"the total was nan or inf in each of the last {_RECENT_STEPS} steps"
+        if not names:
+            return f"{where}, although each term is finite: their sum is too large for float32"
         return (
-            f"the total was nan or inf in each of the last {_RECENT_STEPS} steps, because of "
-            f"{quoted(names)}: to find where it begins, write on_nonfinite: raise"
+            f"{where}, because of {quoted(names)}: to find where it begins, write "
+            "on_nonfinite: raise"
         )
 
-    def idle_clock_warning(self, step: int) -> str:
-        """What to write if the clock did not move for many forward passes; empty otherwise."""
+    def idle_clock_warning(self, step: int, *, look: bool) -> str:
+        """What to write if the clock did not move for many forward passes; empty otherwise.
+
+        To `look` at those in compiled graphs, it waits for the device.
+        """
         idle = self._forwards - self._forwards_at_move
+        if look and vars(self._patterns):
+            idle += int(self._compiled[_COUNT, -1])
         if idle < _MANY_FORWARDS:
             return ""
         return (
@@ -364,7 +375,13 @@ class ForwardRecord:
             call(step)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_callbacks": OrderedDict()}
+        # In a few tensors: each takes a file descriptor on its way to another process.
+        kept, recent = {**self.__dict__, "_callbacks": OrderedDict()}, [*self.recent][-1:]
+        if self._passes:
+            kept |= {"_passes": [], "_sums": _sums(self._without_compiled(), self._all)}
+            kept["_names_of_sums"] = self._without_compiled().names
+        compact = [Step((), _sums(step, self._all), step.names) for step in recent]
+        return kept | {"recent": deque(compact, maxlen=self.recent.maxlen)}
 
     @torch.inference_mode(mode=False)
     def __setstate__(self, kept: dict[str, Any]) -> None:

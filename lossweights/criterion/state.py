@@ -361,8 +361,8 @@ def converted(value: Any, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     exact = found.to(dtype) if found.dtype in may_be else None
     if exact is None or not torch.equal(exact.to(found.dtype).nan_to_num(), found.nan_to_num()):
         raise ValueError(
-            f"is {value.dtype} in the checkpoint, where {dtype} may have been rounded: save the "
-            "criterion without casting its tensors"
+            f"is {value.dtype} in the checkpoint and {dtype} here, and a cast may have changed its "
+            "values: save the criterion without casting its tensors"
         )
     return exact
 

@@ -54,7 +54,7 @@ class WeightedLoss(nn.Module):
     Args:
         terms: The terms by name: a number (a constant weight), a schedule, a table, a `Term`, or
             in Python a function of the step; or a list of names, all of weight 1; or a
-            `LossConfig`, beside which only `clock` and `process_group` may be passed.
+            `LossConfig`, with which only `clock` and `process_group` may be passed.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`.
         steps_per_epoch: Optimizer steps of an epoch.
         eval_weights: What counts in evaluation: `final`, `current`, or weights by name.
@@ -249,7 +249,7 @@ class WeightedLoss(nn.Module):
         return _not_compiled(WeightedLoss._total)(self, terms, shared, training=True)
 
     def _warn_of_idle_clock(self) -> None:
-        if note := self._record.idle_clock_warning(self.current_step):
+        if note := self._record.idle_clock_warning(self.current_step, look=False):
             self._issue({"clock": note})
 
     def breakdown(self, terms: Mapping[str, Tensor | None]) -> Breakdown:
@@ -579,9 +579,10 @@ class WeightedLoss(nn.Module):
             )
         is_number = isinstance(weight, Real) and not isinstance(weight, bool)
         if not is_number or not manual.lowest <= weight <= manual.highest:
+            hint = f"change lowest or highest at terms.{name}" if is_number else "write a float"
             raise ValueError(
                 f"the weight of {name!r} is a number from {manual.lowest:g} to "
-                f"{manual.highest:g}, found {weight!r}: change lowest or highest at terms.{name}"
+                f"{manual.highest:g}, found {weight!r}: {hint}"
             )
         self.adaptive.set_weight(name, float(weight))
         self._modes.refresh()
@@ -620,7 +621,7 @@ class WeightedLoss(nn.Module):
     def metrics(
         self, prefix: str = "", include: Iterable[str] | None = None, tensors: bool = False
     ) -> dict[str, float] | dict[str, Tensor]:
-        """The last step, or as much as there is of the next, for a logger; empty before the first.
+        """The metrics of the last step, or of the current one so far; empty before the first.
 
         Values are means over the forward passes of the step, or sums with `accumulates: sum`.
 
@@ -678,7 +679,8 @@ class WeightedLoss(nn.Module):
     def _notes(self, *, look: bool) -> dict[str, str]:
         """Warnings about the training so far, by topic; `look` may wait for the device."""
         unmoved = self.adaptive.unmoved_parameters_warning(_MANY_STEPS) if look else ""
-        notes = {"clock": self._record.idle_clock_warning(self.current_step), "learned": unmoved}
+        idle = self._record.idle_clock_warning(self.current_step, look=look)
+        notes = {"clock": idle, "learned": unmoved}
         return {topic: note for topic, note in notes.items() if note}
 
     def _issue(self, notes: Mapping[str, str]) -> None:
@@ -695,9 +697,10 @@ class WeightedLoss(nn.Module):
     def audit(self) -> list[str]:
         """What looks wrong so far, one sentence each; empty if nothing does.
 
-        Terms that were never given, whose weight is 0 for the whole training, or that carry no
-        gradient; learned weights that never move; observations that a component waits for; a clock
-        that does not move.
+        Terms that were never given, are no longer given, whose weight is 0 for the whole training,
+        or that carry no gradient; terms that a balancer compares, given one at a time; a total that
+        is not finite; learned weights that never move; observations that a component waits for; a
+        clock that does not move, or is past the end of training; a criterion that is never called.
         """
         findings = audit(self.config, self._record, self._modes, self.current_step)
         return findings + self.adaptive.findings()

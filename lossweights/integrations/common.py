@@ -18,12 +18,14 @@ class TrainerSync:
     def __init__(self) -> None:
         self._criteria: Criteria = {}
         self._followers: list[Follower] = []
+        self._divided: dict[str, int | None] = {}  # as the user has set it
         self._warned: set[str] = set()
 
     def begin(self, criteria: Criteria, optimizers: Mapping[str, object]) -> None:
         """Makes each clock follow the optimizer with the name of its criterion."""
         self.end()
         self._criteria = criteria
+        self._divided = {name: each.divided_by for name, each in criteria.items()}
         for name, criterion in timed(criteria).items():
             follower = criterion.clock.follower
             if follower is not None and follower.of_trainer:  # left by an interrupted training
@@ -79,7 +81,7 @@ class TrainerSync:
         return any(criterion.adaptive.summed for criterion in self._criteria.values())
 
     def divide(self, by: int | None) -> None:
-        """Sets by what the trainer divides the totals before a backward pass."""
+        """Sets the number by which the trainer divides each total before its backward pass."""
         for criterion in self._criteria.values():
             criterion.divided_by = by
 
@@ -105,7 +107,9 @@ class TrainerSync:
         for follower in self._followers:
             follower.remove()
         self._followers = []
-        self.divide(None)
+        for name, by in self._divided.items():
+            self._criteria[name].divided_by = by
+        self._divided = {}
 
 
 def criteria_of(model: nn.Module) -> dict[str, WeightedLoss]:

@@ -88,7 +88,8 @@ class LossWeights:
         if total is None and each is not None and state.max_epochs is not None:
             total = state.max_epochs * each
         self._sync.begin(self._criteria, dict.fromkeys(self._criteria, self._optimizer))
-        self._sync.divide(accumulated)
+        if accumulated > 1:
+            self._sync.divide(accumulated)
         self._sync.bind(
             None if total is None else total // accumulated,
             None if each is None else max(1, round(each / accumulated)),

@@ -284,9 +284,7 @@ def test_the_terms_that_are_shown_are_those_of_the_config(term: Any) -> None:
     assert LossConfig.read(whole) == found.config
 
 
-@pytest.mark.parametrize(
-    "name", ["\U0001d6fc", "\U0001f600 x", "é", "a\tb", "1e3", "<<", "null", "- a"]
-)
+@pytest.mark.parametrize("name", ["\U0001d6fc", "\U0001f600 x", "é", "1e3", "<<", "null", "- a"])
 def test_any_name_can_be_pasted(name: str) -> None:
     found = calibrate(WeightedLoss({"a": 1.0, name: 1.0}), [{"a": 1.0, name: 30.0}])
     _, text = str(found).split("\n\n")

@@ -114,7 +114,7 @@ def test_a_balancer_may_be_written(written: Any) -> None:
         ({"kl": {"balanced": "perhaps"}}, "terms.kl.balanced: "),
         (
             {"kl": {"transform": "log", "accumulates": "sum"}},
-            r"terms.kl: Log\(\) needs the value of a whole step.*: give means, or transform the l",
+            r"terms.kl: `log` needs the value of a whole step.*: give means, or transform the l",
         ),
     ],
 )

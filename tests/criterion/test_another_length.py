@@ -186,8 +186,12 @@ def test_a_clock_that_nobody_moves_warns_once_after_200_forward_passes(schedule:
     with warned() as found:
         for _ in range(300):
             ours(losses(a=1.0, kl=1.0))
-        ours.metrics()
+    # Constant weights do not need the clock. Metrics do, which are means over a step.
     assert ["criterion.follow(optimizer)" in each for each in found] == [True] * (schedule is RAMP)
+    with warned() as found:
+        ours.metrics()
+        ours.metrics()
+    assert ["metrics are means" in each for each in found] == [True] * (schedule is not RAMP)
 
 
 def test_steps_in_between_begin_the_count_again() -> None:

@@ -234,3 +234,47 @@ def test_live_weights_those_of_the_step_and_those_of_a_checkpoint_agree(
         for name, weight in shown.items():
             assert math.isnan(weight) or weight == used.get(f"weight/{name}", 0.0)
         criterion.step()
+
+
+def test_a_sum_that_is_too_large_for_float32_is_found() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": 1.0})
+    for _ in range(60):
+        criterion(losses(a=3e38, b=3e38))
+        criterion.step()
+    (finding,) = criterion.audit()
+    assert "although each term is finite: their sum is too large for float32" in finding
+
+
+# What is not known yet
+
+
+def test_a_function_that_is_0_now_may_change() -> None:
+    called: list[int] = []
+
+    def weight(step: int) -> float:
+        called.append(step)
+        return 0.0
+
+    criterion = WeightedLoss({"a": 1.0, "b": weight}, total_steps=100_000)
+    criterion(losses(a=1.0, b=1.0))
+    before = len(called)
+    assert criterion.audit() == []
+    assert len(called) == before
+
+
+def test_an_optional_term_whose_weight_ended_at_0_is_not_missed() -> None:
+    ends = {"kind": "ramp", "start": 1.0, "stop": 0.0, "over": "5 steps"}
+    criterion = WeightedLoss({"a": 1.0, "b": {"schedule": ends, "optional": True}})
+    for step in range(40):
+        criterion(losses(a=1.0, b=1.0) if step < 5 else losses(a=1.0))
+        criterion.step()
+    assert criterion.audit() == []
+
+
+def test_a_compiled_criterion_reports_that_nobody_moves_its_clock() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": {"kind": "warmup", "over": "9 steps"}})
+    compiled = torch.compile(criterion, backend="eager", fullgraph=True)
+    for _ in range(250):
+        compiled(losses(a=1.0, b=1.0))
+    (finding,) = criterion.audit()
+    assert finding.startswith("250 training forwards and the clock is at step 0")

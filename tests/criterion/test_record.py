@@ -454,3 +454,32 @@ def test_a_step_goes_on_where_its_losses_move() -> None:
         metrics = criterion.metrics(tensors=True)
         assert {part.device.type for part in metrics.values()} == {"meta"}
         criterion.step()
+
+
+def test_a_pass_that_skips_a_term_leaves_its_value_out_of_the_step() -> None:
+    terms: dict[str, Any] = {"a": {"transform": "log"}, "b": 1.0}
+    criterion = WeightedLoss(terms, on_nonfinite="skip_term")
+    criterion(losses(a=2.0, b=1.0))
+    criterion(losses(a=float("nan"), b=1.0))
+    criterion.step()
+    assert criterion.metrics(include=["raw"]) == {"raw/a": 2.0, "raw/b": 1.0}
+
+
+def test_a_copy_has_the_last_step_and_the_current_one_in_a_few_tensors() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": {"transform": "log"}})
+    for _ in range(60):
+        for _ in range(12):
+            criterion(losses(a=1.0, b=2.0))
+        criterion.step()
+    small = WeightedLoss({"a": 1.0, "b": {"transform": "log"}})
+    small(losses(a=1.0, b=2.0))
+    small.step()
+    assert len(pickle.dumps(criterion)) < 2 * len(pickle.dumps(small))
+    for value in (3.0, 5.0):
+        criterion(losses(a=value, b=2.0))
+    copied = pickle.loads(pickle.dumps(criterion))
+    assert copied.metrics() == criterion.metrics()
+    for each in (criterion, copied):
+        each(losses(a=10.0, b=2.0))
+        each.step()
+        assert each.metrics()["raw/a"] == 6.0

@@ -191,3 +191,10 @@ def test_after_a_training_the_clock_is_free() -> None:
         with warnings.catch_warnings(action="ignore"):  # the first one is past its end
             criterion.step()
         assert criterion.current_step == before + 1
+
+
+def test_what_the_user_divides_by_is_kept() -> None:
+    module = Module()
+    module.criterion.divided_by = 3
+    trainer(LossWeights(), max_epochs=1).fit(module, Loader())
+    assert module.criterion.divided_by == 3

@@ -25,9 +25,11 @@ class Controller(Component):
     Attributes:
         instant: Whether `weigh` reads the value of the forward pass that it weighs. Its weights
             are then those of a micro-batch and of a rank, not of a step.
+        observes: Whether `update` learns from observed values.
     """
 
     instant: ClassVar[bool] = False
+    observes: ClassVar[bool] = True
     source: str | None = None
 
     @property

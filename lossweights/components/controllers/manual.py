@@ -1,9 +1,9 @@
 """A weight that is set by hand."""
 
-from typing import Self
+from typing import Annotated, ClassVar, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import WithJsonSchema, model_validator
 from torch import Tensor
 
 from lossweights.components.context import State, StepContext
@@ -31,6 +31,8 @@ class Manual(Controller, kind="manual"):
     initial: float = 1.0
     lowest: float = 0.0
     highest: float = 1e6
+    source: Annotated[str | None, WithJsonSchema({"type": "null"})] = None
+    observes: ClassVar[bool] = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:

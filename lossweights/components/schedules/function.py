@@ -25,8 +25,8 @@ def _cannot_be_saved(function: Callable[[int], float]) -> str:
 class Function(Schedule):
     """A Python function of the step; it has no kind, since a file cannot contain it.
 
-    It is called for one step at a time, when that step begins. If the length of training is known,
-    it is not called for steps after its end.
+    In training it is called for one step at a time, when that step begins. If the length of
+    training is known, it is not called for steps after its end.
 
     Args:
         function: From the step (an int) to the weight (a float).

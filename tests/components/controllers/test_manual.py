@@ -139,3 +139,25 @@ def test_skip_is_refused_for_a_controller_that_would_never_see_its_term_again() 
     ours.step()
     assert ours.is_active("size")
     assert ours.weights["size"] > 0
+
+
+@pytest.mark.parametrize("sources", [("a", None), ("b", "a")], ids=["itself", "each other"])
+def test_skip_is_refused_if_all_that_is_observed_is_left_out(sources: tuple[str, str]) -> None:
+    terms = {
+        name: {
+            "controller": {"kind": "pid", "target": 1.0, "response": "9 steps", "source": source},
+            "when_zero": "skip",
+        }
+        for name, source in zip("ab", sources, strict=True)
+        if source
+    }
+    with pytest.raises(ConfigError, match=r"terms.[ab]: when_zero: skip .* for good, because"):
+        WeightedLoss({"c": 1.0, "b": 1.0, **terms})
+
+
+def test_it_observes_nothing_and_needs_no_clock() -> None:
+    ours = criterion()
+    for _ in range(300):
+        ours(losses(a=1.0, kl=1.0))
+    assert not ours.adaptive.observes
+    assert "set by hand" in ours.describe()
