@@ -285,6 +285,11 @@ def read_total_steps(value: object, least: int = 0) -> int | Duration | None:
             value = int(duration.value)
         else:
             return duration
+    if isinstance(value, str) and len(text := value.strip()) > 1 and text.startswith("0"):
+        raise ValueError(
+            f"total_steps is {shown(value)}, which some programs read as octal: write it without "
+            "the 0 in front"
+        )
     return check_count("total_steps", value, least)
 
 

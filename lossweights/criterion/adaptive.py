@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from lossweights.criterion.indexing import is_finite, take
 from lossweights.criterion.observations import Observations
 from lossweights.criterion.reader import Values
 from lossweights.criterion.slots import Slot, initial_state
-from lossweights.criterion.state import AdaptiveState
+from lossweights.criterion.state import AdaptiveState, Checked
 from lossweights.errors import ConfigError
 
 _ENOUGH_STEPS = 2  # the first step of a warm-up has a learning rate of 0
@@ -476,6 +476,21 @@ class Adaptive(AdaptiveState):
             self._after.state["totals"] = self._after.state["totals"].to(device)
             self._after.refresh()
             self._refresh()
+
+    def read(self, found: Mapping[str, Any]) -> Checked:
+        checked = super().read(found)
+        if checked.problems:
+            return checked
+        for place, slot in self.slots.items():
+            group = f"{place}.{slot.component.kind or type(slot.component).__name__}."
+            state = {
+                key: checked.values.get(key if key in self._parameters else group + key, tensor)
+                for key, tensor in slot.state.items()
+            }
+            if problem := slot.why_impossible(state):
+                is_learned = problem.split()[0] in self._parameters
+                checked.problems.append(problem if is_learned else group + problem)
+        return checked
 
     def after_load(self) -> None:
         """Brings the rest in line with tensors that were just loaded."""

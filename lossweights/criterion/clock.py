@@ -47,7 +47,6 @@ class Clock:
         has_owner: Whether a criterion owns it.
         follower: What moves the clock with an optimizer; None if nothing does.
         declared: The horizon given at construction; `bind` does not change it.
-        loaded: The horizon of the last checkpoint; None before any was loaded.
 
     A copy or a pickle keeps the step and the horizon. It follows no optimizer, and the copied
     criteria subscribe to it again.
@@ -68,7 +67,6 @@ class Clock:
         self.follower: Follower | None = None
         self._bound = (total_steps, steps_per_epoch)
         self.declared = self._horizon = Horizon(total_steps, steps_per_epoch)
-        self.loaded: Horizon | None = None
         self._listeners: list[weakref.ref[Listener]] = []
 
     @property
@@ -81,6 +79,11 @@ class Clock:
         """The length of training, as far as it is known."""
         return self._horizon
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether it follows an optimizer that still exists."""
+        return self.follower is not None and self.follower.is_alive
+
     def advance(self, n: int = 1) -> None:
         """Counts `n` optimizer steps that were done.
 
@@ -89,7 +92,7 @@ class Clock:
         """
         if n.__class__ is not int or n < 0:
             n = whole_number("step()", n)
-        if self.follower is not None and self.follower.is_alive:
+        if self.is_followed:
             raise RuntimeError(
                 "this criterion follows an optimizer, which moves its clock: drop the call of "
                 "step(), or release the clock with the handle that follow() returned, "
@@ -105,12 +108,9 @@ class Clock:
         """Sets the clock, as `WeightedLoss.set_step`: observations of the step are dropped."""
         self._move(whole_number("set_step()", step), stepped=False)
 
-    def restore(self, step: int, horizon: Horizon | None = None) -> None:
-        """Sets the step of a checkpoint, and notes its horizon; `refresh` follows after the load.
-
-        The horizon of this clock stays: that of the checkpoint is only compared with it.
-        """
-        self._step, self.loaded = step, horizon
+    def restore(self, step: int) -> None:
+        """Sets the step of a checkpoint; `refresh` follows once everything is loaded."""
+        self._step = step
 
     def refresh(self) -> None:
         """Makes all criteria on this clock compute the weights of its step."""
@@ -142,7 +142,7 @@ class Clock:
 
     def follow(self, optimizer: Optimizer) -> Follower:
         """Moves the clock with each step of `optimizer`, as `WeightedLoss.follow`."""
-        if self.follower is not None and self.follower.is_alive:
+        if self.is_followed:
             raise RuntimeError(
                 "this criterion follows an optimizer already, and one clock has one owner: release "
                 "it first with handle.remove(), or build a second criterion with "
@@ -180,7 +180,7 @@ class Clock:
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_step", "has_owner", "declared", "loaded", "_bound", "_horizon")
+        kept = ("_step", "has_owner", "declared", "_bound", "_horizon")
         return {key: self.__dict__[key] for key in kept}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:

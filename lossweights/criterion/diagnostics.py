@@ -137,6 +137,14 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) ->
         for name, steps in record.lost(_MISSED_STEPS).items()
         if name not in off
     ]
+    findings += [
+        f"the controller of {name!r} observes {source!r}, which does not count now (dormant, or "
+        "left out at a weight of 0), so it learns nothing: let it observe a metric"
+        for name, term in config.terms.items()
+        if term.controller is not None
+        and (source := term.controller.source) in inactive
+        and name not in inactive
+    ]
     for name, term in config.terms.items():
         try:
             column = weight_of(config, name, horizon)

@@ -1,7 +1,7 @@
 """How terms count in training and in evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -61,6 +61,7 @@ class Modes:
         train: The mode of training; None if `missing`.
         eval: The mode of evaluation; None if `missing`.
         missing: What is not known yet and must be bound, as an error message.
+        loaded: The length of training of a checkpoint that was loaded, until it is compared.
         horizon: The length of training.
         timeline: The schedules; None if `missing`.
     """
@@ -77,7 +78,8 @@ class Modes:
         self.config, self.adaptive, self.record, self.clock = config, adaptive, record, clock
         self._own = (config.total_steps, config.steps_per_epoch) if shares_clock else (None, None)
         self.device, self._has_warned = torch.device("cpu"), False
-        self._loaded: Horizon | None = None
+        self.loaded: Horizon | None = None
+        self._done: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
         self._reset()
         self.on_bind()
         self.after_bind()
@@ -100,6 +102,15 @@ class Modes:
             raise HorizonError(self.missing)
         return mode
 
+    def of_step_done(self) -> Mode:
+        """The mode of training, with the terms that counted in the step that was done.
+
+        Raises:
+            HorizonError: If the length of training is needed and not known.
+        """
+        dormant, skipped = self._done
+        return replace(self.get(training=True), dormant=dormant, skipped=skipped)
+
     # Events of the clock
 
     def on_bind(self) -> None:
@@ -113,7 +124,7 @@ class Modes:
             of_clock.total_steps if self._own[0] is None else self._own[0],
             of_clock.steps_per_epoch if self._own[1] is None else self._own[1],
         )
-        self._before = self.horizon if self.timeline is not None else self.clock.loaded
+        self._before = self.horizon if self.timeline is not None else self.loaded
         missing, timeline = "", None
         try:
             timeline = Timeline(self.config, horizon)
@@ -136,11 +147,6 @@ class Modes:
         step, timeline = self.clock.step, self.timeline
         if before is None or timeline is None or not step:
             return
-        own_total, own_each = self._own
-        before = Horizon(
-            before.total_steps if own_total is None else own_total,
-            before.steps_per_epoch if own_each is None else own_each,
-        )
         if before != self.horizon and (note := timeline.changes(before, step)):
             warn(note)
 
@@ -150,6 +156,10 @@ class Modes:
             self.adaptive.discard()
         done = stepped and step != before
         is_due = self.record.step_done(before) and done
+        if done and not is_due:
+            self.record.idle_steps += 1
+        if self.adaptive.learns_after and self.train is not None:
+            self._done = self.train.dormant, self.train.skipped
         if self.timeline is None:
             return
         try:
@@ -202,9 +212,9 @@ class Modes:
         """Computes the weights of the clock's step after a checkpoint was loaded."""
         if self.timeline is not None:
             self._show_next(self.clock.step, self.clock.step)
-            if self.clock.loaded is not self._loaded:  # each criterion of a clock may load it
-                self._loaded = self.clock.loaded
-                self._warn_of_changes(self._loaded)
+            if self.clock.step:  # else the clock, which another criterion has, is loaded later
+                loaded, self.loaded = self.loaded, None
+                self._warn_of_changes(loaded)
 
     # Weights
 
@@ -329,7 +339,7 @@ class Modes:
 
     def __getstate__(self) -> dict[str, Any]:
         # Computed again, on the CPU: another machine may lack the device.
-        kept = ("config", "adaptive", "record", "clock", "_own", "_has_warned", "_loaded")
+        kept = ("config", "adaptive", "record", "clock", "_own", "_has_warned", "loaded", "_done")
         return {key: self.__dict__[key] for key in kept}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:

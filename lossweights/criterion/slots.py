@@ -187,6 +187,29 @@ class Slot:
                     f"{tuple(shape)}: keep the shape"
                 )
 
+    def why_impossible(self, state: State) -> str:
+        """The key and the problem of a state that gives impossible weights; empty if none does."""
+        if not (state and (problem := self._problem_of(state))):
+            return ""
+        ours = self.state
+        guilty = [key for key in state if not self._problem_of({**state, key: ours[key]})]
+        return f"{(guilty or [*state])[0]} {problem}"
+
+    @torch.no_grad()
+    def _problem_of(self, state: State) -> str:
+        component = self.component
+        if isinstance(component, Transform | GradientBalancer):
+            return ""
+        shape = () if isinstance(component, Controller) else (len(self.terms),)
+        device = next(iter(state.values())).device
+        value = 1.0 if component.instant else torch.nan
+        losses = torch.full(shape, value, dtype=torch.float32, device=device)
+        weights = component.weigh(losses, state, self.now)
+        is_signed = isinstance(component, Controller) and not component.stays_above_zero
+        if not weights.isfinite().all() or (not is_signed and (weights < 0).any()):
+            return f"gives weights of {weights.tolist()}, which no training does"
+        return ""
+
     def check(self, device: torch.device) -> None:
         """Calls the component once, and checks what it returns.
 

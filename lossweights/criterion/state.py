@@ -89,6 +89,7 @@ class AdaptiveState(nn.Module):
         device: The device of all tensors.
         is_mapped: Whether the learned tensors were last loaded from a checkpoint with other terms.
         skips_load: Whether the next load changes nothing, since more than this module is refused.
+        checked: What the criterion read for the next load; None to read it then.
     """
 
     # First parts of the keys in a checkpoint; no attribute of an instance has such a name.
@@ -104,6 +105,7 @@ class AdaptiveState(nn.Module):
         self._pairs: set[str] = set()
         self._never_negative: set[str] = set()
         self.is_mapped = self.skips_load = False
+        self.checked: Checked | None = None
 
     def declare(
         self,
@@ -293,7 +295,8 @@ class AdaptiveState(nn.Module):
     ) -> None:
         if self.skips_load:
             return
-        checked = self.read(entries(state_dict, prefix))
+        checked = self.checked or self.read(entries(state_dict, prefix))
+        self.checked = None
         missing_keys += [prefix + key for key in checked.missing]
         unexpected_keys += [prefix + key for key in checked.unexpected]
         error_msgs += [prefix + problem for problem in checked.problems]
@@ -390,7 +393,7 @@ def _why_impossible(key: str, value: Tensor) -> str:
 
 
 def _are_counts(values: Tensor) -> bool:
-    return bool((values.isfinite() & (values >= 0) & (values == values.round())).all())
+    return bool(((values >= 0) & (values <= 2**31) & (values == values.round())).all())
 
 
 def encoded(names: Sequence[str]) -> Tensor:

@@ -45,6 +45,7 @@ from lossweights.criterion.state import NOT_STRICT, converted, decoded, encoded,
 from lossweights.criterion.torch_internals import loads_strictly
 from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, shown, warn
 
+_MANY_FORWARDS_FOLLOWED = 2000  # after which a clock that follows an optimizer stands still
 _MANY_STEPS = 100  # steps after which learned weights that did not move were forgotten
 
 
@@ -106,6 +107,8 @@ class WeightedLoss(nn.Module):
             raise TypeError(
                 f"clock= takes the clock of another criterion, found {type(clock).__name__}: {hint}"
             )
+        if process_group is not None and sync == "off":
+            raise ConfigError("process_group has no effect with sync: off: remove one of them")
         fields = {
             "total_steps": total_steps,
             "steps_per_epoch": steps_per_epoch,
@@ -249,6 +252,8 @@ class WeightedLoss(nn.Module):
         return _not_compiled(WeightedLoss._total)(self, terms, shared, training=True)
 
     def _warn_of_idle_clock(self) -> None:
+        if self.clock.is_followed and self._record.idle < _MANY_FORWARDS_FOLLOWED:
+            return  # many batches may be accumulated, or another model be trained first
         if note := self._record.idle_clock_warning(self.current_step, look=False):
             self._issue({"clock": note})
 
@@ -452,7 +457,7 @@ class WeightedLoss(nn.Module):
         if skipped and self._record.awaits_step:
             return  # a forward pass without a step after it: the gradient scaler skipped that
         with torch.inference_mode(mode=False), torch.no_grad():
-            mode = self._modes.get(training=True)
+            mode = self._modes.of_step_done()
             values = self._reader.read(terms, mode)
             adaptive.learn_after(values, mode.inactive)
             self._modes.show(self.current_step)
@@ -573,9 +578,10 @@ class WeightedLoss(nn.Module):
         if not isinstance(manual := term.controller, Manual):
             owner = term.controller or term.schedule
             of = f"{owner.kind or 'function'!r} sets it" if owner else "it is a constant"
+            lowest = ", lowest: -1e6" if term.weight < 0 else ""
             raise ValueError(
                 f"the weight of {name!r} cannot be set, {of}: write "
-                f"{{kind: manual, initial: {term.weight:g}}} at terms.{name}"
+                f"{{kind: manual, initial: {term.weight:g}{lowest}}} at terms.{name}"
             )
         is_number = isinstance(weight, Real) and not isinstance(weight, bool)
         if not is_number or not manual.lowest <= weight <= manual.highest:
@@ -747,10 +753,9 @@ class WeightedLoss(nn.Module):
         destination[f"{prefix}term_names"] = encoded(sorted(self.config.terms))
         if self._owns_clock:
             destination[f"{prefix}clock.step"] = torch.tensor(self.clock.step)
-            horizon = self.clock.horizon
-            numbers = (horizon.total_steps, horizon.steps_per_epoch)
-            known = [n if isinstance(n, int) else -1 for n in numbers]
-            destination[f"{prefix}clock.horizon"] = torch.tensor(known)
+        numbers = (self.horizon.total_steps, self.horizon.steps_per_epoch)
+        known = [n if isinstance(n, int) else -1 for n in numbers]
+        destination[f"{prefix}horizon"] = torch.tensor(known)
 
     def _load_from_state_dict(
         self,
@@ -771,13 +776,13 @@ class WeightedLoss(nn.Module):
         )
         strict = loads_strictly(default=strict)
         found, inside = entries(state_dict, prefix), f"{prefix}adaptive."
-        read: dict[str, Callable[[Any], Any]] = {"term_names": decoded}
+        read: dict[str, Callable[[Any], Any]] = {"term_names": decoded, "horizon": _horizon_of}
         if self._owns_clock:
-            read |= {"clock.step": _step_of, "clock.horizon": _horizon_of}
+            read["clock.step"] = _step_of
         values: dict[str, Any] = {}
         for key, reader in read.items():
             if key not in found:
-                missing += [] if key == "clock.horizon" else [prefix + key]
+                missing += [] if key == "horizon" else [prefix + key]
                 continue
             try:
                 values[key] = reader(found[key])
@@ -795,7 +800,7 @@ class WeightedLoss(nn.Module):
             for name in sorted(theirs - ours)
         ]
         # Everything is checked before anything is changed.
-        adaptive = self.adaptive.read(entries(state_dict, inside))
+        adaptive = self.adaptive.checked = self.adaptive.read(entries(state_dict, inside))
         refused = bool(problems or (strict and (missing or unexpected)))
         refused = self.adaptive.skips_load = refused or adaptive.is_refused(strict=strict)
         if refused:
@@ -819,8 +824,9 @@ class WeightedLoss(nn.Module):
             return
         self.adaptive.discard()  # observations belong to no step of the checkpoint
         self._record.step_done(self.clock.step)
+        self._modes.loaded = values.get("horizon")
         if "clock.step" in values:
-            self.clock.restore(values["clock.step"], values.get("clock.horizon", Horizon()))
+            self.clock.restore(values["clock.step"])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -916,6 +922,7 @@ def _weights_move(config: LossConfig, adaptive: Adaptive) -> bool:
 
 def _after_load(criterion: WeightedLoss, _: object) -> None:
     """Shows the weights of a checkpoint once, when all of it is loaded."""
+    criterion.adaptive.checked = None
     if criterion.adaptive.skips_load:
         criterion.adaptive.skips_load = False
         return

@@ -126,25 +126,32 @@ def test_scheduled_fields_of_components_are_compared() -> None:
 
 
 def test_each_criterion_of_a_clock_speaks_of_its_own_weights() -> None:
-    def both(total: int) -> torch.nn.ModuleList:
+    def both(total: int, own: int) -> torch.nn.ModuleList:
         owner = WeightedLoss({"a": RAMP}, total_steps=total)
         guest = WeightedLoss({"b": LATE}, clock=owner.clock)
-        fixed = WeightedLoss({"c": RAMP}, clock=owner.clock, total_steps=10_000)
-        return torch.nn.ModuleList([owner, guest, fixed])
+        with_own = WeightedLoss({"c": RAMP}, clock=owner.clock, total_steps=own)
+        return torch.nn.ModuleList([owner, guest, with_own])
 
-    old, new = both(10_000), both(15_000)
+    old = both(10_000, own=20_000)
     old[0].set_step(9_000)  # type: ignore[operator]
-    with warned() as found:
-        new.load_state_dict(old.state_dict())
-    assert [("term 'a'" in each, "term 'b'" in each) for each in found] == [
-        (True, False),
-        (False, True),
-    ]
+    for total, own, changed in (
+        (15_000, 20_000, ["'a'", "'b'"]),
+        (10_000, 40_000, ["'c'"]),
+        (15_000, 40_000, ["'a'", "'b'", "'c'"]),
+        (10_000, 20_000, []),
+    ):
+        for order in ([0, 1, 2], [2, 1, 0]):
+            new = both(total, own)
+            with warned() as found:
+                for index in order:
+                    new[index].load_state_dict(old[index].state_dict())
+            assert len(found) == len(changed)
+            assert all(any(name in each for each in found) for name in changed)
 
 
 def test_a_checkpoint_without_a_length_loads() -> None:
     state = finished({"kl": RAMP})
-    del state["clock.horizon"]
+    del state["horizon"]
     ours = WeightedLoss({"kl": RAMP}, total_steps=15_000)
     with warned() as found:
         ours.load_state_dict(state)
@@ -192,6 +199,22 @@ def test_a_clock_that_nobody_moves_warns_once_after_200_forward_passes(schedule:
         ours.metrics()
         ours.metrics()
     assert ["metrics are means" in each for each in found] == [True] * (schedule is not RAMP)
+
+
+def test_many_accumulated_batches_are_no_forgotten_clock() -> None:
+    ours = WeightedLoss({"a": 1.0, "kl": RAMP}, total_steps=10)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(()))])
+    ours.follow(optimizer)
+    with warned() as found:
+        for _ in range(3):
+            for _ in range(256):
+                ours(losses(a=1.0, kl=1.0))
+            optimizer.step()
+    assert found == []
+    with warned() as found:  # an optimizer that makes no step
+        for _ in range(2000):
+            ours(losses(a=1.0, kl=1.0))
+    assert ["2000 training forwards" in each for each in found] == [True]
 
 
 def test_steps_in_between_begin_the_count_again() -> None:

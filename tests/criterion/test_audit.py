@@ -108,6 +108,14 @@ def test_a_criterion_whose_clock_moves_and_that_is_never_called_is_found() -> No
     assert criterion.audit() == []
 
 
+def test_loading_and_setting_the_clock_are_no_steps() -> None:
+    criterion = WeightedLoss(["a"])
+    for step in range(10):
+        criterion.set_step(step)
+        criterion.load_state_dict(criterion.state_dict())
+    assert criterion.audit() == []
+
+
 def test_a_criterion_that_is_dormant_need_not_be_called() -> None:
     owner = WeightedLoss(["a"])
     late = WeightedLoss({"b": {"after": "20 steps"}}, clock=owner.clock)
@@ -139,7 +147,7 @@ def test_a_term_that_comes_every_sixteenth_step_is_not_missed() -> None:
         criterion.step()
         if step > 20:
             assert criterion.audit() == []
-    for _ in range(20):
+    for _ in range(80):
         criterion(losses(a=1.0))
         criterion.step()
     assert ["'b' was given before" in finding for finding in criterion.audit()] == [True]
@@ -278,3 +286,11 @@ def test_a_compiled_criterion_reports_that_nobody_moves_its_clock() -> None:
         compiled(losses(a=1.0, b=1.0))
     (finding,) = criterion.audit()
     assert finding.startswith("250 training forwards and the clock is at step 0")
+
+
+def test_a_controller_that_observes_a_term_that_is_left_out_is_found() -> None:
+    held = {"kind": "lagrangian", "at_most": 1.0, "source": "s"}
+    criterion = WeightedLoss({"a": 1.0, "s": {"after": "9 steps"}, "kl": held})
+    assert any("the controller of 'kl' observes 's'" in finding for finding in criterion.audit())
+    criterion.set_step(9)
+    assert not any("observes 's'" in finding for finding in criterion.audit())

@@ -28,8 +28,7 @@ def test_a_schedule_that_will_fail_is_told_and_not_raised() -> None:
     terms: Any = {"nll": 1.0, "kl": lambda step: table[step]}
     criterion = WeightedLoss(terms, total_steps=5000, eval_weights="current")
     assert re.search(r"kl .*: its schedule fails: .* at step 2000", criterion.describe())
-    (found,) = criterion.audit()
-    assert re.search(r"term 'kl' has a schedule that fails: .* failed at step 2000", found)
+    assert criterion.audit() == []  # which is asked in training, and calls no function
 
 
 @pytest.mark.parametrize(

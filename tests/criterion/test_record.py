@@ -415,8 +415,8 @@ def few_more_tensors(most: int) -> Iterator[None]:
 def test_a_step_of_many_forward_passes_takes_no_more_memory_than_one_of_some() -> None:
     criterion = WeightedLoss(["a"])
     in_steps(criterion, 100, a=1.0)
-    with few_more_tensors(200):
-        for _ in range(500):
+    with few_more_tensors(600):
+        for _ in range(2000):
             criterion(losses(a=1.0))
 
 

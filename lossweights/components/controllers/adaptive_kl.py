@@ -65,7 +65,8 @@ class AdaptiveKL(Controller, kind="adaptive-kl"):
         return {"error": torch.zeros(()), "coefficient": torch.tensor(self.initial)}
 
     def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
-        return state["coefficient"]
+        # A checkpoint may be of a config with other bounds.
+        return state["coefficient"].clamp(self.lowest, self.highest)
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         state["error"] = relative_error(observed, now["target"], self.clip)

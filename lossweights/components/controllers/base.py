@@ -33,7 +33,7 @@ class Controller(Component):
     source: str | None = None
 
     @property
-    def sign(self) -> int:
+    def sign(self) -> float:
         """The weight in evaluation, where controllers do not count: -1 if it holds its term up."""
         return 1
 

@@ -45,6 +45,11 @@ class Manual(Controller, kind="manual"):
         return self
 
     @property
+    def sign(self) -> float:
+        """The weight in evaluation: `initial`, so that the totals of one run compare."""
+        return self.initial
+
+    @property
     def stays_above_zero(self) -> bool:
         """Whether no weight below 0 can be set."""
         return self.lowest >= 0
@@ -53,7 +58,8 @@ class Manual(Controller, kind="manual"):
         return {"weight": torch.tensor(self.initial, dtype=torch.float32)}
 
     def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
-        return state["weight"]
+        # A checkpoint may be of a config with other bounds.
+        return state["weight"].clamp(self.lowest, self.highest)
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         pass  # only `set_weight` changes it

@@ -86,7 +86,8 @@ class PID(Controller, kind="pid"):
         }
 
     def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
-        return state["coefficient"]
+        # A checkpoint may be of a config with other bounds.
+        return state["coefficient"].clamp(self.lowest, self.highest)
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         target = now["target"]

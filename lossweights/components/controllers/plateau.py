@@ -70,7 +70,8 @@ class Plateau(Controller, kind="plateau"):
         return {"coefficient": torch.tensor(self.initial)} | zeros
 
     def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
-        return state["coefficient"]
+        # A checkpoint may be of a config with other bounds.
+        return state["coefficient"].clamp(self.lowest, self.highest)
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         coefficient, best, cooling = state["coefficient"], state["best"], state["cooling"]

@@ -11,6 +11,7 @@ from lossweights import ConfigError, WeightedLoss
 from lossweights.components.balancers import FAMO
 from lossweights.components.balancers.famo import famo_gradient, famo_weights
 from tests.components.balancers.reference import AFTER, LOSSES, agree, recorded, trained, weights_of
+from tests.small_components import losses
 
 MINIMUM = torch.tensor([0.01, 1.0, 0.05], dtype=torch.float64)
 
@@ -98,3 +99,16 @@ def test_refused() -> None:
         WeightedLoss(terms=["a"], balancer={"kind": "famo", "weight_decay": -1})
     with pytest.raises(ConfigError, match=r"balancer\.learning_rate: input should be greater"):
         WeightedLoss(terms=["a"], balancer={"kind": "famo", "learning_rate": 0})
+
+
+def test_the_losses_after_a_step_are_those_of_its_terms() -> None:
+    """Also if another term wakes at the next step."""
+    criterion = WeightedLoss({"a": 1.0, "b": 1.0, "late": {"after": "2 steps"}}, balancer="famo")
+    for _ in range(4):
+        terms = losses(a=1.0, b=2.0)
+        if criterion.is_active("late"):
+            terms |= losses(late=3.0)
+        criterion(terms).backward()
+        criterion.step()
+        criterion.observe_after(terms)
+    assert criterion.is_active("late")

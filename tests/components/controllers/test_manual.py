@@ -161,3 +161,10 @@ def test_it_observes_nothing_and_needs_no_clock() -> None:
         ours(losses(a=1.0, kl=1.0))
     assert not ours.adaptive.observes
     assert "set by hand" in ours.describe()
+
+
+def test_evaluation_uses_the_initial_weight() -> None:
+    ours = criterion()
+    ours.set_weight("kl", 0.7)
+    ours.eval()
+    assert total(ours) == pytest.approx(2.0)
