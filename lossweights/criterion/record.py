@@ -177,7 +177,8 @@ class ForwardRecord:
                 weights,
                 None if factors is None else factors.detach(),
                 None if penalties is None else penalties.detach(),
-                {name: _kept(raw) for name, raw in raws.items()} if raws else raws,
+                # The losses themselves may be overwritten; the vector is a copy.
+                {name: raw.detach().clone() for name, raw in raws.items()} if raws else raws,
                 skipped,
             ),
         )
@@ -416,11 +417,6 @@ def _tables_of_steps(steps: Sequence[Step], names: Sequence[str]) -> Tensor:
         tables = _tables([each for step in steps for each in step.passes], names)  # all at once
         return tables.view(len(steps), count, *tables.shape[1:]).sum(dim=1)
     return torch.stack([_sums(step, names).to(device) for step in steps])
-
-
-def _kept(raw: Tensor) -> Tensor:
-    """A loss without its graph; a copy if a captured CUDA graph may overwrite it."""
-    return raw.detach().clone() if raw.is_cuda else raw.detach()
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from lossweights.criterion.torch_internals import loads_strictly
 from lossweights.errors import ConfigError, warn
 
 NOT_STRICT = "strict=False, in Lightning with self.strict_loading = False in the module"
-_LONGEST_NAMES = 2**20  # bytes; nobody has so many terms
+_LONGEST_NAMES = 2**20  # bytes, which is more than any real config has
 # In keys, torch.distributed.checkpoint and FSDP cut these out, refuse or misread them.
 _RESERVED = (
     ".__class__.",

@@ -45,7 +45,7 @@ from lossweights.criterion.state import NOT_STRICT, converted, decoded, encoded,
 from lossweights.criterion.torch_internals import loads_strictly
 from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, shown, warn
 
-_MANY_FORWARDS_FOLLOWED = 2000  # after which a clock that follows an optimizer stands still
+_MANY_FORWARDS_FOLLOWED = 2000  # for a clock that follows an optimizer, which may be another one
 _MANY_STEPS = 100  # steps after which learned weights that did not move were forgotten
 
 
