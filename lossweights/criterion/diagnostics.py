@@ -134,7 +134,7 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) ->
     findings += [
         f"term {name!r} was given before, but not in the last {steps} steps: if that is meant, "
         f"let its weight end at 0, or drop it at terms.{name}"
-        for name, steps in record.lost(_MISSED_STEPS).items()
+        for name, steps in record.given.lost(record.steps, _MISSED_STEPS).items()
         if name not in off
     ]
     findings += [
@@ -160,7 +160,7 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) ->
             continue
         source = None if term.controller is None else term.controller.source
         follows_metric = term.optional and source is not None and source not in config.terms
-        was_given = name in record.given.union(record.names)
+        was_given = name in record.given.ever.union(record.names)
         if not (was_given or follows_metric) and record.names and step >= column.start:
             finite = " or never finite" if config.on_nonfinite == "skip_term" else ""
             findings.append(

@@ -180,9 +180,9 @@ class Modes:
     def apart_warning(self) -> str:
         """What to write if terms that the balancer compares never came together; else empty."""
         balancer = self.config.balancer
-        if balancer is None or not self.record.came_apart:
+        if balancer is None or not self.record.given.came_apart(self.record.steps):
             return ""
-        names = sorted(self.record.alone)
+        names = sorted(self.record.given.alone)
         given = ", ".join(f"{name!r}: {name}" for name in names)
         return (
             f"the balancer {balancer.kind!r} compares the terms of one call, and {quoted(names)} "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from lossweights.criterion.given import GivenTerms
 from lossweights.criterion.gradients.weights import GradientStep
 from lossweights.criterion.indexing import put
 from lossweights.criterion.reader import Values
@@ -103,12 +104,12 @@ class ForwardRecord:
     Attributes:
         names: The terms of the last forward pass; none before the first.
         detached: Terms that carried no gradient when last looked at, with their weights.
-        given: Terms that were ever given.
-        alone: Compared terms that were given without another.
+        given: Which terms were given.
         step: The step of the last forward pass, once the clock has moved on from it.
         is_due: Whether callbacks are due.
         awaits_step: Whether there was a forward pass, and no step since.
         recent: The last steps that had a forward pass.
+        steps: How many there were.
         idle_steps: Optimizer steps in a row without a forward pass.
     """
 
@@ -122,21 +123,16 @@ class ForwardRecord:
     ) -> None:
         self._all = tuple(names)
         self._summed = [index for index, name in enumerate(names) if name in summed]
-        self._compared, self._weights_move = frozenset(compared), weights_move
+        self._weights_move = weights_move
         self.names: tuple[str, ...] = ()
         self.detached: dict[str, Tensor] = {}
-        self.given: frozenset[str] = frozenset()
+        self.given = GivenTerms(compared)
         self.step: int | None = None
         self.is_due = self.awaits_step = False
         self.recent: deque[Step] = deque(maxlen=_RECENT_STEPS)
         self._forwards = 0  # outside of compiled graphs
         self._forwards_at_move = 0
-        self._steps = self.idle_steps = 0  # with a forward pass, and in a row without one
-        self._last_given: dict[str, int] = {}  # step in which a term was given last, ...
-        self._gaps: dict[str, int] = {}  # ... and the most steps between two
-        self.alone: frozenset[str] = frozenset()
-        self._is_compared = not self._compared  # whether two of them ever came together
-        self._names_given: tuple[str, ...] = ()
+        self.steps = self.idle_steps = 0  # with a forward pass, and in a row without one
         self._has_penalties = False
         self._callbacks: OrderedDict[int, Callable[[int], object]] = OrderedDict()
         self._patterns = _Patterns()  # of the step that is going on
@@ -149,7 +145,7 @@ class ForwardRecord:
         self._names_of_sums: frozenset[str] = frozenset()
         if patterns := vars(self._patterns):
             for names in patterns.values():  # a compiled forward pass did not give them
-                self._give(names)
+                self.given.note(names, self.steps)
             patterns.clear()
             self._compiled.zero_()
 
@@ -199,8 +195,8 @@ class ForwardRecord:
             self._forwards += 1
             idle = self.idle
             is_idle = idle >= _MANY_FORWARDS and not idle % _MANY_FORWARDS and self._weights_move
-            if names != self._names_given:
-                self._give(names)
+            if names != self.given.names:
+                self.given.note(names, self.steps)
             if len(self._passes) == _MANY_PASSES:
                 self._add_up()
             self._passes.append(found)
@@ -218,36 +214,6 @@ class ForwardRecord:
         """Forward passes, outside of compiled graphs, since the clock moved."""
         return self._forwards - self._forwards_at_move
 
-    def _give(self, names: tuple[str, ...]) -> None:
-        """Notes the terms of a forward pass, which differ from those of the pass before."""
-        self._note_last()
-        self._names_given = names
-        self.given = self.given.union(names)
-        for name in names:
-            since = self._steps - self._last_given.get(name, self._steps)
-            self._gaps[name] = max(self._gaps.get(name, 0), since)
-        compared = self._compared.intersection(names)
-        self._is_compared = self._is_compared or len(compared) > 1
-        if len(compared) == 1:
-            self.alone |= compared
-
-    def _note_last(self) -> None:
-        self._last_given |= dict.fromkeys(self._names_given, self._steps)
-
-    def lost(self, least: int) -> dict[str, int]:
-        """Terms that are no longer given, with the number of steps since they were.
-
-        That is at least `least`, and at least four times the longest gap so far.
-        """
-        self._note_last()
-        since = {name: self._steps - last for name, last in self._last_given.items()}
-        return {n: steps for n, steps in since.items() if steps >= max(least, 4 * self._gaps[n])}
-
-    @property
-    def came_apart(self) -> bool:
-        """Whether terms that are compared were only given alone, so far."""
-        return not self._is_compared and len(self.alone) > 1 and self._steps >= _SOME_STEPS
-
     def _add_up(self) -> None:
         """Keeps the passes of this step as their sums alone."""
         latest = self._latest()
@@ -260,7 +226,7 @@ class ForwardRecord:
         self.is_due = False
         if not self.awaits_step:
             return False
-        self._steps += 1
+        self.steps += 1
         self.idle_steps = 0
         self.recent.append(self._latest())
         self._start_step()
@@ -329,7 +295,7 @@ class ForwardRecord:
 
     def unused_warning(self) -> str:
         """What to write if the clock moves and no forward pass was ever recorded; else empty."""
-        if self._steps or self.idle_steps < _SOME_STEPS:
+        if self.steps or self.idle_steps < _SOME_STEPS:
             return ""
         return (
             f"the clock made {self.idle_steps} steps, and the criterion was never called in "
