@@ -68,6 +68,11 @@ class PID(Controller, kind="pid"):
         check_bounds(self.lowest, self._start, self.highest)
         if self.integral is not None and self.response is not None:
             raise ValueError("integral and response both set the gain: drop one of them")
+        if self.proportional == 0 and self.integral == 0:
+            raise ValueError(
+                "proportional and integral are both 0, so the weight would never move: write "
+                "integral: 0.001"
+            )
         if self.source is None and self.direction == "opposite":
             raise ValueError("direction is for a metric: name it in `source`")
         if self.response is not None and Duration.parse(self.response).value == 0:

@@ -63,6 +63,12 @@ class Plateau(Controller, kind="plateau"):
         check_bounds(self.lowest, self.initial, self.highest)
         if self.factor == 1:
             raise ValueError("a factor of 1 changes nothing: write 0.5 to halve, 2 to double")
+        if min(max(self.initial * self.factor, self.lowest), self.highest) == self.initial:
+            raise ValueError(
+                f"the weight would never move: {self.initial:g} times {self.factor:g}, between "
+                f"{self.lowest:g} and {self.highest:g}, is {self.initial:g}; change `initial` or "
+                "a bound"
+            )
         return self
 
     def init(self) -> State:

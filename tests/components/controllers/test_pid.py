@@ -151,6 +151,7 @@ def test_watches_a_metric() -> None:
         ({"response": "0 steps"}, "a length above 0"),
         ({"lowest": 1.0, "highest": 1.0}, "lowest < highest"),
         ({"initial": 2.0}, "found lowest 0, highest 1, initial 2"),
+        ({"proportional": 0.0, "integral": 0.0}, "would never move: write integral: 0.001"),
         ({"proportional": -0.01}, "greater than or equal to 0"),
         ({"derivative": 0.1}, "unknown field 'derivative'"),
         ({"kp": 0.1}, "unknown field 'kp'"),

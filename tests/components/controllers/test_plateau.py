@@ -99,6 +99,9 @@ def test_counts_observations_of_its_metric_and_no_steps() -> None:
     ("fields", "message"),
     [
         ({"factor": 1.0}, "changes nothing: write 0.5 to halve"),
+        ({"factor": 0.5, "lowest": 1.0}, "never move: 1 times 0.5, between 1 and 1e[+]06, is 1;"),
+        ({"factor": 2.0, "highest": 1.0}, "never move: 1 times 2, between 0 and 1, is 1;"),
+        ({"initial": 0.0}, "never move: 0 times 0.1"),
         ({"factor": 0.0}, "greater than 0"),
         ({"mode": "lowest"}, "'min' or 'max'"),
         ({"patience": -1}, "greater than or equal to 0"),
