@@ -269,7 +269,8 @@ class ForwardRecord:
         sums, names = (tables / divisors).sum(dim=0), frozenset[str]()
         if earlier is not None:
             sums, names = sums + earlier.sums.to(sums.device), earlier.names
-        return Sums(sums, names.union(*(step.names for step in steps)))
+        given = {each.names for step in steps for each in step.passes}  # few different ones
+        return Sums(sums, names.union(*given, *(step.names_of_sums for step in steps)))
 
     def mean(self, steps: Sums, order: Iterable[str]) -> Breakdown:
         """The parts of a total as means over steps, terms in the given order.

@@ -836,6 +836,7 @@ class WeightedLoss(nn.Module):
     def __setstate__(self, kept: dict[str, Any]) -> None:
         super().__setstate__(kept)  # type: ignore[no-untyped-call]
         self._modes.restart()
+        self._record.move(self._modes.device)
 
 
 class WrappedLoss(nn.Module):

@@ -446,6 +446,18 @@ def test_a_copy_of_a_compiled_criterion_adds_to_a_table_of_its_own() -> None:
     assert criterion.metrics()["raw/a"] == 10.0
 
 
+@pytest.mark.usefixtures("_fresh")
+def test_a_copy_counts_on_the_device_of_its_losses() -> None:
+    """Its weights are computed on the CPU again, whatever the device of the original."""
+    criterion = WeightedLoss(["a"])
+    criterion({"a": torch.empty((), device="meta", requires_grad=True)})
+    criterion.step()
+    twin = copy.deepcopy(criterion)
+    torch.compile(twin, backend="eager", fullgraph=True)(losses(a=3.0))
+    twin(losses(a=5.0))
+    assert twin.metrics()["raw/a"] == 4.0
+
+
 def test_a_step_goes_on_where_its_losses_move() -> None:
     criterion = WeightedLoss(["a", "b"])
     criterion(losses(a=1.0, b=1.0))
