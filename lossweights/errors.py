@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-# A message is for people: what is longer is shortened.
+# Longer text is cut, so that people can read the message.
 _LONGEST = 200  # characters of a value
 _LONGEST_NAME = 100  # characters of a name with similar ones
 _MOST_NAMES = 40

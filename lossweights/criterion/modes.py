@@ -167,6 +167,7 @@ class Modes:
                 self.adaptive.learn(step, before, self.horizon, self.train.dormant)
         finally:
             self._show_next(step, before)
+        self.record.is_due = is_due  # before the warnings, which may be errors
         if self._end is not None and step > self._end:
             self._end = None
             warn(self.timeline.past_end(step))
@@ -175,7 +176,6 @@ class Modes:
             warn(note)
         if self.eval is None and before == 0:
             warn(f"training works, but evaluation does not yet: {self.missing}")
-        self.record.is_due = is_due
 
     def apart_warning(self) -> str:
         """What to write if terms that the balancer compares never came together; else empty."""

@@ -175,6 +175,19 @@ def test_a_clock_past_the_end_warns_once() -> None:
     assert any("past its end" in finding for finding in ours.audit())
 
 
+def test_a_warning_that_is_an_error_loses_no_callback() -> None:
+    ours = WeightedLoss({"a": 1.0, "kl": RAMP}, total_steps=1)
+    seen: list[int] = []
+    ours.on_step(seen.append)
+    with warnings.catch_warnings(action="error"):
+        ours(losses(a=1.0, kl=1.0))
+        ours.step()
+        ours(losses(a=1.0, kl=1.0))
+        with pytest.raises(UserWarning, match="past its end"):
+            ours.step()
+    assert seen == [0, 1]
+
+
 def test_a_clock_past_the_end_does_not_matter_without_a_schedule() -> None:
     ours = WeightedLoss({"a": 1.0, "b": {"after": "50%"}}, total_steps=2)
     with warned() as found:
