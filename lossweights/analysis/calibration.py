@@ -180,8 +180,9 @@ def _seen(criterion: WeightedLoss, given: Any) -> tuple[dict[str, list[float]], 
         count += 1
         with torch.no_grad():
             values = bare.breakdown(batch).value
-        for name, value in values.items():
-            seen[name].append(abs(value.item()))
+        for name, found in seen.items():  # of the groups, not of their members
+            if name in values:
+                found.append(abs(values[name].item()))
     if not count:
         raise ValueError("at least one batch is needed, found none: is the generator used up?")
     return seen, count

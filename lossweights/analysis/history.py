@@ -110,7 +110,7 @@ class History:
         self._handle: RemovableHandle | None = None
         if criterion is not None:  # it refers to this history, so no reference the other way
             self._criterion = weakref.ref(criterion)
-            self._record, self._order = criterion._record, criterion.term_names  # noqa: SLF001
+            self._record = criterion._record  # noqa: SLF001
             self._handle = criterion.on_step(self._add)
 
     @classmethod
@@ -194,7 +194,7 @@ class History:
         return len(self.rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        rows, gone = list(self.rows), ("_criterion", "_record", "_order")
+        rows, gone = list(self.rows), ("_criterion", "_record")
         kept = {key: value for key, value in self.__dict__.items() if key not in gone}
         kept |= {"_rows": rows, "_steps": [], "_sums": None, "_partial": _NO_ROW}
         return kept | {"_path": None, "_handle": None}
@@ -243,7 +243,7 @@ class History:
 
     def _row(self) -> Row:
         steps = self._record.add_up(self._steps, self._sums)
-        found = self._record.mean(steps, self._order)
+        found = self._record.mean(steps)
         if (criterion := self._criterion()) is not None:
             controllers = criterion.adaptive.reported(found.total.device)
             found = replace(found, controllers=controllers)

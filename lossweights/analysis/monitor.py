@@ -18,7 +18,7 @@ from lossweights.components.schedules import Values
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import Curves, fields_of, weight_of
 from lossweights.criterion.weighted_loss import WeightedLoss
-from lossweights.errors import did_you_mean, warn
+from lossweights.errors import did_you_mean, quoted, warn
 
 Rows: TypeAlias = Sequence[Mapping[str, float]]
 Floors: TypeAlias = Mapping[str, float]
@@ -80,10 +80,16 @@ def diagnose(
     >>> found.step, found.term, found.trouble
     (4, 'kl', 'non-finite')
     """
+    judged, terms = _judged(config), config.all_terms
     for name in floors or {}:
-        if name not in config.terms:
-            near = did_you_mean(str(name), config.terms)
+        if name not in terms:
+            near = did_you_mean(str(name), judged)
             raise ValueError(f"floors: no term is called {name!r}{near}")
+        if name not in judged:
+            raise ValueError(
+                f"floors: {name!r} is a group, of which the members are judged: give floors of "
+                f"{quoted(config.groups[name])}"
+            )
     if rows and not {"step", *_QUANTITIES} <= {key.split("/")[0] for row in rows for key in row}:
         raise ValueError(
             f"rows need step, raw/<term>, weighted/<term> and share/<term>, found {list(rows[0])}: "
@@ -96,7 +102,7 @@ def diagnose(
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, for medians of nothing
         windows = _Windows(rows, config, horizon, floors or {})
-        return [each for index, name in enumerate(config.terms) for each in windows.of(index, name)]
+        return [each for index, name in enumerate(judged) for each in windows.of(index, name)]
 
 
 class Monitor:
@@ -190,11 +196,12 @@ class _Windows:
         self, rows: Rows, config: LossConfig, horizon: Horizon | None, floors: Floors
     ) -> None:
         self.config, self.floors, self.curves = config, floors, Curves.of(config, horizon)
-        self.weights = np.abs([curve[-1] for curve in self.curves.weights.values()])
+        names = _judged(config)
+        self.weights = np.abs([self.curves.weights[name][-1] for name in names])
         self.steps = [int(row["step"]) for row in rows]
         self.firsts = np.array(self.steps[::_WINDOW])
         raw, weighted, share = (
-            np.array([[row.get(f"{what}/{name}", gap) for name in config.terms] for row in rows])
+            np.array([[row.get(f"{what}/{name}", gap) for name in names] for row in rows])
             for what, gap in zip(_QUANTITIES, (math.nan, 0.0, math.nan), strict=True)
         )
         self.broken = (~np.isfinite(weighted[-_WINDOW:])).sum(axis=0)
@@ -217,8 +224,10 @@ class _Windows:
             )
             yield Finding(self.steps[-1], name, "non-finite", message)
         if how := self._collapse(index, name):
-            term = self.config.terms[name]
+            *groups, term = self.config.lineage(name)
             cycles = "schedule: {kind: cyclical, cycles: 4} or " * self.curves.horizon.is_bounded
+            if groups:  # where a controller has no place
+                cycles = "it as a term of its own, with "
             other = "controller" if term.controller else "schedule" if term.schedule else ""
             message = (
                 f"term {name!r} has collapsed to {self.raw[-1, index]:.3g}, "
@@ -269,13 +278,19 @@ class _Windows:
         """The step from which the weight and the transform hardly change."""
         steps, weights, horizon = self.curves.steps, self.curves.weights[name], self.curves.horizon
         (moving,) = np.nonzero(abs(weights - weights[-1]) > _SETTLED * abs(weights[-1]))
-        column, transform = weight_of(self.config, name, horizon), self.config.terms[name].transform
+        column = weight_of(self.config, name, horizon)
+        transform = self.config.lineage(name)[-1].transform
         columns = [] if horizon.is_bounded else [column]
         if transform is not None:
             place = f"terms.{name}.transform"
             columns += fields_of(place, transform, column.start, horizon).values()
         ends = [math.inf if (end := each.end()) is None else end for each in columns]
         return max([float(steps[moving[-1] + 1]) if len(moving) else 0.0, *ends])
+
+
+def _judged(config: LossConfig) -> list[str]:
+    """The terms and members that are judged: all but groups, which are sums of others."""
+    return [name for name, term in config.all_terms.items() if term.terms is None]
 
 
 def _medians(rows: Values) -> Values:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -27,16 +27,14 @@ from lossweights.components.declaration import Component, Declaration
 from lossweights.components.durations import Duration, pattern, read_total_steps
 from lossweights.components.transforms import Transform
 from lossweights.config.files import Location, Source, plain
+from lossweights.config.names import MOST_TERMS, by_name, terms_json
 from lossweights.config.term import Term
 from lossweights.errors import ConfigError, did_you_mean, dotted, explain, quoted, shown
 
 EvalWeights = Literal["final", "current"]
 OnNonfinite = Literal["propagate", "raise", "skip_term"]
 
-_MOST_TERMS = 10_000
-
 _TEXT = {"type": "string"}
-_NAME = _TEXT | {"minLength": 1, "pattern": r"^[^*\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
 _COUNT = {"type": "integer", "minimum": 1, "maximum": 2**53}
 _TOTAL_STEPS = {
     "anyOf": [
@@ -51,12 +49,14 @@ class LossConfig(Declaration):
     """The config of a `WeightedLoss`.
 
     Args:
-        terms: The terms by name. In a list of names, each has weight 1.
+        terms: The terms by name. In a list of names, each has weight 1. A term may hold `terms`
+            itself: see `Term`.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`. Can be bound later.
         steps_per_epoch: Optimizer steps of an epoch. Can be bound later.
         eval_weights: The weights in evaluation. `final`: those at the end of training, so that the
             total means the same during the whole run. `current`: those of training at this step.
-            A table of weights by name: these, and `final` for the other terms.
+            A table of weights by name: these, and `final` for the other terms; the weight of a
+            member is that in its group.
         on_nonfinite: What happens in training if a term is nan or inf: `propagate` it into the
             total, `raise` an error that names the term, or `skip_term`, which leaves the term out
             of the sum. The last two read the values on the host at each step.
@@ -98,30 +98,7 @@ class LossConfig(Declaration):
     @field_validator("terms", mode="before")
     @classmethod
     def _by_name(cls, terms: Any) -> Any:
-        if terms is None:
-            raise ValueError("no terms here: in YAML, indent them below `terms:`")
-        if isinstance(terms, dict | list) and len(terms) > _MOST_TERMS:
-            raise ValueError(f"a loss has at most {_MOST_TERMS:,} terms, found {len(terms)}")
-        for name in terms if isinstance(terms, dict | list) else ():
-            if not isinstance(name, str):
-                found = f"found {shown(name)}: quote it"
-                raise ValueError(f"the name of a term must be a string, {found}")
-        if isinstance(terms, dict) and (fields := sorted(terms.keys() & Term.model_fields)):
-            for name in [name for name, value in terms.items() if value is None]:
-                raise ValueError(
-                    f"{shown(name)} has no value, and {quoted(fields)} are next to it: in YAML, "
-                    f"indent the fields of {shown(name)} below it"
-                )
-        if not isinstance(terms, Mapping | list):
-            raise ValueError(
-                "a table by name is needed, such as {reconstruction: 1.0}, or a list of names, "
-                f"found {shown(terms)}"
-            )
-        if isinstance(terms, Mapping):
-            return terms
-        if repeated := [name for name, count in Counter(terms).items() if count > 1]:
-            raise ValueError(f"listed twice: {quoted(sorted(repeated))}; keep one")
-        return dict.fromkeys(terms, 1.0)
+        return by_name(terms, Term.model_fields)
 
     @field_validator("ignore", mode="before")
     @classmethod
@@ -132,17 +109,6 @@ class LossConfig(Declaration):
     @classmethod
     def _off_in_yaml(cls, sync: Any) -> Any:
         return "off" if sync is False else sync
-
-    @field_validator("terms")
-    @classmethod
-    def _not_empty(cls, terms: dict[str, Term]) -> dict[str, Term]:
-        if not terms:
-            raise ValueError("at least one term is needed: write `terms: {reconstruction: 1.0}`")
-        if "" in terms:
-            raise ValueError("the name of a term must not be empty, found ''")
-        if pattern := next((name for name in terms if "*" in name), ""):
-            raise ValueError(f"{shown(pattern)} is a pattern: write the name of each term")
-        return terms
 
     @field_validator("eval_weights", mode="before")
     @classmethod
@@ -159,11 +125,37 @@ class LossConfig(Declaration):
     def _eval_weights_of_terms(self) -> Self:
         table = self.eval_weights if isinstance(self.eval_weights, dict) else {}
         for name in table:
-            if name not in self.terms:
-                near = did_you_mean(name, self.terms)
+            if name not in self.all_terms:
+                near = did_you_mean(name, self.all_terms)
                 raise ValueError(
                     f"eval_weights: no term is called {shown(name)}{near} "
-                    f"(the terms are {quoted(self.terms)})"
+                    f"(the terms are {quoted(self.all_terms)})"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _members_have_their_own_names(self) -> Self:
+        counts = Counter(name for name, _ in _walk(self.terms))
+        if repeated := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(
+                f"two terms are called {shown(repeated[0])}: a term and a member of a group, or a "
+                "member of two; rename one"
+            )
+        if len(counts) > MOST_TERMS:
+            raise ValueError(
+                f"a loss has at most {MOST_TERMS:,} terms, found {len(counts)} with the members of "
+                "groups"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _members_are_not_observed(self) -> Self:
+        for name, term in self.terms.items():
+            source = None if term.controller is None else term.controller.source
+            if source in self.all_terms and source not in self.terms:
+                raise ValueError(
+                    f"terms.{name}.controller: source {shown(source)} is a member of a group: "
+                    "observe the group, or pass the value as a metric, under another name"
                 )
         return self
 
@@ -208,11 +200,29 @@ class LossConfig(Declaration):
         """The terms that a balancer would weight, sorted."""
         return tuple(sorted(name for name, term in self.terms.items() if term.is_balanced))
 
+    @property
+    def all_terms(self) -> dict[str, Term]:
+        """The terms, each group followed by its members, by name such as `deep/d0`."""
+        return dict(_walk(self.terms))
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The members of each group, sorted; a group comes before those inside it."""
+        return {
+            name: tuple(sorted(f"{name}/{member}" for member in term.terms))
+            for name, term in self.all_terms.items()
+            if term.terms is not None
+        }
+
+    def lineage(self, name: str) -> list[Term]:
+        """The groups around a term, from the outside, and the term; empty if it is unknown."""
+        return _lineage(self.terms, name)
+
     def adaptive_parts(self) -> list[Part]:
         """The components that may adapt: those of the terms, sorted, then the balancer."""
         parts = [
             Part(f"terms.{name}.{role}", name, component)
-            for name, term in sorted(self.terms.items())
+            for name, term in sorted(self.all_terms.items())
             for role, component in (("controller", term.controller), ("transform", term.transform))
             if component is not None
         ]
@@ -224,11 +234,7 @@ class LossConfig(Declaration):
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         described: dict[str, Any] = handler(schema)
         properties = handler.resolve_ref_schema(described)["properties"]
-        size = {"minItems": 1, "maxItems": _MOST_TERMS, "uniqueItems": True}
-        names = {"type": "array", "items": _NAME, **size}
-        size = {"minProperties": 1, "maxProperties": _MOST_TERMS}
-        table = {**properties["terms"], "propertyNames": _NAME, **size}
-        properties["terms"] = {"anyOf": [table, names]}
+        properties["terms"] = {"anyOf": terms_json(properties["terms"])}
         properties["ignore"] = {"anyOf": [properties["ignore"], _TEXT]}
         properties["$schema"] = _TEXT | {"description": "The address of this schema."}
         return described
@@ -305,6 +311,26 @@ class LossConfig(Declaration):
             f"{dotted([path])}: no term or field is called {shown(head)}{near} "
             f"(the terms are {quoted(self.terms)})"
         )
+
+
+def _walk(terms: Mapping[str, Term], group: str = "") -> Iterator[tuple[str, Term]]:
+    """The terms by name, each group followed by its members."""
+    for name, term in terms.items():
+        yield group + name, term
+        if term.terms is not None:
+            yield from _walk(term.terms, f"{group}{name}/")
+
+
+def _lineage(terms: Mapping[str, Term], name: str) -> list[Term]:
+    if name in terms:
+        return [terms[name]]
+    ends = [index for index, letter in enumerate(name) if letter == "/"]
+    for end in ends:  # a name may have slashes itself
+        group = terms.get(name[:end])
+        members = None if group is None else group.terms
+        if group is not None and members and (inside := _lineage(members, name[end + 1 :])):
+            return [group, *inside]
+    return []
 
 
 class Part(NamedTuple):

@@ -1,9 +1,11 @@
 """The config of one term."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from lossweights.components.controllers import Controller, Manual
 from lossweights.components.declaration import Declaration, load_plugins, written
@@ -11,7 +13,8 @@ from lossweights.components.durations import Duration, steps
 from lossweights.components.json_schema import NOT_NULL, NUMBER
 from lossweights.components.schedules import Schedule
 from lossweights.components.transforms import Transform
-from lossweights.errors import did_you_mean, quoted
+from lossweights.config.names import by_name, terms_json
+from lossweights.errors import did_you_mean, quoted, shown
 
 
 class Term(Declaration):
@@ -20,6 +23,11 @@ class Term(Declaration):
     In place of a term you can write a number, which is its `weight`, or a table with `kind`, which
     is its `schedule` or `controller`. In Python a schedule, a controller or a function of the step
     will do, too.
+
+    A term that holds `terms` is a *group*. Its value is the weighted sum of these members, and
+    otherwise it is a term like any other: with a weight, a schedule or a controller of its own, and
+    one weight from a balancer. A member has no controller, and no balancer sees it. The name of a
+    member is `group/member` wherever terms are named.
 
     Args:
         weight: Base factor, which multiplies the schedule.
@@ -40,6 +48,9 @@ class Term(Declaration):
             (`keep`, which DistributedDataParallel needs), or left out of the sum (`skip`). Its
             weight is the product of all factors but that of a balancer. With a controller it is
             read from the device at each step.
+        terms: The members of a group by name, or a list of names. They may be groups themselves. A
+            group has no `transform` and no `reduction`, and its members have no `controller`, no
+            `balanced` and no `accumulates`.
 
     >>> from lossweights import Term, Warmup, WeightedLoss
     >>> kl = Term(weight=0.5, schedule=Warmup(over="4 steps"), after="2 steps")
@@ -59,6 +70,7 @@ class Term(Declaration):
     accumulates: Literal["mean", "sum"] = "mean"
     optional: bool = False
     when_zero: Literal["keep", "skip"] = "keep"
+    terms: dict[str, Term] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -84,6 +96,11 @@ class Term(Declaration):
         if isinstance(data, str) and did_you_mean(data, _kinds()):
             return {_family_of(data).__name__.lower(): data}
         return data if isinstance(data, Term) else {"weight": data}
+
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _by_name(cls, terms: Any) -> Any:
+        return None if terms is None else by_name(terms, cls.model_fields)
 
     @model_validator(mode="after")
     def _one_owner(self) -> Self:
@@ -129,6 +146,31 @@ class Term(Declaration):
             )
         return self
 
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        """Refuses what the value of a group, a weighted sum, has no place for."""
+        if self.terms is None:
+            return self
+        if self.transform is not None or self.reduction is not None:
+            field = "reduction" if self.transform is None else "transform"
+            raise ValueError(
+                f"a group has no `{field}`, because the parts of its members would not add up to "
+                f"it: write `{field}` at its members, or compute the value yourself, as one term"
+            )
+        for name, term in self.terms.items():
+            if term.controller is not None:
+                raise ValueError(
+                    f"{shown(name)} is a member of a group and cannot have a controller: give it "
+                    "to the group, or declare the member as a term of its own"
+                )
+            for field in ("balanced", "accumulates"):
+                if getattr(term, field) != type(term).model_fields[field].default:
+                    raise ValueError(
+                        f"{shown(name)} is a member of a group, and `{field}` applies to the whole "
+                        "group: write it there"
+                    )
+        return self
+
     def __str__(self) -> str:
         fields = dict(self.__repr_args__())
         return written(fields if fields.keys() - {"weight"} else self.weight)
@@ -146,6 +188,7 @@ class Term(Declaration):
         families = [properties[role]["anyOf"][0] for role in ("schedule", "controller")]
         roles = ["schedule", "controller"]  # not both
         described["not"] = {"required": roles, "properties": dict.fromkeys(roles, NOT_NULL)}
+        properties["terms"] = {"anyOf": terms_json(properties["terms"]["anyOf"][0])}
         return {"anyOf": [NUMBER, table, *families]}
 
 

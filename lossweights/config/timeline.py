@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,8 @@ class Timeline:
     """All schedules of a config over time, in columns.
 
     The first columns are the weights of the terms, sorted by name: base weight times schedule, 0
-    while dormant. The others are the scheduled fields of controllers, transforms and the balancer.
+    while dormant. Then come those of the members of groups, within their group, and the scheduled
+    fields of controllers, transforms and the balancer.
     Schedules are evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not
     depend on which steps were evaluated before. Python functions are called for one step, because
     the variables that they read may change.
@@ -42,8 +44,10 @@ class Timeline:
 
     Attributes:
         names: The terms, sorted.
+        groups: The members of each group, in the order of their columns.
+        all_names: The terms and all members, in the order of their columns.
         fields: The column of each scheduled field, by the place of its component and its name.
-        starts: The step at which each term wakes up.
+        starts: The step at which each term or member wakes up.
         moves_until: The end of training, if any term has a schedule and the end is known.
         is_patterned: Whether any term is dormant or skipped at some step.
 
@@ -54,14 +58,19 @@ class Timeline:
 
     def __init__(self, config: LossConfig, horizon: Horizon) -> None:
         self.config, self.horizon = config, horizon
-        self.names = tuple(sorted(config.terms))
-        self._columns = [weight_of(config, name, horizon) for name in self.names]
+        self.names, self.groups, terms = (
+            tuple(sorted(config.terms)),
+            config.groups,
+            config.all_terms,
+        )
+        self.all_names = (*self.names, *chain.from_iterable(self.groups.values()))
+        self._columns = [weight_of(config, name, horizon) for name in self.all_names]
         self.starts = {
-            name: column.start for name, column in zip(self.names, self._columns, strict=True)
+            name: column.start for name, column in zip(self.all_names, self._columns, strict=True)
         }
         self._last_start = max(self.starts.values())
         self._skippable = {
-            name: i for i, name in enumerate(self.names) if config.terms[name].when_zero == "skip"
+            name: i for i, name in enumerate(self.all_names) if terms[name].when_zero == "skip"
         }
         self.is_patterned = bool(self._last_start or self._skippable)
         self.fields: dict[str, dict[str, int]] = {}
@@ -71,7 +80,7 @@ class Timeline:
             for field, column in columns.items():
                 self.fields.setdefault(part.place, {})[field] = len(self._columns)
                 self._columns.append(column)
-        moves = any(term.schedule is not None for term in config.terms.values())
+        moves = any(term.schedule is not None for term in terms.values())
         self.moves_until = horizon.span if moves and horizon.is_bounded else None
         self._calling = [i for i, each in enumerate(self._columns) if calls_function(each.schedule)]
         self._others = [i for i in range(len(self._columns)) if i not in self._calling]
@@ -143,7 +152,16 @@ class Timeline:
         if not self._skippable:
             return frozenset()
         row = self.row(step)
-        return frozenset(name for name, column in self._skippable.items() if row[column] == 0)
+        zero = [name for name, column in self._skippable.items() if row[column] == 0]
+        return self.with_members(zero)
+
+    def with_members(self, names: Iterable[str]) -> frozenset[str]:
+        """These terms, and all members of the groups among them."""
+        found = set(names)
+        for group, members in self.groups.items():  # outer groups come first
+            if group in found:
+                found.update(members)
+        return frozenset(found)
 
     def final(self, but: Collection[str] = ()) -> NDArray[np.float32]:
         """The values at the end of training: base weight times `schedule.final`.
@@ -157,7 +175,8 @@ class Timeline:
         """
         finals = np.array([column.base for column in self._columns])
         for index, column in enumerate(self._columns):
-            if column.is_final and (index >= len(self.names) or self.names[index] not in but):
+            is_kept = index < len(self.all_names) and self.all_names[index] in but
+            if column.is_final and not is_kept:
                 finals[index] = column.final()
             if not abs(finals[index]) <= LARGEST_FLOAT32:  # nan too
                 raise ConfigError(
@@ -221,7 +240,8 @@ class Timeline:
         end = self.moves_until
         if end is None or step <= end:
             return ""
-        moving = [name for name, term in self.config.terms.items() if term.schedule is not None]
+        terms = self.config.all_terms
+        moving = [name for name, term in terms.items() if term.schedule is not None]
         return (
             f"training is at step {step}, past its end at {end}, for which the schedules of "
             f"{quoted(moving)} were computed: set total_steps to its real length"
@@ -234,11 +254,11 @@ class Timeline:
             return []
         sentences = []
         for index, column in enumerate(self._columns):
-            end, name = column.end(), self.names[index] if column.is_weight else ""
+            end, name = column.end(), self.all_names[index] if column.is_weight else ""
             if name and column.start >= total > 0:
                 sentences.append(
                     f"{column.label} is dormant for the whole training: terms.{name}.after is "
-                    f"{self.config.terms[name].after}, training takes {total} steps"
+                    f"{self.config.all_terms[name].after}, training takes {total} steps"
                 )
             elif end is not None and end > total > column.start and column.base != 0:
                 reached = column.values(np.array([total]))[0]
@@ -324,13 +344,14 @@ class Column(NamedTuple):
 
 
 def weight_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
-    """The weight of a term over time: base weight times schedule.
+    """The weight of a term over time: base weight times schedule; of a member, within its group.
 
     Raises:
         HorizonError: If `after` needs more of the horizon than is known; names the term.
     """
-    term, label = config.terms[name], f"term {name!r}"
-    start = _named(label, partial(horizon.steps, term.after))
+    lineage, label = config.lineage(name), f"term {name!r}"
+    start = max(_named(label, partial(horizon.steps, term.after)) for term in lineage)
+    term = lineage[-1]
     return Column(label, term.schedule, start, horizon.local(start), term.weight, is_weight=True)
 
 
@@ -359,7 +380,8 @@ class Curves:
     Args:
         steps: Steps of the training, shape (n,).
         weights: The weight of each term at these steps, shape (n,); 0 while it is dormant. In
-            training it is multiplied by the factors of a controller and a balancer.
+            training it is multiplied by the factors of a controller and a balancer. The weight of a
+            member is multiplied by that of its group.
         adaptive: Terms that have such a factor.
         horizon: The length of training.
 
@@ -392,7 +414,7 @@ class Curves:
             config.total_steps if given.total_steps is None else given.total_steps,
             config.steps_per_epoch if given.steps_per_epoch is None else given.steps_per_epoch,
         )
-        columns = {name: weight_of(config, name, known) for name in config.terms}
+        columns = {name: weight_of(config, name, known) for name in config.all_terms}
         if known.is_bounded:
             last = known.span - 1
         else:
@@ -400,9 +422,19 @@ class Curves:
             last = math.ceil(max(_STILL_STEPS, 1.2 * moves))
         steps = _evenly(0, max(last, 0), points)
         weights = {name: column.values(steps) + 0.0 for name, column in columns.items()}  # no -0
-        steered = {name for name, term in config.terms.items() if term.controller is not None}
-        balanced = () if config.balancer is None else config.balanced_names
-        return cls(steps, weights, frozenset(steered.union(balanced)), known)
+        adaptive = {name for name, term in config.terms.items() if term.controller is not None}
+        adaptive.update(() if config.balancer is None else config.balanced_names)
+        for group, members in config.groups.items():
+            adaptive.update(members if group in adaptive else ())
+        multiply_members(weights, config.groups)
+        return cls(steps, weights, frozenset(adaptive), known)
+
+
+def multiply_members(weights: dict[str, Any], groups: Mapping[str, Sequence[str]]) -> None:
+    """Multiplies the weight of each member by that of its group, outer groups first."""
+    for group, members in groups.items():
+        for name in members:
+            weights[name] = weights[name] * weights[group]
 
 
 def _evenly(first: int, last: int, points: int) -> Steps:

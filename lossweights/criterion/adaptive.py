@@ -311,7 +311,8 @@ class Adaptive(AdaptiveState):
             names, vector = tuple(names[index] for index in where), take(vector, where)
         self.observations.add_terms(vector, names)
         if self.observations.raws:
-            self.observations.add_raws({n: values.raws[n] for n in names if n in values.raws})
+            raws = values.raws.items()
+            self.observations.add_raws({n: raw for n, raw in raws if n not in inactive})
 
     def record(self, step: GradientStep) -> None:
         """Adds up what a training forward pass computed from gradients."""

@@ -37,7 +37,7 @@ def combine(
             training loop divides it.
         divided_by: The number by which the training loop divides the total; None if it does not.
     """
-    present, _, _, vector = values
+    present, vector = values.names, values.vector
     weights = mode.weights
     if (  # the ordinary step
         mode.adaptive is None
@@ -142,7 +142,7 @@ def finite_terms(values: Values, mode: Mode, config: LossConfig, step: int) -> V
     """The terms whose value is finite, looked up on the host.
 
     Args:
-        values: The terms present.
+        values: The terms present, or the members of a group.
         mode: How they count.
         config: The declaration, whose `on_nonfinite` is `raise` or `skip_term`.
         step: For the message.
@@ -166,10 +166,11 @@ def finite_terms(values: Values, mode: Mode, config: LossConfig, step: int) -> V
         return values
     name = values.names[bad[0]]
     if config.on_nonfinite == "raise":
-        transform = config.terms[name].transform
+        transform = config.lineage(name)[-1].transform
         through = "" if transform is None else f" (through {transform})"
         where = ""
-        if mode.adaptive is None or not mode.adaptive.weighs_inside:
+        is_known = mode.adaptive is None or not mode.adaptive.weighs_inside
+        if is_known and name in config.terms:
             weight = mode.weights[sorted(config.terms).index(name)].item()
             where = f", where its weight is {weight:g}"
         raise FloatingPointError(
@@ -177,8 +178,9 @@ def finite_terms(values: Values, mode: Mode, config: LossConfig, step: int) -> V
             "on_nonfinite: skip_term would leave it out of the sum"
         )
     kept = [index for index in range(len(values.names)) if index not in bad]
+    dropped = {values.names[index] for index in bad}
     losses = [values.losses[index] for index in kept]
     names = tuple(values.names[index] for index in kept)
     vector = torch.stack(losses) if losses else values.vector[:0]
-    raws = {name: raw for name, raw in values.raws.items() if name in names}
-    return Values(names, raws, losses, vector.to(values.vector.dtype))
+    raws = {name: raw for name, raw in values.raws.items() if name not in dropped}
+    return values._replace(names=names, raws=raws, losses=losses, vector=vector.to(values.vector))

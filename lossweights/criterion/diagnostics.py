@@ -19,8 +19,14 @@ def describe(config: LossConfig, horizon: Horizon) -> str:
     lines = [f"training: {_training(horizon)}", f"evaluation: {_evaluation(config)}"]
     if config.balancer is not None:
         lines.append(f"balancer: {config.balancer}, of {quoted(config.balanced_names)}")
-    width = max(map(len, config.terms))
-    lines += [f"{name:<{width}}  {_term(config, name, horizon)}" for name in config.terms]
+    terms, members = config.all_terms, config.groups
+    labels = {name: name for name in terms}
+    for group, names in members.items():  # outer groups come first
+        for name in names:  # a member is indented below its group
+            indent = " " * (2 + labels[group].count("  ") * 2)
+            labels[name] = f"{indent}{name.removeprefix(f'{group}/')}"
+    width = max(map(len, labels.values()))
+    lines += [f"{labels[name]:<{width}}  {_term(config, name, horizon)}" for name in terms]
     return "\n".join(lines)
 
 
@@ -44,7 +50,7 @@ def _evaluation(config: LossConfig) -> str:
 
 
 def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
-    term = config.terms[name]
+    term = config.lineage(name)[-1]
     factor = term.schedule if term.controller is None else term.controller
     text = f"{term.weight:g}" if factor is None else f"{term.weight:g} x {factor}"
     try:
@@ -56,6 +62,7 @@ def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
     notes = {
         f"its value through {term.transform}": term.transform is not None,
         "not balanced": config.balancer is not None and not term.is_balanced,
+        f"the sum of {len(term.terms or ())} members": term.terms is not None,
         "optional": term.optional,
         f"reduced by {term.reduction}": term.reduction is not None,
         "each forward pass gives a part of its value": term.accumulates == "sum",
@@ -65,7 +72,7 @@ def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
 
 
 def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
-    term = config.terms[name]
+    term = config.lineage(name)[-1]
     column = weight_of(config, name, horizon)
     dormant = f"dormant until step {column.start}, then " if column.start else ""
     if term.controller is not None:
@@ -113,13 +120,13 @@ def misspelt_sources(config: LossConfig) -> list[str]:
 def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) -> list[str]:
     """What looks wrong so far, one sentence each."""
     horizon, timeline = modes.horizon, modes.timeline
-    off = inactive = frozenset(config.terms)
+    off = inactive = frozenset(record.order)
     if modes.train is not None:
-        inactive, weights = modes.train.inactive, modes.train.weights.tolist()
-        off = inactive.union(name for name, x in zip(sorted(off), weights, strict=True) if x == 0)
+        inactive = modes.train.inactive
+        off = inactive.union(name for name, weight in modes.weights().items() if weight == 0)
     notes = [
         record.idle_clock_warning(step, look=True),
-        record.unused_warning() if inactive != config.terms.keys() else "",
+        record.unused_warning() if not inactive.issuperset(config.terms) else "",
         record.infinite_warning(),
         modes.apart_warning(),
         "" if timeline is None else timeline.past_end(step),
@@ -145,7 +152,7 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) ->
         and (source := term.controller.source) in inactive
         and name not in inactive
     ]
-    for name, term in config.terms.items():
+    for name, term in config.all_terms.items():
         try:
             column = weight_of(config, name, horizon)
             steps = column.shown(_MOST_STEPS)

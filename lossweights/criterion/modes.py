@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lossweights.components.durations import Horizon
 from lossweights.config.loss_config import LossConfig
-from lossweights.config.timeline import Timeline
+from lossweights.config.timeline import Timeline, multiply_members
 from lossweights.criterion.adaptive import Adaptive
 from lossweights.criterion.clock import Clock
 from lossweights.criterion.record import ForwardRecord
@@ -27,6 +27,7 @@ class Mode:
 
     Attributes:
         weights: float32, in sorted order of the terms: the factors known before a forward pass.
+        members: The weights of the members of each group, likewise, within the group.
         transforms: Functions of a term's value, by term.
         adaptive: What weighs inside a forward pass; None if nothing does.
         in_place: Whether `weights` is overwritten when the clock moves, or replaced.
@@ -36,6 +37,7 @@ class Mode:
     """
 
     weights: Tensor
+    members: Mapping[str, Tensor]
     transforms: Mapping[str, Callable[[Tensor], Tensor]]
     adaptive: Adaptive | None = None
     in_place: bool = False
@@ -229,7 +231,7 @@ class Modes:
         mode, timeline, adaptive = self.train, self.timeline, self.adaptive
         if mode is None or timeline is None:
             raise HorizonError(self.missing)
-        weights, fields = self._rows.at(step)
+        weights, mode.members, fields = self._rows.at(step)
         if adaptive.slots:
             adaptive.show(step, step if before is None else before, self.horizon, fields)
             if check and self.device.type != "meta":
@@ -243,25 +245,31 @@ class Modes:
             # Replaced only when they change: a compiled graph is made for each pattern of them.
             dormant, skipped = timeline.dormant(step), timeline.skipped(step)
             if adaptive.skippable and self.device.type != "meta":
-                skipped |= {name for name, at in adaptive.skippable.items() if not weights[at]}
+                zero = [name for name, at in adaptive.skippable.items() if not weights[at]]
+                skipped |= timeline.with_members(zero)
             if (dormant, skipped) != (mode.dormant, mode.skipped):
                 mode.dormant, mode.skipped, mode.inactive = dormant, skipped, dormant | skipped
         if adaptive.weights_from_gradients is not None:
             adaptive.weights_from_gradients.show(step, self.horizon, mode.inactive)
 
-    def weights(self) -> list[float]:
-        """The weights of the coming training step, in sorted order of the terms.
+    def weights(self) -> dict[str, float]:
+        """The weights of the coming training step, of all terms and members.
 
         nan if a weight depends on the losses of that step.
         """
         mode, timeline = self.get(training=True), self.timeline
-        if timeline is None or not self.adaptive.slots:
-            return [] if timeline is None else list(map(float, timeline.row(self.clock.step)))
-        factors = self.adaptive.next_factors()
-        weights = mode.weights
-        if factors is not None:  # nan if they are not known yet, which does not matter beside 0
-            weights = torch.where(weights == 0, weights, weights * factors)
-        return [float(weight) for weight in weights.tolist()]
+        if timeline is None:
+            return {}
+        row = map(float, timeline.row(self.clock.step))
+        found = dict(zip(timeline.all_names, row, strict=False))
+        if self.adaptive.slots:
+            factors = self.adaptive.next_factors()
+            weights = mode.weights
+            if factors is not None:  # nan if they are not known yet, which does not matter beside 0
+                weights = torch.where(weights == 0, weights, weights * factors)
+            found |= zip(timeline.names, weights.tolist(), strict=True)
+        multiply_members(found, timeline.groups)
+        return found
 
     def move(self, device: torch.device) -> None:
         """Computes all weights on another device."""
@@ -284,8 +292,10 @@ class Modes:
         if self.timeline is None:
             return
         adaptive, self._rows = self.adaptive, _Rows(self.timeline, self.device)
+        weights, members, _ = self._rows.at(self.clock.step)
         self.train = Mode(
-            self._rows.at(self.clock.step)[0],
+            weights,
+            members,
             {name: self._through(slot) for name, slot in adaptive.transforms.items()},
             adaptive if adaptive.weighs_inside else None,
             self._rows.in_place,
@@ -309,13 +319,13 @@ class Modes:
         config = self.config
         table = config.eval_weights if isinstance(config.eval_weights, dict) else {}
         final = timeline.final(but=table)
-        weights = dict(zip(timeline.names, final.tolist(), strict=False))
+        weights = dict(zip(timeline.all_names, final.tolist(), strict=False))
         for name, term in config.terms.items():
             if term.controller is not None:
                 weights[name] *= term.controller.sign
         weights |= table
         # Nothing is gained from a graph with zero gradients here, so `when_zero` does not matter.
-        skipped = frozenset(name for name, weight in weights.items() if weight == 0)
+        skipped = timeline.with_members(name for name, weight in weights.items() if weight == 0)
         tensor = torch.tensor(list(weights.values()), dtype=torch.float32, device=self.device)
         fields = fields_of(timeline, torch.from_numpy(final).to(self.device).unbind())
         # Transforms that adapt are left out, so that evaluation losses stay comparable.
@@ -324,7 +334,7 @@ class Modes:
             for name, slot in self.adaptive.transforms.items()
             if not slot.adapts
         }
-        return Mode(tensor, transforms, skipped=skipped)
+        return Mode(*split(timeline, tensor), transforms, skipped=skipped)
 
     def _through(self, slot: Slot) -> Callable[[Tensor], Tensor]:
         """A transform on the device of its state, also in an evaluation on another device."""
@@ -360,11 +370,12 @@ class _Rows:
         self._first, self._count = 0, 0
         if self.in_place:
             self._row = torch.zeros(timeline.width, dtype=torch.float32, device=device)
-            self.product = torch.zeros_like(self._row[: len(timeline.names)])
-            self._views = self._row[: len(timeline.names)], fields_of(timeline, self._row.unbind())
+            weights, members = split(timeline, self._row)
+            self.product = torch.zeros_like(weights)
+            self._views = weights, members, fields_of(timeline, self._row.unbind())
 
-    def at(self, step: int) -> tuple[Tensor, Fields]:
-        """The weights of a step, and the values of scheduled fields by place."""
+    def at(self, step: int) -> tuple[Tensor, Mapping[str, Tensor], Fields]:
+        """The weights of a step, those of members by group, and scheduled fields by place."""
         index = step - self._first
         if not 0 <= index < self._count:
             self._upload(step)
@@ -374,7 +385,8 @@ class _Rows:
             return self._views
         # Only this row: a tensor for each field and step of a block takes up memory.
         columns = self._all[index].unbind() if self._timeline.fields else ()
-        return self._rows[index], fields_of(self._timeline, columns)
+        members = split(self._timeline, self._all[index])[1] if self._timeline.groups else {}
+        return self._rows[index], members, fields_of(self._timeline, columns)
 
     def _upload(self, step: int) -> None:
         self._first, block = self._timeline.block(step)
@@ -382,6 +394,13 @@ class _Rows:
         rows = torch.from_numpy(block.astype(np.float32)).to(self._device, non_blocking=True)
         self._rows = (rows if self.in_place else rows[:, :n]).unbind()
         self._all = rows
+
+
+def split(timeline: Timeline, row: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weights of the terms in a row, and those of the members of each group."""
+    sizes = [len(timeline.names), *map(len, timeline.groups.values())]
+    weights, *members = row[: sum(sizes)].split(sizes)
+    return weights, dict(zip(timeline.groups, members, strict=True))
 
 
 def fields_of(timeline: Timeline, columns: Sequence[T]) -> dict[str, dict[str, T]]:

@@ -1,5 +1,7 @@
 """From the given terms to one checked vector."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -10,8 +12,28 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lossweights.config.loss_config import LossConfig
+from lossweights.config.term import Term
+from lossweights.criterion.indexing import take
 from lossweights.errors import did_you_mean, quoted
+
+
+class Members(NamedTuple):
+    """The members of a group in a forward pass.
+
+    Args:
+        names: The members present, sorted.
+        losses: Their values, reduced and transformed.
+        vector: `losses` as one vector, shape (m,).
+        weights: Their weights in the group, shape (m,).
+    """
+
+    names: tuple[str, ...]
+    losses: list[Tensor]
+    vector: Tensor
+    weights: Tensor
+
+
+_NO_GROUPS: dict[str, Members] = {}
 
 
 class Values(NamedTuple):
@@ -19,21 +41,33 @@ class Values(NamedTuple):
 
     Args:
         names: The terms present, sorted.
-        raws: Values before a transform, reduced to scalars, of the terms that have one.
-        losses: The values of all, reduced and transformed.
+        raws: Values before a transform, reduced to scalars, of the terms and members that have one.
+        losses: The values of all, reduced and transformed; of a group, its weighted sum.
         vector: `losses` as one vector, float32 or float64, shape (m,).
+        groups: The members of the groups present; a group comes before those inside it.
     """
 
     names: tuple[str, ...]
     raws: Mapping[str, Tensor]
     losses: list[Tensor]
     vector: Tensor
+    groups: Mapping[str, Members] = _NO_GROUPS
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """The terms and members present."""
+        names = self.names
+        for members in self.groups.values():
+            names += members.names
+        return names
 
 
 class ReadMode(Protocol):
     """What a reader needs to know of a mode."""
 
     weights: Tensor
+    members: Mapping[str, Tensor]
+    in_place: bool
     device: torch.device
     inactive: frozenset[str]
     skipped: frozenset[str]
@@ -41,49 +75,94 @@ class ReadMode(Protocol):
 
 
 class Reader:
-    """Reads the terms of a forward pass.
+    """Reads the terms of a forward pass, or the members of one group.
 
     Args:
-        config: The declaration.
+        terms: The declaration of these terms.
+        ignore: Names and patterns of values that are no terms.
+        group: The name of the group.
+        optional: Whether all its members may be absent.
 
     Attributes:
-        names: The terms, sorted.
+        names: The terms, sorted; those of members begin with the name of their group.
+        required: Those that must be given, by their names in the group.
+        members: The names of all terms inside groups.
     """
 
-    def __init__(self, config: LossConfig) -> None:
-        self._ignored = re.compile("|".join(map(translate, config.ignore)) or "(?!)")
-        self.names = tuple(sorted(config.terms))
-        self._declared = list(config.terms)
-        self._required = frozenset(n for n, term in config.terms.items() if not term.optional)
+    def __init__(
+        self,
+        terms: Mapping[str, Term],
+        ignore: Sequence[str] = (),
+        group: str = "",
+        *,
+        optional: bool = False,
+    ) -> None:
+        self._ignore, self._group, self._is_optional = ignore, group, optional
+        self._ignored = re.compile("|".join(map(translate, ignore)) or "(?!)")
+        keys = tuple(sorted(terms))
+        self._keys = keys  # by which values are given
+        self.names = tuple(f"{group}/{key}" for key in keys) if group else keys
+        self._declared = list(terms)
         # Terms with a reduction or a transform: index, name, reduction, level of the transform.
-        terms = [(index, name, config.terms[name]) for index, name in enumerate(self.names)]
+        sorted_terms = [(index, self.names[index], terms[key]) for index, key in enumerate(keys)]
         self._prepared = [
             (index, name, term.reduction, None if term.transform is None else term.transform.level)
-            for index, name, term in terms
+            for index, name, term in sorted_terms
             if term.reduction or term.transform
         ]
+        self._groups = [
+            (index, Reader(term.terms, ignore, name, optional=term.optional))
+            for index, name, term in sorted_terms
+            if term.terms is not None
+        ]
+        needs_nothing = {keys[index] for index, inside in self._groups if not inside.required}
+        self.required = frozenset(
+            key for key, term in terms.items() if not term.optional and key not in needs_nothing
+        )
+        self.members = frozenset(
+            name for _, inside in self._groups for name in inside.names + tuple(inside.members)
+        )
 
-    def read(self, terms: Mapping[str, Any], mode: ReadMode, *, training: bool = True) -> Values:
+    def read(
+        self,
+        terms: Mapping[str, Any],
+        mode: ReadMode,
+        *,
+        training: bool = True,
+        finite: Callable[[Values], Values] | None = None,
+    ) -> Values:
         """The terms as one vector, in sorted order of their names.
 
         Args:
-            terms: The values by name; None, like a missing name, for an absent term.
-            mode: Which terms may be absent, and the transforms.
+            terms: The values by name; None, like a missing name, for an absent term. The members of
+                a group are a mapping of their own, or have their full names, `group/member`.
+            mode: Which terms may be absent, the transforms, and the weights of members.
             training: Whether a term must be given although its weight is 0.
+            finite: Leaves out terms whose value is not finite, or raises; None to keep them.
 
         Raises:
             ValueError: For a name that is unknown or missing, and for a value that is not a
                 scalar.
         """
+        if self.members and hasattr(terms, "items") and not self.members.isdisjoint(terms):
+            terms = self._nested(terms)
         names = self.names
         losses: list[Any]
         if type(terms) is dict and len(terms) == len(names):
-            losses = [terms.get(name) for name in names]
+            losses = [terms.get(key) for key in self._keys]
         else:
             names, losses = self._select(terms, mode, training=training)
         raws: dict[str, Tensor] = {}
         if self._prepared:
             losses = self._prepare(names, losses, mode, raws)
+        groups = _NO_GROUPS
+        if self._groups:
+            groups = {}
+            for place, inside in self._places(names):
+                if losses[place] is not None:
+                    values = inside.read(losses[place], mode, training=training, finite=finite)
+                    losses[place] = inside.add_up(values, mode, groups)
+                    raws.update(values.raws)
         if mode.skipped:
             losses = [
                 loss.detach() if name in mode.skipped and isinstance(loss, Tensor) else loss
@@ -94,18 +173,87 @@ class Reader:
         if not torch.compiler.is_compiling() or all(isinstance(loss, Tensor) for loss in losses):
             with suppress(TypeError, RuntimeError):
                 vector = torch.stack(losses)
-        if vector is not None and vector.dtype is torch.float32 and vector.ndim == 1:
-            return Values(names, raws, losses, vector)
-        if vector is None and any(loss is None for loss in losses):
-            names, _ = self._select(terms, mode, training=training)
-            losses = [loss for loss in losses if loss is not None]
-        losses, vector = self._convert(names, losses, vector, mode)
-        return Values(names, raws, losses, vector)
+        if vector is None or vector.dtype is not torch.float32 or vector.ndim != 1:
+            if vector is None and any(loss is None for loss in losses):
+                self._select(terms, mode, training=training)  # to check the names
+                both = zip(names, losses, strict=True)
+                names = tuple(name for name, loss in both if loss is not None)
+                losses = [loss for loss in losses if loss is not None]
+            losses, vector = self._convert(names, losses, vector, mode)
+        values = Values(names, raws, losses, vector, groups)
+        return values if finite is None else finite(values)
+
+    def _places(self, names: tuple[str, ...]) -> list[tuple[int, Reader]]:
+        """The groups among some terms, with their places."""
+        if names is self.names:
+            return self._groups
+        present = [(self.names[index], inside) for index, inside in self._groups]
+        return [(names.index(name), inside) for name, inside in present if name in names]
+
+    def add_up(self, values: Values, mode: ReadMode, groups: dict[str, Members]) -> Tensor | None:
+        """The value of this group, which is added to `groups`; None if no member counts."""
+        names, raws, losses, vector, inside = values
+        weights = mode.members[self._group]
+        if mode.in_place:  # the clock may overwrite it before the backward pass
+            weights = weights.clone()
+        if vector.device != mode.device:  # an evaluation on another device
+            weights = weights.to(vector.device)
+        if len(names) < len(self.names):
+            weights = take(weights, [i for i, name in enumerate(self.names) if name in names])
+        weights = weights.to(vector.dtype)
+        groups[self._group] = Members(names, losses, vector, weights)
+        groups.update(inside)
+        if mode.skipped and self._group not in mode.skipped:
+            summed = [i for i, name in enumerate(names) if name not in mode.skipped]
+            vector, weights = take(vector, summed), take(weights, summed)
+        return torch.dot(vector, weights) if vector.numel() else None
+
+    def _nested(self, terms: Mapping[str, Any]) -> dict[str, Any]:
+        """Terms by name, in which the members of a group are a mapping of their own."""
+        table = dict(terms)
+        for index, inside in self._groups:
+            key = self._keys[index]
+            if members := inside.take_from(table, table.get(key)):
+                table[key] = members
+        return table
+
+    def take_from(self, table: dict[str, Any], given: Any) -> Any:
+        """The members of this group: those `given`, and those that are taken from a table.
+
+        Raises:
+            ValueError: For a member that is given in both.
+        """
+        taken = {
+            key: table.pop(name)
+            for key, name in zip(self._keys, self.names, strict=True)
+            if name in table
+        }
+        if isinstance(given, Mapping):
+            if twice := sorted(taken.keys() & given.keys()):
+                name = f"{self._group}/{twice[0]}"
+                raise ValueError(f"term {name!r} is given twice, by name and inside its group")
+            taken = {**given, **taken}
+        elif given is not None:
+            return given
+        for index, inside in self._groups:
+            key = self._keys[index]
+            if members := inside.take_from(table, taken.get(key)):
+                taken[key] = members
+        return taken
 
     def usage(self, found: str) -> str:
         """The message for terms that are not passed as one mapping by name."""
-        shown = [f"{name!r}: {name if name.isidentifier() else '...'}" for name in self._declared]
+        groups = {self._keys[index] for index, _ in self._groups}
+        shown = [
+            f"{name!r}: {'{...}' if name in groups else name if name.isidentifier() else '...'}"
+            for name in self._declared
+        ]
         shown[3:] = ["..."] * (len(shown) > 3)
+        if self._group:
+            return (
+                f"{self._group!r} is a group, whose members are one mapping by name: write "
+                f"{{{self._group!r}: {{{', '.join(shown)}}}}}, found {found}"
+            )
         return (
             "the terms are passed in one mapping by name: write "
             f"criterion({{{', '.join(shown)}}}), found {found}"
@@ -154,31 +302,38 @@ class Reader:
         if not hasattr(terms, "items"):
             raise ValueError(self.usage("none" if terms is None else type(terms).__name__))
         given = {name: value for name, value in terms.items() if value is not None}
-        names = [name for name in self.names if name in given]
-        if len(names) < len(given) or not self._required <= given.keys():
+        if self._is_optional and not given:
+            return (), []
+        both = zip(self._keys, self.names, strict=True)
+        present = {name: given[key] for key, name in both if key in given}
+        if len(present) < len(given) or not self.required <= given.keys():
             inactive = mode.inactive
             if not training and not torch.compiler.is_compiling():
-                weights = zip(self.names, mode.weights.tolist(), strict=True)
-                inactive = inactive.union(name for name, weight in weights if weight == 0)
+                weights = mode.members[self._group] if self._group else mode.weights
+                pairs = zip(self.names, weights.tolist(), strict=True)
+                inactive = inactive.union(name for name, weight in pairs if weight == 0)
             self._check_names(given, inactive)
-        return tuple(names), [given[name] for name in names]
+        return tuple(present), list(present.values())
 
     def _check_names(self, given: Mapping[str, Any], inactive: Collection[str]) -> None:
+        group = f"{self._group}/" * bool(self._group)
         unknown = [
             name
             for name in given
-            if name not in self.names and self._ignored.match(str(name)) is None
+            if name not in self._keys and self._ignored.match(f"{group}{name}") is None
         ]
         missing = [
-            name
+            group + name
             for name in self._declared
-            if name in self._required and name not in given and name not in inactive
+            if name in self.required and name not in given and group + name not in inactive
         ]
         not_given = [name for name in self._declared if name not in given]
+        what = f"a member of {self._group!r}" if group else "a term of this loss"
         problems = [
-            f"{name!r} is not a term of this loss"
-            f"{did_you_mean(str(name), not_given or self._declared)} (the terms are "
-            f"{quoted(self._declared)}); if it is only for logging, write ignore: [{name}]"
+            f"{name!r} is not {what}"
+            f"{did_you_mean(str(name), not_given or self._declared)} (the "
+            f"{'members' if group else 'terms'} are {quoted(self._declared)}); if it is only for "
+            f"logging, write ignore: [{group}{name}]"
             for name in unknown
         ]
         problems += [

@@ -1,13 +1,15 @@
 """What training forward passes left for metrics, and the calls after their step."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from lossweights.config.loss_config import LossConfig
 from lossweights.criterion.given import GivenTerms
 from lossweights.criterion.gradients.weights import GradientStep
 from lossweights.criterion.indexing import put
@@ -40,6 +42,7 @@ class Parts(NamedTuple):
 class Pass(NamedTuple):
     """One forward pass, without its graph; the fields are those of `Parts` and `Values`."""
 
+    all_names: tuple[str, ...]
     names: tuple[str, ...]
     vector: Tensor
     weights: Tensor
@@ -47,6 +50,7 @@ class Pass(NamedTuple):
     penalties: Tensor | None
     raws: dict[str, Tensor]
     skipped: frozenset[str]
+    groups: Mapping[str, tuple[tuple[str, ...], Tensor, Tensor]]  # names, values and weights
 
 
 class Step(NamedTuple):
@@ -65,7 +69,7 @@ class Step(NamedTuple):
     @property
     def names(self) -> frozenset[str]:
         """The terms that were given in it."""
-        return self.names_of_sums.union(*(each.names for each in self.passes))
+        return self.names_of_sums.union(*(each.all_names for each in self.passes))
 
     @property
     def device(self) -> torch.device:
@@ -85,6 +89,18 @@ class Sums(NamedTuple):
     names: frozenset[str]
 
 
+class _Columns(NamedTuple):
+    """The columns of a table: the terms, sorted, and the members of each group."""
+
+    terms: tuple[str, ...]
+    groups: Mapping[str, tuple[str, ...]]
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """The terms, and the members of all groups."""
+        return (*self.terms, *chain.from_iterable(self.groups.values()))
+
+
 class _Patterns:
     """Sets of terms that compiled graphs were given, each in an attribute of its own.
 
@@ -96,13 +112,15 @@ class ForwardRecord:
     """A record of training forward passes, without their graphs.
 
     Args:
-        names: All terms, sorted.
-        summed: Those with `accumulates: sum`.
+        config: The declaration.
+        summed: Terms with `accumulates: sum`.
         compared: Those that a balancer compares with each other in a forward pass.
         weights_move: Whether any weight changes with time, so that the clock matters.
 
     Attributes:
-        names: The terms of the last forward pass; none before the first.
+        order: The terms, each group followed by its members, as declared.
+        members: The terms that are inside a group.
+        names: The terms and members of the last forward pass; none before the first.
         detached: Terms that carried no gradient when last looked at, with their weights.
         given: Which terms were given.
         step: The step of the last forward pass, once the clock has moved on from it.
@@ -115,14 +133,20 @@ class ForwardRecord:
 
     def __init__(
         self,
-        names: Sequence[str],
+        config: LossConfig,
         summed: Collection[str],
         compared: Collection[str],
         *,
         weights_move: bool,
     ) -> None:
-        self._all = tuple(names)
-        self._summed = [index for index, name in enumerate(names) if name in summed]
+        self.order, groups = tuple(config.all_terms), config.groups
+        self.members = frozenset(self.order).difference(config.terms)
+        self._columns = _Columns(tuple(sorted(config.terms)), groups)
+        self._all = self._columns.all_names
+        summed = set(summed)
+        for group, inside in groups.items():
+            summed.update(inside if group in summed else ())
+        self._summed = [index for index, name in enumerate(self._all) if name in summed]
         self._weights_move = weights_move
         self.names: tuple[str, ...] = ()
         self.detached: dict[str, Tensor] = {}
@@ -163,11 +187,12 @@ class ForwardRecord:
         Returns whether the clock, which matters to weights, seems to be forgotten, after each many
         forward passes.
         """
-        _, (names, raws, losses, vector), weights, factors, penalties, _ = parts
-        self.names = names
+        _, (names, raws, losses, vector, groups), weights, factors, penalties, _ = parts
+        self.names = all_names = parts.values.all_names if groups else names
         found: Pass = tuple.__new__(  # in half the time of the named tuple's own constructor
             Pass,
             (
+                all_names,
                 names,
                 vector.detach(),
                 weights,
@@ -176,14 +201,20 @@ class ForwardRecord:
                 # The losses themselves may be overwritten; the vector is a copy.
                 {name: raw.detach().clone() for name, raw in raws.items()} if raws else raws,
                 skipped,
+                {
+                    name: (each.names, each.vector.detach(), each.weights)
+                    for name, each in groups.items()
+                }
+                if groups
+                else groups,
             ),
         )
         if penalties is not None:
             self._has_penalties = True
         if looks := torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
             # Not to a list, which would grow: a graph is made for each length of it.
-            self._compiled.add_(_tables([found], self._all)[0])
-            setattr(self._patterns, repr(names), names)
+            self._compiled.add_(_tables([found], self._columns)[0])
+            setattr(self._patterns, repr(all_names), all_names)
             is_idle = False
         else:
             if inside_func_transform():
@@ -195,17 +226,16 @@ class ForwardRecord:
             self._forwards += 1
             idle = self.idle
             is_idle = idle >= _MANY_FORWARDS and not idle % _MANY_FORWARDS and self._weights_move
-            if names != self.given.names:
-                self.given.note(names, self.steps)
+            if all_names != self.given.names:
+                self.given.note(all_names, self.steps)
             if len(self._passes) == _MANY_PASSES:
                 self._add_up()
             self._passes.append(found)
         if looks:  # at each forward pass it would cost too much
-            self.detached = {
-                name: weight
-                for name, loss, weight in zip(names, losses, weights.unbind(), strict=True)
-                if not loss.requires_grad
-            }
+            terms = [*zip(names, losses, weights.unbind(), strict=True)]
+            for each in groups.values():
+                terms += zip(each.names, each.losses, each.weights.unbind(), strict=True)
+            self.detached = {name: weight for name, loss, weight in terms if not loss.requires_grad}
         self.awaits_step, self.step = True, None
         return is_idle
 
@@ -218,7 +248,7 @@ class ForwardRecord:
         """Keeps the passes of this step as their sums alone."""
         latest = self._latest()
         self._start_step()
-        self._sums, self._names_of_sums = _sums(latest, self._all), latest.names
+        self._sums, self._names_of_sums = _sums(latest, self._columns), latest.names
 
     def step_done(self, step: int) -> bool:
         """Completes the record of a step; returns whether it had a forward pass."""
@@ -244,15 +274,12 @@ class ForwardRecord:
     def _without_compiled(self) -> Step:
         return Step(self._passes, self._sums, self._names_of_sums)
 
-    def breakdown(self, order: Iterable[str]) -> Breakdown | None:
-        """The parts of the step that is going on, or else of the last; None before the first.
-
-        Terms are in the given order.
-        """
+    def breakdown(self) -> Breakdown | None:
+        """The parts of the step that is going on, or else of the last; None before the first."""
         if not self.awaits_step and not self.recent:
             return None
         step = self._latest() if self.awaits_step else self.recent[-1]
-        return self.mean(self.add_up([step]), order)
+        return self.mean(self.add_up([step]))
 
     def add_up(self, steps: Sequence[Step], earlier: Sums | None = None) -> Sums:
         """The sums over steps, and over `earlier` ones.
@@ -260,7 +287,7 @@ class ForwardRecord:
         A step counts with its means over the forward passes in which a term was given, or its sums
         with `accumulates: sum`; what terms add to the total is a mean over all passes.
         """
-        tables = _tables_of_steps(steps, self._all)
+        tables = _tables_of_steps(steps, self._columns)
         count = tables[:, _COUNT:].clamp(min=1)  # sums of terms that were not given are 0
         of_all = count[..., -1:].expand(-1, _COUNT - _PENALTY, count.shape[-1])
         divisors = torch.cat([count.expand(-1, _PENALTY, -1), of_all, count], dim=1)
@@ -269,11 +296,11 @@ class ForwardRecord:
         sums, names = (tables / divisors).sum(dim=0), frozenset[str]()
         if earlier is not None:
             sums, names = sums + earlier.sums.to(sums.device), earlier.names
-        given = {each.names for step in steps for each in step.passes}  # few different ones
+        given = {each.all_names for step in steps for each in step.passes}  # few different ones
         return Sums(sums, names.union(*given, *(step.names_of_sums for step in steps)))
 
-    def mean(self, steps: Sums, order: Iterable[str]) -> Breakdown:
-        """The parts of a total as means over steps, terms in the given order.
+    def mean(self, steps: Sums) -> Breakdown:
+        """The parts of a total as means over steps, terms as declared.
 
         Values and weights are means over the steps in which a term was given; penalties and
         weighted values over all.
@@ -288,10 +315,11 @@ class ForwardRecord:
             raw,
             value,
             weight,
-            penalty if self._has_penalties else [],
+            penalty[: len(steps.names.difference(self.members))] if self._has_penalties else [],
             products,
-            order,
+            self.order,
             steps.sums.new_zeros(()),
+            self.members,
         )
 
     def unused_warning(self) -> str:
@@ -307,7 +335,7 @@ class ForwardRecord:
         """What to write if the total was not finite in many steps in a row; empty otherwise."""
         if len(self.recent) < _RECENT_STEPS:
             return ""
-        tables = _tables_of_steps(self.recent, self._all)
+        tables = _tables_of_steps(self.recent, self._columns)
         totals = (tables[:, _WEIGHTED] + tables[:, _PENALTY]).sum(dim=1)
         if totals.isfinite().any():
             return ""
@@ -354,11 +382,11 @@ class ForwardRecord:
         # those here, because the descriptors of temporary tensors would be used again meanwhile.
         if self._passes:
             step = self._without_compiled()
-            self._passes, self._sums = [], _sums(step, self._all)
+            self._passes, self._sums = [], _sums(step, self._columns)
             self._names_of_sums = step.names
         if self.recent:
             step = self.recent[-1]
-            self.recent[-1] = Step((), _sums(step, self._all), step.names)
+            self.recent[-1] = Step((), _sums(step, self._columns), step.names)
         last = deque([*self.recent][-1:], maxlen=self.recent.maxlen)
         return {**self.__dict__, "_callbacks": OrderedDict(), "recent": last}
 
@@ -369,56 +397,88 @@ class ForwardRecord:
         self._compiled = keeps_address(self._compiled.clone())
 
 
-def _sums(step: Step, names: Sequence[str]) -> Tensor:
+def _sums(step: Step, columns: _Columns) -> Tensor:
     """The table of all forward passes of a step, shape (6, n + 1)."""
     if not step.passes:
         return cast("Tensor", step.sums)
-    sums = _tables(step.passes, names).sum(dim=0)
+    sums = _tables(step.passes, columns).sum(dim=0)
     return sums if step.sums is None else sums + step.sums.to(sums.device)
 
 
-def _tables_of_steps(steps: Sequence[Step], names: Sequence[str]) -> Tensor:
+def _tables_of_steps(steps: Sequence[Step], columns: _Columns) -> Tensor:
     """The tables of steps, shape (steps, 6, n + 1), on the device of the last."""
     device, count = steps[-1].device, len(steps[-1].passes)
     if all(s.sums is None and len(s.passes) == count and s.device == device for s in steps):
-        tables = _tables([each for step in steps for each in step.passes], names)  # all at once
+        tables = _tables([each for step in steps for each in step.passes], columns)  # all at once
         return tables.view(len(steps), count, *tables.shape[1:]).sum(dim=1)
-    return torch.stack([_sums(step, names).to(device) for step in steps])
+    return torch.stack([_sums(step, columns).to(device) for step in steps])
 
 
 @torch.no_grad()
-def _tables(passes: Sequence[Pass], names: Sequence[str]) -> Tensor:
+def _tables(passes: Sequence[Pass], columns: _Columns) -> Tensor:
     """One table for each forward pass, shape (passes, 6, n + 1).
 
     The last column is 0, but 1 in the row of counts, so that it counts passes.
     """
-    n, zeros = len(names), passes[0].vector.new_zeros(len(names))
-    places = [  # None for all
-        None if len(each.names) == n else [names.index(name) for name in each.names]
-        for each in passes
-    ]
-
-    def stacked(parts: Iterable[Tensor | None]) -> Tensor:
-        both = zip(parts, places, strict=True)
-        whole = [x if x is None or at is None else put(x, at, n) for x, at in both]
-        return torch.stack([zeros if x is None else x for x in whole])
-
-    value, weight = (stacked(each.vector for each in passes), stacked(e.weights for e in passes))
-    raw, penalty = value, torch.zeros_like(value)
+    terms, names = columns.terms, columns.all_names
+    given = [each.names for each in passes]
+    value = _stacked([each.vector for each in passes], given, terms)
+    weight = _stacked([each.weights for each in passes], given, terms)
+    penalty = torch.zeros_like(value)
     if any(each.penalties is not None for each in passes):
-        penalty = stacked(each.penalties for each in passes) * weight
+        penalty = _stacked([each.penalties for each in passes], given, terms) * weight
     if any(each.factors is not None for each in passes):
-        ones = torch.ones_like(zeros)
-        weight = weight * stacked(ones if e.factors is None else e.factors for e in passes)
-    weighted, count = value * weight, value.new_ones(len(passes), n + 1)
+        ones = [each.vector.new_ones(len(each.names)) for each in passes]
+        factors = [one if e.factors is None else e.factors for e, one in zip(passes, ones)]
+        weight = weight * _stacked(factors, given, terms)
+    if columns.groups:
+        value, weight = _with_members(passes, columns, value, weight)
+        penalty = torch.nn.functional.pad(penalty, (0, len(names) - len(terms)))
+    raw, weighted = value, value * weight
+    count = value.new_ones(len(passes), len(names) + 1)
     if any(each.raws for each in passes):
         raw = value.clone()
-    for row, (each, at) in enumerate(zip(passes, places, strict=True)):
+    for row, each in enumerate(passes):
         for name, part in each.raws.items():
             raw[row, names.index(name)] = part
         for name in each.skipped:
             weighted[row, names.index(name)].zero_()
-        for index in () if at is None else set(range(n)).difference(at):
-            count[row, index].zero_()
+        for name in (
+            set(names).difference(each.all_names) if len(each.all_names) < len(names) else ()
+        ):
+            count[row, names.index(name)].zero_()
     rows = torch.stack([raw, value, weight, penalty, weighted], dim=1)
     return torch.cat([torch.nn.functional.pad(rows, (0, 1)), count[:, None]], dim=1)
+
+
+def _stacked(
+    parts: Sequence[Tensor | None], given: Sequence[Sequence[str]], names: Sequence[str]
+) -> Tensor:
+    """Parts of several forward passes, one row each, with 0 for names that were not given."""
+    n, rows = len(names), []
+    zeros = next(part for part in parts if part is not None).new_zeros(n)
+    for part, present in zip(parts, given, strict=True):
+        if part is None:
+            rows.append(zeros)
+        elif len(present) == n:
+            rows.append(part)
+        else:
+            rows.append(put(part, [names.index(name) for name in present], n))
+    return torch.stack(rows)
+
+
+def _with_members(
+    passes: Sequence[Pass], columns: _Columns, value: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The values and weights of the terms, and of all members after them."""
+    values, weights = [value], [weight]
+    weight_of = dict(zip(columns.terms, weight.unbind(dim=1), strict=True))
+    absent = ((), value.new_zeros(0), value.new_zeros(0))
+    for group, names in columns.groups.items():  # outer groups come first
+        found = [each.groups.get(group, absent) for each in passes]
+        given = [names for names, _, _ in found]
+        values.append(_stacked([vector for _, vector, _ in found], given, names))
+        inside = _stacked([own for _, _, own in found], given, names) * weight_of[group][:, None]
+        weight_of |= zip(names, inside.unbind(dim=1), strict=True)
+        weights.append(inside)
+    return torch.cat(values, dim=1), torch.cat(weights, dim=1)

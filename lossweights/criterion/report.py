@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from lossweights.criterion.indexing import take
 from lossweights.errors import did_you_mean, quoted
 
 QUANTITIES = ("raw", "value", "weight", "penalty", "weighted", "share")  # of a term
@@ -54,24 +55,29 @@ class Breakdown:
         products: Sequence[Tensor],
         order: Iterable[str],
         zero: Tensor,
+        members: Collection[str] = (),
     ) -> Breakdown:
         """From the parts of the terms in `names`, for those of `order` that are among them.
 
-        `products` are weights times values; `penalty` is empty if nothing is learned; `zero` is
-        the total without any term.
+        `products` are weights times values; `penalty` is empty if nothing is learned, and else has
+        the terms, before the `members` of groups; `zero` is the total without any term.
         """
-        where = {name: names.index(name) for name in order if name in names}
+        index_of = {name: index for index, name in enumerate(names)}
+        where = {name: index_of[name] for name in order if name in index_of}
 
         def by_name(parts: Sequence[Tensor]) -> dict[str, Tensor]:
-            return {name: parts[index] for name, index in where.items()} if parts else {}
+            return {n: parts[index] for n, index in where.items() if index < len(parts)}
 
         weighted, penalties = by_name(products), by_name(penalty)
         # Without the penalties, which move a weight, not the model.
         size = torch.stack([part.detach().abs() for part in weighted.values()] or [zero])
-        share = size / size.sum().clamp_min(torch.finfo(size.dtype).tiny)
+        added = [index for index, name in enumerate(weighted) if name not in members]
+        sizes = take(size, added).sum() if weighted else size.sum()
+        share = size / sizes.clamp_min(torch.finfo(size.dtype).tiny)
         weighted |= {name: weighted[name] + part for name, part in penalties.items()}
+        parts = [part for name, part in weighted.items() if name not in members]
         return cls(
-            total=torch.stack(list(weighted.values())).sum() if weighted else zero,
+            total=torch.stack(parts).sum() if parts else zero,
             raw=by_name(raw),
             value=by_name(value),
             weight=by_name(weight),
@@ -112,7 +118,9 @@ class Breakdown:
         lines = [] if self.step is None else [f"step {self.step}"]
         lines.append(f"{'term':<{width}} " + "".join(f"{column:>12}" for column in columns))
         for name in self.raw:
-            cells = "".join(f"{numbers[f'{column}/{name}']:>12.5g}" for column in columns[:-1])
+            found = [numbers.get(f"{column}/{name}") for column in columns[:-1]]
+            # A member of a group has no penalty.
+            cells = "".join(f"{'':>12}" if x is None else f"{x:>12.5g}" for x in found)
             lines.append(f"{name:<{width}} {cells}{numbers[f'share/{name}']:>12.1%}")
         lines.append(f"{'total':<{width}} {numbers['total']:>{12 * (len(columns) - 1)}.5g}")
         for name, state in self.controllers.items():

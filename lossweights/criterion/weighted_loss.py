@@ -23,6 +23,7 @@ from lossweights.components.schedules import Constant, Schedule
 from lossweights.config.files import plain
 from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite
 from lossweights.config.term import TermLike
+from lossweights.config.timeline import multiply_members
 from lossweights.criterion.adaptive import Adaptive
 from lossweights.criterion.clock import Clock, Follower, unwrapped, whole_number
 from lossweights.criterion.combine import combine, finite_terms
@@ -125,9 +126,9 @@ class WeightedLoss(nn.Module):
         self._clock = clock = clock or Clock(config.total_steps, config.steps_per_epoch)
         self._owns_clock = not clock.has_owner
         self.adaptive = Adaptive(config, ProcessGroup(config.sync, process_group))
-        self._reader = Reader(config)
+        self._reader = Reader(config.terms, config.ignore)
         self._record = ForwardRecord(
-            self._reader.names,
+            config,
             self.adaptive.summed,
             self.adaptive.compared,
             weights_move=_weights_move(config, self.adaptive),
@@ -231,15 +232,17 @@ class WeightedLoss(nn.Module):
         mode = self._modes.train if training else self._modes.eval
         if mode is None:
             raise HorizonError(self._modes.missing)
-        values = self._reader.read(terms, mode, training=training)
-        if training:
-            if values.vector.device != mode.device:  # the criterion moves to its losses, once
-                self._modes.move(values.vector.device)
-                mode = self._modes.get(training=True)
-                values = self._reader.read(terms, mode)
-            if self._is_checked:
-                values = finite_terms(values, mode, self.config, self.current_step)
+        finite = self._finite(mode) if training and self._is_checked else None
+        values = self._reader.read(terms, mode, training=training, finite=finite)
+        if training and values.vector.device != mode.device:  # it moves to its losses, once
+            self._modes.move(values.vector.device)
+            mode = self._modes.get(training=True)
+            values = self._reader.read(terms, mode, finite=finite)
         return values, mode
+
+    def _finite(self, mode: Mode) -> Callable[[Values], Values]:
+        """A function that leaves out terms whose value is not finite, or raises."""
+        return lambda values: finite_terms(values, mode, self.config, self.current_step)
 
     def _uncompiled(self, terms: Mapping[str, Tensor | None], shared: SharedLike) -> Tensor:
         """A training forward pass with a balancer by gradients, outside of compiled graphs."""
@@ -266,20 +269,26 @@ class WeightedLoss(nn.Module):
         values, mode = self._read(terms, training=self.training and torch.is_grad_enabled())
         parts = combine(values, mode, self._reader.names, divided_by=self._divided_by)
         weights, factors, penalties = parts.weights, parts.factors, parts.penalties
-        losses = [loss.to(values.vector.dtype) for loss in values.losses]
         factors = weights if factors is None else weights * factors
+        losses = dict(zip(values.names, values.losses, strict=True))
+        weight = dict(zip(values.names, factors.unbind(), strict=True))
+        for group, members in values.groups.items():
+            losses |= zip(members.names, members.losses, strict=True)
+            weight |= zip(members.names, (members.weights * weight[group]).unbind(), strict=True)
+        losses = {name: loss.to(values.vector.dtype) for name, loss in losses.items()}
         return Breakdown.of(
-            values.names,
-            [values.raws.get(name, loss) for name, loss in zip(values.names, losses, strict=True)],
-            losses,
-            factors.unbind(),
+            tuple(losses),
+            [values.raws.get(name, loss) for name, loss in losses.items()],
+            list(losses.values()),
+            list(weight.values()),
             () if penalties is None else (weights * penalties).unbind(),
             [
-                loss.new_zeros(()) if name in mode.skipped else loss * factor
-                for name, loss, factor in zip(values.names, losses, factors.unbind(), strict=True)
+                loss.new_zeros(()) if name in mode.skipped else loss * weight[name]
+                for name, loss in losses.items()
             ],
-            self.config.terms,
+            self._record.order,
             weights.new_zeros(()),
+            self._record.members,
         )
 
     def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
@@ -548,8 +557,8 @@ class WeightedLoss(nn.Module):
         Raises:
             HorizonError: If the length of training is needed and not known.
         """
-        found = dict(zip(self._reader.names, self._modes.weights(), strict=False))
-        return Weights((name, found[name]) for name in self.config.terms)
+        found = self._modes.weights()
+        return Weights((name, found[name]) for name in self._record.order)
 
     @weights.setter
     def weights(self, _: object) -> NoReturn:
@@ -574,7 +583,7 @@ class WeightedLoss(nn.Module):
         {'nll': 1.0, 'kl': 0.25}
         """
         self._check_name(name)
-        term = self.config.terms[name]
+        term = self.config.lineage(name)[-1]
         if not isinstance(manual := term.controller, Manual):
             owner = term.controller or term.schedule
             of = f"{owner.kind or 'function'!r} sets it" if owner else "it is a constant"
@@ -605,15 +614,19 @@ class WeightedLoss(nn.Module):
         self._check_name(name)
         training = self.training and torch.is_grad_enabled()
         mode = self._modes.get(training=training)
-        return name not in mode.inactive and (
-            training or bool(mode.weights[self._reader.names.index(name)])
-        )
+        if training or name in mode.inactive:
+            return name not in mode.inactive
+        weights = dict(zip(self._reader.names, mode.weights.tolist(), strict=True))
+        for group, members in self.config.groups.items():
+            weights |= zip(members, mode.members[group].tolist(), strict=True)
+        multiply_members(weights, self.config.groups)
+        return bool(weights[name])
 
     def _check_name(self, name: str) -> None:
-        if name not in self.config.terms:
+        if name not in self._record.order:
             raise ValueError(
-                f"no term is called {name!r}{did_you_mean(name, self.config.terms)} "
-                f"(the terms are {quoted(self.config.terms)})"
+                f"no term is called {name!r}{did_you_mean(name, self._record.order)} "
+                f"(the terms are {quoted(self._record.order)})"
             )
 
     @overload
@@ -675,7 +688,7 @@ class WeightedLoss(nn.Module):
         return replace(breakdown, step=step, notes=tuple(self._notes(look=True).values()))
 
     def _last_breakdown(self) -> Breakdown | None:
-        breakdown = self._record.breakdown(self.config.terms)
+        breakdown = self._record.breakdown()
         if breakdown is None or not self.adaptive.controllers:
             return breakdown
         # On the device of that forward pass, which may not be the current one.
@@ -750,7 +763,7 @@ class WeightedLoss(nn.Module):
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}term_names"] = encoded(sorted(self.config.terms))
+        destination[f"{prefix}term_names"] = encoded(sorted(self.config.all_terms))
         if self._owns_clock:
             destination[f"{prefix}clock.step"] = torch.tensor(self.clock.step)
         numbers = (self.horizon.total_steps, self.horizon.steps_per_epoch)
@@ -788,7 +801,8 @@ class WeightedLoss(nn.Module):
                 values[key] = reader(found[key])
             except (ValueError, RuntimeError) as error:  # of torch, for an unusual tensor
                 problems.append(f"{prefix}{key} {error}")
-        ours, theirs = set(self.config.terms), set(values.get("term_names", self.config.terms))
+        ours = set(self.config.all_terms)
+        theirs = set(values.get("term_names", ours))
         # Terms are reported as keys, so that a load that is not strict returns them.
         how = "strict=False ignores this, in Lightning self.strict_loading = False)"
         missing += [
@@ -911,8 +925,8 @@ def _weights_move(config: LossConfig, adaptive: Adaptive) -> bool:
         adaptive.observes
         or adaptive.weights_from_gradients is not None
         or (balancer is not None and not adaptive.is_learned and not balancer.instant)
-        or any(term.schedule is not None for term in config.terms.values())
-        or any(Duration.parse(term.after).value > 0 for term in config.terms.values())
+        or any(term.schedule is not None for term in config.all_terms.values())
+        or any(Duration.parse(term.after).value > 0 for term in config.all_terms.values())
         or any(
             isinstance(value, Schedule) and not isinstance(value, Constant)
             for part in config.adaptive_parts()
