@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     Discriminator,
     Field,
@@ -16,6 +16,7 @@ from pydantic import (
     PlainValidator,
     Tag,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -25,18 +26,17 @@ from lossweights.components.balancers import Balancer
 from lossweights.components.controllers import Controller
 from lossweights.components.declaration import Component, Declaration
 from lossweights.components.durations import Duration, pattern, read_total_steps
+from lossweights.components.limits import MOST_TERMS
 from lossweights.components.transforms import Transform
 from lossweights.config.files import Location, Source, plain
+from lossweights.config.names import NAME_JSON, ByName, Name, by_name, expanded, read_terms, times
 from lossweights.config.term import Term
 from lossweights.errors import ConfigError, did_you_mean, dotted, explain, quoted, shown
 
 EvalWeights = Literal["final", "current"]
 OnNonfinite = Literal["propagate", "raise", "skip_term"]
 
-_MOST_TERMS = 10_000
-
 _TEXT = {"type": "string"}
-_NAME = _TEXT | {"minLength": 1, "pattern": r"^[^*\x00-\x1f\x7f-\x9f\u2028\u2029]*$"}
 _COUNT = {"type": "integer", "minimum": 1, "maximum": 2**53}
 _TOTAL_STEPS = {
     "anyOf": [
@@ -51,7 +51,8 @@ class LossConfig(Declaration):
     """The config of a `WeightedLoss`.
 
     Args:
-        terms: The terms by name. In a list of names, each has weight 1.
+        terms: The terms by name. In a list of names, each has weight 1. Braces in a name stand for
+            several names: `"aux_{0..5}"`, `"{box,cls}_loss"`. `"{{x}}"` is a name with braces.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`. Can be bound later.
         steps_per_epoch: Optimizer steps of an epoch. Can be bound later.
         eval_weights: The weights in evaluation. `final`: those at the end of training, so that the
@@ -61,6 +62,7 @@ class LossConfig(Declaration):
             total, `raise` an error that names the term, or `skip_term`, which leaves the term out
             of the sum. The last two read the values on the host at each step.
         ignore: Names, or patterns such as `acc*`, of values that may be passed beside the terms.
+            Braces in them expand, as in the names of terms.
         balancer: Computes the weights of all terms together.
         sync: Whether adaptive components average what they observe over the ranks of
             `torch.distributed`: if there are several (`auto`), or never (`off`).
@@ -70,7 +72,7 @@ class LossConfig(Declaration):
     0.5
     """
 
-    terms: dict[str, Term]
+    terms: dict[Name, Term]
     total_steps: Annotated[
         int | Duration | None,
         PlainValidator(partial(read_total_steps, least=1)),
@@ -79,7 +81,8 @@ class LossConfig(Declaration):
     ] = None
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
     eval_weights: Annotated[
-        Annotated[EvalWeights, Tag("[rule]")] | Annotated[dict[str, float], Tag("[table]")],
+        Annotated[EvalWeights, Tag("[rule]")]
+        | Annotated[dict[Name, float], AfterValidator(by_name), Tag("[table]")],
         Discriminator(lambda rule: "[table]" if isinstance(rule, dict) else "[rule]"),
     ] = "final"
     on_nonfinite: OnNonfinite = "propagate"
@@ -95,54 +98,29 @@ class LossConfig(Declaration):
     def _plain(cls, data: Any) -> Any:
         return plain(data)
 
-    @field_validator("terms", mode="before")
+    @field_validator("terms", mode="wrap")
     @classmethod
-    def _by_name(cls, terms: Any) -> Any:
-        if terms is None:
-            raise ValueError("no terms here: in YAML, indent them below `terms:`")
-        if isinstance(terms, dict | list) and len(terms) > _MOST_TERMS:
-            raise ValueError(f"a loss has at most {_MOST_TERMS:,} terms, found {len(terms)}")
-        for name in terms if isinstance(terms, dict | list) else ():
-            if not isinstance(name, str):
-                found = f"found {shown(name)}: quote it"
-                raise ValueError(f"the name of a term must be a string, {found}")
-        if isinstance(terms, dict) and (fields := sorted(terms.keys() & Term.model_fields)):
-            for name in [name for name, value in terms.items() if value is None]:
-                raise ValueError(
-                    f"{shown(name)} has no value, and {quoted(fields)} are next to it: in YAML, "
-                    f"indent the fields of {shown(name)} below it"
-                )
-        if not isinstance(terms, Mapping | list):
-            raise ValueError(
-                "a table by name is needed, such as {reconstruction: 1.0}, or a list of names, "
-                f"found {shown(terms)}"
-            )
-        if isinstance(terms, Mapping):
-            return terms
-        if repeated := [name for name, count in Counter(terms).items() if count > 1]:
-            raise ValueError(f"listed twice: {quoted(sorted(repeated))}; keep one")
-        return dict.fromkeys(terms, 1.0)
+    def _by_name(cls, terms: Any, read: ValidatorFunctionWrapHandler) -> ByName[Term]:
+        return read_terms(terms, read, Term.model_fields.keys())
 
     @field_validator("ignore", mode="before")
     @classmethod
     def _one_pattern(cls, ignore: Any) -> Any:
         return (ignore,) if isinstance(ignore, str) else ignore
 
+    @field_validator("ignore")
+    @classmethod
+    def _few_patterns(cls, ignore: tuple[str, ...]) -> tuple[str, ...]:
+        if (count := sum(map(times, ignore))) > MOST_TERMS:
+            raise ValueError(f"at most {MOST_TERMS:,} patterns are ignored, found {count}")
+        for each in ignore:
+            expanded(each)  # refuses a wrong pattern
+        return ignore
+
     @field_validator("sync", mode="before")
     @classmethod
     def _off_in_yaml(cls, sync: Any) -> Any:
         return "off" if sync is False else sync
-
-    @field_validator("terms")
-    @classmethod
-    def _not_empty(cls, terms: dict[str, Term]) -> dict[str, Term]:
-        if not terms:
-            raise ValueError("at least one term is needed: write `terms: {reconstruction: 1.0}`")
-        if "" in terms:
-            raise ValueError("the name of a term must not be empty, found ''")
-        if pattern := next((name for name in terms if "*" in name), ""):
-            raise ValueError(f"{shown(pattern)} is a pattern: write the name of each term")
-        return terms
 
     @field_validator("eval_weights", mode="before")
     @classmethod
@@ -203,6 +181,10 @@ class LossConfig(Declaration):
                 )
         return self
 
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        for field, value in super().__repr_args__():
+            yield field, value.written() if isinstance(value, ByName) else value
+
     @property
     def balanced_names(self) -> tuple[str, ...]:
         """The terms that a balancer would weight, sorted."""
@@ -224,10 +206,10 @@ class LossConfig(Declaration):
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         described: dict[str, Any] = handler(schema)
         properties = handler.resolve_ref_schema(described)["properties"]
-        size = {"minItems": 1, "maxItems": _MOST_TERMS, "uniqueItems": True}
-        names = {"type": "array", "items": _NAME, **size}
-        size = {"minProperties": 1, "maxProperties": _MOST_TERMS}
-        table = {**properties["terms"], "propertyNames": _NAME, **size}
+        size = {"minItems": 1, "maxItems": MOST_TERMS, "uniqueItems": True}
+        names = {"type": "array", "items": NAME_JSON, **size}
+        size = {"minProperties": 1, "maxProperties": MOST_TERMS}
+        table = {**properties["terms"], "propertyNames": NAME_JSON, **size}
         properties["terms"] = {"anyOf": [table, names]}
         properties["ignore"] = {"anyOf": [properties["ignore"], _TEXT]}
         properties["$schema"] = _TEXT | {"description": "The address of this schema."}
@@ -279,31 +261,48 @@ class LossConfig(Declaration):
 
         Args:
             changes: New values by dotted path, such as `kl.weight`, `kl.schedule.cycles` or
-                `total_steps`. A path begins with a term or a field of the config.
+                `total_steps`. A path begins with a term or a field of the config; braces in it
+                expand. `terms.new` adds a term.
 
         Raises:
-            ConfigError: If a path does not exist, or the config with the new values is invalid.
+            ConfigError: If a path does not exist, two paths change the same value, or the config
+                with the new values is invalid.
         """
         data: Any = self
+        paths: dict[Location, str] = {}  # as they are written, by the locations that they change
         for path, value in changes.items():
-            data = _with_value(data, self._parts_of(path), plain(value), path)
-        return self._validated(data)
+            new = plain(value)
+            for each in _expanded(path):
+                parts = self._parts_of(each)
+                if (other := paths.setdefault(tuple(parts), path)) != path:
+                    raise ConfigError(
+                        f"{shown(other)} and {shown(path)} both change {dotted(parts)}: keep one"
+                    )
+                data = _with_value(data, parts, new, each)
+
+        def place(location: Location) -> str:
+            for depth in range(len(location), 0, -1):
+                if "{" in (path := paths.get(location[:depth], "")):
+                    return dotted([path, *location[depth:]])
+            return dotted(location)
+
+        return self._validated(data, place)
 
     def _parts_of(self, path: str) -> list[str]:
         """The parts of a dotted path; the name of a term may have dots itself."""
         in_terms = path.removeprefix("terms.")
-        head = in_terms.split(".", 1)[0]
+        head, *rest = in_terms.split(".")
         if in_terms == path and head in type(self).model_fields:
             return path.split(".")
-        for name in sorted(self.terms, key=len, reverse=True):
-            if in_terms == name or in_terms.startswith(f"{name}."):
-                rest = in_terms[len(name) + 1 :]
-                return ["terms", name, *(rest.split(".") if rest else [])]
-        known = [*self.terms, *type(self).model_fields]
-        near = did_you_mean(head, known)
+        for count in range(len(rest), -1, -1):  # the longest name first
+            if (name := ".".join([head, *rest[:count]])) in self.terms:
+                return ["terms", name, *rest[count:]]
+        if in_terms != path and not rest:
+            return ["terms", head]
+        near = did_you_mean(head, [*self.terms, *type(self).model_fields])
         raise ConfigError(
-            f"{dotted([path])}: no term or field is called {shown(head)}{near} "
-            f"(the terms are {quoted(self.terms)})"
+            f"{dotted([path])}: no term or field is called {shown(head)}{near} (the terms are "
+            f"{quoted(self.terms)}); to add a term, write all of it at {dotted(['terms', head])}"
         )
 
 
@@ -319,6 +318,13 @@ class Part(NamedTuple):
     place: str
     term: str | None
     component: Controller | Transform | Balancer
+
+
+def _expanded(path: str) -> list[str]:
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise ConfigError(f"{dotted([path])}: {error}") from None
 
 
 def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
@@ -341,7 +347,8 @@ def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
         if rest and head not in owner and head in known:
             owner[head] = known[head]  # a default, of which a part is changed
     if isinstance(owner, dict) and (head in owner or not rest):
-        return {**owner, head: _with_value(owner.get(head), rest, value, whole)}
+        changed = {**owner, head: _with_value(owner.get(head), rest, value, whole)}
+        return ByName(changed) if isinstance(owner, ByName) else changed
     if owner is None:
         raise ConfigError(f"{whole}: the table with {head!r} is not set: write the whole table")
     raise ConfigError(f"{whole}: {owner} has no part {head!r}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lossweights.config.loss_config import LossConfig
+from lossweights.config.names import expanded
 from lossweights.errors import did_you_mean, quoted
 
 
@@ -51,7 +52,8 @@ class Reader:
     """
 
     def __init__(self, config: LossConfig) -> None:
-        self._ignored = re.compile("|".join(map(translate, config.ignore)) or "(?!)")
+        ignored = [name for pattern in config.ignore for name in expanded(pattern)]
+        self._ignored = re.compile("|".join(map(translate, ignored)) or "(?!)")
         self.names = tuple(sorted(config.terms))
         self._declared = list(config.terms)
         self._required = frozenset(n for n, term in config.terms.items() if not term.optional)

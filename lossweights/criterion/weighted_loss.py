@@ -22,6 +22,7 @@ from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules import Constant, Schedule
 from lossweights.config.files import plain
 from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite
+from lossweights.config.names import FIXED
 from lossweights.config.term import TermLike
 from lossweights.criterion.adaptive import Adaptive
 from lossweights.criterion.clock import Clock, Follower, unwrapped, whole_number
@@ -118,7 +119,7 @@ class WeightedLoss(nn.Module):
             "balancer": balancer,
             "sync": sync,
         }
-        self.config = config = _config_of(terms, fields)
+        self._config = config = _config_of(terms, fields)
         shares_clock = clock is not None
         for sentence in misspelt_sources(config):
             warn(sentence)
@@ -532,6 +533,15 @@ class WeightedLoss(nn.Module):
                 state.pop(parameter, None)
 
     # Metrics and diagnostics
+
+    @property
+    def config(self) -> LossConfig:
+        """The config of this criterion. It cannot be changed."""
+        return self._config
+
+    @config.setter
+    def config(self, _: object) -> NoReturn:
+        raise AttributeError(FIXED)
 
     @property
     def term_names(self) -> tuple[str, ...]:
