@@ -95,8 +95,8 @@ def dotted(path: Iterable[Any]) -> str:
         if isinstance(part, int):
             text += f"[{shown(part)}]"
         elif not isinstance(part, str) or part not in _UNWRITTEN:
-            is_plain = isinstance(part, str) and part.isprintable() and len(part) <= _LONGEST_NAME
-            name = part if is_plain else shown(part)
+            is_text = isinstance(part, str) and part.isprintable()
+            name = part if is_text and 0 < len(part) <= _LONGEST_NAME else shown(part)
             text += f".{name}" if text else name
     return text
 
@@ -108,19 +108,22 @@ def explain(error: ValidationError, where: Callable[[tuple[Any, ...]], str] = do
         error: The error that pydantic raised.
         where: Formats a location in the declaration.
     """
-    lines = []
+    lines: dict[tuple[str, bool], str] = {}
     problems = error.errors(include_url=False)
-    for problem in problems[:MOST_PROBLEMS]:
-        place = where(problem["loc"])
+    for problem in problems:
+        place, of_key = where(problem["loc"]), problem["loc"][-1:] == ("[key]",)
+        if (place, of_key) in lines:  # a path with braces is one place of several terms
+            continue
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "missing":
             message = "this field is needed"
         elif problem["type"] not in ("value_error", "unknown_field"):  # ours include the input
             message = f"{message[0].lower()}{message[1:]}, found {shown(problem['input'])}"
-        lines.append(f"{place}: {message}" if place else message)
-    if len(problems) > MOST_PROBLEMS:
-        lines.append(f"and {len(problems) - MOST_PROBLEMS} more problems")
-    return "\n".join(lines)
+        lines[place, of_key] = f"{place}: {message}" if place else message
+    first = [*lines.values()][:MOST_PROBLEMS]
+    if len(lines) > MOST_PROBLEMS:
+        first.append(f"and {len(lines) - MOST_PROBLEMS} more problems")
+    return "\n".join(first)
 
 
 def warn(message: str) -> None:

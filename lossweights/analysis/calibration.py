@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lossweights.config.files import as_yaml
 from lossweights.config.loss_config import LossConfig
+from lossweights.config.names import ByName
 from lossweights.config.timeline import weight_of
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import HorizonError, did_you_mean, quoted
@@ -76,7 +77,7 @@ class Calibration:
                 table[name] |= declared.model_dump(mode="json", exclude_defaults=True)
             except ValueError:
                 lines.append(f"{name}: a file cannot contain its function; add its other fields")
-        return "\n".join([*lines, "", as_yaml({"terms": table})])
+        return "\n".join([*lines, "", as_yaml({"terms": ByName(table).written()})])
 
 
 def calibrate(
@@ -158,7 +159,7 @@ def calibrate(
             typical[name], term.weight, weights[name], old_share, share, "; ".join(notes)
         )
     terms = {n: term.model_copy(update={"weight": weights[n]}) for n, term in config.terms.items()}
-    return Calibration(config.model_copy(update={"terms": terms}), found, count)
+    return Calibration(config.model_copy(update={"terms": ByName(terms)}), found, count)
 
 
 def _seen(criterion: WeightedLoss, given: Any) -> tuple[dict[str, list[float]], int]:
@@ -172,7 +173,7 @@ def _seen(criterion: WeightedLoss, given: Any) -> tuple[dict[str, list[float]], 
     bare_term = {"schedule": None, "controller": None, "balanced": None, "optional": True}
     terms = {name: term.model_copy(update=bare_term) for name, term in config.terms.items()}
     with warnings.catch_warnings(action="ignore"):  # the criterion has warned of its schedules
-        bare = WeightedLoss(LossConfig(terms=terms, ignore=config.ignore)).eval()
+        bare = WeightedLoss(LossConfig(terms=ByName(terms), ignore=config.ignore)).eval()
         bare.bind(total_steps=horizon.total_steps, steps_per_epoch=horizon.steps_per_epoch)
     seen: dict[str, list[float]] = {name: [] for name in config.terms}
     count = 0

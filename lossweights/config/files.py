@@ -13,6 +13,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lossweights.components.limits import MOST_VALUES
+from lossweights.config.names import ByName, times
 from lossweights.config.yaml_text import Lines, read_yaml
 from lossweights.errors import ConfigError, did_you_mean, dotted, quoted, shown
 
@@ -25,7 +27,6 @@ _FORMATS = {".json": "JSON", ".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}
 _LARGEST_FILE = 256 * 1024  # bytes
 _DEEPEST = 32  # levels of tables and lists
 _MOST_VALUES_OF_FILE = 20_000
-_MOST_VALUES = 100_000  # of a loss; a value counts as often as it is used
 
 _TEXTS = (str, bytes, bytearray, memoryview, UserString)  # sequences that are one value
 
@@ -165,15 +166,15 @@ def plain(data: Any, place: Callable[[Location], str] = dotted) -> Any:
 
     def entries(value: Any) -> Iterator[tuple[Any, Any]]:
         try:
-            yield from value.items() if isinstance(value, Mapping) else enumerate(value)
+            yield from _entries(value)
         except Exception as error:  # of another library, such as a missing value of OmegaConf
             raise refusal(f"this part cannot be read: {error}") from error
 
-    def copied(value: Any) -> Any:
+    def copied(value: Any, uses: int = 1) -> Any:
         nonlocal count
-        count += 1
-        if count > _MOST_VALUES:
-            raise refusal(f"a loss has at most {_MOST_VALUES:,} values, and here are more")
+        count += uses
+        if count > MOST_VALUES:
+            raise refusal(f"a loss has at most {MOST_VALUES:,} values, and here are more")
         if not isinstance(value, Mapping | Sequence) or isinstance(value, _TEXTS):
             return value
         if id(value) in around:
@@ -184,12 +185,18 @@ def plain(data: Any, place: Callable[[Location], str] = dotted) -> Any:
         copy: dict[Any, Any] = {}
         for key, part in entries(value):
             path.append(key)
-            copy[key] = copied(part)
+            copy[key] = copied(part, uses * times(key))
             path.pop()
         around.remove(id(value))
         return copy if isinstance(value, Mapping) else list(copy.values())
 
     return copied(data)
+
+
+def _entries(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, ByName):
+        return value.written().items()
+    return value.items() if isinstance(value, Mapping) else enumerate(value)
 
 
 def as_yaml(data: Any) -> str:

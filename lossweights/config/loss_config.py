@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     Discriminator,
     Field,
@@ -16,6 +17,7 @@ from pydantic import (
     PlainValidator,
     Tag,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -25,9 +27,19 @@ from lossweights.components.balancers import Balancer
 from lossweights.components.controllers import Controller
 from lossweights.components.declaration import Component, Declaration
 from lossweights.components.durations import Duration, pattern, read_total_steps
+from lossweights.components.limits import MOST_TERMS
 from lossweights.components.transforms import Transform
 from lossweights.config.files import Location, Source, plain
-from lossweights.config.names import MOST_TERMS, by_name, terms_json
+from lossweights.config.names import (
+    ByName,
+    Name,
+    as_written,
+    by_name,
+    expanded,
+    read_terms,
+    terms_json,
+    times,
+)
 from lossweights.config.term import Term
 from lossweights.errors import ConfigError, did_you_mean, dotted, explain, quoted, shown
 
@@ -49,8 +61,9 @@ class LossConfig(Declaration):
     """The config of a `WeightedLoss`.
 
     Args:
-        terms: The terms by name. In a list of names, each has weight 1. A term may hold `terms`
-            itself: see `Term`.
+        terms: The terms by name. In a list of names, each has weight 1. Braces in a name stand for
+            several names: `"aux_{0..5}"`, `"{box,cls}_loss"`. `"{{x}}"` is a name with braces. A
+            term may hold `terms` itself: see `Term`.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`. Can be bound later.
         steps_per_epoch: Optimizer steps of an epoch. Can be bound later.
         eval_weights: The weights in evaluation. `final`: those at the end of training, so that the
@@ -61,6 +74,7 @@ class LossConfig(Declaration):
             total, `raise` an error that names the term, or `skip_term`, which leaves the term out
             of the sum. The last two read the values on the host at each step.
         ignore: Names, or patterns such as `acc*`, of values that may be passed beside the terms.
+            Braces in them expand, as in the names of terms.
         balancer: Computes the weights of all terms together.
         sync: Whether adaptive components average what they observe over the ranks of
             `torch.distributed`: if there are several (`auto`), or never (`off`).
@@ -70,7 +84,7 @@ class LossConfig(Declaration):
     0.5
     """
 
-    terms: dict[str, Term]
+    terms: dict[Name, Term]
     total_steps: Annotated[
         int | Duration | None,
         PlainValidator(partial(read_total_steps, least=1)),
@@ -79,7 +93,8 @@ class LossConfig(Declaration):
     ] = None
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
     eval_weights: Annotated[
-        Annotated[EvalWeights, Tag("[rule]")] | Annotated[dict[str, float], Tag("[table]")],
+        Annotated[EvalWeights, Tag("[rule]")]
+        | Annotated[dict[Name, float], AfterValidator(by_name), Tag("[table]")],
         Discriminator(lambda rule: "[table]" if isinstance(rule, dict) else "[rule]"),
     ] = "final"
     on_nonfinite: OnNonfinite = "propagate"
@@ -95,15 +110,24 @@ class LossConfig(Declaration):
     def _plain(cls, data: Any) -> Any:
         return plain(data)
 
-    @field_validator("terms", mode="before")
+    @field_validator("terms", mode="wrap")
     @classmethod
-    def _by_name(cls, terms: Any) -> Any:
-        return by_name(terms, Term.model_fields)
+    def _by_name(cls, terms: Any, read: ValidatorFunctionWrapHandler) -> ByName[Term]:
+        return read_terms(terms, read, Term.model_fields.keys())
 
     @field_validator("ignore", mode="before")
     @classmethod
     def _one_pattern(cls, ignore: Any) -> Any:
         return (ignore,) if isinstance(ignore, str) else ignore
+
+    @field_validator("ignore")
+    @classmethod
+    def _few_patterns(cls, ignore: tuple[str, ...]) -> tuple[str, ...]:
+        if (count := sum(map(times, ignore))) > MOST_TERMS:
+            raise ValueError(f"at most {MOST_TERMS:,} patterns are ignored, found {count}")
+        for each in ignore:
+            expanded(each)  # refuses a wrong pattern
+        return ignore
 
     @field_validator("sync", mode="before")
     @classmethod
@@ -195,6 +219,9 @@ class LossConfig(Declaration):
                 )
         return self
 
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        yield from as_written(super().__repr_args__())
+
     @property
     def balanced_names(self) -> tuple[str, ...]:
         """The terms that a balancer would weight, sorted."""
@@ -216,7 +243,11 @@ class LossConfig(Declaration):
 
     def lineage(self, name: str) -> list[Term]:
         """The groups around a term, from the outside, and the term; empty if it is unknown."""
-        return _lineage(self.terms, name)
+        found, terms = [], self.terms
+        for key in _keys(terms, name):
+            found.append(terms[key])
+            terms = terms[key].terms or terms
+        return found
 
     def adaptive_parts(self) -> list[Part]:
         """The components that may adapt: those of the terms, sorted, then the balancer."""
@@ -285,32 +316,58 @@ class LossConfig(Declaration):
 
         Args:
             changes: New values by dotted path, such as `kl.weight`, `kl.schedule.cycles` or
-                `total_steps`. A path begins with a term or a field of the config.
+                `total_steps`. A path begins with a term or a field of the config; braces in it
+                expand. `terms.new` adds a term.
 
         Raises:
-            ConfigError: If a path does not exist, or the config with the new values is invalid.
+            ConfigError: If a path does not exist, two paths change the same value, or the config
+                with the new values is invalid.
         """
         data: Any = self
+        paths: dict[Location, str] = {}  # as they are written, by the locations that they change
         for path, value in changes.items():
-            data = _with_value(data, self._parts_of(path), plain(value), path)
-        return self._validated(data)
+            new = plain(value)
+            for each in _expanded(path):
+                parts = self._parts_of(each)
+                if (other := paths.setdefault(tuple(parts), path)) != path:
+                    raise ConfigError(
+                        f"{shown(other)} and {shown(path)} both change {dotted(parts)}: keep one"
+                    )
+                data = _with_value(data, parts, new, each)
+
+        def place(location: Location) -> str:
+            for depth in range(len(location), 0, -1):
+                if "{" in (path := paths.get(location[:depth], "")):
+                    return dotted([path, *location[depth:]])
+            return dotted(location)
+
+        return self._validated(data, place)
 
     def _parts_of(self, path: str) -> list[str]:
         """The parts of a dotted path; the name of a term may have dots itself."""
         in_terms = path.removeprefix("terms.")
-        head = in_terms.split(".", 1)[0]
+        head, *rest = in_terms.split(".")
         if in_terms == path and head in type(self).model_fields:
             return path.split(".")
-        for name in sorted(self.terms, key=len, reverse=True):
-            if in_terms == name or in_terms.startswith(f"{name}."):
-                rest = in_terms[len(name) + 1 :]
-                return ["terms", name, *(rest.split(".") if rest else [])]
-        known = [*self.terms, *type(self).model_fields]
-        near = did_you_mean(head, known)
+        for count in range(len(rest), -1, -1):  # the longest name first
+            if keys := _keys(self.terms, ".".join([head, *rest[:count]])):
+                return [*_inside(keys), *rest[count:]]
+        if in_terms != path and not rest:
+            return self._parts_of_new(head)
+        near = did_you_mean(head, [*self.all_terms, *type(self).model_fields])
         raise ConfigError(
-            f"{dotted([path])}: no term or field is called {shown(head)}{near} "
-            f"(the terms are {quoted(self.terms)})"
+            f"{dotted([path])}: no term or field is called {shown(head)}{near} (the terms are "
+            f"{quoted(self.all_terms)}); to add a term, write all of it at "
+            f"{dotted(['terms', head])}"
         )
+
+    def _parts_of_new(self, name: str) -> list[str]:
+        """The path of a term that is added: a member, if it begins with the name of a group."""
+        groups = self.groups
+        for end in [index for index, letter in enumerate(name) if letter == "/"][::-1]:
+            if name[:end] in groups:
+                return _inside([*_keys(self.terms, name[:end]), name[end + 1 :]])
+        return ["terms", name]
 
 
 def _walk(terms: Mapping[str, Term], group: str = "") -> Iterator[tuple[str, Term]]:
@@ -321,16 +378,21 @@ def _walk(terms: Mapping[str, Term], group: str = "") -> Iterator[tuple[str, Ter
             yield from _walk(term.terms, f"{group}{name}/")
 
 
-def _lineage(terms: Mapping[str, Term], name: str) -> list[Term]:
+def _keys(terms: Mapping[str, Term], name: str) -> list[str]:
+    """The keys of the groups around a term, and of the term; none if it is unknown."""
     if name in terms:
-        return [terms[name]]
-    ends = [index for index, letter in enumerate(name) if letter == "/"]
-    for end in ends:  # a name may have slashes itself
+        return [name]
+    for end in [index for index, letter in enumerate(name) if letter == "/"]:  # of any key
         group = terms.get(name[:end])
         members = None if group is None else group.terms
-        if group is not None and members and (inside := _lineage(members, name[end + 1 :])):
-            return [group, *inside]
+        if members and (keys := _keys(members, name[end + 1 :])):
+            return [name[:end], *keys]
     return []
+
+
+def _inside(keys: Sequence[str]) -> list[str]:
+    """The path of a term in a config."""
+    return [part for key in keys for part in ("terms", key)]
 
 
 class Part(NamedTuple):
@@ -345,6 +407,13 @@ class Part(NamedTuple):
     place: str
     term: str | None
     component: Controller | Transform | Balancer
+
+
+def _expanded(path: str) -> list[str]:
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise ConfigError(f"{dotted([path])}: {error}") from None
 
 
 def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
@@ -367,7 +436,8 @@ def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:
         if rest and head not in owner and head in known:
             owner[head] = known[head]  # a default, of which a part is changed
     if isinstance(owner, dict) and (head in owner or not rest):
-        return {**owner, head: _with_value(owner.get(head), rest, value, whole)}
+        changed = {**owner, head: _with_value(owner.get(head), rest, value, whole)}
+        return ByName(changed) if isinstance(owner, ByName) else changed
     if owner is None:
         raise ConfigError(f"{whole}: the table with {head!r} is not set: write the whole table")
     raise ConfigError(f"{whole}: {owner} has no part {head!r}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from lossweights.components.controllers import Controller, Manual
 from lossweights.components.declaration import Declaration, load_plugins, written
@@ -13,7 +13,7 @@ from lossweights.components.durations import Duration, steps
 from lossweights.components.json_schema import NOT_NULL, NUMBER
 from lossweights.components.schedules import Schedule
 from lossweights.components.transforms import Transform
-from lossweights.config.names import by_name, terms_json
+from lossweights.config.names import ByName, Name, as_written, read_terms, terms_json
 from lossweights.errors import did_you_mean, quoted, shown
 
 
@@ -70,7 +70,7 @@ class Term(Declaration):
     accumulates: Literal["mean", "sum"] = "mean"
     optional: bool = False
     when_zero: Literal["keep", "skip"] = "keep"
-    terms: dict[str, Term] | None = None
+    terms: dict[Name, Term] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -97,10 +97,10 @@ class Term(Declaration):
             return {_family_of(data).__name__.lower(): data}
         return data if isinstance(data, Term) else {"weight": data}
 
-    @field_validator("terms", mode="before")
+    @field_validator("terms", mode="wrap")
     @classmethod
-    def _by_name(cls, terms: Any) -> Any:
-        return None if terms is None else by_name(terms, cls.model_fields)
+    def _by_name(cls, terms: Any, read: ValidatorFunctionWrapHandler) -> ByName[Term] | None:
+        return None if terms is None else read_terms(terms, read, cls.model_fields.keys())
 
     @model_validator(mode="after")
     def _one_owner(self) -> Self:
@@ -170,6 +170,9 @@ class Term(Declaration):
                         "group: write it there"
                     )
         return self
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        yield from as_written(super().__repr_args__())
 
     def __str__(self) -> str:
         fields = dict(self.__repr_args__())

@@ -62,6 +62,8 @@ def read_yaml(text: str, name: str, *, deepest: int, most: int) -> tuple[Any, Li
         problem = str(getattr(error, "problem", None) or error)
         if "mapping values" in problem:
             problem = "more indented than the line before, or a text with `: ` needs quotes"
+        if "',' or '}'" in problem:
+            problem += ", or a name with braces needs quotes"
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{name}{line}: incomplete or not well-formed YAML: {problem}") from None
 
@@ -125,7 +127,11 @@ class _Reader:
             self._add(1, event)
             key, line = self._node(event, depth), _line(event)
             if isinstance(key, dict | list):
-                self._refuse(event, "a key is text, found a table or a list")
+                self._refuse(
+                    event,
+                    "a key is text, found a table or a list: put a name that begins with a brace "
+                    "in quotes",
+                )
             is_merge = key == "<<" and not (event.tag or event.style)
             if key in own or (is_merge and merged is not None):
                 self._refuse(event, f"{shown(key)} appears twice in one table; keep one")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from lossweights.config.names import expanded
 from lossweights.config.term import Term
 from lossweights.criterion.indexing import take
 from lossweights.errors import did_you_mean, quoted
@@ -79,7 +80,7 @@ class Reader:
 
     Args:
         terms: The declaration of these terms.
-        ignore: Names and patterns of values that are no terms.
+        ignored: Matches the names of values that are no terms.
         group: The name of the group.
         optional: Whether all its members may be absent.
 
@@ -92,13 +93,12 @@ class Reader:
     def __init__(
         self,
         terms: Mapping[str, Term],
-        ignore: Sequence[str] = (),
+        ignored: re.Pattern[str],
         group: str = "",
         *,
         optional: bool = False,
     ) -> None:
-        self._ignore, self._group, self._is_optional = ignore, group, optional
-        self._ignored = re.compile("|".join(map(translate, ignore)) or "(?!)")
+        self._ignored, self._group, self._is_optional = ignored, group, optional
         keys = tuple(sorted(terms))
         self._keys = keys  # by which values are given
         self.names = tuple(f"{group}/{key}" for key in keys) if group else keys
@@ -111,7 +111,7 @@ class Reader:
             if term.reduction or term.transform
         ]
         self._groups = [
-            (index, Reader(term.terms, ignore, name, optional=term.optional))
+            (index, Reader(term.terms, ignored, name, optional=term.optional))
             for index, name, term in sorted_terms
             if term.terms is not None
         ]
@@ -369,6 +369,12 @@ class Reader:
         if not losses:
             return [], torch.empty(0, dtype=torch.float32, device=device)
         return losses, torch.stack(losses)
+
+
+def ignoring(patterns: Sequence[str]) -> re.Pattern[str]:
+    """Matches the names that the patterns of `ignore` stand for."""
+    names = [name for pattern in patterns for name in expanded(pattern)]
+    return re.compile("|".join(map(translate, names)) or "(?!)")
 
 
 def _device_of(values: Sequence[object], mode: ReadMode) -> torch.device:

@@ -22,6 +22,7 @@ from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules import Constant, Schedule
 from lossweights.config.files import plain
 from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite
+from lossweights.config.names import FIXED
 from lossweights.config.term import TermLike
 from lossweights.config.timeline import multiply_members
 from lossweights.criterion.adaptive import Adaptive
@@ -31,7 +32,7 @@ from lossweights.criterion.diagnostics import audit, describe, misspelt_sources
 from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.shared import SharedLike
 from lossweights.criterion.modes import Mode, Modes
-from lossweights.criterion.reader import Reader, Values
+from lossweights.criterion.reader import Reader, Values, ignoring
 from lossweights.criterion.record import ForwardRecord
 from lossweights.criterion.report import (
     METRICS,
@@ -119,14 +120,14 @@ class WeightedLoss(nn.Module):
             "balancer": balancer,
             "sync": sync,
         }
-        self.config = config = _config_of(terms, fields)
+        self._config = config = _config_of(terms, fields)
         shares_clock = clock is not None
         for sentence in misspelt_sources(config):
             warn(sentence)
         self._clock = clock = clock or Clock(config.total_steps, config.steps_per_epoch)
         self._owns_clock = not clock.has_owner
         self.adaptive = Adaptive(config, ProcessGroup(config.sync, process_group))
-        self._reader = Reader(config.terms, config.ignore)
+        self._reader = Reader(config.terms, ignoring(config.ignore))
         self._record = ForwardRecord(
             config,
             self.adaptive.summed,
@@ -541,6 +542,15 @@ class WeightedLoss(nn.Module):
                 state.pop(parameter, None)
 
     # Metrics and diagnostics
+
+    @property
+    def config(self) -> LossConfig:
+        """The config of this criterion. It cannot be changed."""
+        return self._config
+
+    @config.setter
+    def config(self, _: object) -> NoReturn:
+        raise AttributeError(FIXED)
 
     @property
     def term_names(self) -> tuple[str, ...]:

@@ -67,10 +67,21 @@ def test_a_change_is_what_the_file_could_say(call: Call, tmp_path: Path) -> None
     assert panels(changed.out)["kl"] == panels(call("preview", "a.yaml").out)["kl"]
 
 
+def test_a_change_of_several_terms(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", 'terms: {"aux_{0..2}": 1.0}\ntotal_steps: 100\n')
+    changes = ("--set", "aux_{0..1}.weight=3", "--set", "terms.new=2")
+    changed = panels(call("preview", "a.yaml", *changes).out)
+    write(tmp_path, "b.yaml", "terms: {aux_0: 3, aux_1: 3, aux_2: 1, new: 2}\ntotal_steps: 100\n")
+    assert changed == panels(call("preview", "b.yaml").out)
+    assert list(changed) == ["aux_0", "aux_1", "aux_2", "new"]
+
+
 @pytest.mark.parametrize(
     ("change", "problem", "status"),
     [
         ("kl.wieght=1", "did you mean 'weight'", 1),
+        ("k{l.weight=1", "changed: k{l.weight: a single '{' is no pattern", 1),
+        ("lk.weight=1", "to add a term, write all of it at terms.lk", 1),
         ("kl.weight=often", "a.yaml: refused\n  changed: terms.kl.weight", 1),
         ("kl.weight", "write PATH=VALUE", 2),
         ("=3", "write PATH=VALUE", 2),
