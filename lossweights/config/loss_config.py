@@ -167,8 +167,8 @@ class LossConfig(Declaration):
             )
         if len(counts) > MOST_TERMS:
             raise ValueError(
-                f"a loss has at most {MOST_TERMS:,} terms, found {len(counts)} with the members of "
-                "groups"
+                f"a loss has at most {MOST_TERMS:,} terms, found {len(counts):,} with the members "
+                "of groups"
             )
         return self
 
