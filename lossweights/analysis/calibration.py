@@ -181,9 +181,8 @@ def _seen(criterion: WeightedLoss, given: Any) -> tuple[dict[str, list[float]], 
         count += 1
         with torch.no_grad():
             values = bare.breakdown(batch).value
-        for name, found in seen.items():  # of the groups, not of their members
-            if name in values:
-                found.append(abs(values[name].item()))
+        for name in seen.keys() & values.keys():  # of groups, not of their members
+            seen[name].append(abs(values[name].item()))
     if not count:
         raise ValueError("at least one batch is needed, found none: is the generator used up?")
     return seen, count

@@ -17,6 +17,9 @@ from lossweights.config.names import ByName, Name, as_written, read_terms, terms
 from lossweights.errors import did_you_mean, quoted, shown
 
 
+_NULL = {"type": "null"}
+
+
 class Term(Declaration):
     """A named scalar of the loss, and its weight over time.
 
@@ -191,7 +194,7 @@ class Term(Declaration):
         families = [properties[role]["anyOf"][0] for role in ("schedule", "controller")]
         roles = ["schedule", "controller"]  # not both
         described["not"] = {"required": roles, "properties": dict.fromkeys(roles, NOT_NULL)}
-        properties["terms"] = {"anyOf": terms_json(properties["terms"]["anyOf"][0])}
+        properties["terms"] = {"anyOf": [*terms_json(properties["terms"]["anyOf"][0]), _NULL]}
         return {"anyOf": [NUMBER, table, *families]}
 
 

@@ -399,7 +399,7 @@ class _Rows:
 def split(timeline: Timeline, row: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The weights of the terms in a row, and those of the members of each group."""
     sizes = [len(timeline.names), *map(len, timeline.groups.values())]
-    weights, *members = row[: sum(sizes)].split(sizes)
+    weights, *members = torch.split(row[: sum(sizes)], sizes)
     return weights, dict(zip(timeline.groups, members, strict=True))
 
 

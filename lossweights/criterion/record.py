@@ -428,8 +428,7 @@ def _tables(passes: Sequence[Pass], columns: _Columns) -> Tensor:
     if any(each.penalties is not None for each in passes):
         penalty = _stacked([each.penalties for each in passes], given, terms) * weight
     if any(each.factors is not None for each in passes):
-        ones = [each.vector.new_ones(len(each.names)) for each in passes]
-        factors = [one if e.factors is None else e.factors for e, one in zip(passes, ones)]
+        factors = [torch.ones_like(e.vector) if e.factors is None else e.factors for e in passes]
         weight = weight * _stacked(factors, given, terms)
     if columns.groups:
         value, weight = _with_members(passes, columns, value, weight)

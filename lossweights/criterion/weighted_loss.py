@@ -239,7 +239,7 @@ class WeightedLoss(nn.Module):
             self._modes.move(values.vector.device)
             mode = self._modes.get(training=True)
             values = self._reader.read(terms, mode, finite=finite)
-        return values, mode
+        return values if finite is None else finite(values), mode
 
     def _finite(self, mode: Mode) -> Callable[[Values], Values]:
         """A function that leaves out terms whose value is not finite, or raises."""
