@@ -14,6 +14,7 @@ from lossweights.components.schedules.sequence import Sequence as Sequence
 from lossweights.components.schedules.sequence import Stage as Stage
 from lossweights.components.schedules.shapes import CosineShape as CosineShape
 from lossweights.components.schedules.shapes import ExponentialShape as ExponentialShape
+from lossweights.components.schedules.shapes import GaussianShape as GaussianShape
 from lossweights.components.schedules.shapes import HoldShape as HoldShape
 from lossweights.components.schedules.shapes import LinearShape as LinearShape
 from lossweights.components.schedules.shapes import PowerShape as PowerShape

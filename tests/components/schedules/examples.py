@@ -31,6 +31,7 @@ from lossweights import (
 from lossweights.components.schedules import (
     DelayedSchedule,
     ExponentialShape,
+    GaussianShape,
     PowerShape,
     SigmoidShape,
 )
@@ -154,6 +155,7 @@ EXAMPLES: dict[str, list[Schedule]] = {
 SHAPES: dict[str, list[Shape]] = {
     "cosine": [Shape.read("cosine")],
     "exponential": [ExponentialShape(sharpness=sharpness) for sharpness in (-500, -2, 5, 500)],
+    "gaussian": [GaussianShape(sharpness=sharpness) for sharpness in (-500, -12.5, 5, 500)],
     "hold": [Shape.read("hold")],
     "linear": [Shape.read("linear")],
     "power": [PowerShape(exponent=exponent) for exponent in (0.01, 0.5, 1, 2, 100)],
