@@ -246,9 +246,12 @@ def test_an_unknown_field_is_named_with_the_nearest() -> None:
     assert [(problem["loc"], problem["msg"]) for problem in caught.value.errors()] == [
         (
             ("ovr",),
-            "unknown field 'ovr'; did you mean 'over'? ('warmup' has 'delay', 'over', 'shape')",
+            (
+                "unknown field 'ovr'; did you mean 'over'? "
+                "('warmup' has 'every', 'delay', 'over', 'shape')"
+            ),
         ),
-        (("x",), "unknown field 'x' ('warmup' has 'delay', 'over', 'shape')"),
+        (("x",), "unknown field 'x' ('warmup' has 'every', 'delay', 'over', 'shape')"),
     ]
 
 
