@@ -3,6 +3,7 @@
 from lossweights.components.schedules.base import DelayedSchedule as DelayedSchedule
 from lossweights.components.schedules.base import Schedule as Schedule
 from lossweights.components.schedules.base import Steps as Steps
+from lossweights.components.schedules.complement import Complement as Complement
 from lossweights.components.schedules.constant import Constant as Constant
 from lossweights.components.schedules.cyclical import Cyclical as Cyclical
 from lossweights.components.schedules.exponential import Exponential as Exponential

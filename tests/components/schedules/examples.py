@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from lossweights import (
+    Complement,
     Constant,
     Cyclical,
     Duration,
@@ -170,6 +171,11 @@ EXAMPLES: dict[str, list[Schedule]] = {
         Negated(schedule=2.0),
     ],
     "test-sawtooth": [Sawtooth(), Sawtooth(teeth=7, delay="5%", every="2 steps")],
+}
+
+# These have no value of their own: tests/config/test_complements.py evaluates them.
+IN_CONFIGS: dict[str, list[Schedule]] = {
+    "complement": [Complement(of="soft"), Complement(of="a term: of 2", total=2.5)],
 }
 
 SHAPES: dict[str, list[Shape]] = {

@@ -196,14 +196,14 @@ class Halves:
     """A class beside `Schedule` that has the methods."""
 
     def values(self, steps: Steps, horizon: Horizon) -> Values:
-        return 0.5**steps
+        return np.asarray(0.5**steps, dtype=np.float64)
 
     def ends(self, horizon: Horizon) -> float:
         return 2000.5
 
 
 def test_methods_may_come_from_anywhere() -> None:
-    class Mixed(Halves, Schedule, kind="test-mixed"):  # type: ignore[misc]
+    class Mixed(Halves, Schedule, kind="test-mixed"):
         pass
 
     mixed = Schedule.read({"kind": "test-mixed", "every": "2 steps"})
@@ -262,10 +262,10 @@ def test_a_field_of_the_same_name_is_refused() -> None:
     with pytest.raises(TypeError, match=f"Mine: {message}"):
 
         class Mine(Schedule, kind="test-mine"):
-            every: int = 3
+            every: int = 3  # type: ignore[assignment]
 
             def values(self, steps: Steps, horizon: Horizon) -> Values:
-                return steps // self.every
+                return np.ones(steps.shape)
 
     with pytest.raises(TypeError, match=f"Same: {message}"):
 
@@ -279,7 +279,7 @@ def test_a_field_of_the_same_name_is_refused() -> None:
 
     with pytest.raises(TypeError, match=f"Mixed: {message}"):
 
-        class Mixed(Reading, DelayedSchedule):  # type: ignore[misc]
+        class Mixed(Reading, DelayedSchedule):
             pass
 
     assert "test-mine" not in Schedule.kinds()
