@@ -170,7 +170,7 @@ def test_calibration_keeps_the_term_of_a_complement() -> None:
     [
         (
             {"soft": 0.5, "hard": {"kind": "complement", "of": "sotf"}},
-            r"terms\.hard\.schedule\.of: no term is called 'sotf'; did you mean 'soft'\? \(the terms",
+            r"terms\.hard\.schedule\.of: no term is called 'sotf'; did you mean 'soft'\?",
         ),
         (
             {"hard": {"kind": "complement", "of": "hard"}},
