@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lossweights.components.declaration import Component
     from lossweights.components.durations import Duration, Horizon, epochs, percent, steps
     from lossweights.components.schedules import (
+        Complement,
         Constant,
         Cyclical,
         Exponential,
@@ -53,6 +54,7 @@ __all__ = [
     "Breakdown",
     "Capacity",
     "Clock",
+    "Complement",
     "Component",
     "ConfigError",
     "Constant",
@@ -103,8 +105,8 @@ _HOMES = {
     "Plateau",
     "components.declaration": "Component",
     "components.durations": "Duration Horizon epochs percent steps",
-    "components.schedules": "Constant Cyclical Exponential Piecewise Product Ramp Repeat Schedule "
-    "Sequence Shape Stage Steps Values Warmup",
+    "components.schedules": "Complement Constant Cyclical Exponential Piecewise Product Ramp "
+    "Repeat Schedule Sequence Shape Stage Steps Values Warmup",
     "components.transforms": "Capacity FreeBits Log Relative Transform",
     "config.loss_config": "LossConfig",
     "config.term": "Term",

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from lossweights.components.schedules import Complement
 from lossweights.config.files import as_yaml
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.names import ByName
@@ -188,7 +189,9 @@ def _seen(criterion: WeightedLoss, given: Any) -> tuple[dict[str, list[float]], 
     return seen, count
 
 
-def _why_kept(config: LossConfig, name: str, typical: float, final: float) -> str:
+def _why_kept(  # noqa: PLR0911  # one each
+    config: LossConfig, name: str, typical: float, final: float
+) -> str:
     """Why the weight of a term is kept; empty if one can be proposed."""
     term = config.terms[name]
     if term.controller is not None:
@@ -197,11 +200,18 @@ def _why_kept(config: LossConfig, name: str, typical: float, final: float) -> st
         return f"the transform {term.transform.kind!r} compensates for its size"
     if config.balancer is not None and term.is_balanced:
         return f"the balancer {config.balancer.kind!r} compensates for its size"
+    if others := _complements(config, name):
+        return f"{quoted(others)} is its complement, so another weight would change both"
     if final == 0:
         return "it is 0 at the end of training"
     if math.isnan(typical):
         return "the term was never given, or never finite"
     return "" if typical > 0 else "the term was 0 in most batches"
+
+
+def _complements(config: LossConfig, name: str) -> list[str]:
+    schedules = {other: term.schedule for other, term in config.terms.items()}
+    return [n for n, s in schedules.items() if isinstance(s, Complement) and s.of == name]
 
 
 def _wanted(

@@ -29,6 +29,7 @@ from lossweights.components.declaration import Component, Declaration
 from lossweights.components.durations import Duration, pattern, read_total_steps
 from lossweights.components.limits import MOST_TERMS
 from lossweights.components.transforms import Transform
+from lossweights.config.complements import Owner, check_complements
 from lossweights.config.files import Location, Source, plain
 from lossweights.config.names import (
     ByName,
@@ -201,6 +202,15 @@ class LossConfig(Declaration):
                 self.balancer.check_terms(self.balanced_names)
             except ValueError as error:
                 raise ValueError(f"balancer: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _complements_have_weights(self) -> Self:
+        owners = {
+            name: Owner(f"terms.{name}.schedule", term.schedule, term.controller is not None)
+            for name, term in self.all_terms.items()
+        }
+        check_complements(owners, [(part.place, part.component) for part in self.adaptive_parts()])
         return self
 
     @model_validator(mode="after")

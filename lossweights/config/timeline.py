@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.limits import LARGEST_FLOAT32
-from lossweights.components.schedules import Schedule, Steps, Values
+from lossweights.components.schedules import Complement, Schedule, Steps, Values
 from lossweights.components.schedules.function import calls_function
 from lossweights.components.transforms import Transform
 from lossweights.config.loss_config import LossConfig
@@ -82,12 +82,13 @@ class Timeline:
                 self._columns.append(column)
         moves = any(term.schedule is not None for term in terms.values())
         self.moves_until = horizon.span if moves and horizon.is_bounded else None
-        self._calling = [i for i, each in enumerate(self._columns) if calls_function(each.schedule)]
+        self._calling = [i for i, each in enumerate(self._columns) if each.calls_function]
         self._others = [i for i in range(len(self._columns)) if i not in self._calling]
         self._first, self._block = -1, np.empty((0, len(self._columns)))
         self._called, self._row = -1, np.empty(0)  # the last step for which functions were called
         self._why_positive: dict[int, str] = {}
         self.row(0)
+        self._check_complements()
 
     @property
     def width(self) -> int:
@@ -130,9 +131,10 @@ class Timeline:
             ConfigError: If a schedule fails, or a value is too large for float32.
         """
         rows = np.zeros((len(steps), self.width))
+        found: dict[str, Values] = {}  # so that a function is called once for it and its complement
         for index in range(self.width) if columns is None else columns:
             column = self._columns[index]
-            rows[:, index] = values = column.values(steps)
+            rows[:, index] = values = column.values(steps, found)
             if (too_large := np.abs(values) > LARGEST_FLOAT32).any():
                 (row, *_), *_ = np.nonzero(too_large)
                 raise ConfigError(
@@ -174,10 +176,11 @@ class Timeline:
             ConfigError: For a weight that is too large for float32; names the term.
         """
         finals = np.array([column.base for column in self._columns])
+        found: dict[str, float] = {}
         for index, column in enumerate(self._columns):
             is_kept = index < len(self.all_names) and self.all_names[index] in but
             if column.is_final and not is_kept:
-                finals[index] = column.final()
+                finals[index] = column.final(found)
             if not abs(finals[index]) <= LARGEST_FLOAT32:  # nan too
                 raise ConfigError(
                     f"{column.label}: {column.value_of('final')} is {finals[index]:g}, which "
@@ -195,12 +198,20 @@ class Timeline:
         Raises:
             ConfigError: If a weight does; names the term.
         """
-        total = self.horizon.total_steps
-        last = total if isinstance(total, int) else BLOCK_STEPS
         self._why_positive = {i: why for i, name in enumerate(self.names) if name in names}
-        lowest = self.rows(_evenly(0, last, BLOCK_STEPS), self._others).min(axis=0)
+        lowest = self.rows(self._sample(), self._others).min(axis=0)
         self._refuse_below_zero(dict(enumerate(lowest)))
         self._refuse_below_zero(dict(enumerate(self.row(0))))
+
+    def _check_complements(self) -> None:
+        """Raises ConfigError for a complement that goes below 0 at some step of training."""
+        complements = [i for i in self._others if self._columns[i].of is not None]
+        if complements:
+            self.rows(self._sample(), complements)
+
+    def _sample(self) -> Steps:
+        total = self.horizon.total_steps
+        return _evenly(0, total if isinstance(total, int) else BLOCK_STEPS, BLOCK_STEPS)
 
     def _refuse_below_zero(self, values: Mapping[int, float]) -> None:
         for index, value in values.items():
@@ -260,6 +271,8 @@ class Timeline:
                     f"{column.label} is dormant for the whole training: terms.{name}.after is "
                     f"{self.config.all_terms[name].after}, training takes {total} steps"
                 )
+            elif column.of is not None:
+                pass  # the other term, with which it ends, has a sentence
             elif end is not None and end > total > column.start and column.base != 0:
                 reached = column.values(np.array([total]))[0]
                 what, kind = ("its schedule ends", "weight") if name else ("it ends", "value")
@@ -283,6 +296,7 @@ class Column(NamedTuple):
         base: What the schedule is multiplied by.
         is_weight: Whether it is a weight, which is 0 before `start`.
         is_final: Whether it counts in evaluation.
+        of: The weight of which `schedule` is the complement, if it is one.
     """
 
     label: str
@@ -292,27 +306,51 @@ class Column(NamedTuple):
     base: float = 1.0
     is_weight: bool = False
     is_final: bool = True
+    of: Column | None = None
 
-    def values(self, steps: Steps) -> Values:
+    @property
+    def calls_function(self) -> bool:
+        """Whether a Python function is called for its values."""
+        return calls_function(self.schedule) or (self.of is not None and self.of.calls_function)
+
+    def values(self, steps: Steps, found: dict[str, Values] | None = None) -> Values:
         """The values at any steps, float64.
+
+        Args:
+            steps: The steps.
+            found: Weights at these steps that are already known, by label; these are added.
 
         Raises:
             HorizonError: If the schedule needs more of the horizon than is known.
             ConfigError: If the schedule fails.
         """
+        found = {} if found is None else found
+        if self.is_weight and self.label in found:
+            return found[self.label]
         factor: Values = np.ones(len(steps))
-        if self.schedule is not None:
+        if self.of is not None and isinstance(self.schedule, Complement):
+            weights, last = self.of.values(steps, found), math.inf
+            if self.horizon.is_bounded:
+                last = self.start + self.horizon.span
+            counts = (steps >= self.start) & (steps <= last)
+            factor = _named(self.label, partial(self.schedule.rest, weights, counts))
+        elif self.schedule is not None:
             local = np.maximum(steps - self.start, 0)
             factor = _named(self.label, partial(self.schedule, local, self.horizon))
         if self.is_weight:
             factor = np.where(steps >= self.start, factor, 0.0)
         values: Values = factor * self.base
+        if self.is_weight:
+            found[self.label] = values
         return values
 
     def end(self) -> float | None:
         """The step of training from which the value no longer changes; None if it never settles."""
         if self.schedule is None:
             return float(self.start)
+        if self.of is not None:
+            end = self.of.end()
+            return None if end is None else max(end, float(self.start))
         end = self.schedule.ends(self.horizon)
         return None if end is None else self.start + end
 
@@ -328,15 +366,24 @@ class Column(NamedTuple):
             last = self.start + max(self.horizon.span - 1, 0)
         return _evenly(self.start, last, points)
 
-    def final(self) -> float:
-        """The value at the end of training.
+    def final(self, found: dict[str, float] | None = None) -> float:
+        """The value at the end of training; `found` are those that are already known, as above.
 
         Raises:
             HorizonError: For a schedule that never settles, while the end is not known.
         """
+        found = {} if found is None else found
         if self.schedule is None:
             return self.base
-        return self.base * _named(self.label, partial(self.schedule.final, self.horizon))
+        if self.label not in found:
+            found[self.label] = self.base * self._final(self.schedule, found)
+        return found[self.label]
+
+    def _final(self, schedule: Schedule, found: dict[str, float]) -> float:
+        if self.of is not None and isinstance(schedule, Complement):
+            weights = np.array([self.of.final(found)])
+            return float(_named(self.label, partial(schedule.rest, weights))[0])
+        return _named(self.label, partial(schedule.final, self.horizon))
 
     def value_of(self, which: str) -> str:
         """`its final weight`: the words for the value in a message."""
@@ -351,8 +398,14 @@ def weight_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
     """
     lineage, label = config.lineage(name), f"term {name!r}"
     start = max(_named(label, partial(horizon.steps, term.after)) for term in lineage)
-    term = lineage[-1]
-    return Column(label, term.schedule, start, horizon.local(start), term.weight, is_weight=True)
+    term, local = lineage[-1], horizon.local(start)
+    of = _complemented(config, term.schedule, horizon)
+    return Column(label, term.schedule, start, local, term.weight, is_weight=True, of=of)
+
+
+def _complemented(config: LossConfig, schedule: Schedule | None, horizon: Horizon) -> Column | None:
+    """The weight of which a schedule is the complement; None if it is none."""
+    return weight_of(config, schedule.of, horizon) if isinstance(schedule, Complement) else None
 
 
 def fields_of(place: str, component: Component, start: int, horizon: Horizon) -> dict[str, Column]:

@@ -3,7 +3,6 @@
 from difflib import get_close_matches
 
 from lossweights.components.durations import Duration, Horizon
-from lossweights.components.schedules.function import calls_function
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import weight_of
 from lossweights.criterion.modes import Modes
@@ -157,7 +156,7 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) ->
             column = weight_of(config, name, horizon)
             steps = column.shown(_MOST_STEPS)
             # What a function returns for a later step is not known before.
-            is_zero = not (calls_function(term.schedule) or column.values(steps).any())
+            is_zero = not (column.calls_function or column.values(steps).any())
         except HorizonError as error:
             reason = _reason(error, name)
             findings.append(f"term {name!r} has no weight yet: {reason}, with criterion.bind(...)")

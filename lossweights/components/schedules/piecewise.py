@@ -16,8 +16,8 @@ class Piecewise(Schedule, kind="piecewise"):
 
     Args:
         points: Pairs of a time and the weight at it, in rising order; at least one.
-        shape: linear, cosine, sigmoid, exponential, power, one with options, or hold, with which
-            the weight jumps at each point: milestones.
+        shape: linear, cosine, sigmoid, exponential, gaussian, power, one with options, or hold,
+            with which the weight jumps at each point: milestones.
 
     Raises:
         ValueError: For times that do not rise; times in different units are compared once the

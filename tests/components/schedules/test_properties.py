@@ -19,7 +19,13 @@ from lossweights import Horizon, HorizonError, Product, Schedule, Sequence, Shap
 from lossweights.components import schedules
 from lossweights.components.schedules import DelayedSchedule, base
 from tests.components.schedules import examples
-from tests.components.schedules.examples import ALL_SCHEDULES, ALL_SHAPES, EXAMPLES, SHAPES
+from tests.components.schedules.examples import (
+    ALL_SCHEDULES,
+    ALL_SHAPES,
+    EXAMPLES,
+    IN_CONFIGS,
+    SHAPES,
+)
 
 TOTALS = (0, 1, 2, 7, 103)
 HUGE = [2**31, 10**12, 2**53, 2**62, 2**63 - 1]
@@ -54,7 +60,7 @@ def cycles(schedule: Schedule) -> bool:
 # Which ones
 
 
-@pytest.mark.parametrize(("family", "table"), [(Schedule, EXAMPLES), (Shape, SHAPES)])
+@pytest.mark.parametrize(("family", "table"), [(Schedule, EXAMPLES | IN_CONFIGS), (Shape, SHAPES)])
 def test_every_kind_has_examples(
     family: type[Schedule | Shape], table: dict[str, list[Schedule | Shape]]
 ) -> None:
