@@ -16,6 +16,7 @@ from pydantic import (
     PlainValidator,
     Tag,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -25,6 +26,7 @@ from lossweights.components.balancers import Balancer
 from lossweights.components.controllers import Controller
 from lossweights.components.declaration import Component, Declaration
 from lossweights.components.durations import Duration, pattern, read_total_steps
+from lossweights.components.schedules import Schedule
 from lossweights.components.transforms import Transform
 from lossweights.config.files import Location, Source, plain
 from lossweights.config.term import Term
@@ -47,11 +49,16 @@ _TOTAL_STEPS = {
 }
 
 
+ScheduleLike = Schedule | float | Callable[[int], float] | Mapping[str, Any]
+
+
 class LossConfig(Declaration):
     """The config of a `WeightedLoss`.
 
     Args:
         terms: The terms by name. In a list of names, each has weight 1.
+        scheduled: Other numbers that change with the clock, such as a temperature, by name: a
+            schedule or a number each. `WeightedLoss.scheduled` has their values.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`. Can be bound later.
         steps_per_epoch: Optimizer steps of an epoch. Can be bound later.
         eval_weights: The weights in evaluation. `final`: those at the end of training, so that the
@@ -71,6 +78,7 @@ class LossConfig(Declaration):
     """
 
     terms: dict[str, Term]
+    scheduled: dict[str, Schedule] = {}
     total_steps: Annotated[
         int | Duration | None,
         PlainValidator(partial(read_total_steps, least=1)),
@@ -123,6 +131,23 @@ class LossConfig(Declaration):
             raise ValueError(f"listed twice: {quoted(sorted(repeated))}; keep one")
         return dict.fromkeys(terms, 1.0)
 
+    @field_validator("scheduled", mode="before")
+    @classmethod
+    def _numbers_by_name(cls, numbers: Any) -> Any:
+        if not isinstance(numbers, Mapping):
+            hint = ": in YAML, indent the numbers below it" if numbers is None else ""
+            raise ValueError(
+                f"a table by name is needed, such as {{ratio: 0.3}}, found {shown(numbers)}{hint}"
+            )
+        if len(numbers) > _MOST_TERMS:
+            raise ValueError(f"at most {_MOST_TERMS:,} numbers are scheduled, found {len(numbers)}")
+        for name in numbers:
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"the name of a number must be a string, found {shown(name)}: quote it"
+                )
+        return numbers
+
     @field_validator("ignore", mode="before")
     @classmethod
     def _one_pattern(cls, ignore: Any) -> Any:
@@ -133,16 +158,17 @@ class LossConfig(Declaration):
     def _off_in_yaml(cls, sync: Any) -> Any:
         return "off" if sync is False else sync
 
-    @field_validator("terms")
+    @field_validator("terms", "scheduled")
     @classmethod
-    def _not_empty(cls, terms: dict[str, Term]) -> dict[str, Term]:
-        if not terms:
+    def _not_empty(cls, table: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        what = "term" if info.field_name == "terms" else "number"
+        if what == "term" and not table:
             raise ValueError("at least one term is needed: write `terms: {reconstruction: 1.0}`")
-        if "" in terms:
-            raise ValueError("the name of a term must not be empty, found ''")
-        if pattern := next((name for name in terms if "*" in name), ""):
-            raise ValueError(f"{shown(pattern)} is a pattern: write the name of each term")
-        return terms
+        if "" in table:
+            raise ValueError(f"the name of a {what} must not be empty, found ''")
+        if pattern := next((name for name in table if "*" in name), ""):
+            raise ValueError(f"{shown(pattern)} is a pattern: write the name of each {what}")
+        return table
 
     @field_validator("eval_weights", mode="before")
     @classmethod
@@ -229,6 +255,7 @@ class LossConfig(Declaration):
         size = {"minProperties": 1, "maxProperties": _MOST_TERMS}
         table = {**properties["terms"], "propertyNames": _NAME, **size}
         properties["terms"] = {"anyOf": [table, names]}
+        properties["scheduled"] |= {"propertyNames": _NAME, "maxProperties": _MOST_TERMS}
         properties["ignore"] = {"anyOf": [properties["ignore"], _TEXT]}
         properties["$schema"] = _TEXT | {"description": "The address of this schema."}
         return described
@@ -279,7 +306,8 @@ class LossConfig(Declaration):
 
         Args:
             changes: New values by dotted path, such as `kl.weight`, `kl.schedule.cycles` or
-                `total_steps`. A path begins with a term or a field of the config.
+                `total_steps`. A path begins with a term, a scheduled number or a field of the
+                config.
 
         Raises:
             ConfigError: If a path does not exist, or the config with the new values is invalid.
@@ -290,21 +318,38 @@ class LossConfig(Declaration):
         return self._validated(data)
 
     def _parts_of(self, path: str) -> list[str]:
-        """The parts of a dotted path; the name of a term may have dots itself."""
-        in_terms = path.removeprefix("terms.")
-        head = in_terms.split(".", 1)[0]
-        if in_terms == path and head in type(self).model_fields:
+        """The parts of a dotted path; the name of a term or a number may have dots itself."""
+        tables: dict[str, Mapping[str, Any]] = {"terms": self.terms, "scheduled": self.scheduled}
+        table, _, inside = path.partition(".")
+        if not inside or table not in tables:
+            table, inside = "", path
+        head = inside.split(".", 1)[0]
+        if not table and head in type(self).model_fields:
             return path.split(".")
-        for name in sorted(self.terms, key=len, reverse=True):
-            if in_terms == name or in_terms.startswith(f"{name}."):
-                rest = in_terms[len(name) + 1 :]
-                return ["terms", name, *(rest.split(".") if rest else [])]
-        known = [*self.terms, *type(self).model_fields]
-        near = did_you_mean(head, known)
-        raise ConfigError(
-            f"{dotted([path])}: no term or field is called {shown(head)}{near} "
-            f"(the terms are {quoted(self.terms)})"
-        )
+        found = [
+            (len(name), name, place)
+            for place, names in tables.items()
+            for name in names
+            if table in ("", place) and (inside == name or inside.startswith(f"{name}."))
+        ]
+        if found:
+            length, name, place = max(found)
+            if not table and all(name in names for names in tables.values()):
+                raise ConfigError(
+                    f"{dotted([path])}: {shown(name)} is a term and a scheduled number: write "
+                    f"terms.{inside} or scheduled.{inside}"
+                )
+            rest = inside[length + 1 :]
+            return [place, name, *(rest.split(".") if rest else [])]
+        if table == "scheduled" and head == inside:
+            return [table, head]  # one more number
+        names = [name for place in tables if table in ("", place) for name in tables[place]]
+        near = did_you_mean(head, names if table else [*names, *type(self).model_fields])
+        what = "scheduled number" if table == "scheduled" else "term or field"
+        which = f"the scheduled numbers are {quoted(self.scheduled)}"
+        if table != "scheduled":
+            which = f"the terms are {quoted(self.terms)}{f', {which}' if self.scheduled else ''}"
+        raise ConfigError(f"{dotted([path])}: no {what} is called {shown(head)}{near} ({which})")
 
 
 class Part(NamedTuple):

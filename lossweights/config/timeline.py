@@ -1,4 +1,4 @@
-"""Base weight x schedule over time, and the scheduled fields of components, in numpy."""
+"""Base weight x schedule, scheduled numbers and fields of components over time, in numpy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.limits import LARGEST_FLOAT32
-from lossweights.components.schedules import Schedule, Steps, Values
+from lossweights.components.schedules import Constant, Schedule, Steps, Values
 from lossweights.components.schedules.function import calls_function
 from lossweights.components.transforms import Transform
 from lossweights.config.loss_config import LossConfig
@@ -31,8 +31,8 @@ class Timeline:
     """All schedules of a config over time, in columns.
 
     The first columns are the weights of the terms, sorted by name: base weight times schedule, 0
-    while dormant. The others are the scheduled fields of controllers, transforms and the balancer.
-    Schedules are evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not
+    while dormant. Then come the scheduled numbers, and the scheduled fields of controllers,
+    transforms and the balancer. Schedules are evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not
     depend on which steps were evaluated before. Python functions are called for one step, because
     the variables that they read may change.
 
@@ -42,9 +42,10 @@ class Timeline:
 
     Attributes:
         names: The terms, sorted.
+        numbers: The column of each scheduled number, as declared.
         fields: The column of each scheduled field, by the place of its component and its name.
         starts: The step at which each term wakes up.
-        moves_until: The end of training, if any term has a schedule and the end is known.
+        moves_until: The end of training, if any term or number has a schedule and the end is known.
         is_patterned: Whether any term is dormant or skipped at some step.
 
     Raises:
@@ -64,6 +65,8 @@ class Timeline:
             name: i for i, name in enumerate(self.names) if config.terms[name].when_zero == "skip"
         }
         self.is_patterned = bool(self._last_start or self._skippable)
+        self.numbers = {name: i for i, name in enumerate(config.scheduled, len(self._columns))}
+        self._columns += [number_of(config, name, horizon) for name in self.numbers]
         self.fields: dict[str, dict[str, int]] = {}
         for part in config.adaptive_parts():
             start = 0 if part.term is None else self.starts[part.term]
@@ -71,14 +74,19 @@ class Timeline:
             for field, column in columns.items():
                 self.fields.setdefault(part.place, {})[field] = len(self._columns)
                 self._columns.append(column)
-        moves = any(term.schedule is not None for term in config.terms.values())
-        self.moves_until = horizon.span if moves and horizon.is_bounded else None
+        self.moves_until = horizon.span if self._moving() and horizon.is_bounded else None
         self._calling = [i for i, each in enumerate(self._columns) if calls_function(each.schedule)]
         self._others = [i for i in range(len(self._columns)) if i not in self._calling]
         self._first, self._block = -1, np.empty((0, len(self._columns)))
         self._called, self._row = -1, np.empty(0)  # the last step for which functions were called
         self._why_positive: dict[int, str] = {}
         self.row(0)
+
+    def _moving(self) -> list[str]:
+        """The terms and numbers with a schedule."""
+        return [n for n, term in self.config.terms.items() if term.schedule is not None] + [
+            f"scheduled.{n}" for n, s in self.config.scheduled.items() if not isinstance(s, Constant)
+        ]
 
     @property
     def width(self) -> int:
@@ -211,20 +219,19 @@ class Timeline:
             return ""
         such = f', such as "{before.span} steps" in place of "100%"' if before.is_bounded else ""
         return (
-            f"the length of training was {before} and is {self.horizon} now, which changes weights "
+            f"the length of training was {before} and is {self.horizon} now, which changes values "
             f"at step {step}: {', '.join(changed)}. To keep them, write durations in steps{such}, "
             "or keep the old length"
         )
 
     def past_end(self, step: int) -> str:
-        """What to write if a step is past the end of training; empty if no weight depends on it."""
+        """What to write if a step is past the end of training; empty if no value depends on it."""
         end = self.moves_until
         if end is None or step <= end:
             return ""
-        moving = [name for name, term in self.config.terms.items() if term.schedule is not None]
         return (
             f"training is at step {step}, past its end at {end}, for which the schedules of "
-            f"{quoted(moving)} were computed: set total_steps to its real length"
+            f"{quoted(self._moving())} were computed: set total_steps to its real length"
         )
 
     def overruns(self) -> list[str]:
@@ -253,7 +260,7 @@ class Timeline:
 
 
 class Column(NamedTuple):
-    """A base weight times a schedule over time, or a scheduled field of a component.
+    """A base weight times a schedule over time, a scheduled number, or a field of a component.
 
     Args:
         label: For messages.
@@ -334,6 +341,11 @@ def weight_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
     return Column(label, term.schedule, start, horizon.local(start), term.weight, is_weight=True)
 
 
+def number_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
+    """A scheduled number over time, from step 0 on."""
+    return Column(f"scheduled.{name}", config.scheduled[name], 0, horizon, is_final=False)
+
+
 def fields_of(place: str, component: Component, start: int, horizon: Horizon) -> dict[str, Column]:
     """The scheduled fields of a component over time, from step `start` on.
 
@@ -354,7 +366,7 @@ def fields_of(place: str, component: Component, start: int, horizon: Horizon) ->
 
 @dataclass(frozen=True)
 class Curves:
-    """The weights of the terms of a config over a training: base weight times schedule.
+    """The weights of a config over a training, base weight times schedule, and its scheduled numbers.
 
     Args:
         steps: Steps of the training, shape (n,).
@@ -362,6 +374,7 @@ class Curves:
             training it is multiplied by the factors of a controller and a balancer.
         adaptive: Terms that have such a factor.
         horizon: The length of training.
+        scheduled: The value of each scheduled number at these steps, shape (n,).
 
     >>> config = LossConfig.read({"terms": {"nll": 1.0, "kl": {"kind": "warmup", "over": "50%"}}})
     >>> curves = Curves.of(config, Horizon(total_steps=4))
@@ -373,6 +386,7 @@ class Curves:
     weights: dict[str, Values]
     adaptive: frozenset[str]
     horizon: Horizon
+    scheduled: dict[str, Values]
 
     @classmethod
     def of(cls, config: LossConfig, horizon: Horizon | None = None, points: int = 2000) -> Curves:
@@ -393,16 +407,21 @@ class Curves:
             config.steps_per_epoch if given.steps_per_epoch is None else given.steps_per_epoch,
         )
         columns = {name: weight_of(config, name, known) for name in config.terms}
+        numbers = {name: number_of(config, name, known) for name in config.scheduled}
         if known.is_bounded:
             last = known.span - 1
         else:
-            moves = max(int(column.shown(points)[-1]) for column in columns.values())
+            both = (*columns.values(), *numbers.values())
+            moves = max(int(column.shown(points)[-1]) for column in both)
             last = math.ceil(max(_STILL_STEPS, 1.2 * moves))
         steps = _evenly(0, max(last, 0), points)
-        weights = {name: column.values(steps) + 0.0 for name, column in columns.items()}  # no -0
+        weights, scheduled = (
+            {name: column.values(steps) + 0.0 for name, column in of.items()}  # no -0
+            for of in (columns, numbers)
+        )
         steered = {name for name, term in config.terms.items() if term.controller is not None}
         balanced = () if config.balancer is None else config.balanced_names
-        return cls(steps, weights, frozenset(steered.union(balanced)), known)
+        return cls(steps, weights, frozenset(steered.union(balanced)), known, scheduled)
 
 
 def _evenly(first: int, last: int, points: int) -> Steps:

@@ -1,7 +1,9 @@
 """What training forward passes left for metrics, and the calls after their step."""
 
+import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -56,11 +58,13 @@ class Step(NamedTuple):
         passes: The passes, except those in `sums`.
         sums: The table of those that were added up; None if there are none.
         names_of_sums: The terms that they had.
+        numbers: The scheduled numbers during the step.
     """
 
     passes: Sequence[Pass]
     sums: Tensor | None
     names_of_sums: frozenset[str]
+    numbers: Mapping[str, float]
 
     @property
     def names(self) -> frozenset[str]:
@@ -79,10 +83,14 @@ class Sums(NamedTuple):
     Args:
         sums: The table of sums over the steps, as `_tables` has them over forward passes.
         names: The terms that were given in them.
+        numbers: The sum of each scheduled number.
+        count: The number of steps.
     """
 
     sums: Tensor
     names: frozenset[str]
+    numbers: Mapping[str, float]
+    count: int
 
 
 class _Patterns:
@@ -103,6 +111,7 @@ class ForwardRecord:
 
     Attributes:
         names: The terms of the last forward pass; none before the first.
+        numbers: The scheduled numbers of the coming step.
         detached: Terms that carried no gradient when last looked at, with their weights.
         given: Which terms were given.
         step: The step of the last forward pass, once the clock has moved on from it.
@@ -125,6 +134,7 @@ class ForwardRecord:
         self._summed = [index for index, name in enumerate(names) if name in summed]
         self._weights_move = weights_move
         self.names: tuple[str, ...] = ()
+        self.numbers: Mapping[str, float] = {}
         self.detached: dict[str, Tensor] = {}
         self.given = GivenTerms(compared)
         self.step: int | None = None
@@ -239,10 +249,11 @@ class ForwardRecord:
             return self._without_compiled()
         sums = self._compiled.clone()
         sums = sums if self._sums is None else sums + self._sums.to(sums.device)
-        return Step(self._passes, sums, self._names_of_sums.union(*patterns.values()))
+        names = self._names_of_sums.union(*patterns.values())
+        return Step(self._passes, sums, names, self.numbers)
 
     def _without_compiled(self) -> Step:
-        return Step(self._passes, self._sums, self._names_of_sums)
+        return Step(self._passes, self._sums, self._names_of_sums, self.numbers)
 
     def breakdown(self, order: Iterable[str]) -> Breakdown | None:
         """The parts of the step that is going on, or else of the last; None before the first.
@@ -267,13 +278,18 @@ class ForwardRecord:
         for index in self._summed:
             divisors[:, _RAW:_WEIGHT, index] = divisors[:, _PENALTY:_COUNT, index] = 1.0
         sums, names = (tables / divisors).sum(dim=0), frozenset[str]()
+        numbers = {n: math.fsum(each.numbers[n] for each in steps) for n in steps[-1].numbers}
+        total = len(steps)
         if earlier is not None:
             sums, names = sums + earlier.sums.to(sums.device), earlier.names
+            numbers = {name: x + earlier.numbers[name] for name, x in numbers.items()}
+            total += earlier.count
         given = {each.names for step in steps for each in step.passes}  # few different ones
-        return Sums(sums, names.union(*given, *(step.names_of_sums for step in steps)))
+        names = names.union(*given, *(step.names_of_sums for step in steps))
+        return Sums(sums, names, numbers, total)
 
     def mean(self, steps: Sums, order: Iterable[str]) -> Breakdown:
-        """The parts of a total as means over steps, terms in the given order.
+        """The parts of a total and the scheduled numbers, as means; terms in the given order.
 
         Values and weights are means over the steps in which a term was given; penalties and
         weighted values over all.
@@ -283,7 +299,7 @@ class ForwardRecord:
         where = [index for index, name in enumerate(self._all) if name in steps.names]
         rows = [row.unbind() for part in (given, added) for row in part.unbind()]
         raw, value, weight, penalty, products = ([row[index] for index in where] for row in rows)
-        return Breakdown.of(
+        found = Breakdown.of(
             [self._all[index] for index in where],
             raw,
             value,
@@ -293,6 +309,9 @@ class ForwardRecord:
             order,
             steps.sums.new_zeros(()),
         )
+        full = steps.sums.new_full  # does not wait for the device
+        means = {name: full((), x / steps.count) for name, x in steps.numbers.items()}
+        return replace(found, scheduled=means) if means else found
 
     def unused_warning(self) -> str:
         """What to write if the clock moves and no forward pass was ever recorded; else empty."""
@@ -358,7 +377,7 @@ class ForwardRecord:
             self._names_of_sums = step.names
         if self.recent:
             step = self.recent[-1]
-            self.recent[-1] = Step((), _sums(step, self._all), step.names)
+            self.recent[-1] = Step((), _sums(step, self._all), step.names, step.numbers)
         last = deque([*self.recent][-1:], maxlen=self.recent.maxlen)
         return {**self.__dict__, "_callbacks": OrderedDict(), "recent": last}
 
