@@ -189,7 +189,9 @@ class _Windows:
     def __init__(
         self, rows: Rows, config: LossConfig, horizon: Horizon | None, floors: Floors
     ) -> None:
-        self.config, self.floors, self.curves = config, floors, Curves.of(config, horizon)
+        # Without its scheduled numbers, whose schedules may call functions.
+        curves = Curves.of(config.model_copy(update={"scheduled": {}}), horizon)
+        self.config, self.floors, self.curves = config, floors, curves
         self.weights = np.abs([curve[-1] for curve in self.curves.weights.values()])
         self.steps = [int(row["step"]) for row in rows]
         self.firsts = np.array(self.steps[::_WINDOW])

@@ -85,7 +85,9 @@ class Timeline:
     def _moving(self) -> list[str]:
         """The terms and numbers with a schedule."""
         return [n for n, term in self.config.terms.items() if term.schedule is not None] + [
-            f"scheduled.{n}" for n, s in self.config.scheduled.items() if not isinstance(s, Constant)
+            f"scheduled.{n}"
+            for n, s in self.config.scheduled.items()
+            if not isinstance(s, Constant)
         ]
 
     @property
