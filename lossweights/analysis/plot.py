@@ -76,8 +76,8 @@ def config(
     """The weights and the scheduled numbers of configs, before training.
 
     The terms of one config share a panel if they are similar in size; several configs are compared
-    in one panel per term. Each scheduled number has a panel. The weight of a term with a controller or a balancer is dotted, because
-    it is multiplied by a factor that is only known in training.
+    in one panel per term. Each scheduled number has a panel. The weight of a term with a controller
+    or a balancer is dotted, because it is multiplied by a factor that is only known in training.
 
     Args:
         configs: A config, or several by name.

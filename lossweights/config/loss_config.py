@@ -78,7 +78,7 @@ class LossConfig(Declaration):
     """
 
     terms: dict[str, Term]
-    scheduled: dict[str, Schedule] = {}
+    scheduled: dict[str, Schedule] = Field(default={})
     total_steps: Annotated[
         int | Duration | None,
         PlainValidator(partial(read_total_steps, least=1)),

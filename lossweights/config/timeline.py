@@ -32,9 +32,9 @@ class Timeline:
 
     The first columns are the weights of the terms, sorted by name: base weight times schedule, 0
     while dormant. Then come the scheduled numbers, and the scheduled fields of controllers,
-    transforms and the balancer. Schedules are evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not
-    depend on which steps were evaluated before. Python functions are called for one step, because
-    the variables that they read may change.
+    transforms and the balancer. Schedules are evaluated in blocks that begin at multiples of
+    `BLOCK_STEPS`, so a value does not depend on which steps were evaluated before. Python functions
+    are called for one step, because the variables that they read may change.
 
     Args:
         config: The config.
@@ -84,10 +84,10 @@ class Timeline:
 
     def _moving(self) -> list[str]:
         """The terms and numbers with a schedule."""
-        return [n for n, term in self.config.terms.items() if term.schedule is not None] + [
-            f"scheduled.{n}"
-            for n, s in self.config.scheduled.items()
-            if not isinstance(s, Constant)
+        terms, numbers = self.config.terms, self.config.scheduled
+        moving = [name for name, term in terms.items() if term.schedule is not None]
+        return moving + [
+            f"scheduled.{n}" for n, s in numbers.items() if not isinstance(s, Constant)
         ]
 
     @property
@@ -368,12 +368,13 @@ def fields_of(place: str, component: Component, start: int, horizon: Horizon) ->
 
 @dataclass(frozen=True)
 class Curves:
-    """The weights of a config over a training, base weight times schedule, and its scheduled numbers.
+    """The weights and the scheduled numbers of a config over a training.
 
     Args:
         steps: Steps of the training, shape (n,).
-        weights: The weight of each term at these steps, shape (n,); 0 while it is dormant. In
-            training it is multiplied by the factors of a controller and a balancer.
+        weights: The weight of each term at these steps, base weight times schedule, shape (n,); 0
+            while it is dormant. In training it is multiplied by the factors of a controller and a
+            balancer.
         adaptive: Terms that have such a factor.
         horizon: The length of training.
         scheduled: The value of each scheduled number at these steps, shape (n,).

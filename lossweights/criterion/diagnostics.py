@@ -168,17 +168,6 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) ->
         and (source := term.controller.source) in inactive
         and name not in inactive
     ]
-    for name, schedule in config.scheduled.items():
-        column = number_of(config, name, horizon)
-        try:
-            if not calls_function(schedule):
-                column.values(column.shown(_MOST_STEPS))
-        except HorizonError as error:
-            reason = _reason(error, column.label)
-            findings.append(f"{column.label} has no value yet: {reason}, with criterion.bind(...)")
-        except ValueError as error:
-            reason = _reason(error, column.label)
-            findings.append(f"{column.label} has a schedule that fails: {reason}")
     for name, term in config.terms.items():
         try:
             column = weight_of(config, name, horizon)
@@ -207,4 +196,21 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) ->
                 f"term {name!r} has a weight of 0 for the whole training: "
                 f"terms.{name} is {term}; drop it, or give it a weight"
             )
+    return findings + _of_numbers(config, horizon)
+
+
+def _of_numbers(config: LossConfig, horizon: Horizon) -> list[str]:
+    """A sentence for each scheduled number that has no values."""
+    findings = []
+    for name, schedule in config.scheduled.items():
+        column = number_of(config, name, horizon)
+        try:
+            if not calls_function(schedule):
+                column.values(column.shown(_MOST_STEPS))
+        except HorizonError as error:
+            reason = _reason(error, column.label)
+            findings.append(f"{column.label} has no value yet: {reason}, with criterion.bind(...)")
+        except ValueError as error:
+            reason = _reason(error, column.label)
+            findings.append(f"{column.label} has a schedule that fails: {reason}")
     return findings

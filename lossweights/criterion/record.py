@@ -84,13 +84,13 @@ class Sums(NamedTuple):
         sums: The table of sums over the steps, as `_tables` has them over forward passes.
         names: The terms that were given in them.
         numbers: The sum of each scheduled number.
-        count: The number of steps.
+        n: The number of steps.
     """
 
     sums: Tensor
     names: frozenset[str]
     numbers: Mapping[str, float]
-    count: int
+    n: int
 
 
 class _Patterns:
@@ -278,15 +278,15 @@ class ForwardRecord:
         for index in self._summed:
             divisors[:, _RAW:_WEIGHT, index] = divisors[:, _PENALTY:_COUNT, index] = 1.0
         sums, names = (tables / divisors).sum(dim=0), frozenset[str]()
-        numbers = {n: math.fsum(each.numbers[n] for each in steps) for n in steps[-1].numbers}
-        total = len(steps)
+        numbers = {k: math.fsum(each.numbers[k] for each in steps) for k in steps[-1].numbers}
+        n = len(steps)
         if earlier is not None:
             sums, names = sums + earlier.sums.to(sums.device), earlier.names
             numbers = {name: x + earlier.numbers[name] for name, x in numbers.items()}
-            total += earlier.count
+            n += earlier.n
         given = {each.names for step in steps for each in step.passes}  # few different ones
         names = names.union(*given, *(step.names_of_sums for step in steps))
-        return Sums(sums, names, numbers, total)
+        return Sums(sums, names, numbers, n)
 
     def mean(self, steps: Sums, order: Iterable[str]) -> Breakdown:
         """The parts of a total and the scheduled numbers, as means; terms in the given order.
@@ -310,7 +310,7 @@ class ForwardRecord:
             steps.sums.new_zeros(()),
         )
         full = steps.sums.new_full  # does not wait for the device
-        means = {name: full((), x / steps.count) for name, x in steps.numbers.items()}
+        means = {name: full((), x / steps.n) for name, x in steps.numbers.items()}
         return replace(found, scheduled=means) if means else found
 
     def unused_warning(self) -> str:

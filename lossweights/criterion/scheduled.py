@@ -85,7 +85,9 @@ class Scheduled(Mapping[str, float]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """The number, or the default if there is none of that name."""
-        return self[name] if name in self else default
+        if name not in self:
+            return default
+        return self[name]
 
     def __repr__(self) -> str:
         return repr(dict(self))
