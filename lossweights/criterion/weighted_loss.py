@@ -761,8 +761,10 @@ class WeightedLoss(nn.Module):
         return self._record.add_callback(call)
 
     def extra_repr(self) -> str:
-        """The terms, as declared."""
-        return ", ".join(f"{name}: {term}" for name, term in self.config.terms.items())
+        """The terms and scheduled numbers, as declared."""
+        parts = [f"{name}: {term}" for name, term in self.config.terms.items()]
+        parts += [f"scheduled.{name}: {each}" for name, each in self.config.scheduled.items()]
+        return ", ".join(parts)
 
     # State
 
