@@ -43,6 +43,7 @@ BELOW_ROOT: dict[str, tuple[str, ...]] = {
 RETURNED = {
     "lossweights.analysis.calibration.TermCalibration",
     "lossweights.criterion.clock.Follower",
+    "lossweights.criterion.scheduled.Scheduled",
 }
 OF_TORCH = {"extra_repr"}  # a method of `WeightedLoss` that torch calls
 

@@ -195,9 +195,11 @@ class _Windows:
     def __init__(
         self, rows: Rows, config: LossConfig, horizon: Horizon | None, floors: Floors
     ) -> None:
-        self.config, self.floors, self.curves = config, floors, Curves.of(config, horizon)
+        # Without its scheduled numbers, whose schedules may call functions.
+        curves = Curves.of(config.model_copy(update={"scheduled": {}}), horizon)
+        self.config, self.floors, self.curves = config, floors, curves
         names = _judged(config)
-        self.weights = np.abs([self.curves.weights[name][-1] for name in names])
+        self.weights = np.abs([curves.weights[name][-1] for name in names])
         self.steps = [int(row["step"]) for row in rows]
         self.firsts = np.array(self.steps[::_WINDOW])
         raw, weighted, share = (

@@ -43,6 +43,7 @@ _LETTER, _LINE = 0.062, 0.155  # inches: the width of a letter, and the height o
 _SIMILAR = 20  # up to this ratio of their peaks, curves can be read from one linear axis
 _DECADES = 100  # from this ratio of largest to smallest value on, the axis is logarithmic
 _AREAS = 120  # side by side, at most
+_MOST_LARGE = 4  # large panels of a config
 _LABELS = {"raw": "value", "weight": "weight"}
 
 # Okabe and Ito's palette for color-blind readers, without its yellow, which is too light on white.
@@ -52,6 +53,7 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _DOTTED: Look = {"linestyle": (0, (1, 1.2)), "linewidth": 1.3, "zorder": 2.3}
 _REST = "#BBBBBB"  # the color of the terms that are combined
 _INK = "#222222"
+_ALONE: Look = {"color": _INK, "linewidth": 1.2}  # of a line that the legend does not have
 _STYLE: Any = (  # newer stubs of matplotlib want their own type of key
     dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize"), 8)
     | dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 7)
@@ -71,11 +73,11 @@ def config(
     *,
     width: float = _WIDTH,
 ) -> Figure:
-    """The weights of configs, before training.
+    """The weights and the scheduled numbers of configs, before training.
 
     The terms of one config share a panel if they are similar in size; several configs are compared
-    in one panel per term. The weight of a term with a controller or a balancer is dotted, because
-    it is multiplied by a factor that is only known in training.
+    in one panel per term. Each scheduled number has a panel. The weight of a term with a controller
+    or a balancer is dotted, because it is multiplied by a factor that is only known in training.
 
     Args:
         configs: A config, or several by name.
@@ -110,9 +112,14 @@ def config(
             panels.setdefault(term, []).append((each.steps, column, look))
     if len(curves) == 1:
         panels, entries = _arranged(each.steps, each.weights, each.adaptive)
+    numbers: Panels = {}
+    for index, each in enumerate(curves.values()):
+        look = looks(index) if len(curves) > 1 else _ALONE
+        for number, column in each.scheduled.items():
+            numbers.setdefault(f"scheduled.{number}", []).append((each.steps, column, look))
     if any(each.adaptive for each in curves.values()):
         entries.append(("dotted: times a factor found in training", {"color": _REST} | _DOTTED))
-    return _picture(panels, entries, "weight", width)
+    return _picture(panels, entries, "weight", width, numbers)
 
 
 def values(history: History, *, width: float = _WIDTH) -> Figure:
@@ -176,7 +183,7 @@ def shares(history: History, *, width: float = _WIDTH) -> Figure:
 
 
 def overview(history: History, *, width: float = _WIDTH) -> Figure:
-    """Values, weights and shares in three panels on one time axis.
+    """Values, weights and shares in three panels on one time axis, and each scheduled number.
 
     If terms differ in size, the axis is logarithmic or, if some values are not above 0, each term
     is divided by its largest value. With many terms, those with the smallest shares are gray.
@@ -201,6 +208,10 @@ def overview(history: History, *, width: float = _WIDTH) -> Figure:
         lines = [(history.steps, drawn[name], look_of.get(name, gray)) for name in below_first]
         panels.append(("", partial(_draw, lines, quantity, label)))
     panels.append(("", partial(_stack, history.steps, columns, look_of)))
+    for metric in history:
+        if metric.startswith("scheduled/"):
+            line = (history.steps, history[metric], _ALONE)
+            panels.append((metric, partial(_draw, [line], "weight", "")))
     return _figure(width, panels, entries)
 
 
@@ -278,11 +289,21 @@ def _numbers(columns: Iterable[Values]) -> Values:
     return np.concatenate([column[np.isfinite(column)] for column in columns])
 
 
-def _picture(panels: Panels, entries: Sequence[Entry], quantity: str, width: float) -> Figure:
-    """Lines of a quantity, in panels by title."""
+def _picture(
+    panels: Panels,
+    entries: Sequence[Entry],
+    quantity: str,
+    width: float,
+    numbers: Panels | None = None,
+) -> Figure:
+    """Lines of a quantity in panels by title, and those of scheduled numbers."""
     label = _LABELS[quantity] if len(panels) == 1 else ""
     painted = [(title, partial(_draw, lines, quantity, label)) for title, lines in panels.items()]
-    return _figure(width, painted, entries, small=len(panels) > 1)
+    painted += [
+        (title, partial(_draw, lines, quantity, "")) for title, lines in (numbers or {}).items()
+    ]
+    is_small = len(panels) > 1 or len(painted) > _MOST_LARGE
+    return _figure(width, painted, entries, small=is_small)
 
 
 def _figure(

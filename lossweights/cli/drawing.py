@@ -1,5 +1,7 @@
 """Curves drawn in a terminal."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from textwrap import fill, indent
 from typing import NamedTuple
@@ -20,11 +22,23 @@ _ASCII = str.maketrans("│┤└┬─", "||+--")
 _WIDEST, _NARROWEST, _HEIGHT = 120, 20, 10
 
 
+class Title(NamedTuple):
+    """What a panel shows: the weight of a term, or a scheduled number."""
+
+    name: str
+    is_number: bool = False
+
+    @property
+    def shown(self) -> str:
+        """Above the panel."""
+        return f"scheduled.{self.name}" if self.is_number else self.name
+
+
 class Curve(NamedTuple):
-    """The weights of a term at increasing steps, both of shape (n,), and how to draw them."""
+    """Weights, or a scheduled number, at increasing steps, both of shape (n,); how to draw them."""
 
     steps: Steps
-    weights: Values
+    values: Values
     mark: str
     color: int
 
@@ -37,17 +51,20 @@ def draw(found: Mapping[str, tuple[LossConfig, Curves]], console: Console) -> No
     looks = list(zip(found, marks, _COLORS, strict=False))
     for name, mark, color in looks:
         console.print(Text.assemble("" if is_alone else (f"{mark} ", f"color({color})"), name))
-    for term in dict.fromkeys(term for config, _ in found.values() for term in config.terms):
+    drawn = {name: _named(curves) for name, (_, curves) in found.items()}
+    for title in dict.fromkeys(title for columns in drawn.values() for title in columns):
         lines = [
-            Curve(curves.steps, curves.weights[term], mark, color)
-            for (_, curves), (_, mark, color) in zip(found.values(), looks, strict=True)
-            if term in curves.weights
+            Curve(curves.steps, columns[title], mark, color)
+            for columns, (_, curves), (_, mark, color) in zip(
+                drawn.values(), found.values(), looks, strict=True
+            )
+            if title in columns
         ]
-        levels = np.unique(np.concatenate([line.weights for line in lines]))
+        levels = np.unique(np.concatenate([line.values for line in lines]))
         flat = f"  {levels[0]:.6g} throughout" if len(levels) == 1 else ""
-        console.print(Text.assemble("\n", (term, "bold"), flat))
+        console.print(Text.assemble("\n", (title.shown, "bold"), flat))
         for name, (config, _) in found.items():
-            if note := _note(config, term):
+            if note := _note(config, title):
                 said = fill(note if is_alone else f"{name}: {note}", console.width - 2)
                 console.print(Text(indent(said, "  "), "dim"))
         if not flat:
@@ -63,8 +80,8 @@ def draw(found: Mapping[str, tuple[LossConfig, Curves]], console: Console) -> No
 
 def panel(curves: Sequence[Curve], last: int, width: int) -> str:
     """Curves over steps 0 to `last` with their axes, colored by ANSI escape sequences."""
-    weights = np.concatenate([[0.0], *(curve.weights for curve in curves)])
-    low, high = float(weights.min()), float(weights.max() if weights.any() else 1)
+    values = np.concatenate([[0.0], *(curve.values for curve in curves)])
+    low, high = float(values.min()), float(values.max() if values.any() else 1)
     labels = [f"{low:.3g}", f"{high:.3g}"]
     columns = width - max(map(len, labels)) - 1
     plotext.clear_figure()
@@ -78,21 +95,30 @@ def panel(curves: Sequence[Curve], last: int, width: int) -> str:
     plotext.xticks([0, last], ["0", f"step {last}"])
     plotext.yticks([low, high], labels)
     for curve in curves:
-        plotext.plot(curve.steps, curve.weights, marker=curve.mark, color=curve.color)
+        plotext.plot(curve.steps, curve.values, marker=curve.mark, color=curve.color)
     # Each curve hides the ones before it, so each is drawn once more in every n-th column.
     for turn, curve in enumerate(curves if len(curves) > 1 else ()):
         steps = np.arange(turn, columns, len(curves)) * last / (columns - 1)
         steps = steps[steps <= curve.steps[-1]]
-        weights = np.interp(steps, curve.steps, curve.weights)
-        plotext.scatter(steps, weights, marker=curve.mark, color=curve.color)
+        values = np.interp(steps, curve.steps, curve.values)
+        plotext.scatter(steps, values, marker=curve.mark, color=curve.color)
     return str(plotext.build())
 
 
-def _note(config: LossConfig, term: str) -> str:
+def _named(curves: Curves) -> dict[Title, Values]:
+    """What is drawn of a config."""
+    weights = {Title(name): column for name, column in curves.weights.items()}
+    numbers = {Title(name, is_number=True): column for name, column in curves.scheduled.items()}
+    return weights | numbers
+
+
+def _note(config: LossConfig, title: Title) -> str:
     """What the curve of a term does not show; empty if it shows everything."""
-    if term not in config.terms:
+    if title.is_number:
+        return "" if title.name in config.scheduled else "has no such number"
+    if title.name not in config.terms:
         return "has no such term"
-    declared, factors = config.terms[term], []
+    declared, factors = config.terms[title.name], []
     if declared.controller is not None:
         factors.append(f"the controller {declared.controller.kind}")
     if config.balancer is not None and declared.is_balanced:

@@ -1,4 +1,4 @@
-"""`lossweights preview`: the weights of configs over a training, drawn."""
+"""`lossweights preview`: the weights and scheduled numbers of configs over a training, drawn."""
 
 import io
 from pathlib import Path
@@ -44,9 +44,9 @@ def preview(
     ] = None,
     _imports: common.Imports = None,
 ) -> None:
-    """Draw the weights over a training.
+    """Draw the weights and the scheduled numbers over a training.
 
-    Each term has a panel. Several configs are drawn on top of each other. The curves are base
+    Each has a panel. Several configs are drawn on top of each other. The curves are base
     weight times schedule; a line says if a controller or a balancer multiplies them in training.
 
     \b

@@ -28,6 +28,7 @@ from lossweights.components.controllers import Controller
 from lossweights.components.declaration import Component, Declaration
 from lossweights.components.durations import Duration, pattern, read_total_steps
 from lossweights.components.limits import MOST_TERMS
+from lossweights.components.schedules import Schedule
 from lossweights.components.transforms import Transform
 from lossweights.config.complements import Owner, check_complements
 from lossweights.config.files import Location, Source, plain
@@ -58,6 +59,9 @@ _TOTAL_STEPS = {
 }
 
 
+ScheduleLike = Schedule | float | Callable[[int], float] | Mapping[str, Any]
+
+
 class LossConfig(Declaration):
     """The config of a `WeightedLoss`.
 
@@ -65,6 +69,8 @@ class LossConfig(Declaration):
         terms: The terms by name. In a list of names, each has weight 1. Braces in a name stand for
             several names: `"aux_{0..5}"`, `"{box,cls}_loss"`. `"{{x}}"` is a name with braces. A
             term may hold `terms` itself: see `Term`.
+        scheduled: Other numbers that change with the clock, such as a temperature, by name: a
+            schedule or a number each. `WeightedLoss.scheduled` has their values.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`. Can be bound later.
         steps_per_epoch: Optimizer steps of an epoch. Can be bound later.
         eval_weights: The weights in evaluation. `final`: those at the end of training, so that the
@@ -86,6 +92,7 @@ class LossConfig(Declaration):
     """
 
     terms: dict[Name, Term]
+    scheduled: Annotated[dict[Name, Schedule], AfterValidator(by_name)] = Field(default={})
     total_steps: Annotated[
         int | Duration | None,
         PlainValidator(partial(read_total_steps, least=1)),
@@ -115,6 +122,23 @@ class LossConfig(Declaration):
     @classmethod
     def _by_name(cls, terms: Any, read: ValidatorFunctionWrapHandler) -> ByName[Term]:
         return read_terms(terms, read, Term.model_fields.keys())
+
+    @field_validator("scheduled", mode="before")
+    @classmethod
+    def _numbers_by_name(cls, numbers: Any) -> Any:
+        if not isinstance(numbers, Mapping):
+            hint = ": in YAML, indent the numbers below it" if numbers is None else ""
+            raise ValueError(
+                f"a table by name is needed, such as {{ratio: 0.3}}, found {shown(numbers)}{hint}"
+            )
+        if len(numbers) > MOST_TERMS:
+            raise ValueError(f"at most {MOST_TERMS:,} numbers are scheduled, found {len(numbers)}")
+        for name in numbers:
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"the name of a number must be a string, found {shown(name)}: quote it"
+                )
+        return numbers
 
     @field_validator("ignore", mode="before")
     @classmethod
@@ -276,6 +300,7 @@ class LossConfig(Declaration):
         described: dict[str, Any] = handler(schema)
         properties = handler.resolve_ref_schema(described)["properties"]
         properties["terms"] = {"anyOf": terms_json(properties["terms"])}
+        properties["scheduled"] |= {"propertyNames": NAME_JSON, "maxProperties": MOST_TERMS}
         properties["ignore"] = {"anyOf": [properties["ignore"], _TEXT]}
         properties["$schema"] = _TEXT | {"description": "The address of this schema."}
         return described
@@ -326,8 +351,8 @@ class LossConfig(Declaration):
 
         Args:
             changes: New values by dotted path, such as `kl.weight`, `kl.schedule.cycles` or
-                `total_steps`. A path begins with a term or a field of the config; braces in it
-                expand. `terms.new` adds a term.
+                `total_steps`. A path begins with a term, a scheduled number or a field of the
+                config; braces in it expand. `terms.new` adds a term.
 
         Raises:
             ConfigError: If a path does not exist, two paths change the same value, or the config
@@ -354,21 +379,37 @@ class LossConfig(Declaration):
         return self._validated(data, place)
 
     def _parts_of(self, path: str) -> list[str]:
-        """The parts of a dotted path; the name of a term may have dots itself."""
-        in_terms = path.removeprefix("terms.")
-        head, *rest = in_terms.split(".")
-        if in_terms == path and head in type(self).model_fields:
+        """The parts of a dotted path; the name of a term or a number may have dots itself."""
+        table, _, inside = path.partition(".")
+        if not inside or table not in ("terms", "scheduled"):
+            table, inside = "", path
+        head, *rest = inside.split(".")
+        if not table and head in type(self).model_fields:
             return path.split(".")
         for count in range(len(rest), -1, -1):  # the longest name first
-            if keys := _keys(self.terms, ".".join([head, *rest[:count]])):
-                return [*_inside(keys), *rest[count:]]
-        if in_terms != path and not rest:
-            return self._parts_of_new(head)
-        near = did_you_mean(head, [*self.all_terms, *type(self).model_fields])
+            name = ".".join([head, *rest[:count]])
+            keys = [] if table == "scheduled" else _keys(self.terms, name)
+            is_number = table != "terms" and name in self.scheduled
+            if keys and is_number:
+                raise ConfigError(
+                    f"{dotted([path])}: {shown(name)} is a term and a scheduled number: write "
+                    f"terms.{inside} or scheduled.{inside}"
+                )
+            if keys or is_number:
+                return [*(_inside(keys) if keys else ("scheduled", name)), *rest[count:]]
+        if table and not rest:  # one more
+            return [table, head] if table == "scheduled" else self._parts_of_new(head)
+        terms, numbers = [*self.all_terms], [*self.scheduled]
+        names = {"terms": terms, "scheduled": numbers}.get(
+            table, [*terms, *numbers, *type(self).model_fields]
+        )
+        what = "scheduled number" if table == "scheduled" else "term or field"
+        which = f"the scheduled numbers are {quoted(numbers)}"
+        if table != "scheduled":
+            which = f"the terms are {quoted(terms)}{f', {which}' if numbers else ''}"
         raise ConfigError(
-            f"{dotted([path])}: no term or field is called {shown(head)}{near} (the terms are "
-            f"{quoted(self.all_terms)}); to add a term, write all of it at "
-            f"{dotted(['terms', head])}"
+            f"{dotted([path])}: no {what} is called {shown(head)}{did_you_mean(head, names)} "
+            f"({which}); to add one, write all of it at {dotted([table or 'terms', head])}"
         )
 
     def _parts_of_new(self, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Base weight x schedule over time, and the scheduled fields of components, in numpy."""
+"""Base weight x schedule, scheduled numbers and fields of components over time, in numpy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.limits import LARGEST_FLOAT32
-from lossweights.components.schedules import Complement, Schedule, Steps, Values
+from lossweights.components.schedules import Complement, Constant, Schedule, Steps, Values
 from lossweights.components.schedules.function import calls_function
 from lossweights.components.transforms import Transform
 from lossweights.config.loss_config import LossConfig
@@ -32,11 +32,11 @@ class Timeline:
     """All schedules of a config over time, in columns.
 
     The first columns are the weights of the terms, sorted by name: base weight times schedule, 0
-    while dormant. Then come those of the members of groups, within their group, and the scheduled
-    fields of controllers, transforms and the balancer.
-    Schedules are evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not
-    depend on which steps were evaluated before. Python functions are called for one step, because
-    the variables that they read may change.
+    while dormant. Then come those of the members of groups, within their group, the scheduled
+    numbers, and the scheduled fields of controllers, transforms and the balancer. Schedules are
+    evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not depend on
+    which steps were evaluated before. Python functions are called for one step, because the
+    variables that they read may change.
 
     Args:
         config: The config.
@@ -46,9 +46,10 @@ class Timeline:
         names: The terms, sorted.
         groups: The members of each group, in the order of their columns.
         all_names: The terms and all members, in the order of their columns.
+        numbers: The column of each scheduled number, as declared.
         fields: The column of each scheduled field, by the place of its component and its name.
         starts: The step at which each term or member wakes up.
-        moves_until: The end of training, if any term has a schedule and the end is known.
+        moves_until: The end of training, if any term or number has a schedule and the end is known.
         is_patterned: Whether any term is dormant or skipped at some step.
 
     Raises:
@@ -73,6 +74,8 @@ class Timeline:
             name: i for i, name in enumerate(self.all_names) if terms[name].when_zero == "skip"
         }
         self.is_patterned = bool(self._last_start or self._skippable)
+        self.numbers = {name: i for i, name in enumerate(config.scheduled, len(self._columns))}
+        self._columns += [number_of(config, name, horizon) for name in self.numbers]
         self.fields: dict[str, dict[str, int]] = {}
         for part in config.adaptive_parts():
             start = 0 if part.term is None else self.starts[part.term]
@@ -80,8 +83,7 @@ class Timeline:
             for field, column in columns.items():
                 self.fields.setdefault(part.place, {})[field] = len(self._columns)
                 self._columns.append(column)
-        moves = any(term.schedule is not None for term in terms.values())
-        self.moves_until = horizon.span if moves and horizon.is_bounded else None
+        self.moves_until = horizon.span if self._moving() and horizon.is_bounded else None
         self._calling = [i for i, each in enumerate(self._columns) if each.calls_function]
         self._others = [i for i in range(len(self._columns)) if i not in self._calling]
         self._first, self._block = -1, np.empty((0, len(self._columns)))
@@ -89,6 +91,14 @@ class Timeline:
         self._why_positive: dict[int, str] = {}
         self.row(0)
         self._check_complements()
+
+    def _moving(self) -> list[str]:
+        """The terms and numbers with a schedule."""
+        terms, numbers = self.config.all_terms, self.config.scheduled
+        moving = [name for name, term in terms.items() if term.schedule is not None]
+        return moving + [
+            f"scheduled.{n}" for n, s in numbers.items() if not isinstance(s, Constant)
+        ]
 
     @property
     def width(self) -> int:
@@ -241,21 +251,19 @@ class Timeline:
             return ""
         such = f', such as "{before.span} steps" in place of "100%"' if before.is_bounded else ""
         return (
-            f"the length of training was {before} and is {self.horizon} now, which changes weights "
+            f"the length of training was {before} and is {self.horizon} now, which changes values "
             f"at step {step}: {', '.join(changed)}. To keep them, write durations in steps{such}, "
             "or keep the old length"
         )
 
     def past_end(self, step: int) -> str:
-        """What to write if a step is past the end of training; empty if no weight depends on it."""
+        """What to write if a step is past the end of training; empty if no value depends on it."""
         end = self.moves_until
         if end is None or step <= end:
             return ""
-        terms = self.config.all_terms
-        moving = [name for name, term in terms.items() if term.schedule is not None]
         return (
             f"training is at step {step}, past its end at {end}, for which the schedules of "
-            f"{quoted(moving)} were computed: set total_steps to its real length"
+            f"{quoted(self._moving())} were computed: set total_steps to its real length"
         )
 
     def overruns(self) -> list[str]:
@@ -286,7 +294,7 @@ class Timeline:
 
 
 class Column(NamedTuple):
-    """A base weight times a schedule over time, or a scheduled field of a component.
+    """A base weight times a schedule over time, a scheduled number, or a field of a component.
 
     Args:
         label: For messages.
@@ -408,6 +416,11 @@ def _complemented(config: LossConfig, schedule: Schedule | None, horizon: Horizo
     return weight_of(config, schedule.of, horizon) if isinstance(schedule, Complement) else None
 
 
+def number_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
+    """A scheduled number over time, from step 0 on."""
+    return Column(f"scheduled.{name}", config.scheduled[name], 0, horizon, is_final=False)
+
+
 def fields_of(place: str, component: Component, start: int, horizon: Horizon) -> dict[str, Column]:
     """The scheduled fields of a component over time, from step `start` on.
 
@@ -428,7 +441,7 @@ def fields_of(place: str, component: Component, start: int, horizon: Horizon) ->
 
 @dataclass(frozen=True)
 class Curves:
-    """The weights of the terms of a config over a training: base weight times schedule.
+    """The weights and the scheduled numbers of a config over a training.
 
     Args:
         steps: Steps of the training, shape (n,).
@@ -437,6 +450,7 @@ class Curves:
             member is multiplied by that of its group.
         adaptive: Terms that have such a factor.
         horizon: The length of training.
+        scheduled: The value of each scheduled number at these steps, shape (n,).
 
     >>> config = LossConfig.read({"terms": {"nll": 1.0, "kl": {"kind": "warmup", "over": "50%"}}})
     >>> curves = Curves.of(config, Horizon(total_steps=4))
@@ -448,6 +462,7 @@ class Curves:
     weights: dict[str, Values]
     adaptive: frozenset[str]
     horizon: Horizon
+    scheduled: dict[str, Values]
 
     @classmethod
     def of(cls, config: LossConfig, horizon: Horizon | None = None, points: int = 2000) -> Curves:
@@ -468,19 +483,24 @@ class Curves:
             config.steps_per_epoch if given.steps_per_epoch is None else given.steps_per_epoch,
         )
         columns = {name: weight_of(config, name, known) for name in config.all_terms}
+        numbers = {name: number_of(config, name, known) for name in config.scheduled}
         if known.is_bounded:
             last = known.span - 1
         else:
-            moves = max(int(column.shown(points)[-1]) for column in columns.values())
+            both = (*columns.values(), *numbers.values())
+            moves = max(int(column.shown(points)[-1]) for column in both)
             last = math.ceil(max(_STILL_STEPS, 1.2 * moves))
         steps = _evenly(0, max(last, 0), points)
-        weights = {name: column.values(steps) + 0.0 for name, column in columns.items()}  # no -0
+        weights, scheduled = (
+            {name: column.values(steps) + 0.0 for name, column in of.items()}  # no -0
+            for of in (columns, numbers)
+        )
         adaptive = {name for name, term in config.terms.items() if term.controller is not None}
         adaptive.update(() if config.balancer is None else config.balanced_names)
         for group, members in config.groups.items():
             adaptive.update(members if group in adaptive else ())
         multiply_members(weights, config.groups)
-        return cls(steps, weights, frozenset(adaptive), known)
+        return cls(steps, weights, frozenset(adaptive), known, scheduled)
 
 
 def multiply_members(weights: dict[str, Any], groups: Mapping[str, Sequence[str]]) -> None:

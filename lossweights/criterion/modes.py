@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lossweights.components.durations import Horizon
+from lossweights.components.schedules import Values
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import Timeline, multiply_members
 from lossweights.criterion.adaptive import Adaptive
@@ -66,6 +67,8 @@ class Modes:
         loaded: The length of training of a checkpoint that was loaded, until it is compared.
         horizon: The length of training.
         timeline: The schedules; None if `missing`.
+        numbers: The scheduled numbers of the coming step as tensors of fixed address, by name, for
+            each device that the criterion was on: a program may still use those of an earlier one.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Modes:
     def _reset(self) -> None:
         self.horizon, self.missing = Horizon(), ""
         self.timeline: Timeline | None = None
+        self.numbers: dict[torch.device, dict[str, Tensor]] = {}
         self.train: Mode | None = None
         self.eval: Mode | None = None
 
@@ -232,6 +236,8 @@ class Modes:
         if mode is None or timeline is None:
             raise HorizonError(self.missing)
         weights, mode.members, fields = self._rows.at(step)
+        if timeline.numbers:
+            self._show_numbers(timeline.row(step), timeline.numbers)
         if adaptive.slots:
             adaptive.show(step, step if before is None else before, self.horizon, fields)
             if check and self.device.type != "meta":
@@ -251,6 +257,13 @@ class Modes:
                 mode.dormant, mode.skipped, mode.inactive = dormant, skipped, dormant | skipped
         if adaptive.weights_from_gradients is not None:
             adaptive.weights_from_gradients.show(step, self.horizon, mode.inactive)
+
+    def _show_numbers(self, row: Values, columns: Mapping[str, int]) -> None:
+        # A new table, since the record keeps that of the step before.
+        self.record.numbers = {name: float(row[column]) for name, column in columns.items()}
+        for tensors in self.numbers.values():
+            for name, number in self.record.numbers.items():
+                tensors[name].fill_(number)
 
     def weights(self) -> dict[str, float]:
         """The weights of the coming training step, of all terms and members.
@@ -292,6 +305,11 @@ class Modes:
         if self.timeline is None:
             return
         adaptive, self._rows = self.adaptive, _Rows(self.timeline, self.device)
+        if self.timeline.numbers and self.device not in self.numbers:
+            self.numbers[self.device] = {
+                name: torch.zeros((), dtype=torch.float32, device=self.device)
+                for name in self.timeline.numbers
+            }
         weights, members, _ = self._rows.at(self.clock.step)
         self.train = Mode(
             weights,

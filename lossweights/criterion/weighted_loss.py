@@ -21,7 +21,7 @@ from lossweights.components.controllers import Manual
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules import Constant, Schedule
 from lossweights.config.files import plain
-from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite
+from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite, ScheduleLike
 from lossweights.config.names import FIXED
 from lossweights.config.term import TermLike
 from lossweights.config.timeline import multiply_members
@@ -43,6 +43,7 @@ from lossweights.criterion.report import (
     chosen,
     on_host,
 )
+from lossweights.criterion.scheduled import COMPUTED, Scheduled
 from lossweights.criterion.state import NOT_STRICT, converted, decoded, encoded, entries
 from lossweights.criterion.torch_internals import loads_strictly
 from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, shown, warn
@@ -58,6 +59,8 @@ class WeightedLoss(nn.Module):
         terms: The terms by name: a number (a constant weight), a schedule, a table, a `Term`, or
             in Python a function of the step; or a list of names, all of weight 1; or a
             `LossConfig`, with which only `clock` and `process_group` may be passed.
+        scheduled: Other numbers that change with the clock, by name: a number, a schedule, a
+            table, or in Python a function of the step. `criterion.scheduled` has their values.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`.
         steps_per_epoch: Optimizer steps of an epoch.
         eval_weights: What counts in evaluation: `final`, `current`, or weights by name.
@@ -88,6 +91,7 @@ class WeightedLoss(nn.Module):
         self,
         terms: Mapping[str, TermLike] | Sequence[str] | LossConfig,
         *,
+        scheduled: Mapping[str, ScheduleLike] | None = None,
         total_steps: int | Duration | str | None = None,
         steps_per_epoch: int | None = None,
         eval_weights: EvalWeights | Mapping[str, float] = "final",
@@ -112,6 +116,7 @@ class WeightedLoss(nn.Module):
         if process_group is not None and sync == "off":
             raise ConfigError("process_group has no effect with sync: off: remove one of them")
         fields = {
+            "scheduled": {} if scheduled is None else scheduled,
             "total_steps": total_steps,
             "steps_per_epoch": steps_per_epoch,
             "eval_weights": eval_weights,
@@ -574,6 +579,21 @@ class WeightedLoss(nn.Module):
     def weights(self, _: object) -> NoReturn:
         raise AttributeError(SET_BY_HAND)
 
+    @property
+    def scheduled(self) -> Scheduled:
+        """The scheduled numbers of the coming step, by name; for compiled code, as tensors.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(["reconstruction"], scheduled={"mask_ratio": 0.3})
+        >>> criterion.scheduled["mask_ratio"]
+        0.3
+        """
+        return Scheduled(self._modes)
+
+    @scheduled.setter
+    def scheduled(self, _: object) -> NoReturn:
+        raise AttributeError(COMPUTED)
+
     def set_weight(self, name: str, weight: float) -> None:
         """Sets the weight of a term with a `manual` controller, from the next forward pass on.
 
@@ -656,8 +676,8 @@ class WeightedLoss(nn.Module):
 
         Args:
             prefix: Prepended to each name, such as `train/`.
-            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total`
-                and `controller` (as in `controller/kl/error`).
+            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total`,
+                `controller` (as in `controller/kl/error`) and `scheduled`.
             tensors: Whether to return 0-dim tensors, without waiting for the device; floats take
                 one transfer for all.
 
@@ -764,8 +784,10 @@ class WeightedLoss(nn.Module):
         return self._record.add_callback(call)
 
     def extra_repr(self) -> str:
-        """The terms, as declared."""
-        return ", ".join(f"{name}: {term}" for name, term in self.config.terms.items())
+        """The terms and scheduled numbers, as declared."""
+        parts = [f"{name}: {term}" for name, term in self.config.terms.items()]
+        parts += [f"scheduled.{name}: {each}" for name, each in self.config.scheduled.items()]
+        return ", ".join(parts)
 
     # State
 
@@ -929,13 +951,14 @@ def _config_of(terms: Any, fields: dict[str, Any]) -> LossConfig:
 
 
 def _weights_move(config: LossConfig, adaptive: Adaptive) -> bool:
-    """Whether any weight changes from step to step, so that the clock matters."""
+    """Whether any weight or number changes from step to step, so that the clock matters."""
     balancer = config.balancer
     return (
         adaptive.observes
         or adaptive.weights_from_gradients is not None
         or (balancer is not None and not adaptive.is_learned and not balancer.instant)
         or any(term.schedule is not None for term in config.all_terms.values())
+        or any(not isinstance(schedule, Constant) for schedule in config.scheduled.values())
         or any(Duration.parse(term.after).value > 0 for term in config.all_terms.values())
         or any(
             isinstance(value, Schedule) and not isinstance(value, Constant)

@@ -18,6 +18,7 @@ from lossweights.components.declaration import Component
 from lossweights.components.durations import Horizon
 from lossweights.components.schedules import Schedule
 from lossweights.components.transforms import Transform
+from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.testing.training import NAMES, STEPS, Adaptive, Training
 
 _SYNCS = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "_unique2", "masked_select")
@@ -39,6 +40,7 @@ def check(component: Component, *, compiled: bool = True) -> None:
     check_round_trip(component)
     if isinstance(component, Schedule):
         check_schedule(component)
+        check_scheduled_number(component)
     elif isinstance(component, Balancer | Controller | Transform):
         for property_ in ADAPTIVE_PROPERTIES:
             property_(component)
@@ -74,6 +76,32 @@ def check_schedule(schedule: Schedule, total_steps: int = 97) -> None:
     for short in (0, 1, 2):
         found = schedule(np.arange(5), Horizon(short, steps_per_epoch=1))
         assert np.isfinite(found).all(), f"{schedule!r} is not finite in {short} steps of training"
+
+
+def check_scheduled_number(schedule: Schedule) -> None:
+    """A schedule of a number has the same values, bit for bit, when a training is resumed."""
+    horizon = Horizon(STEPS, STEPS // 4)
+
+    def criterion() -> WeightedLoss:
+        with warnings.catch_warnings(action="ignore"):  # of a schedule that ends after training
+            return WeightedLoss(
+                ["loss"],
+                scheduled={"number": schedule},
+                total_steps=STEPS,
+                steps_per_epoch=STEPS // 4,
+            )
+
+    begun = criterion()
+    for step in (*_FIRST_HALF, *_SECOND_HALF):
+        if step == _SECOND_HALF[0]:
+            resumed = criterion()
+            resumed.load_state_dict(_saved_and_loaded(begun.state_dict()))
+            begun = resumed
+        number, expected = begun.scheduled["number"], float(schedule(step, horizon))
+        assert number == expected, f"{schedule!r} is {expected} at step {step}, found {number}"
+        tensor, exact = begun.scheduled.tensor("number"), torch.tensor(number, dtype=torch.float32)
+        assert torch.equal(tensor, exact), f"{schedule!r}: the tensor of {number} is {tensor}"
+        begun.step()
 
 
 def check_resume(component: Adaptive) -> None:
@@ -275,11 +303,16 @@ def _assert_same(
         assert same, f"{what} changes {key}: {seen[key]} and {others[key]}"
 
 
-def _load_from_torch_save(begun: Training, resumed: Training) -> None:
+def _saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
     file = io.BytesIO()
-    torch.save(begun.state_dict(), file)
+    torch.save(state, file)
     file.seek(0)
-    resumed.load(torch.load(file, weights_only=True))
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+def _load_from_torch_save(begun: Training, resumed: Training) -> None:
+    resumed.load(_saved_and_loaded(begun.state_dict()))
 
 
 def _load_from_distributed_checkpoint(begun: Training, resumed: Training) -> None:

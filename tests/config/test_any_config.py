@@ -44,7 +44,10 @@ def one_of_each_kind() -> list[dict[str, Any]]:
                 continue
             table = {"kind": kind, **fields.get(role, {}).get(kind, {})}
             part: dict[str, Any] = {
-                "schedule": {"terms": {"first": {"schedule": table}, "b": 1.0}},
+                "schedule": {
+                    "terms": {"first": {"schedule": table}, "b": 1.0},
+                    "scheduled": {"number": table, "ratio": 0.3},
+                },
                 "shape": {"terms": {"first": {"kind": "cyclical", "shape": table}, "b": 1.0}},
                 "controller": {"terms": {"first": {"controller": table}, "b": 1.0}},
                 "transform": {
@@ -224,6 +227,8 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
         "terms": ["a", "b"],
         "balancer": {"kind": "stch", "temperature": odd},
     },
+    "scheduled": lambda odd: {"terms": ["a"], "scheduled": odd},
+    "a number": lambda odd: {"terms": ["a"], "scheduled": {"a": odd}},
     "total_steps": lambda odd: {"terms": ["a"], "total_steps": odd},
     "steps_per_epoch": lambda odd: {"terms": ["a"], "steps_per_epoch": odd},
     "eval_weights": lambda odd: {"terms": ["a"], "eval_weights": odd},
