@@ -33,6 +33,7 @@ from lossweights.components.transforms import Transform
 from lossweights.config.complements import Owner, check_complements
 from lossweights.config.files import Location, Source, plain
 from lossweights.config.names import (
+    NAME_JSON,
     ByName,
     Name,
     as_written,
