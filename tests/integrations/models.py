@@ -16,7 +16,8 @@ SCHEDULED: dict[str, Any] = {
         "mse": 1.0,
         "l1": {"weight": 0.5, "schedule": {"kind": "warmup", "over": "50%"}},
         "size": 0.1,
-    }
+    },
+    "scheduled": {"temperature": {"kind": "ramp", "start": 4.0, "stop": 1.0, "over": "50%"}},
 }
 STEERED: dict[str, Any] = {
     "terms": {"mse": 1.0, "l1": {"kind": "pid", "target": 0.2, "response": "25%"}, "size": 0.1},

@@ -121,14 +121,17 @@ def test_what_cannot_work_is_refused() -> None:
 def test_metrics_are_there_for_loggers_that_are_attached_later() -> None:
     training = Training()
     seen: list[float] = []
+    numbers: list[float] = []
 
     def look(engine: Engine) -> None:
         seen.append(engine.state.metrics["weight/l1"])
+        numbers.append(engine.state.metrics["scheduled/temperature"])
 
     training.engine.add_event_handler(Events.ITERATION_COMPLETED(every=5), look)
     training.engine.run(loader(), max_epochs=2)
     # A warm-up over 10 steps to 0.5, after steps 4, 9, 14 and 19.
     assert seen == pytest.approx([0.2, 0.45, 0.5, 0.5])
+    assert numbers == pytest.approx([2.8, 1.3, 1.0, 1.0])
 
 
 def test_sums_are_not_divided_and_are_whole_in_the_metrics() -> None:

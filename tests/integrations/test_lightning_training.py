@@ -32,16 +32,17 @@ def test_metrics_are_logged_at_the_interval_and_computed_only_then(
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(WeightedLoss, "metrics", metrics)
-    callback = LossWeights(prefix="fit/", include=["weight", "raw"])
+    callback = LossWeights(prefix="fit/", include=["weight", "raw", "scheduled"])
     trainer(callback, logger=CSVLogger(tmp_path), max_epochs=2).fit(module, Loader())
     assert taken == [5, 10, 15, 20]
     rows = rows_of(tmp_path)
     # In the step of number 4, the fifth, the warm-up over 10 steps to 0.5 is at 0.2.
     assert [float(row["fit/weight/l1"]) for row in rows] == pytest.approx([0.2, 0.45, 0.5, 0.5])
+    temperatures = [float(row["fit/scheduled/temperature"]) for row in rows]
+    assert temperatures == pytest.approx([2.8, 1.3, 1.0, 1.0])
     keys = {key for row in rows for key in row if key.startswith("fit/")}
-    assert keys == {
-        f"fit/{what}/{term}" for what in ("weight", "raw") for term in SCHEDULED["terms"]
-    }
+    expected = {f"fit/{what}/{term}" for what in ("weight", "raw") for term in SCHEDULED["terms"]}
+    assert keys == expected | {"fit/scheduled/temperature"}
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:

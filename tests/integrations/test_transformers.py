@@ -302,6 +302,8 @@ def test_metrics_are_in_the_logs_that_reporters_see(tmp_path: Path) -> None:
     steps = [log for log in reports.logs if "loss" in log]
     # A warm-up to 0.5 over 7.5 of 15 steps; the log after step 5 shows the one of number 4.
     assert [log["weight/l1"] for log in steps] == pytest.approx([0.5 * 4 / 7.5, 0.5, 0.5], abs=0.02)
+    temperatures = [log["scheduled/temperature"] for log in steps]
+    assert temperatures == pytest.approx([4 - 3 * 4 / 7.5, 1.0, 1.0], abs=0.2)
     history = [log for log in runner.state.log_history if "loss" in log]
     assert [log["weight/l1"] for log in history] == [log["weight/l1"] for log in steps]
     assert all(isinstance(log["total"], float) for log in steps)
