@@ -131,5 +131,5 @@ def test_a_weight_below_zero_is_known_and_can_be_loaded(controller: dict[str, An
     criterion.load_state_dict(criterion.state_dict())
     with pytest.raises(ConfigError, match="'kl' has a controller that may go below 0"):
         WeightedLoss(
-            {"nll": 1.0, "kl": {"controller": controller, "balanced": True}}, balancer="famo"
+            {"nll": 1.0, "kl": {"controller": controller, "balanced": True}}, balancer="uncertainty"
         )

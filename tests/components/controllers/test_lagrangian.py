@@ -143,26 +143,25 @@ def test_the_temperature_of_soft_actor_critic() -> None:
         "learning_rate": 3e-3,
     }
     criterion = WeightedLoss({"return": -1.0, "entropy": temperature})
-    log_std = torch.zeros((), requires_grad=True)
-    optimizer = torch.optim.Adam([log_std], lr=3e-3)
+    log_std, log_alpha = (torch.zeros((), requires_grad=True) for _ in range(2))
+    optimizer = torch.optim.Adam([log_std], lr=3e-2)
+    theirs = torch.optim.Adam([log_alpha], lr=3e-3)
     criterion.follow(optimizer)
     torch.manual_seed(0)
-    seen = []
-    for _ in range(6000):
+    seen, expected = [], []
+    for _ in range(2500):
         policy = torch.distributions.Normal(torch.zeros(()), log_std.exp())
         actions = policy.rsample((64,))
-        terms = {
-            "return": -7 * actions.square().mean(),
-            "entropy": -policy.log_prob(actions).mean(),  # type: ignore[no-untyped-call]
-        }
+        entropy = -policy.log_prob(actions).mean()  # type: ignore[no-untyped-call]
         optimizer.zero_grad()
-        criterion(terms).backward()
+        criterion({"return": -7 * actions.square().mean(), "entropy": entropy}).backward()
         optimizer.step()
+        log_alpha.grad = (entropy - target).detach()
+        theirs.step()
         seen.append(-criterion.weights["entropy"])
-    late = torch.tensor(seen[-2000:])
-    assert late.mean().item() == pytest.approx(alpha, rel=0.05)
-    assert late.min() > 0.05
-    assert late.max() < 0.09
+        expected.append(log_alpha.exp().item())
+    assert seen == pytest.approx(expected, rel=1e-4)
+    assert seen[-500:] == pytest.approx([alpha] * 500, rel=0.03)
 
 
 CASES: list[tuple[dict[str, Any], float, float]] = [
