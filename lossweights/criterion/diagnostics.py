@@ -211,7 +211,7 @@ def _of_numbers(config: LossConfig, horizon: Horizon) -> list[str]:
     for name, schedule in config.scheduled.items():
         column = number_of(config, name, horizon)
         try:
-            if not number_of(config, name, horizon).calls_function:
+            if not column.calls_function:
                 column.values(column.shown(_MOST_STEPS))
         except HorizonError as error:
             reason = _reason(error, column.label)

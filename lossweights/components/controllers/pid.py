@@ -83,6 +83,11 @@ class PID(Controller, kind="pid"):
     def _start(self) -> float:
         return self.lowest if self.initial is None else self.initial
 
+    @property
+    def stays_above_zero(self) -> bool:
+        """Whether the lower bound is at least 0."""
+        return self.lowest >= 0
+
     def init(self) -> State:
         return {
             "error": torch.zeros(()),
