@@ -38,7 +38,7 @@ def answer(read: Callable[[], Any]) -> WeightedLoss | None:
             warnings.simplefilter("ignore")
             criterion = WeightedLoss(read())
             with suppress(HorizonError):
-                assert set(criterion.weights) == set(criterion.config.terms)
+                assert set(criterion.weights) == set(criterion.config.all_terms)
             criterion.describe()
     except (ConfigError, HorizonError) as error:
         problem = str(error)
@@ -67,6 +67,7 @@ TEXTS = st.one_of(
     st.sampled_from(
         ["", "5 steps", "10%", "2 epochs", "-1 steps", "1e400 steps", "5", "017", "1e-3", "*", "a*"]
     ),
+    st.sampled_from(["g", "b/first", "g/in", "/", "a/"]),
     st.sampled_from(["a{0..5}", "{b,first}", "{{x}}", "{", "{0..9999}", "{0..99999999}", "{9..}"]),
     st.sampled_from(
         ["linear", "cosine", "uncertainty", "ramp", "final", "off", "yes", "\0", "a\nb"]

@@ -14,6 +14,7 @@ from lossweights.components.schedules import Complement
 from lossweights.config.files import as_yaml
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.names import ByName
+from lossweights.config.term import Term
 from lossweights.config.timeline import weight_of
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import HorizonError, did_you_mean, quoted
@@ -75,7 +76,7 @@ class Calibration:
         table = {name: {"weight": declared.weight} for name, declared in self.config.terms.items()}
         for name, declared in self.config.terms.items():
             try:
-                table[name] |= declared.model_dump(mode="json", exclude_defaults=True)
+                table[name] |= _short(declared.model_dump(mode="json", exclude_defaults=True))
             except ValueError:
                 lines.append(f"{name}: a file cannot contain its function; add its other fields")
         return "\n".join([*lines, "", as_yaml({"terms": ByName(table).written()})])
@@ -94,7 +95,7 @@ def calibrate(
 
     Terms keep their weight and are not counted if a controller, a balancer or an adaptive transform
     compensates for their size, if they are mostly 0, never finite or never given, or if their
-    weight is 0 at the end.
+    weight is 0 at the end. A group is one term: its members keep their weights in it.
 
     Args:
         criterion: The criterion to calibrate. It is not changed.
@@ -122,7 +123,8 @@ def calibrate(
     """
     config = criterion.config
     try:
-        ends = {name: weight_of(config, name, criterion.horizon).final() for name in config.terms}
+        horizon = criterion.horizon
+        ends = {name: weight_of(config, name, horizon).final() for name in config.all_terms}
     except HorizonError as error:
         raise HorizonError(f"{error}, with criterion.bind(...)") from None
     seen, count = _seen(criterion, batches() if callable(batches) else batches)
@@ -196,8 +198,9 @@ def _why_kept(  # noqa: PLR0911  # one each
     term = config.terms[name]
     if term.controller is not None:
         return f"the controller {term.controller.kind!r} adjusts it"
-    if term.transform is not None and term.transform.init():
-        return f"the transform {term.transform.kind!r} compensates for its size"
+    if kinds := _adaptive(term):
+        member = " of a member" * (term.terms is not None)
+        return f"the transform {kinds[0]!r}{member} compensates for its size"
     if config.balancer is not None and term.is_balanced:
         return f"the balancer {config.balancer.kind!r} compensates for its size"
     if others := _complements(config, name):
@@ -214,12 +217,34 @@ def _complements(config: LossConfig, name: str) -> list[str]:
     return [n for n, s in schedules.items() if isinstance(s, Complement) and s.of == name]
 
 
+def _adaptive(term: Term) -> list[str]:
+    """The kinds of the transforms of a term, or of members inside it, that adapt."""
+    own = term.transform
+    found = [] if own is None or not own.init() else [own.kind]
+    return found + [kind for member in (term.terms or {}).values() for kind in _adaptive(member)]
+
+
+def _short(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a term, with a number for each member that has a weight alone."""
+    if members := fields.get("terms"):
+        fields["terms"] = {
+            name: _short(member) if member.keys() - {"weight"} else member.get("weight", 1.0)
+            for name, member in members.items()
+        }
+    return fields
+
+
 def _wanted(
     config: LossConfig, shares: Mapping[str, float], kept: Mapping[str, str]
 ) -> dict[str, float]:
     """The share of each term that is calibrated."""
     for name, share in shares.items():
         if name not in config.terms:
+            if config.lineage(name):
+                raise ValueError(
+                    f"shares: {name!r} is a member of a group, and groups as a whole have shares: "
+                    "set its weight in the group yourself"
+                )
             raise ValueError(
                 f"shares: no term is called {name!r}{did_you_mean(str(name), config.terms)} "
                 f"(the terms are {quoted(config.terms)})"

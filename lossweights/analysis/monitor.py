@@ -226,20 +226,26 @@ class _Windows:
             )
             yield Finding(self.steps[-1], name, "non-finite", message)
         if how := self._collapse(index, name):
-            *groups, term = self.config.lineage(name)
-            cycles = "schedule: {kind: cyclical, cycles: 4} or " * self.curves.horizon.is_bounded
-            if groups:  # where a controller has no place
-                cycles = "it as a term of its own, with "
-            other = "controller" if term.controller else "schedule" if term.schedule else ""
             message = (
                 f"term {name!r} has collapsed to {self.raw[-1, index]:.3g}, "
                 f"{self.share[-1, index]:.2%} of the loss: {how}. If it should carry information, "
-                f"as the KL of a VAE does, write {cycles}controller: {{kind: pid, target: 3.0}} at "
-                f"terms.{name}{f', in place of its {other}' * bool(other)}. The target is the "
+                f"as the KL of a VAE does, {self._remedy(name)}. The target is the "
                 "value to hold. If only its unit is small, give it a larger weight, as calibrate "
                 "proposes. If it should be near 0, ignore this"
             )
             yield Finding(self.steps[-1], name, "collapse", message)
+
+    def _remedy(self, name: str) -> str:
+        """What to write against a collapse."""
+        *groups, term = self.config.lineage(name)
+        cycles = "schedule: {kind: cyclical, cycles: 4}" * self.curves.horizon.is_bounded
+        controller = "controller: {kind: pid, target: 3.0}"
+        other = "controller" if term.controller else "schedule" if term.schedule else ""
+        place = f" at terms.{name}{f', in place of its {other}' * bool(other)}"
+        if groups:  # in which a member has no controller
+            own = f"declare it as a term of its own, with {controller}"
+            return f"write {cycles}{place}, or {own}" if cycles else own
+        return f"write {f'{cycles} or ' * bool(cycles)}{controller}{place}"
 
     def _collapse(self, index: int, name: str) -> str:
         """How a term fell below its floor or, without one, to a small share; empty if neither."""

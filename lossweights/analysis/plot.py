@@ -19,8 +19,8 @@ from lossweights.analysis.history import History
 from lossweights.components.durations import Horizon
 from lossweights.components.schedules import Steps, Values
 from lossweights.config.loss_config import LossConfig
-from lossweights.config.timeline import Curves
-from lossweights.errors import quoted
+from lossweights.config.timeline import Curves, to_draw
+from lossweights.errors import did_you_mean, quoted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -44,6 +44,7 @@ _SIMILAR = 20  # up to this ratio of their peaks, curves can be read from one li
 _DECADES = 100  # from this ratio of largest to smallest value on, the axis is logarithmic
 _AREAS = 120  # side by side, at most
 _MOST_LARGE = 4  # large panels of a config
+_ROUNDING = 1e-3  # by which the sum of all shares may differ from 1
 _LABELS = {"raw": "value", "weight": "weight"}
 
 # Okabe and Ito's palette for color-blind readers, without its yellow, which is too light on white.
@@ -77,7 +78,9 @@ def config(
 
     The terms of one config share a panel if they are similar in size; several configs are compared
     in one panel per term. Each scheduled number has a panel. The weight of a term with a controller
-    or a balancer is dotted, because it is multiplied by a factor that is only known in training.
+    or a balancer is dotted, because it is multiplied by a factor that is only known in training. A
+    member of a group is drawn if its weight in the group changes; members of a group with equal
+    weights share a curve.
 
     Args:
         configs: A config, or several by name.
@@ -103,26 +106,35 @@ def config(
     if not named:
         raise ValueError("a picture shows at least one config, found none")
     curves = {name: Curves.of(each, horizon) for name, each in named.items()}
+    shown = to_draw([*curves.values()])
+    titles = {
+        name: f"{name} and {len(alike)} alike" if alike else name for name, alike in shown.items()
+    }
     panels: Panels = {}
     entries: list[Entry] = []
     for index, (name, each) in enumerate(curves.items()):
         entries.append((name, looks(index)))
-        for term, column in each.weights.items():
+        for term in [term for term in titles if term in each.weights]:
             look = looks(index, dotted=term in each.adaptive)
-            panels.setdefault(term, []).append((each.steps, column, look))
+            panels.setdefault(titles[term], []).append((each.steps, each.weights[term], look))
     if len(curves) == 1:
-        panels, entries = _arranged(each.steps, each.weights, each.adaptive)
+        columns = {title: each.weights[term] for term, title in titles.items()}
+        dotted = [title for term, title in titles.items() if term in each.adaptive]
+        panels, entries = _arranged(each.steps, columns, dotted)
     numbers: Panels = {}
     for index, each in enumerate(curves.values()):
         look = looks(index) if len(curves) > 1 else _ALONE
         for number, column in each.scheduled.items():
             numbers.setdefault(f"scheduled.{number}", []).append((each.steps, column, look))
+    named_terms = {name for each in curves.values() for name in each.weights}
+    if named_terms.difference(shown, *shown.values()):
+        entries.append(("members without a curve follow their group", {"linestyle": ""}))
     if any(each.adaptive for each in curves.values()):
         entries.append(("dotted: times a factor found in training", {"color": _REST} | _DOTTED))
     return _picture(panels, entries, "weight", width, numbers)
 
 
-def values(history: History, *, width: float = _WIDTH) -> Figure:
+def values(history: History, *, group: str | None = None, width: float = _WIDTH) -> Figure:
     """The values of the terms as they were passed: `raw`.
 
     The terms share a panel if they are similar in size; otherwise each has its own. The axis is
@@ -130,10 +142,11 @@ def values(history: History, *, width: float = _WIDTH) -> Figure:
 
     Args:
         history: The history of a training.
+        group: Draws the members of this group. By default the terms outside of groups are drawn.
         width: Width in inches.
 
     Raises:
-        ValueError: If the history has no rows, or no `raw`.
+        ValueError: If there is no such group, if the history has no rows, or no `raw`.
 
     >>> import torch
     >>> from lossweights import History, WeightedLoss
@@ -144,45 +157,50 @@ def values(history: History, *, width: float = _WIDTH) -> Figure:
     >>> criterion.step()
     >>> figure = plot.values(history)
     """
-    columns = _columns(history, "raw")
+    columns = _columns(history, "raw", group)
     return _picture(*_arranged(history.steps, columns), "raw", width)
 
 
-def weights(history: History, *, width: float = _WIDTH) -> Figure:
+def weights(history: History, *, group: str | None = None, width: float = _WIDTH) -> Figure:
     """The weights of the terms, with the factors found in training.
 
     The terms share a panel if they are similar in size; otherwise each has its own.
 
     Args:
         history: The history of a training.
+        group: Draws the members of this group. By default the terms outside of groups are drawn.
         width: Width in inches.
 
     Raises:
-        ValueError: If the history has no rows, or no `weight`.
+        ValueError: If there is no such group, if the history has no rows, or no `weight`.
     """
-    columns = _columns(history, "weight")
+    columns = _columns(history, "weight", group)
     return _picture(*_arranged(history.steps, columns), "weight", width)
 
 
-def shares(history: History, *, width: float = _WIDTH) -> Figure:
+def shares(history: History, *, group: str | None = None, width: float = _WIDTH) -> Figure:
     r"""The shares of the terms in the loss, $|w_i l_i| / \sum_j |w_j l_j|$, stacked.
 
-    If there are many terms, those with the smallest shares are combined.
+    If there are many terms, those with the smallest shares are combined. The shares of the members
+    of a group are those in the group: their sum is 1.
 
     Args:
         history: The history of a training.
+        group: Draws the members of this group. By default the terms outside of groups are drawn.
         width: Width in inches.
 
     Raises:
-        ValueError: If the history has no rows, or no `share`.
+        ValueError: If there is no such group, if the history has no rows, or no `share`.
     """
-    columns = _columns(history, "share")
+    columns = _columns(history, "share", group)
     look_of, entries = _largest(columns)
     areas = [(name, {"color": look["color"], "linewidth": 6}) for name, look in entries]
-    return _figure(width, [("", partial(_stack, history.steps, columns, look_of))], areas)
+    return _figure(
+        width, [("", partial(_stack, history.steps, columns, look_of, _share(group)))], areas
+    )
 
 
-def overview(history: History, *, width: float = _WIDTH) -> Figure:
+def overview(history: History, *, group: str | None = None, width: float = _WIDTH) -> Figure:
     """Values, weights and shares in three panels on one time axis, and each scheduled number.
 
     If terms differ in size, the axis is logarithmic or, if some values are not above 0, each term
@@ -190,24 +208,26 @@ def overview(history: History, *, width: float = _WIDTH) -> Figure:
 
     Args:
         history: The history of a training.
+        group: Draws the members of this group. By default the terms outside of groups are drawn.
         width: Width in inches.
 
     Raises:
-        ValueError: If the history has no rows, or lacks `raw`, `weight` or `share`.
+        ValueError: If there is no such group, if the history has no rows, or lacks `raw`, `weight`
+            or `share`.
     """
-    columns = _columns(history, "share")
+    columns = _columns(history, "share", group)
     look_of, entries = _largest(columns)
     gray = {"color": _REST, "linewidth": 0.7}
     panels: list[Painter] = []
     for quantity, label in _LABELS.items():
-        drawn = _columns(history, quantity)
+        drawn = _columns(history, quantity, group)
         if not _are_similar(drawn.values()) and _numbers(drawn.values()).min() <= 0:
             drawn = {name: column / (_peak(column) or 1.0) for name, column in drawn.items()}
             label = f"{label} / its largest"  # noqa: PLW2901  # of this panel
         below_first = sorted(drawn, key=lambda name: name in look_of)  # gray lines below the others
         lines = [(history.steps, drawn[name], look_of.get(name, gray)) for name in below_first]
         panels.append(("", partial(_draw, lines, quantity, label)))
-    panels.append(("", partial(_stack, history.steps, columns, look_of)))
+    panels.append(("", partial(_stack, history.steps, columns, look_of, _share(group))))
     for metric in history:
         if metric.startswith("scheduled/"):
             line = (history.steps, history[metric], _ALONE)
@@ -225,8 +245,13 @@ def looks(index: int, *, dotted: bool = False) -> Look:
     return {"color": _COLORS[index % len(_COLORS)]} | (_DOTTED if dotted else dashes)
 
 
-def _columns(history: History, quantity: str) -> Columns:
-    """A quantity by term; a ValueError if no term has it, a TypeError for another object."""
+def _columns(history: History, quantity: str, group: str | None) -> Columns:
+    """A quantity by term, or by member of a group.
+
+    Raises:
+        ValueError: If no term has it, or there is no such group.
+        TypeError: For another object than a history.
+    """
     if not isinstance(history, History):
         is_monitor = isinstance(getattr(history, "history", None), History)
         usage = "make one before training, history = History(criterion), and pass it"
@@ -234,8 +259,13 @@ def _columns(history: History, quantity: str) -> Columns:
             f"a picture of a training needs a History, found {type(history).__name__}: "
             f"{'pass its attribute `history`' if is_monitor else usage}"
         )
-    kept = dict.fromkeys(history)
-    metrics = {name: f"{quantity}/{name}" for name in history.terms}
+    kept, group_of = dict.fromkeys(history), _groups(history)
+    if group is not None and len(history) and group not in group_of.values():
+        groups = list(dict.fromkeys(filter(None, group_of.values())))
+        near = did_you_mean(str(group), groups)
+        known = f"the groups are {quoted(groups)}" if groups else "the history has none"
+        raise ValueError(f"no group is called {group!r}{near} ({known})")
+    metrics = {name: f"{quantity}/{name}" for name, its in group_of.items() if its == group}
     found = {name: history[metric] for name, metric in metrics.items() if metric in kept}
     if not found and not len(history):
         raise ValueError(
@@ -247,6 +277,27 @@ def _columns(history: History, quantity: str) -> Columns:
             f"the history keeps no {quantity!r}, found {quoted(kept)}: write "
             f"History(criterion, include=[..., {quantity!r}]), or omit include"
         )
+    return found
+
+
+def _groups(history: History) -> dict[str, str | None]:
+    """The group of each term, as far as names show it; None outside of groups.
+
+    A name such as `deep/d0` is that of a member if there is a term `deep`, unless the shares of all
+    terms add up to 1: then they are terms whose names have slashes.
+    """
+    kept, names = dict.fromkeys(history), history.terms
+    found: dict[str, str | None] = {}
+    for name in names:
+        ends = [index for index, letter in enumerate(name) if letter == "/"]
+        around = [name[:end] for end in ends if name[:end] in names]
+        found[name] = around[-1] if around else None
+    columns = {n: np.nan_to_num(history[f"share/{n}"]) for n in names if f"share/{n}" in kept}
+    groups = [columns[name] for name in {*found.values()} if name in columns]
+    if groups:
+        are_all = abs(np.sum([*columns.values()], axis=0) - 1) < _ROUNDING
+        if np.any(are_all & (np.sum(groups, axis=0) > 10 * _ROUNDING)):
+            return dict.fromkeys(names)
     return found
 
 
@@ -410,7 +461,13 @@ def _draw(lines: Sequence[Line], quantity: str, label: str, panel: Axes) -> None
         panel.set_ylim(min(0.0, numbers.min() * 1.05), 0.0 if numbers.max() < 0 else None)
 
 
-def _stack(steps: Steps, columns: Columns, look_of: Mapping[str, Look], panel: Axes) -> None:
+def _share(group: str | None) -> str:
+    return "share" if group is None else "share in the group"
+
+
+def _stack(
+    steps: Steps, columns: Columns, look_of: Mapping[str, Look], label: str, panel: Axes
+) -> None:
     """Stacked shares, each row until the next, with gaps at missing values.
 
     If there are more rows than areas, neighbors are averaged. Terms without a look are combined.
@@ -433,4 +490,4 @@ def _stack(steps: Steps, columns: Columns, look_of: Mapping[str, Look], panel: A
     panel.set_ylim(0, 1)
     panel.yaxis.set_major_formatter(PercentFormatter(1))
     panel.set_axisbelow(False)
-    panel.set_ylabel("share")
+    panel.set_ylabel(label)

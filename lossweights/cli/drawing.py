@@ -14,12 +14,13 @@ from rich.text import Text
 from lossweights.components.durations import Horizon
 from lossweights.components.schedules import Steps, Values
 from lossweights.config.loss_config import LossConfig
-from lossweights.config.timeline import Curves
+from lossweights.config.timeline import Curves, to_draw
 
 _MARKS = "ox+*#@%&"
 _COLORS = (6, 5, 3, 2, 4, 1, 14, 13)  # of a terminal: cyan, magenta, yellow, ...
 _ASCII = str.maketrans("│┤└┬─", "||+--")
 _WIDEST, _NARROWEST, _HEIGHT = 120, 20, 10
+_FEW = 4  # names of members in a line
 
 
 class Title(NamedTuple):
@@ -52,7 +53,9 @@ def draw(found: Mapping[str, tuple[LossConfig, Curves]], console: Console) -> No
     for name, mark, color in looks:
         console.print(Text.assemble("" if is_alone else (f"{mark} ", f"color({color})"), name))
     drawn = {name: _named(curves) for name, (_, curves) in found.items()}
-    for title in dict.fromkeys(title for columns in drawn.values() for title in columns):
+    terms = to_draw([curves for _, curves in found.values()])
+    numbers = [title for columns in drawn.values() for title in columns if title.is_number]
+    for title in dict.fromkeys([*map(Title, terms), *numbers]):
         lines = [
             Curve(curves.steps, columns[title], mark, color)
             for columns, (_, curves), (_, mark, color) in zip(
@@ -62,9 +65,12 @@ def draw(found: Mapping[str, tuple[LossConfig, Curves]], console: Console) -> No
         ]
         levels = np.unique(np.concatenate([line.values for line in lines]))
         flat = f"  {levels[0]:.6g} throughout" if len(levels) == 1 else ""
-        console.print(Text.assemble("\n", (title.shown, "bold"), flat))
-        for name, (config, _) in found.items():
-            if note := _note(config, title):
+        alike = [] if title.is_number else terms[title.name]
+        more = f" and {len(alike)} alike" if alike else ""
+        console.print(Text.assemble("\n", (title.shown, "bold"), more, flat))
+        for name, (config, curves) in found.items():
+            followers = "" if title.is_number else _followers(curves, title.name)
+            for note in filter(None, (_note(config, title), followers)):
                 said = fill(note if is_alone else f"{name}: {note}", console.width - 2)
                 console.print(Text(indent(said, "  "), "dim"))
         if not flat:
@@ -116,11 +122,28 @@ def _note(config: LossConfig, title: Title) -> str:
     """What the curve of a term does not show; empty if it shows everything."""
     if title.is_number:
         return "" if title.name in config.scheduled else "has no such number"
-    if title.name not in config.terms:
+    if not (lineage := config.lineage(title.name)):
         return "has no such term"
-    declared, factors = config.terms[title.name], []
+    declared, factors = lineage[0], []
     if declared.controller is not None:
         factors.append(f"the controller {declared.controller.kind}")
     if config.balancer is not None and declared.is_balanced:
         factors.append(f"the balancer {config.balancer.kind}")
     return f"multiplied in training by {' and '.join(factors)}" if factors else ""
+
+
+def _followers(curves: Curves, group: str) -> str:
+    """The members whose weight in a group does not change; empty if there are none."""
+    alike: dict[float, list[str]] = {}
+    for name, part in curves.parts.get(group, {}).items():
+        if part is not None:
+            alike.setdefault(part, []).append(name.removeprefix(f"{group}/"))
+    said = [f"{_some(names)} x {part:.6g}" for part, names in alike.items()]
+    return f"its members: {', '.join(said)}" if said else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few names, and how many others there are."""
+    if len(names) <= _FEW:
+        return ", ".join(names)
+    return f"{', '.join(names[: _FEW - 1])} and {len(names) - _FEW + 1} others"

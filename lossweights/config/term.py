@@ -17,9 +17,6 @@ from lossweights.config.names import ByName, Name, as_written, read_terms, terms
 from lossweights.errors import did_you_mean, quoted, shown
 
 
-_NULL = {"type": "null"}
-
-
 class Term(Declaration):
     """A named scalar of the loss, and its weight over time.
 
@@ -194,7 +191,13 @@ class Term(Declaration):
         families = [properties[role]["anyOf"][0] for role in ("schedule", "controller")]
         roles = ["schedule", "controller"]  # not both
         described["not"] = {"required": roles, "properties": dict.fromkeys(roles, NOT_NULL)}
-        properties["terms"] = {"anyOf": [*terms_json(properties["terms"]["anyOf"][0]), _NULL]}
+        members, null = properties["terms"]["anyOf"][0], {"type": "null"}
+        of_group = {"controller": null, "balanced": null, "accumulates": {"const": "mean"}}
+        member = {"properties": of_group, "not": families[1]}
+        members["allOf"] = [{"additionalProperties": member}]
+        properties["terms"]["anyOf"] = [*terms_json(members), null]
+        described["if"] = {"required": ["terms"], "properties": {"terms": NOT_NULL}}
+        described["then"] = {"properties": {"transform": null, "reduction": null}}
         return {"anyOf": [NUMBER, table, *families]}
 
 

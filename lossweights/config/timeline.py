@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -451,6 +452,7 @@ class Curves:
         adaptive: Terms that have such a factor.
         horizon: The length of training.
         scheduled: The value of each scheduled number at these steps, shape (n,).
+        parts: For each group its members, with their weight in the group, or None if it changes.
 
     >>> config = LossConfig.read({"terms": {"nll": 1.0, "kl": {"kind": "warmup", "over": "50%"}}})
     >>> curves = Curves.of(config, Horizon(total_steps=4))
@@ -463,6 +465,7 @@ class Curves:
     adaptive: frozenset[str]
     horizon: Horizon
     scheduled: dict[str, Values]
+    parts: dict[str, dict[str, float | None]]
 
     @classmethod
     def of(cls, config: LossConfig, horizon: Horizon | None = None, points: int = 2000) -> Curves:
@@ -497,10 +500,44 @@ class Curves:
         )
         adaptive = {name for name, term in config.terms.items() if term.controller is not None}
         adaptive.update(() if config.balancer is None else config.balanced_names)
-        for group, members in config.groups.items():
+        groups = config.groups
+        for group, members in groups.items():
             adaptive.update(members if group in adaptive else ())
-        multiply_members(weights, config.groups)
-        return cls(steps, weights, frozenset(adaptive), known, scheduled)
+        inside = dict(weights)
+        multiply_members(weights, groups)
+        parts = {
+            group: {n: _part(inside[n], weights[group]) for n in weights if n in members}
+            for group, members in groups.items()
+        }
+        return cls(steps, weights, frozenset(adaptive), known, scheduled, parts)
+
+
+def to_draw(found: Sequence[Curves]) -> dict[str, list[str]]:
+    """The terms of which a picture has curves, each with the members that it shows too.
+
+    A member is drawn if its weight in its group changes in one of the configs; once for all members
+    of a group whose weights are equal.
+    """
+    groups = {name: group for each in found for group, part in each.parts.items() for name in part}
+    parts: list[Mapping[str, float | None]] = [ChainMap(*each.parts.values()) for each in found]
+    shown: dict[str, list[str]] = {}
+    firsts: dict[tuple[object, ...], str] = {}
+    for name in dict.fromkeys(name for each in found for name in each.weights):
+        pairs = [
+            (each, part) for each, part in zip(found, parts, strict=True) if name in each.weights
+        ]
+        if all(part.get(name) is not None for _, part in pairs):
+            continue
+        curves = [each.weights[name].tobytes() if name in each.weights else None for each in found]
+        first = firsts.setdefault((groups.get(name, (name,)), *curves), name)
+        shown.setdefault(first, []).extend([name] * (name != first))
+    return shown
+
+
+def _part(weights: Values, of_group: Values) -> float | None:
+    """The weight of a member in its group while that counts; None if it changes."""
+    found = weights[of_group != 0] if of_group.any() else weights[-1:]
+    return float(found[-1]) if np.all(found == found[-1]) else None
 
 
 def multiply_members(weights: dict[str, Any], groups: Mapping[str, Sequence[str]]) -> None:

@@ -208,7 +208,7 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) ->
 def _of_numbers(config: LossConfig, horizon: Horizon) -> list[str]:
     """A sentence for each scheduled number that has no values."""
     findings = []
-    for name, schedule in config.scheduled.items():
+    for name in config.scheduled:
         column = number_of(config, name, horizon)
         try:
             if not column.calls_function:

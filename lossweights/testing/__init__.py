@@ -16,6 +16,7 @@ from lossweights.testing.properties import check_evaluation as check_evaluation
 from lossweights.testing.properties import check_extremes as check_extremes
 from lossweights.testing.properties import check_forward_is_pure as check_forward_is_pure
 from lossweights.testing.properties import check_gradient as check_gradient
+from lossweights.testing.properties import check_group as check_group
 from lossweights.testing.properties import check_micro_batches as check_micro_batches
 from lossweights.testing.properties import check_no_sync as check_no_sync
 from lossweights.testing.properties import check_nonfinite as check_nonfinite

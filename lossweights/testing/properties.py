@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossweights.components.balancers import Balancer, GradientBalancer, GramianBalancer
@@ -22,6 +22,7 @@ from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.testing.training import NAMES, STEPS, Adaptive, Training
 
 _SYNCS = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "_unique2", "masked_select")
+_OF_COMPONENTS = ("adaptive.balancer.", "adaptive.terms.")  # keys of their state
 _FEW_STEPS = STEPS // 3  # more than an epoch
 _FIRST_HALF, _SECOND_HALF = range(STEPS // 2), range(STEPS // 2, STEPS)
 
@@ -237,6 +238,30 @@ def check_gradient(component: Adaptive) -> None:
         assert value[name].requires_grad, f"{component!r}: the value of {name!r} has no gradient"
 
 
+def check_group(component: Adaptive) -> None:
+    """A group of two members of weight 0.5 that both have the value of a term is that term.
+
+    Totals, gradients, weights and state are equal, bit for bit. A transform is that of the members.
+    """
+    alone, halves = Training(component), Training(component, grouped=True)
+    what = f"{component!r}: a group of two halves"
+    for step in range(STEPS):
+        gradients = []
+        for training in (alone, halves):
+            training.forward(step)
+            gradients.append(training.parameter.grad)
+            training.step(step)
+        _assert_equal(*gradients, f"{what} changes the gradient")
+        seen, others = (each.criterion.metrics(tensors=True) for each in (alone, halves))
+        for key in seen.keys() - {f"raw/{NAMES[0]}"}:  # that of a group is after the transform
+            _assert_equal(seen[key], others[key], f"{what} changes {key}")
+    ours, theirs = alone.criterion.state_dict(), halves.criterion.state_dict()
+    place = f"terms.{NAMES[0]}"
+    for key in filter(lambda key: key.startswith(_OF_COMPONENTS), ours):
+        of_member = key.replace(f"{place}.transform", f"{place}/left.transform")
+        _assert_equal(ours[key], theirs[of_member], f"{what} changes {key!r}")
+
+
 def check_no_sync(component: Adaptive) -> None:
     """Neither forward nor `step()` waits for the device, except for a `GramianBalancer`."""
     if isinstance(component, GramianBalancer):
@@ -283,6 +308,7 @@ ADAPTIVE_PROPERTIES: tuple[Callable[[Adaptive], None], ...] = (
     check_extremes,
     check_gradient,
     check_step_before_backward,
+    check_group,
     check_no_sync,
 )
 
@@ -301,6 +327,13 @@ def _assert_same(
     for key in seen.keys() & others.keys() if tolerance is None else ():
         same = not key.startswith("weight/") or torch.equal(seen[key], others[key])
         assert same, f"{what} changes {key}: {seen[key]} and {others[key]}"
+
+
+def _assert_equal(left: Tensor | None, right: Tensor | None, what: str) -> None:
+    same = left is right or (
+        left is not None and right is not None and torch.allclose(left, right, 0, 0, equal_nan=True)
+    )
+    assert same, f"{what}: {left} and {right}"
 
 
 def _saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _DIRECTIONS = {
     "beta": torch.tensor([-0.5, 1.0, 0.25, 0.25], dtype=torch.float32),
     "gamma": torch.tensor([0.25, 0.25, -1.0, 1.5], dtype=torch.float32),
 }
+_HALVES = ("left", "right")  # the members of a group
 STEPS = 24  # of a training, in four epochs
 
 
@@ -32,17 +33,16 @@ class Training:
     Args:
         component: A balancer of the loss, or a controller or transform of its first term.
         names: The terms, in the order of their declaration and of the given losses.
+        grouped: Whether each term is a group of two halves: members of weight 0.5 that both have
+            its value, and its transform.
     """
 
-    def __init__(self, component: Adaptive, names: Sequence[str] = NAMES) -> None:
-        self.names = names
-        terms = {name: Term(optional=True) for name in names}
+    def __init__(
+        self, component: Adaptive, names: Sequence[str] = NAMES, *, grouped: bool = False
+    ) -> None:
+        self.names, self._is_grouped = names, grouped
         self._has_batch = isinstance(component, Transform) and component.level != "value"
-        if isinstance(component, Controller):
-            terms[NAMES[0]] = Term(optional=True, controller=component)
-        if isinstance(component, Transform):
-            reduction = "mean" if self._has_batch else None
-            terms[NAMES[0]] = Term(optional=True, transform=component, reduction=reduction)
+        terms = {name: self._declared(name, component) for name in names}
         self._learns_after = isinstance(component, Balancer) and component.learns_after
         self._source = getattr(component, "source", None)
         self.criterion = WeightedLoss(
@@ -61,11 +61,24 @@ class Training:
         noise = torch.rand(STEPS, len(NAMES), generator=draws, dtype=torch.float32)
         self._losses = trend * (1 + 0.1 * noise) * sizes
 
-    def terms(self, step: int, factor: float = 1.0) -> dict[str, Tensor]:
+    def _declared(self, name: str, component: Adaptive) -> Term:
+        """A term, of which the first has the component if it is no balancer."""
+        is_first = name == NAMES[0]
+        whole: dict[str, Any] = {"optional": True}
+        inside: dict[str, Any] = {}
+        if is_first and isinstance(component, Controller):
+            whole["controller"] = component
+        if is_first and isinstance(component, Transform):
+            inside = {"transform": component, "reduction": "mean" if self._has_batch else None}
+        if not self._is_grouped:
+            return Term(**whole, **inside)
+        return Term(**whole, terms=dict.fromkeys(_HALVES, Term(weight=0.5, **inside)))
+
+    def terms(self, step: int, factor: float = 1.0) -> dict[str, Any]:
         """The losses of a step, times a factor."""
         return self.given(dict(zip(NAMES, (self._losses[step] * factor).unbind(), strict=True)))
 
-    def given(self, values: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
+    def given(self, values: Mapping[str, Tensor | float]) -> dict[str, Any]:
         """Losses with these values, in the shape that the component takes."""
         self.features = self.parameter.repeat(2, 1)  # a batch of two, shared by the terms
         mean = self.features.mean(dim=0)
@@ -75,9 +88,11 @@ class Training:
         }
         if self._has_batch:
             terms[NAMES[0]] = terms[NAMES[0]].expand(4, 2)
+        if self._is_grouped:
+            return {name: dict.fromkeys(_HALVES, value) for name, value in terms.items()}
         return terms
 
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+    def total(self, terms: Mapping[str, Any]) -> Tensor:
         """The total of the terms that `terms` or `given` returned last."""
         return self.call(terms, self.features)
 

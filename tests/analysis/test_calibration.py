@@ -240,6 +240,52 @@ def test_a_list_a_generator_or_what_returns_one(batches: Any) -> None:
     assert [term.weight for term in found.terms.values()] == [1.0, 250.0, 17.0]
 
 
+# Groups
+
+
+def test_a_group_is_calibrated_as_one_term() -> None:
+    inside = {
+        "late": {"weight": 2.0, "schedule": {"kind": "warmup", "over": "50%"}},
+        "in": {"weight": 0.5, "terms": ["x", "y"]},
+    }
+    terms = {"task": 1.0, "deep": {"weight": 4.0, "terms": inside}}
+    batch = {"task": 100.0, "deep": {"late": 3.0, "in": {"x": 1.0, "y": 7.0}}}
+    found = calibrate(WeightedLoss(terms, total_steps=10), [batch], {"deep": 0.2})
+    assert [*found.terms] == ["task", "deep"]
+    assert found.terms["deep"].typical == 2.0 * 3.0 + 0.5 * (1.0 + 7.0)
+    assert found.config.terms["deep"].weight == 2.5
+    assert found.config.terms["deep"].terms == LossConfig.read({"terms": terms}).terms["deep"].terms
+    criterion = WeightedLoss.from_config(found.config)
+    criterion.bind(total_steps=10)
+    criterion.set_step(10)
+    flat = {"task": 100.0, "deep/late": 3.0, "deep/in/x": 1.0, "deep/in/y": 7.0}
+    tensors = {name: torch.tensor(value) for name, value in flat.items()}
+    assert float(criterion.breakdown(tensors).share["deep"]) == pytest.approx(0.2)
+    with pytest.raises(HorizonError, match=r"'deep/late': .* with criterion\.bind"):
+        calibrate(WeightedLoss(terms), [batch])
+    with pytest.raises(ValueError, match="shares: 'deep/late' is a member of a group"):
+        calibrate(WeightedLoss(terms, total_steps=10), [batch], {"deep/late": 0.5})
+
+
+def test_groups_that_compensate_for_their_size_keep_their_weight() -> None:
+    pid = {"kind": "pid", "target": 1.0, "response": "10 steps"}
+    terms = {
+        "a": 1.0,
+        "b": 1.0,
+        "steered": {"controller": pid, "terms": ["x"]},
+        "adapts": {"terms": {"in": {"terms": {"x": {"transform": "relative"}}}}},
+    }
+    batch = {"a": 1.0, "b": 9.0, "steered/x": 1.0, "adapts/in/x": 1.0}
+    found = calibrate(WeightedLoss(terms), [batch])
+    assert notes(found) == {
+        "steered": "keeps its weight: the controller 'pid' adjusts it",
+        "adapts": "keeps its weight: the transform 'relative' of a member compensates for its size",
+    }
+    balanced = WeightedLoss({"a": {"balanced": False}, "g": {"terms": ["x"]}}, balancer="dwa")
+    found = calibrate(balanced, [{"a": 1.0, "g/x": 2.0}])
+    assert notes(found) == {"g": "keeps its weight: the balancer 'dwa' compensates for its size"}
+
+
 def test_nothing_of_the_criterion_changes() -> None:
     kl = {"kind": "lagrangian", "at_most": 1.0}
     terms: Any = {"a": 1.0, "b": 1.0, "c": {"transform": "relative"}, "kl": kl}
@@ -272,12 +318,19 @@ def test_nothing_of_the_criterion_changes() -> None:
         {"kind": "piecewise", "points": [["0 steps", 0.5], ["50%", 1.0]]},
         {"kind": "pid", "target": 1.0, "response": "5%"},
         {"transform": {"kind": "free-bits", "threshold": 0.5}, "reduction": "batch_mean"},
+        {"weight": 3.0, "terms": {"{{x}}": 1.0, "y": {"weight": 2.0, "optional": True}}},
+        {
+            "after": "5%",
+            "terms": {"in": {"terms": {"x": 1e-5, "y": {"kind": "cyclical", "cycles": 2}}}},
+        },
     ],
 )
 def test_the_terms_that_are_shown_are_those_of_the_config(term: Any) -> None:
     names = {"a": 1.0, "on": 1.0, "b: 'c'": term}  # `on` is yes in YAML
     criterion = WeightedLoss(names, total_steps=1000, steps_per_epoch=10)
-    odd = torch.ones(2, 2) if "reduction" in str(term) else 7.0
+    odd: Any = torch.ones(2, 2) if "reduction" in str(term) else 7.0
+    if "terms" in str(term):
+        odd = {"in": {"x": 1.0, "y": 2.0}} if "in" in term["terms"] else {"{x}": 1.0, "y": 2.0}
     found = calibrate(criterion, [{"a": 1.0, "on": 30.0, "b: 'c'": odd}])
     _, text = str(found).split("\n\n")
     whole = yaml.safe_load(text) | {"total_steps": 1000, "steps_per_epoch": 10}

@@ -156,6 +156,38 @@ def test_figures_have_their_sign() -> None:
     assert "it fell from -0.1 at step 0" in found.message
 
 
+def test_members_of_groups_are_judged_and_groups_are_not() -> None:
+    terms = {"a": 1.0, "deep": {"weight": 0.5, "terms": {"b": 2.0, "in": {"terms": ["c"]}}}}
+
+    def values(step: int) -> dict[str, float]:
+        return {"a": 20.0, "deep/b": vanishing(step)["b"], "deep/in/c": 3.0}
+
+    (found,) = follow(terms, values)
+    assert (found.term, found.trouble) == ("deep/b", "collapse")
+    own = "declare it as a term of its own, with controller: {kind: pid, target: 3.0}"
+    assert (
+        f"write schedule: {{kind: cyclical, cycles: 4}} at terms.deep/b, or {own}" in found.message
+    )
+    (found,) = follow(terms, values, config={"total_steps": None})
+    assert f"as the KL of a VAE does, {own}" in found.message
+    proposed = {"deep": {"terms": {"b": {"schedule": {"kind": "cyclical", "cycles": 4}}}}}
+    LossConfig.read({"terms": {**proposed, "own": pasted(found.message)}, "total_steps": 9})
+    assert not follow(terms, lambda step: {**values(step), "deep/b": 3.0})
+    (found,) = follow(terms, values, floors={"deep/in/c": 4.0, "deep/b": 0.0})
+    assert found.term == "deep/in/c"
+
+    def nonfinite(step: int) -> dict[str, float]:
+        return {"a": 20.0, "deep/b": 3.0, "deep/in/c": math.nan if step >= 30 else 3.0}
+
+    assert kinds(follow(terms, nonfinite)) == [("deep/in/c", "non-finite")]
+    with pytest.raises(
+        ValueError, match="'deep' is a group, .* give floors of 'deep/b', 'deep/in'"
+    ):
+        follow(terms, values, floors={"deep": 1.0})
+    with pytest.raises(ValueError, match="no term is called 'deep/x'"):
+        follow(terms, values, floors={"deep/x": 1.0})
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_term_that_is_not_finite_is_found_at_once(bad: float) -> None:
     values: Values = lambda step: {"a": 1.0, "b": bad if step >= 30 else 1.0}

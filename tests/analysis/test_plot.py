@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -128,6 +130,112 @@ def test_a_gap_stays_a_gap_and_a_point_between_gaps_is_seen() -> None:
     np.testing.assert_equal(curves(panel), [[1.0, 2.0, nan, 3.0, nan, 4.0, 5.0]])
     (points,) = (line for line in panel.get_lines() if line.get_marker() == ".")
     np.testing.assert_equal(points.get_xydata(), [[30, 3.0]])
+
+
+# Groups
+
+
+def grouped(
+    weights: Mapping[str, float], rows: Mapping[str, Sequence[float]], include: Any = None
+) -> History:
+    """The history of a criterion with `task`, and a group `deep` that has `a`, `b` and `in`."""
+    inside = {"x": weights["x"], "y": weights["y"]}
+    deep = {"a": weights["a"], "b": weights["b"], "in": {"weight": 2.0, "terms": inside}}
+    terms = {"task": weights["task"], "deep": {"weight": weights["deep"], "terms": deep}}
+    criterion = WeightedLoss(terms)
+    found = History(criterion, every="1 steps", include=include)
+    for values in zip(*rows.values(), strict=True):
+        given = dict(zip(rows, map(torch.tensor, values), strict=True))
+        x, y, a, b = (given.pop(name) for name in "xyab")
+        criterion({**given, "deep": {"a": a, "b": b, "in": {"x": x, "y": y}}})
+        criterion.step()
+    return found
+
+
+WEIGHTS = {"task": 1.0, "deep": 0.5, "a": 1.0, "b": -2.0, "x": 1.0, "y": 0.25}
+ROWS = {"task": [4.0, 2.0], "a": [3.0, 1.0], "b": [0.5, 1.0], "x": [1.0, 2.0], "y": [4.0, 4.0]}
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_terms_are_drawn_or_the_members_of_one_group(is_loaded: bool, tmp_path: Path) -> None:
+    found = grouped(WEIGHTS, ROWS)
+    if is_loaded:
+        found.save(tmp_path / "history.jsonl")
+        found = History.load(tmp_path / "history.jsonl")
+    for picture in OF_HISTORIES:
+        assert legend(picture(found)) == ["task", "deep"]
+        assert legend(picture(found, group="deep")) == ["deep/a", "deep/b", "deep/in"]
+        assert legend(picture(found, group="deep/in")) == ["deep/in/x", "deep/in/y"]
+    (panel,) = plot.shares(found).axes
+    np.testing.assert_allclose(areas(panel), [[4 / 7, 4 / 9], [3 / 7, 5 / 9]])
+    assert panel.get_ylabel() == "share"
+    (panel,) = plot.shares(found, group="deep").axes
+    np.testing.assert_allclose(areas(panel), [[3 / 8, 1 / 9], [1 / 8, 2 / 9], [4 / 8, 6 / 9]])
+    assert panel.get_ylabel() == "share in the group"
+    (panel,) = plot.values(found, group="deep").axes
+    assert curves(panel) == [[3, 1], [0.5, 1], [2, 3]]
+    (panel,) = plot.weights(found, group="deep/in").axes
+    assert curves(panel) == [[1, 1], [0.25, 0.25]]
+
+
+@pytest.mark.parametrize("include", [["raw"], ["weight", "total"]])
+def test_without_shares_names_show_the_groups(include: list[str]) -> None:
+    found = grouped(WEIGHTS, ROWS, include)
+    picture = plot.values if "raw" in include else plot.weights
+    assert legend(picture(found)) == ["task", "deep"]
+    assert legend(picture(found, group="deep/in")) == ["deep/in/x", "deep/in/y"]
+
+
+def test_a_group_that_does_not_count_is_a_group() -> None:
+    found = grouped({**WEIGHTS, "deep": 0.0}, ROWS)
+    assert legend(plot.shares(found)) == ["task", "deep"]
+    (panel,) = plot.shares(found, group="deep").axes
+    assert np.isnan(areas(panel)).all()
+    found = grouped({**WEIGHTS, "task": 0.0}, ROWS)
+    np.testing.assert_allclose(areas(plot.shares(found).axes[0]), [[0, 0], [1, 1]])
+    assert legend(plot.shares(found)) == ["task", "deep"]
+
+
+def test_terms_whose_names_have_slashes_are_no_members() -> None:
+    found = history({"deep": [1.0, 2.0], "deep/a": [3.0, 1.0], "deep/a/x": [1.0, 1.0]})
+    for picture in OF_HISTORIES:
+        assert legend(picture(found)) == ["deep", "deep/a", "deep/a/x"]
+    assert areas(plot.shares(found).axes[0]).sum(axis=0).tolist() == [1, 1]
+    assert legend(plot.values(history({"a/x": [1.0], "a/y": [1.0]}))) == ["a/x", "a/y"]
+
+
+@pytest.mark.parametrize("draw", OF_HISTORIES)
+def test_a_group_that_is_not_there_is_refused(draw: Any) -> None:
+    with pytest.raises(ValueError, match=r"no group is called 'dep'; did you mean 'deep'\? \(the"):
+        draw(grouped(WEIGHTS, ROWS), group="dep")
+    with pytest.raises(ValueError, match=r"no group is called 'task' \(the groups are 'deep', "):
+        draw(grouped(WEIGHTS, ROWS), group="task")
+    with pytest.raises(ValueError, match=r"no group is called 'a' \(the history has none\)"):
+        draw(history({"a": [1.0]}), group="a")
+    with pytest.raises(ValueError, match="the history has no rows yet"):
+        draw(History(), group="a")
+
+
+def test_members_of_a_config_are_drawn_if_they_change_by_themselves() -> None:
+    warm = {"kind": "warmup", "over": "50%"}
+    inside = {"a{0..11}": 1.0, "b{0..11}": {"weight": 2.0, "schedule": warm}, "c": warm}
+    terms = {"task": 1.0, **{f"g{i}": {"weight": 2.0, "terms": inside} for i in range(6)}}
+    grouped = LossConfig.read({"terms": terms, "total_steps": 10})
+    figure = plot.config(grouped)
+    each = [(f"g{i}", f"g{i}/b0 and 11 alike", f"g{i}/c") for i in range(6)]
+    assert titles(figure) == ["task", *sum(each, ())]
+    assert curves(figure.axes[2]) == [Curves.of(grouped).weights["g0/b5"].tolist()]
+    note = "members without a curve follow their group"
+    assert legend(figure) == [note]
+    other = grouped.override(
+        {f"g{i}.terms.{name}": 1.0 for i in range(6) for name in ("b{0..11}", "c")}
+    )
+    assert titles(plot.config(other)) == [""]
+    assert legend(plot.config(other)) == ["task", *(f"g{i}" for i in range(6)), note]
+    both = plot.config({"changing": grouped, "constant": other})
+    assert titles(both) == titles(figure)
+    assert [len(curves(panel)) for panel in both.axes] == [2] * 19
+    assert note not in legend(plot.config(ONE))
 
 
 # Shares

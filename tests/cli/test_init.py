@@ -47,7 +47,7 @@ def test_a_starter_conforms_to_the_schema(name: str) -> None:
 
 def test_they_are_listed(call: Call) -> None:
     lines = call("init").out.splitlines()
-    assert {"elbo", "multi-task", "pinn", "gan"} <= STARTERS.keys()
+    assert {"elbo", "multi-task", "pinn", "gan", "detection"} <= STARTERS.keys()
     asked = call("init", "--help").out.split("Arguments:")[1]
     for name, text in STARTERS.items():
         assert any(line.startswith(f"{name} ") and purpose(text) in line for line in lines)

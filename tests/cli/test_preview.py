@@ -110,6 +110,41 @@ def test_what_a_training_multiplies_says_so(call: Call, tmp_path: Path) -> None:
     assert found["a"][1] == "  a.yaml: multiplied in training by the balancer dwa"
 
 
+GROUPS = """
+total_steps: 100
+terms:
+  task: 1
+  "g{0..5}":
+    schedule: {kind: warmup, over: 50%}
+    terms: {"d{0..11}": 0.5, last: 2}
+  late: {weight: 3, terms: {"x{0..3}": {after: 10%}, y: 1}}
+"""
+
+
+def test_a_group_is_drawn_with_members_that_change_by_themselves(
+    call: Call, tmp_path: Path
+) -> None:
+    write(tmp_path, "a.yaml", GROUPS)
+    found = panels(call("preview", "a.yaml").out)
+    assert [*found] == ["task", *(f"g{i}" for i in range(6)), "late", "late/x0"]
+    assert found["g0"][1] == "  its members: d0, d1, d2 and 9 others x 0.5, last x 2"
+    assert found["late"] == ["late  3 throughout", "  its members: y x 1"]
+    assert found["late/x0"][0] == "late/x0 and 3 alike"
+    write(tmp_path, "b.yaml", "balancer: dwa\nterms: {late: {terms: [y, z]}, a: 1}")
+    out = call("preview", "a.yaml", "b.yaml", "--total-steps", 100, "--steps-per-epoch", 10).out
+    assert panels(out)["late"][1:4] == [
+        "  a.yaml: its members: y x 1",
+        "  b.yaml: multiplied in training by the balancer dwa",
+        "  b.yaml: its members: y, z x 1",
+    ]
+    assert panels(out)["late/x0"][1] == "  b.yaml: has no such term"
+    more = "late.terms.y={kind: warmup, over: 50%}"
+    found = panels(
+        call("preview", "b.yaml", "--total-steps", 9, "--steps-per-epoch", 3, "--set", more).out
+    )
+    assert found["late/y"][1] == "  multiplied in training by the balancer dwa"
+
+
 BROKEN = """
 from lossweights import Schedule
 

@@ -17,6 +17,8 @@ from lossweights.cli.schema import schema_at
 from tests.cli.conftest import SPIKE, Call, write
 from tests.test_docs import PAGES, declarations
 
+RAMP = {"kind": "ramp", "start": 0.0, "stop": 1.0, "over": "5 steps"}
+RAMP_OF_TERM = {"weight": 2.0, "schedule": RAMP, "optional": True, "balanced": False}
 ROOT = Path(__file__).parents[2]
 DECLARATION: dict[str, Any] = {"terms": {"nll": 1.0, "kl": {"kind": "cyclical", "cycles": 4}}}
 
@@ -57,6 +59,30 @@ def test_a_config_may_name_its_schema_and_nothing_else(call: Call) -> None:
         {"total_steps": "25%"},
         {"terms": []},
         {"terms": {}},
+        {"terms": {"g": {"terms": ["a", "b"]}}},
+        {"terms": {"g": {"terms": {"a{0..2}": 1.0, "in": {"terms": {"x": RAMP}}}, **RAMP_OF_TERM}}},
+        {"terms": {"g": {"terms": ["a"], "controller": "manual", "accumulates": "sum"}}},
+        {"terms": {"g": {"terms": ["a"], "transform": None, "reduction": None}}},
+        {"terms": {"g": {"terms": None, "transform": "log", "reduction": "mean"}}},
+        {"terms": {"g": {"terms": {"a": {"transform": "log", "reduction": "mean"}}}}},
+        {"terms": {"g": {"terms": {"a": {"controller": None, "balanced": None}}}}},
+        {"terms": {"g": {"terms": {"a": {"accumulates": "mean", "optional": True}}}}},
+        {"terms": {"g": {"terms": {}}}},
+        {"terms": {"g": {"terms": []}}},
+        {"terms": {"g": {"terms": ["a", "a"]}}},
+        {"terms": {"g": {"terms": ["a*"]}}},
+        {"terms": {"g": {"terms": 1.0}}},
+        {"terms": {"g": {"terms": {"a": "heavy"}}}},
+        {"terms": {"g": {"terms": {"a": {"wieght": 1.0}}}}},
+        {"terms": {"g": {"terms": ["a"], "transform": "log"}}},
+        {"terms": {"g": {"terms": ["a"], "reduction": "mean"}}},
+        {"terms": {"g": {"terms": {"a": "manual"}}}},
+        {"terms": {"g": {"terms": {"a": {"kind": "manual"}}}}},
+        {"terms": {"g": {"terms": {"a": {"controller": "manual"}}}}},
+        {"terms": {"g": {"terms": {"a": {"balanced": True}}}}},
+        {"terms": {"g": {"terms": {"a": {"accumulates": "sum"}}}}},
+        {"terms": {"g": {"terms": {"in": {"terms": ["a"], "controller": "manual"}}}}},
+        {"terms": {"g": {"terms": {"in": {"terms": {"a": {"balanced": False}}}}}}},
     ],
     ids=str,
 )

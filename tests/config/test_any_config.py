@@ -59,7 +59,21 @@ def one_of_each_kind() -> list[dict[str, Any]]:
     return configs
 
 
-VALID = one_of_each_kind()
+def in_groups(config: dict[str, Any]) -> dict[str, Any]:
+    """The same terms in groups: one around each, or around all where a member may be so."""
+    first, terms = config["terms"]["first"], copy.deepcopy(config["terms"])
+    inner = {"terms": terms, "weight": 0.5}
+    if isinstance(first, dict) and "controller" in first:
+        terms = {"first": {**first, "terms": {"x": 2.0, "in": {"terms": ["y", "z"]}}}, "b": 1.0}
+    elif "balancer" in config:
+        terms = {name: {"terms": {f"{name}{{0..2}}": term}} for name, term in terms.items()}
+    else:
+        terms = {"g": {"after": "1 steps", "terms": {"in": inner, "first": 1.0}}, "b": 1.0}
+    return config | {"terms": terms}
+
+
+KINDS = one_of_each_kind()
+VALID = KINDS + [in_groups(config) for config in KINDS]
 
 
 @pytest.mark.parametrize("config", VALID, ids=json.dumps)
@@ -216,6 +230,9 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     "terms": lambda odd: {"terms": odd},
     "a term": lambda odd: {"terms": {"a": odd}},
     "a name": lambda odd: {"terms": [odd]},
+    "members": lambda odd: {"terms": {"a": {"terms": odd}}},
+    "a member": lambda odd: {"terms": {"a": {"terms": {"b": odd}}}},
+    "a name of a member": lambda odd: {"terms": {"a": {"terms": [odd]}}},
     "kind": lambda odd: {"terms": {"a": {"kind": odd}}},
     "schedule": lambda odd: {"terms": {"a": {"schedule": odd}}},
     "cycles": lambda odd: {"terms": {"a": {"kind": "cyclical", "cycles": odd}}, "total_steps": 9},
@@ -272,6 +289,11 @@ def test_odd_values(field: str) -> None:
             {"terms": [f"t{number}" for number in range(10_001)]},
             "at most 10,000 terms, found 10001",
         ),
+        (
+            {"terms": {"g{0..99}": {"terms": ["t{0..98}"]}, "h": {"terms": ["t{0..99}"]}}},
+            "at most 10,000 terms, found 10101 with the members of groups",
+        ),
+        ({"terms": {"g": {"terms": {"in": LOOP}}}}, "^terms.g.terms.in.*: .* contains itself$"),
     ],
 )
 def test_an_odd_value_is_named_with_what_to_write(config: Any, problem: str) -> None:

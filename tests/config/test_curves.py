@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 
 from lossweights import Horizon, HorizonError, LossConfig, WeightedLoss
-from lossweights.config.timeline import Curves
+from lossweights.config.timeline import Curves, to_draw
 
+GROUP: dict[str, Any] = {
+    "weight": 0.5,
+    "schedule": {"kind": "warmup", "over": "50%"},
+    "terms": {
+        "late": {"weight": 2.0, "after": "30%"},
+        "same": {"weight": -2.0},
+        "warm": {"kind": "warmup", "over": "20%"},
+        "nothing": 0.0,
+        "inner": {"weight": 4.0, "after": "10%", "terms": {"x": 3.0, "y": {"after": "5%"}}},
+    },
+}
 TERMS: dict[str, Any] = {
     "constant": 2.0,
     "nothing": 0.0,
@@ -25,7 +36,7 @@ TERMS: dict[str, Any] = {
 @pytest.mark.filterwarnings("ignore:term:UserWarning")
 @pytest.mark.parametrize("total_steps", [1, 2, 40])
 def test_they_are_the_weights_of_training_at_each_step(total_steps: int) -> None:
-    terms = {name: term for name, term in TERMS.items() if name != "steered"}
+    terms = {name: term for name, term in TERMS.items() if name != "steered"} | {"group": GROUP}
     config = LossConfig.read({"terms": terms, "total_steps": total_steps, "steps_per_epoch": 5})
     curves = Curves.of(config)
     assert curves.steps.tolist() == list(range(total_steps))
@@ -33,8 +44,40 @@ def test_they_are_the_weights_of_training_at_each_step(total_steps: int) -> None
     for step in curves.steps.tolist():
         criterion.set_step(step)
         found = {name: weights[step] for name, weights in curves.weights.items()}
-        assert found == criterion.weights
+        assert found == pytest.approx(criterion.weights, rel=1e-7)
     assert not any(np.signbit(curves.weights["nothing"]))
+
+
+def test_members_whose_weight_in_their_group_does_not_change_are_known() -> None:
+    config = LossConfig.read({"terms": {"group": GROUP}, "total_steps": 40})
+    inside = {"late": None, "same": -2.0, "warm": None, "nothing": 0.0, "inner": None}
+    assert Curves.of(config).parts == {
+        "group": {f"group/{name}": part for name, part in inside.items()},
+        "group/inner": {"group/inner/x": 3.0, "group/inner/y": 1.0},
+    }
+    balanced = config.override({"balancer": "uncertainty", "terms.other": 1.0})
+    assert Curves.of(balanced).adaptive == {*config.all_terms, "other"}
+    without = Curves.of(config.override({"group": 0.0, "terms.b": {"weight": 0.0, "terms": ["x"]}}))
+    assert without.parts == {"b": {"b/x": 1.0}}
+
+
+def test_a_picture_has_one_curve_for_members_that_change_alike() -> None:
+    inside = {"a{0..2}": {"kind": "warmup", "over": "50%"}, "b": 2.0, "c": GROUP["terms"]["warm"]}
+    terms = {"one": {"terms": inside}, "two": {"terms": inside}, "b": 1.0}
+    config = LossConfig.read({"terms": terms, "total_steps": 40})
+    drawn = {
+        "one": [],
+        "one/a0": ["one/a1", "one/a2"],
+        "one/c": [],
+        "two": [],
+        "two/a0": ["two/a1", "two/a2"],
+        "two/c": [],
+        "b": [],
+    }
+    assert to_draw([Curves.of(config)]) == drawn
+    other = config.override({"one.terms.a1.weight": 3.0, "two.terms.b": GROUP["terms"]["warm"]})
+    drawn |= {"one/a0": ["one/a2"], "one/a1": [], "two/b": []}
+    assert to_draw([Curves.of(config), Curves.of(other)]) == drawn
 
 
 def test_terms_that_find_their_weight_in_training_are_named() -> None:

@@ -124,7 +124,9 @@ def test_override_expands_braces_among_members() -> None:
 
 
 def test_a_misspelt_member_is_not_added() -> None:
-    with pytest.raises(ConfigError, match=r"'deep/d2'; did you mean 'deep/d\d'.*to add one, write all of it"):
+    with pytest.raises(
+        ConfigError, match=r"'deep/d2'; did you mean 'deep/d\d'.*to add one, write all of it"
+    ):
         read(DEEP).override({"deep/d2": 7.0})
 
 
