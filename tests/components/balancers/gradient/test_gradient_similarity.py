@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -106,7 +108,7 @@ def test_where_the_primary_gradient_is_0_training_ends(counting: str) -> None:
 
 def test_without_the_primary_term_all_keep_their_weights() -> None:
     x = torch.zeros(2, requires_grad=True)
-    terms = {"task": {"optional": True}, "near": 1.0, "against": 1.0}
+    terms: dict[str, Any] = {"task": {"optional": True}, "near": 1.0, "against": 1.0}
     balancer = {"kind": "gradient-similarity", "primary": "task"}
     criterion = WeightedLoss(terms=terms, balancer=balancer)
     both = {"near": 3 * x[0] + 4 * x[1], "against": x[1] - x[0]}
