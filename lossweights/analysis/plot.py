@@ -84,6 +84,7 @@ def config(
 
     Raises:
         TypeError: If something other than a config is passed.
+        ValueError: If the configs count in different units.
         HorizonError: If a schedule needs the length of training and it is not known.
 
     >>> from lossweights import LossConfig
@@ -112,7 +113,7 @@ def config(
         panels, entries = _arranged(each.steps, each.weights, each.adaptive)
     if any(each.adaptive for each in curves.values()):
         entries.append(("dotted: times a factor found in training", {"color": _REST} | _DOTTED))
-    return _picture(panels, entries, "weight", width)
+    return _picture(panels, entries, "weight", width, _one_unit(curves))
 
 
 def values(history: History, *, width: float = _WIDTH) -> Figure:
@@ -138,7 +139,7 @@ def values(history: History, *, width: float = _WIDTH) -> Figure:
     >>> figure = plot.values(history)
     """
     columns = _columns(history, "raw")
-    return _picture(*_arranged(history.steps, columns), "raw", width)
+    return _picture(*_arranged(history.steps, columns), "raw", width, history.unit)
 
 
 def weights(history: History, *, width: float = _WIDTH) -> Figure:
@@ -154,7 +155,7 @@ def weights(history: History, *, width: float = _WIDTH) -> Figure:
         ValueError: If the history has no rows, or no `weight`.
     """
     columns = _columns(history, "weight")
-    return _picture(*_arranged(history.steps, columns), "weight", width)
+    return _picture(*_arranged(history.steps, columns), "weight", width, history.unit)
 
 
 def shares(history: History, *, width: float = _WIDTH) -> Figure:
@@ -172,7 +173,9 @@ def shares(history: History, *, width: float = _WIDTH) -> Figure:
     columns = _columns(history, "share")
     look_of, entries = _largest(columns)
     areas = [(name, {"color": look["color"], "linewidth": 6}) for name, look in entries]
-    return _figure(width, [("", partial(_stack, history.steps, columns, look_of))], areas)
+    return _figure(
+        width, [("", partial(_stack, history.steps, columns, look_of))], areas, history.unit
+    )
 
 
 def overview(history: History, *, width: float = _WIDTH) -> Figure:
@@ -201,7 +204,7 @@ def overview(history: History, *, width: float = _WIDTH) -> Figure:
         lines = [(history.steps, drawn[name], look_of.get(name, gray)) for name in below_first]
         panels.append(("", partial(_draw, lines, quantity, label)))
     panels.append(("", partial(_stack, history.steps, columns, look_of)))
-    return _figure(width, panels, entries)
+    return _figure(width, panels, entries, history.unit)
 
 
 def looks(index: int, *, dotted: bool = False) -> Look:
@@ -212,6 +215,14 @@ def looks(index: int, *, dotted: bool = False) -> Look:
     gaps = (index + index // len(_COLORS)) % len(_DASHES)
     dashes = {"linestyle": _DASHES[gaps], "linewidth": 1.6 - 0.3 * gaps, "zorder": 2 + 0.1 * gaps}
     return {"color": _COLORS[index % len(_COLORS)]} | (_DOTTED if dotted else dashes)
+
+
+def _one_unit(curves: Mapping[str, Curves]) -> str:
+    """The unit of all curves; a ValueError if there are several."""
+    units = {name: each.horizon.unit for name, each in curves.items()}
+    if len(set(units.values())) > 1:
+        raise ValueError(f"a picture has one time axis, and the configs count {units}: draw each")
+    return next(iter(units.values()))
 
 
 def _columns(history: History, quantity: str) -> Columns:
@@ -278,17 +289,27 @@ def _numbers(columns: Iterable[Values]) -> Values:
     return np.concatenate([column[np.isfinite(column)] for column in columns])
 
 
-def _picture(panels: Panels, entries: Sequence[Entry], quantity: str, width: float) -> Figure:
+def _picture(
+    panels: Panels, entries: Sequence[Entry], quantity: str, width: float, unit: str
+) -> Figure:
     """Lines of a quantity, in panels by title."""
     label = _LABELS[quantity] if len(panels) == 1 else ""
     painted = [(title, partial(_draw, lines, quantity, label)) for title, lines in panels.items()]
-    return _figure(width, painted, entries, small=len(panels) > 1)
+    return _figure(width, painted, entries, unit, small=len(panels) > 1)
 
 
 def _figure(
-    width: float, panels: Sequence[Painter], entries: Sequence[Entry], *, small: bool = False
+    width: float,
+    panels: Sequence[Painter],
+    entries: Sequence[Entry],
+    unit: str,
+    *,
+    small: bool = False,
 ) -> Figure:
-    """Panels in a grid (`small` ones side by side), with a legend below, in the user's fonts."""
+    """Panels in a grid (`small` ones side by side), with a legend below, in the user's fonts.
+
+    The `unit` of the clock is the label of the time axis.
+    """
     try:
         import matplotlib as mpl  # noqa: PLC0415  # an extra
         from matplotlib import style  # noqa: PLC0415
@@ -302,6 +323,7 @@ def _figure(
         ) from None
     # One by one: to read them all would choose a backend.
     fonts: Any = {key: mpl.rcParams[key] for key in mpl.rcParams if key.startswith("font.")}
+    time = "step" if unit == "steps" else unit
     columns = min(len(panels), max(int(width / _PANEL), 1)) if small else 1
     rows = math.ceil(len(panels) / columns)
     widest = max((len(name) for name, _ in entries), default=0) * _LETTER + 0.55
@@ -324,7 +346,7 @@ def _figure(
             if index >= len(panels) - columns:  # the lowest of its column
                 panel.tick_params(labelbottom=True)
             if index >= (rows - 1) * columns:
-                panel.set_xlabel("step")
+                panel.set_xlabel(time)
             paint(panel)
             panel.set_title(title, loc="left", parse_math=False)
         left, right = axes[0].get_xlim()

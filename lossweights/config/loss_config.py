@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -24,7 +24,14 @@ from pydantic import (
 from lossweights.components.balancers import Balancer
 from lossweights.components.controllers import Controller
 from lossweights.components.declaration import Component, Declaration
-from lossweights.components.durations import Duration, pattern, read_total_steps
+from lossweights.components.durations import (
+    Duration,
+    Horizon,
+    pattern,
+    read_total,
+    read_total_steps,
+    wrong_unit,
+)
 from lossweights.components.transforms import Transform
 from lossweights.config.files import Location, Source, plain
 from lossweights.config.term import Term
@@ -45,6 +52,9 @@ _TOTAL_STEPS = {
         {"type": "null"},
     ]
 }
+_TOTAL = {
+    "anyOf": [_TEXT | {"pattern": pattern("steps", "epochs", own=True)}, {"type": "null"}],
+}
 
 
 class LossConfig(Declaration):
@@ -54,6 +64,8 @@ class LossConfig(Declaration):
         terms: The terms by name. In a list of names, each has weight 1.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`. Can be bound later.
         steps_per_epoch: Optimizer steps of an epoch. Can be bound later.
+        total: The length of the whole training in any unit, in place of `total_steps`: with
+            `"2e9 tokens"` the clock counts tokens, and durations are in tokens or percent.
         eval_weights: The weights in evaluation. `final`: those at the end of training, so that the
             total means the same during the whole run. `current`: those of training at this step.
             A table of weights by name: these, and `final` for the other terms.
@@ -78,6 +90,12 @@ class LossConfig(Declaration):
         WithJsonSchema(_TOTAL_STEPS),
     ] = None
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    total: Annotated[
+        Duration | None,
+        PlainValidator(partial(read_total, least=1)),
+        PlainSerializer(lambda total: None if total is None else str(total)),
+        WithJsonSchema(_TOTAL),
+    ] = None
     eval_weights: Annotated[
         Annotated[EvalWeights, Tag("[rule]")] | Annotated[dict[str, float], Tag("[table]")],
         Discriminator(lambda rule: "[table]" if isinstance(rule, dict) else "[rule]"),
@@ -156,6 +174,12 @@ class LossConfig(Declaration):
         )
 
     @model_validator(mode="after")
+    def _lengths_are_in_one_unit(self) -> Self:
+        if problem := self.wrong_length(self.horizon.unit):
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
     def _eval_weights_of_terms(self) -> Self:
         table = self.eval_weights if isinstance(self.eval_weights, dict) else {}
         for name in table:
@@ -202,6 +226,37 @@ class LossConfig(Declaration):
                     f"controller observes {source!r}, which is left out too: write when_zero: keep"
                 )
         return self
+
+    @property
+    def unit(self) -> str | None:
+        """What the clock must count, by the lengths in the config; None if any unit will do."""
+        units = (duration.clock_unit for _, duration in self._lengths())
+        counted = next(filter(None, units), None)
+        return "steps" if counted is None and self.steps_per_epoch is not None else counted
+
+    @property
+    def horizon(self) -> Horizon:
+        """The length of training, as far as the config says it, with the unit of the clock."""
+        return Horizon(self.total_steps, self.steps_per_epoch, total=self.total, unit=self.unit)
+
+    def wrong_length(self, unit: str) -> str:
+        """The first length that a clock of a unit cannot count, with its place; empty if none."""
+        for place, duration in self._lengths():
+            if duration.clock_unit not in (None, unit):
+                return f"{place}: {wrong_unit(duration, unit)}"
+        if unit == "steps" or self.steps_per_epoch is None:
+            return ""
+        return f"steps_per_epoch: the clock counts {unit}, not steps: remove it"
+
+    def _lengths(self) -> Iterator[tuple[str, Duration]]:
+        """All lengths that are not defaults, the total first, with their places."""
+        total = self.total if self.total_steps is None else self.total_steps
+        if total is not None:
+            name = "total" if self.total_steps is None else "total_steps"
+            yield name, Duration(total, "steps") if isinstance(total, int) else total
+        for name in type(self).model_fields:
+            if name not in ("total", "total_steps"):
+                yield from _lengths_in(getattr(self, name), (name,))
 
     @property
     def balanced_names(self) -> tuple[str, ...]:
@@ -319,6 +374,21 @@ class Part(NamedTuple):
     place: str
     term: str | None
     component: Controller | Transform | Balancer
+
+
+def _lengths_in(part: Any, path: Location) -> Iterator[tuple[str, Duration]]:
+    """All durations in a part of a config that are not defaults, with their places."""
+    if isinstance(part, Duration):
+        yield dotted(path), part
+    elif isinstance(part, BaseModel):
+        for name, field in type(part).model_fields.items():
+            value = getattr(part, name)
+            if not (isinstance(value, Duration) and value == field.default):
+                yield from _lengths_in(value, (*path, name))
+    elif isinstance(part, Mapping | tuple | list):
+        items = part.items() if isinstance(part, Mapping) else enumerate(part)
+        for key, value in items:
+            yield from _lengths_in(value, (*path, key))
 
 
 def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:

@@ -2,7 +2,7 @@
 
 from difflib import get_close_matches
 
-from lossweights.components.durations import Duration, Horizon
+from lossweights.components.durations import Horizon
 from lossweights.components.schedules.function import calls_function
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import weight_of
@@ -10,6 +10,7 @@ from lossweights.criterion.modes import Modes
 from lossweights.criterion.record import ForwardRecord
 from lossweights.errors import HorizonError, quoted
 
+_NO_TOTAL = "total_steps is not known yet"
 _MISSED_STEPS = 10  # without a term after which it is taken for forgotten
 _MOST_STEPS = 1_000_000  # in a longer training, this many steps are evaluated, evenly spaced
 
@@ -25,12 +26,13 @@ def describe(config: LossConfig, horizon: Horizon) -> str:
 
 
 def _training(horizon: Horizon) -> str:
-    total = horizon.total_steps
-    if total is None:
-        return "total_steps is not known yet"
-    if isinstance(total, Duration):
-        return f"{total}, steps_per_epoch is not known yet"
-    return f"{total} steps" + (f", {n} an epoch" if (n := horizon.steps_per_epoch) else "")
+    if horizon.total is None:
+        is_other = horizon.unit != "steps"
+        return f"total, in {horizon.unit}, is not known yet" if is_other else _NO_TOTAL
+    if not horizon.is_bounded:
+        return f"{horizon.total}, steps_per_epoch is not known yet"
+    each = f", {n} an epoch" if (n := horizon.steps_per_epoch) else ""
+    return f"{horizon.span} {horizon.unit}{each}"
 
 
 def _evaluation(config: LossConfig) -> str:
@@ -67,7 +69,7 @@ def _term(config: LossConfig, name: str, horizon: Horizon) -> str:
 def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
     term = config.terms[name]
     column = weight_of(config, name, horizon)
-    dormant = f"dormant until step {column.start}, then " if column.start else ""
+    dormant = f"dormant until {horizon.at(column.start)}, then " if column.start else ""
     if term.controller is not None:
         if not term.controller.observes:
             return f"{dormant}set by hand"
@@ -82,10 +84,14 @@ def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
         return f"{dormant}{final:g} throughout"
     course = f"{dormant}starts at {weights[0]:g}"
     if highest != 0 and weights[highest] >= final:
-        course += f", first peaks at {weights[highest]:g} in step {steps[highest]}"
+        course += f", first peaks at {weights[highest]:g} {_in(horizon, steps[highest])}"
     if lowest != 0 and weights[lowest] != final:
-        course += f", is lowest at {weights[lowest]:g} in step {steps[lowest]}"
+        course += f", is lowest at {weights[lowest]:g} {_in(horizon, steps[lowest])}"
     return f"{course}, ends at {final:g}"
+
+
+def _in(horizon: Horizon, step: int) -> str:
+    return f"in {horizon.at(step)}" if horizon.unit == "steps" else f"after {horizon.at(step)}"
 
 
 def _reason(error: Exception, name: str) -> str:
@@ -110,19 +116,19 @@ def misspelt_sources(config: LossConfig) -> list[str]:
     return found
 
 
-def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) -> list[str]:
+def audit(config: LossConfig, record: ForwardRecord, modes: Modes) -> list[str]:
     """What looks wrong so far, one sentence each."""
-    horizon, timeline = modes.horizon, modes.timeline
+    horizon, timeline, step = modes.horizon, modes.timeline, modes.clock.step
     off = inactive = frozenset(config.terms)
     if modes.train is not None:
         inactive, weights = modes.train.inactive, modes.train.weights.tolist()
         off = inactive.union(name for name, x in zip(sorted(off), weights, strict=True) if x == 0)
     notes = [
-        record.idle_clock_warning(step, look=True),
+        record.idle_clock_warning(horizon, step, look=True),
         record.unused_warning() if inactive != config.terms.keys() else "",
         record.infinite_warning(),
         modes.apart_warning(),
-        "" if timeline is None else timeline.past_end(step),
+        "" if timeline is None else timeline.past_end(step, modes.clock.before),
     ]
     findings = [note for note in notes if note]
     findings += [

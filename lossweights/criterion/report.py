@@ -9,6 +9,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from lossweights.components.durations import Horizon
 from lossweights.errors import did_you_mean, quoted
 
 QUANTITIES = ("raw", "value", "weight", "penalty", "weighted", "share")  # of a term
@@ -30,6 +31,7 @@ class Breakdown:
         step: Optimizer steps done before the forward pass; None if it is not known.
         controllers: The state of each controller now, by term.
         notes: Warnings about the training so far.
+        unit: What `step` counts.
     """
 
     total: Tensor
@@ -42,6 +44,7 @@ class Breakdown:
     step: int | None = None
     controllers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unit: str = "steps"
 
     @classmethod
     def of(
@@ -109,7 +112,7 @@ class Breakdown:
         numbers = on_host(self.metrics())
         columns = [quantity for quantity in QUANTITIES if quantity != "penalty" or self.penalty]
         width = max([len("total"), *map(len, self.raw)])
-        lines = [] if self.step is None else [f"step {self.step}"]
+        lines = [] if self.step is None else [Horizon(unit=self.unit).at(self.step)]
         lines.append(f"{'term':<{width}} " + "".join(f"{column:>12}" for column in columns))
         for name in self.raw:
             cells = "".join(f"{numbers[f'{column}/{name}']:>12.5g}" for column in columns[:-1])

@@ -24,6 +24,7 @@ _DIRECTIONS = {
     "gamma": torch.tensor([0.25, 0.25, -1.0, 1.5], dtype=torch.float32),
 }
 STEPS = 24  # of a training, in four epochs
+TOKENS = 24_000  # of the same training, by another clock
 
 
 class Training:
@@ -32,10 +33,14 @@ class Training:
     Args:
         component: A balancer of the loss, or a controller or transform of its first term.
         names: The terms, in the order of their declaration and of the given losses.
+        per_step: By how much each optimizer step moves the clock, in turn; by default the clock
+            counts steps. Otherwise it counts tokens, of which a training has `TOKENS`.
     """
 
-    def __init__(self, component: Adaptive, names: Sequence[str] = NAMES) -> None:
-        self.names = names
+    def __init__(
+        self, component: Adaptive, names: Sequence[str] = NAMES, per_step: Sequence[int] = ()
+    ) -> None:
+        self.names, self._per_step = names, tuple(per_step)
         terms = {name: Term(optional=True) for name in names}
         self._has_batch = isinstance(component, Transform) and component.level != "value"
         if isinstance(component, Controller):
@@ -48,8 +53,8 @@ class Training:
         self.criterion = WeightedLoss(
             terms=terms,
             balancer=component if isinstance(component, Balancer) else None,
-            total_steps=STEPS,
-            steps_per_epoch=STEPS // 4,
+            total=f"{TOKENS} tokens" if per_step else f"{STEPS} steps",
+            steps_per_epoch=None if per_step else STEPS // 4,
         )
         self.call: Callable[..., Tensor] = self.criterion
         self.parameter = torch.ones(4, dtype=torch.float32, requires_grad=True)
@@ -95,10 +100,15 @@ class Training:
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.parameter.grad = None
-        self.criterion.step()
+        self.count(step)
         if self._learns_after:
             # The next losses, not one factor for all: gains that differ by rounding are noise.
             self.criterion.observe_after(self.terms((step + 1) % STEPS))
+
+    def count(self, step: int) -> None:
+        """Moves the clock by an optimizer step."""
+        taken = self._per_step
+        self.criterion.step(taken[step % len(taken)] if taken else None)
 
     def run(self, steps: Iterable[int]) -> Self:
         """A forward pass and a step for each of `steps`; returns the training."""
