@@ -31,8 +31,10 @@ def _training(horizon: Horizon) -> str:
         return f"total, in {horizon.unit}, is not known yet" if is_other else _NO_TOTAL
     if not horizon.is_bounded:
         return f"{horizon.total}, steps_per_epoch is not known yet"
+    if horizon.unit != "steps":
+        return str(horizon)
     each = f", {n} an epoch" if (n := horizon.steps_per_epoch) else ""
-    return f"{horizon.span} {horizon.unit}{each}"
+    return f"{horizon.span} steps{each}"
 
 
 def _evaluation(config: LossConfig) -> str:

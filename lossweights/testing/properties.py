@@ -121,14 +121,19 @@ def check_units(component: Adaptive) -> None:
     whole.assert_finite(f"{component!r}: with a clock that counts tokens")
 
 
-def in_tokens(part: Any) -> Any:
-    """A component with all its durations in tokens, 1,000 to a step and 6,000 to an epoch."""
-    if isinstance(part, Duration) and part.clock_unit is not None:
-        steps = part.length(Horizon(STEPS, steps_per_epoch=STEPS // 4))
-        return Duration(round(steps * TOKENS / STEPS), "tokens")
+def in_tokens(part: Any, *, whole: bool = False) -> Any:
+    """A component with its durations in tokens, 1,000 to a step and 6,000 to an epoch.
+
+    Components other than schedules round percentages to `whole` steps, so theirs are tokens too.
+    """
+    if isinstance(part, Duration) and part.value and (whole or part.clock_unit is not None):
+        horizon = Horizon(STEPS, steps_per_epoch=STEPS // 4)
+        length = part.steps(horizon) if whole else part.length(horizon)
+        return Duration(round(length * TOKENS / STEPS), "tokens")
     if isinstance(part, Declaration):
+        whole = isinstance(part, Component) and not isinstance(part, Schedule)
         fields = {name: getattr(part, name) for name in type(part).model_fields}
-        changed = {name: in_tokens(value) for name, value in fields.items()}
+        changed = {name: in_tokens(value, whole=whole) for name, value in fields.items()}
         return part.model_copy(update=changed)
     return tuple(map(in_tokens, part)) if isinstance(part, tuple) else part
 
