@@ -381,9 +381,8 @@ def test_the_plan_and_the_warnings_speak_of_the_unit() -> None:
     )
     lines = late.describe().splitlines()
     assert lines[0] == "training: 2e9 tokens"
-    assert lines[-1].endswith(
-        "dormant until 4e8 tokens, then starts at 0, first peaks at 1 after 400001000 tokens, ends at 1"
-    )
+    peak = "first peaks at 1 after 400001000 tokens"
+    assert lines[-1].endswith(f"dormant until 4e8 tokens, then starts at 0, {peak}, ends at 1")
     criterion = built()
     criterion(terms())
     assert str(criterion.report()).startswith("0 tokens\n")
