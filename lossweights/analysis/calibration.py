@@ -177,7 +177,7 @@ def _seen(criterion: WeightedLoss, given: Any) -> tuple[dict[str, list[float]], 
     terms = {name: term.model_copy(update=bare_term) for name, term in config.terms.items()}
     with warnings.catch_warnings(action="ignore"):  # the criterion has warned of its schedules
         bare = WeightedLoss(LossConfig(terms=ByName(terms), ignore=config.ignore)).eval()
-        bare.bind(total_steps=horizon.total_steps, steps_per_epoch=horizon.steps_per_epoch)
+        bare.bind(total=horizon.total, steps_per_epoch=horizon.steps_per_epoch)
     seen: dict[str, list[float]] = {name: [] for name in config.terms}
     count = 0
     for batch in given:

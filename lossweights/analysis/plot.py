@@ -89,6 +89,7 @@ def config(
 
     Raises:
         TypeError: If something other than a config is passed.
+        ValueError: If the configs count in different units.
         HorizonError: If a schedule needs the length of training and it is not known.
 
     >>> from lossweights import LossConfig
@@ -131,7 +132,7 @@ def config(
         entries.append(("members without a curve follow their group", {"linestyle": ""}))
     if any(each.adaptive for each in curves.values()):
         entries.append(("dotted: times a factor found in training", {"color": _REST} | _DOTTED))
-    return _picture(panels, entries, "weight", width, numbers)
+    return _picture(panels, entries, "weight", width, _one_unit(curves), numbers)
 
 
 def values(history: History, *, group: str | None = None, width: float = _WIDTH) -> Figure:
@@ -158,7 +159,7 @@ def values(history: History, *, group: str | None = None, width: float = _WIDTH)
     >>> figure = plot.values(history)
     """
     columns = _columns(history, "raw", group)
-    return _picture(*_arranged(history.steps, columns), "raw", width)
+    return _picture(*_arranged(history.steps, columns), "raw", width, history.unit)
 
 
 def weights(history: History, *, group: str | None = None, width: float = _WIDTH) -> Figure:
@@ -175,7 +176,7 @@ def weights(history: History, *, group: str | None = None, width: float = _WIDTH
         ValueError: If there is no such group, if the history has no rows, or no `weight`.
     """
     columns = _columns(history, "weight", group)
-    return _picture(*_arranged(history.steps, columns), "weight", width)
+    return _picture(*_arranged(history.steps, columns), "weight", width, history.unit)
 
 
 def shares(history: History, *, group: str | None = None, width: float = _WIDTH) -> Figure:
@@ -196,7 +197,10 @@ def shares(history: History, *, group: str | None = None, width: float = _WIDTH)
     look_of, entries = _largest(columns)
     areas = [(name, {"color": look["color"], "linewidth": 6}) for name, look in entries]
     return _figure(
-        width, [("", partial(_stack, history.steps, columns, look_of, _share(group)))], areas
+        width,
+        [("", partial(_stack, history.steps, columns, look_of, _share(group)))],
+        areas,
+        history.unit,
     )
 
 
@@ -232,7 +236,7 @@ def overview(history: History, *, group: str | None = None, width: float = _WIDT
         if metric.startswith("scheduled/"):
             line = (history.steps, history[metric], _ALONE)
             panels.append((metric, partial(_draw, [line], "weight", "")))
-    return _figure(width, panels, entries)
+    return _figure(width, panels, entries, history.unit)
 
 
 def looks(index: int, *, dotted: bool = False) -> Look:
@@ -243,6 +247,14 @@ def looks(index: int, *, dotted: bool = False) -> Look:
     gaps = (index + index // len(_COLORS)) % len(_DASHES)
     dashes = {"linestyle": _DASHES[gaps], "linewidth": 1.6 - 0.3 * gaps, "zorder": 2 + 0.1 * gaps}
     return {"color": _COLORS[index % len(_COLORS)]} | (_DOTTED if dotted else dashes)
+
+
+def _one_unit(curves: Mapping[str, Curves]) -> str:
+    """The unit of all curves; a ValueError if there are several."""
+    units = {name: each.horizon.unit for name, each in curves.items()}
+    if len(set(units.values())) > 1:
+        raise ValueError(f"a picture has one time axis, and the configs count {units}: draw each")
+    return next(iter(units.values()))
 
 
 def _columns(history: History, quantity: str, group: str | None) -> Columns:
@@ -345,6 +357,7 @@ def _picture(
     entries: Sequence[Entry],
     quantity: str,
     width: float,
+    unit: str,
     numbers: Panels | None = None,
 ) -> Figure:
     """Lines of a quantity in panels by title, and those of scheduled numbers."""
@@ -354,13 +367,21 @@ def _picture(
         (title, partial(_draw, lines, quantity, "")) for title, lines in (numbers or {}).items()
     ]
     is_small = len(panels) > 1 or len(painted) > _MOST_LARGE
-    return _figure(width, painted, entries, small=is_small)
+    return _figure(width, painted, entries, unit, small=is_small)
 
 
 def _figure(
-    width: float, panels: Sequence[Painter], entries: Sequence[Entry], *, small: bool = False
+    width: float,
+    panels: Sequence[Painter],
+    entries: Sequence[Entry],
+    unit: str,
+    *,
+    small: bool = False,
 ) -> Figure:
-    """Panels in a grid (`small` ones side by side), with a legend below, in the user's fonts."""
+    """Panels in a grid (`small` ones side by side), with a legend below, in the user's fonts.
+
+    The `unit` of the clock is the label of the time axis.
+    """
     try:
         import matplotlib as mpl  # noqa: PLC0415  # an extra
         from matplotlib import style  # noqa: PLC0415
@@ -374,6 +395,7 @@ def _figure(
         ) from None
     # One by one: to read them all would choose a backend.
     fonts: Any = {key: mpl.rcParams[key] for key in mpl.rcParams if key.startswith("font.")}
+    time = "step" if unit == "steps" else unit
     columns = min(len(panels), max(int(width / _PANEL), 1)) if small else 1
     rows = math.ceil(len(panels) / columns)
     widest = max((len(name) for name, _ in entries), default=0) * _LETTER + 0.55
@@ -396,7 +418,7 @@ def _figure(
             if index >= len(panels) - columns:  # the lowest of its column
                 panel.tick_params(labelbottom=True)
             if index >= (rows - 1) * columns:
-                panel.set_xlabel("step")
+                panel.set_xlabel(time)
             paint(panel)
             panel.set_title(title, loc="left", parse_math=False)
         left, right = axes[0].get_xlim()

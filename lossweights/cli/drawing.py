@@ -11,7 +11,6 @@ import plotext
 from rich.console import Console
 from rich.text import Text
 
-from lossweights.components.durations import Horizon
 from lossweights.components.schedules import Steps, Values
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import Curves, to_draw
@@ -48,6 +47,8 @@ def draw(found: Mapping[str, tuple[LossConfig, Curves]], console: Console) -> No
     """Prints the curves of configs, by name."""
     is_unicode, is_alone = console.encoding.lower().startswith("utf"), len(found) == 1
     last = max(int(curves.steps[-1]) for _, curves in found.values())
+    (_, longest), *_ = found.values()
+    at = longest.horizon.at(last)
     marks = ["braille"] if is_alone and is_unicode else _MARKS
     looks = list(zip(found, marks, _COLORS, strict=False))
     for name, mark, color in looks:
@@ -74,18 +75,22 @@ def draw(found: Mapping[str, tuple[LossConfig, Curves]], console: Console) -> No
                 said = fill(note if is_alone else f"{name}: {note}", console.width - 2)
                 console.print(Text(indent(said, "  "), "dim"))
         if not flat:
-            drawing = panel(lines, last, max(_NARROWEST, min(console.width, _WIDEST)))
+            drawing = panel(lines, last, at, max(_NARROWEST, min(console.width, _WIDEST)))
             for row in Text.from_ansi(drawing if is_unicode else drawing.translate(_ASCII)).split():
                 row.rstrip()
                 console.print(row)
     for name, (config, _) in found.items():
-        if not Horizon(config.total_steps, config.steps_per_epoch).is_bounded:
+        if not config.horizon.is_bounded:
             note = "the length of training is not known, so the curves end after the last change"
-            console.print(f"\n{fill(f'{name}: {note}; give it with --total-steps', console.width)}")
+            option = "--total-steps" if config.horizon.unit == "steps" else "--total"
+            console.print(f"\n{fill(f'{name}: {note}; give it with {option}', console.width)}")
 
 
-def panel(curves: Sequence[Curve], last: int, width: int) -> str:
-    """Curves over steps 0 to `last` with their axes, colored by ANSI escape sequences."""
+def panel(curves: Sequence[Curve], last: int, at: str, width: int) -> str:
+    """Curves over steps 0 to `last` with their axes, colored by ANSI escape sequences.
+
+    `at` is the last step in words.
+    """
     values = np.concatenate([[0.0], *(curve.values for curve in curves)])
     low, high = float(values.min()), float(values.max() if values.any() else 1)
     labels = [f"{low:.3g}", f"{high:.3g}"]
@@ -98,7 +103,7 @@ def panel(curves: Sequence[Curve], last: int, width: int) -> str:
     plotext.yaxes(left=True, right=False)
     plotext.xlim(0, max(last, 1))
     plotext.ylim(low, high)
-    plotext.xticks([0, last], ["0", f"step {last}"])
+    plotext.xticks([0, last], ["0", at])
     plotext.yticks([low, high], labels)
     for curve in curves:
         plotext.plot(curve.steps, curve.values, marker=curve.mark, color=curve.color)

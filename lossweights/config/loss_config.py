@@ -26,7 +26,14 @@ from pydantic import (
 from lossweights.components.balancers import Balancer
 from lossweights.components.controllers import Controller
 from lossweights.components.declaration import Component, Declaration
-from lossweights.components.durations import Duration, pattern, read_total_steps
+from lossweights.components.durations import (
+    Duration,
+    Horizon,
+    pattern,
+    read_total,
+    read_total_steps,
+    wrong_unit,
+)
 from lossweights.components.limits import MOST_TERMS
 from lossweights.components.schedules import Schedule
 from lossweights.components.transforms import Transform
@@ -58,6 +65,9 @@ _TOTAL_STEPS = {
         {"type": "null"},
     ]
 }
+_TOTAL = {
+    "anyOf": [_TEXT | {"pattern": pattern("steps", "epochs", own=True)}, {"type": "null"}],
+}
 
 
 ScheduleLike = Schedule | float | Callable[[int], float] | Mapping[str, Any]
@@ -74,6 +84,8 @@ class LossConfig(Declaration):
             schedule or a number each. `WeightedLoss.scheduled` has their values.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`. Can be bound later.
         steps_per_epoch: Optimizer steps of an epoch. Can be bound later.
+        total: The length of the whole training in any unit, in place of `total_steps`: with
+            `"2e9 tokens"` the clock counts tokens, and durations are in tokens or percent.
         eval_weights: The weights in evaluation. `final`: those at the end of training, so that the
             total means the same during the whole run. `current`: those of training at this step.
             A table of weights by name: these, and `final` for the other terms; the weight of a
@@ -101,6 +113,12 @@ class LossConfig(Declaration):
         WithJsonSchema(_TOTAL_STEPS),
     ] = None
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    total: Annotated[
+        Duration | None,
+        PlainValidator(partial(read_total, least=1)),
+        PlainSerializer(lambda total: None if total is None else str(total)),
+        WithJsonSchema(_TOTAL),
+    ] = None
     eval_weights: Annotated[
         Annotated[EvalWeights, Tag("[rule]")]
         | Annotated[dict[Name, float], AfterValidator(by_name), Tag("[table]")],
@@ -170,6 +188,12 @@ class LossConfig(Declaration):
             f"{shown(rule)} is not a rule for evaluation{did_you_mean(rule, rules)} "
             f"(write one of {quoted(rules)}, or a table of weights by name)"
         )
+
+    @model_validator(mode="after")
+    def _lengths_are_in_one_unit(self) -> Self:
+        if problem := self.wrong_length(self.horizon.unit):
+            raise ValueError(problem)
+        return self
 
     @model_validator(mode="after")
     def _eval_weights_of_terms(self) -> Self:
@@ -256,6 +280,37 @@ class LossConfig(Declaration):
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         yield from as_written(super().__repr_args__())
+
+    @property
+    def unit(self) -> str | None:
+        """What the clock must count, by the lengths in the config; None if any unit will do."""
+        units = (duration.clock_unit for _, duration in self._lengths())
+        counted = next(filter(None, units), None)
+        return "steps" if counted is None and self.steps_per_epoch is not None else counted
+
+    @property
+    def horizon(self) -> Horizon:
+        """The length of training, as far as the config says it, with the unit of the clock."""
+        return Horizon(self.total_steps, self.steps_per_epoch, total=self.total, unit=self.unit)
+
+    def wrong_length(self, unit: str) -> str:
+        """The first length that a clock of a unit cannot count, with its place; empty if none."""
+        for place, duration in self._lengths():
+            if duration.clock_unit not in (None, unit):
+                return f"{place}: {wrong_unit(duration, unit)}"
+        if unit == "steps" or self.steps_per_epoch is None:
+            return ""
+        return f"steps_per_epoch: the clock counts {unit}, not steps: remove it"
+
+    def _lengths(self) -> Iterator[tuple[str, Duration]]:
+        """All lengths that are not defaults, the total first, with their places."""
+        total = self.total if self.total_steps is None else self.total_steps
+        if total is not None:
+            name = "total" if self.total_steps is None else "total_steps"
+            yield name, Duration(total, "steps") if isinstance(total, int) else total
+        for name in type(self).model_fields:
+            if name not in ("total", "total_steps"):
+                yield from _lengths_in(getattr(self, name), (name,))
 
     @property
     def balanced_names(self) -> tuple[str, ...]:
@@ -466,6 +521,21 @@ def _expanded(path: str) -> list[str]:
         return expanded(path)
     except ValueError as error:
         raise ConfigError(f"{dotted([path])}: {error}") from None
+
+
+def _lengths_in(part: Any, path: Location) -> Iterator[tuple[str, Duration]]:
+    """All durations in a part of a config that are not defaults, with their places."""
+    if isinstance(part, Duration):
+        yield dotted(path), part
+    elif isinstance(part, BaseModel):
+        for name, field in type(part).model_fields.items():
+            value = getattr(part, name)
+            if not (isinstance(value, Duration) and value == field.default):
+                yield from _lengths_in(value, (*path, name))
+    elif isinstance(part, Mapping | tuple | list):
+        items = part.items() if isinstance(part, Mapping) else enumerate(part)
+        for key, value in items:
+            yield from _lengths_in(value, (*path, key))
 
 
 def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:

@@ -20,7 +20,7 @@ from lossweights.components.schedules import Complement, Constant, Schedule, Ste
 from lossweights.components.schedules.function import calls_function
 from lossweights.components.transforms import Transform
 from lossweights.config.loss_config import LossConfig
-from lossweights.errors import ConfigError, HorizonError, quoted
+from lossweights.errors import ConfigError, HorizonError, UnitError, quoted
 
 T = TypeVar("T")
 
@@ -36,8 +36,9 @@ class Timeline:
     while dormant. Then come those of the members of groups, within their group, the scheduled
     numbers, and the scheduled fields of controllers, transforms and the balancer. Schedules are
     evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not depend on
-    which steps were evaluated before. Python functions are called for one step, because the
-    variables that they read may change.
+    which steps were evaluated before. A clock that does not count steps moves by many units at
+    once, so then one row is evaluated at a time. Python functions are called for one step, because
+    the variables that they read may change.
 
     Args:
         config: The config.
@@ -87,6 +88,7 @@ class Timeline:
         self.moves_until = horizon.span if self._moving() and horizon.is_bounded else None
         self._calling = [i for i, each in enumerate(self._columns) if each.calls_function]
         self._others = [i for i in range(len(self._columns)) if i not in self._calling]
+        self._block_steps = BLOCK_STEPS if horizon.unit == "steps" else 1
         self._first, self._block = -1, np.empty((0, len(self._columns)))
         self._called, self._row = -1, np.empty(0)  # the last step for which functions were called
         self._why_positive: dict[int, str] = {}
@@ -115,11 +117,11 @@ class Timeline:
     def block(self, step: int) -> tuple[int, Values]:
         """The block with a step: its first step, and the values of its steps.
 
-        It has `BLOCK_STEPS` steps, or one if functions are called.
+        It has `BLOCK_STEPS` steps, or one if functions are called or the clock counts another unit.
         """
-        first = step - step % BLOCK_STEPS
+        first = step - step % self._block_steps
         if first != self._first:
-            self._block = self.rows(np.arange(first, first + BLOCK_STEPS), self._others)
+            self._block = self.rows(np.arange(first, first + self._block_steps), self._others)
             self._first = first
         if not self._calling:
             return self._first, self._block
@@ -149,7 +151,7 @@ class Timeline:
             if (too_large := np.abs(values) > LARGEST_FLOAT32).any():
                 (row, *_), *_ = np.nonzero(too_large)
                 raise ConfigError(
-                    f"{column.label}: {column.value_of('')} at step {steps[row]} is "
+                    f"{column.label}: {column.value_of('')} at {self.horizon.at(steps[row])} is "
                     f"{values[row]:g}, too large for float32"
                 )
         return rows
@@ -221,8 +223,8 @@ class Timeline:
             self.rows(self._sample(), complements)
 
     def _sample(self) -> Steps:
-        total = self.horizon.total_steps
-        return _evenly(0, total if isinstance(total, int) else BLOCK_STEPS, BLOCK_STEPS)
+        last = self.horizon.span if self.horizon.is_bounded else BLOCK_STEPS
+        return _evenly(0, last, BLOCK_STEPS)
 
     def _refuse_below_zero(self, values: Mapping[int, float]) -> None:
         for index, value in values.items():
@@ -250,35 +252,39 @@ class Timeline:
         ]
         if not changed:
             return ""
-        such = f', such as "{before.span} steps" in place of "100%"' if before.is_bounded else ""
+        unit = self.horizon.unit
+        such = f', such as "{before.span} {unit}" in place of "100%"' if before.is_bounded else ""
         return (
             f"the length of training was {before} and is {self.horizon} now, which changes values "
-            f"at step {step}: {', '.join(changed)}. To keep them, write durations in steps{such}, "
-            "or keep the old length"
+            f"at {self.horizon.at(step)}: {', '.join(changed)}. To keep them, write durations in "
+            f"{unit}{such}, or keep the old length"
         )
 
-    def past_end(self, step: int) -> str:
-        """What to write if a step is past the end of training; empty if no value depends on it."""
-        end = self.moves_until
-        if end is None or step <= end:
+    def past_end(self, step: int, before: int) -> str:
+        """What to write if a step is past the end of training; empty if no value depends on it.
+
+        In another unit than steps, the last step may end after it, but has to begin `before` it.
+        """
+        end, counts_steps = self.moves_until, self.horizon.unit == "steps"
+        if end is None or step <= end or not (counts_steps or before >= end):
             return ""
         return (
-            f"training is at step {step}, past its end at {end}, for which the schedules of "
-            f"{quoted(self._moving())} were computed: set total_steps to its real length"
+            f"training is at {self.horizon.at(step)}, past its end at {end}, for which the "
+            f"schedules of {quoted(self._moving())} were computed: set "
+            f"{'total_steps' if counts_steps else 'total'} to its real length"
         )
 
     def overruns(self) -> list[str]:
         """One sentence for each schedule that ends after training."""
-        total = self.horizon.total_steps
-        if not isinstance(total, int):
+        if not self.horizon.is_bounded:
             return []
-        sentences = []
+        sentences, total, unit = [], self.horizon.span, self.horizon.unit
         for index, column in enumerate(self._columns):
             end, name = column.end(), self.all_names[index] if column.is_weight else ""
             if name and column.start >= total > 0:
                 sentences.append(
                     f"{column.label} is dormant for the whole training: terms.{name}.after is "
-                    f"{self.config.all_terms[name].after}, training takes {total} steps"
+                    f"{self.config.all_terms[name].after}, training takes {total} {unit}"
                 )
             elif column.of is not None:
                 pass  # the other term, with which it ends, has a sentence
@@ -287,9 +293,9 @@ class Timeline:
                 what, kind = ("its schedule ends", "weight") if name else ("it ends", "value")
                 place = f" at terms.{name}.schedule" if name else ""
                 sentences.append(
-                    f"{column.label} ends too late: {what} at step {math.ceil(end)}, training at "
-                    f"{total}, with a {kind} of {reached:g}; shorten {column.schedule}{place}, "
-                    "or train longer"
+                    f"{column.label} ends too late: {what} at {self.horizon.at(math.ceil(end))}, "
+                    f"training at {total}, with a {kind} of {reached:g}; shorten "
+                    f"{column.schedule}{place}, or train longer"
                 )
         return sentences
 
@@ -364,7 +370,7 @@ class Column(NamedTuple):
         return None if end is None else self.start + end
 
     def shown(self, points: int) -> Steps:
-        """Up to `points` steps from `start` on, which show the course of the values.
+        """About `points` steps from `start` on, which show the course of the values.
 
         They go to the end of training. If it is not known, they go as far as the schedule moves,
         or 10,000 steps if it never settles.
@@ -373,7 +379,10 @@ class Column(NamedTuple):
         last = self.start + _ENDLESS_STEPS if end is None else math.ceil(end)
         if self.horizon.is_bounded:
             last = self.start + max(self.horizon.span - 1, 0)
-        return _evenly(self.start, last, points)
+        steps = _evenly(self.start, last, points)
+        if end is not None and self.start <= end <= last and len(steps) <= last - self.start:
+            steps = np.union1d(steps, [math.ceil(end)])  # where a long ramp arrives
+        return steps
 
     def final(self, found: dict[str, float] | None = None) -> float:
         """The value at the end of training; `found` are those that are already known, as above.
@@ -432,7 +441,7 @@ def fields_of(place: str, component: Component, start: int, horizon: Horizon) ->
     columns = {}
     for field, value in component:
         if isinstance(value, Duration):
-            _named(place, partial(horizon.length, value))
+            _named(f"{place}.{field}", partial(horizon.length, value))
         elif isinstance(value, Schedule):
             # In evaluation only transforms act; all other factors are 1.
             is_final, local = isinstance(component, Transform), horizon.local(start)
@@ -481,10 +490,7 @@ class Curves:
             HorizonError: If a schedule needs more of the horizon than is known.
         """
         given = Horizon() if horizon is None else horizon
-        known = Horizon(
-            config.total_steps if given.total_steps is None else given.total_steps,
-            config.steps_per_epoch if given.steps_per_epoch is None else given.steps_per_epoch,
-        )
+        known = config.horizon.merged(given)
         columns = {name: weight_of(config, name, known) for name in config.all_terms}
         numbers = {name: number_of(config, name, known) for name in config.scheduled}
         if known.is_bounded:
@@ -557,6 +563,8 @@ def _named(label: str, compute: Callable[[], T]) -> T:
     """The result, or the error with the label before it."""
     try:
         return compute()
+    except UnitError as error:  # no later length of training helps
+        raise ConfigError(f"{label}: {error}") from None
     except HorizonError as error:
         raise HorizonError(f"{label}: {error}") from None
     except ValueError as error:

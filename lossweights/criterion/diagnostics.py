@@ -4,7 +4,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
 
-from lossweights.components.durations import Duration, Horizon
+from lossweights.components.durations import Horizon
 from lossweights.components.schedules import Constant
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import Column, number_of, weight_of
@@ -12,6 +12,7 @@ from lossweights.criterion.modes import Modes
 from lossweights.criterion.record import ForwardRecord
 from lossweights.errors import HorizonError, quoted
 
+_NO_TOTAL = "total_steps is not known yet"
 _MISSED_STEPS = 10  # without a term after which it is taken for forgotten
 _MOST_STEPS = 1_000_000  # in a longer training, this many steps are evaluated, evenly spaced
 
@@ -38,12 +39,15 @@ def describe(config: LossConfig, horizon: Horizon) -> str:
 
 
 def _training(horizon: Horizon) -> str:
-    total = horizon.total_steps
-    if total is None:
-        return "total_steps is not known yet"
-    if isinstance(total, Duration):
-        return f"{total}, steps_per_epoch is not known yet"
-    return f"{total} steps" + (f", {n} an epoch" if (n := horizon.steps_per_epoch) else "")
+    if horizon.total is None:
+        is_other = horizon.unit != "steps"
+        return f"total, in {horizon.unit}, is not known yet" if is_other else _NO_TOTAL
+    if not horizon.is_bounded:
+        return f"{horizon.total}, steps_per_epoch is not known yet"
+    if horizon.unit != "steps":
+        return str(horizon)
+    each = f", {n} an epoch" if (n := horizon.steps_per_epoch) else ""
+    return f"{horizon.span} steps{each}"
 
 
 def _evaluation(config: LossConfig) -> str:
@@ -93,7 +97,7 @@ def _or_problem(say: Callable[[], str], label: str) -> str:
 def _course(config: LossConfig, name: str, horizon: Horizon) -> str:
     term = config.lineage(name)[-1]
     column = weight_of(config, name, horizon)
-    dormant = f"dormant until step {column.start}, then " if column.start else ""
+    dormant = f"dormant until {horizon.at(column.start)}, then " if column.start else ""
     if term.controller is not None:
         if not term.controller.observes:
             return f"{dormant}set by hand"
@@ -111,10 +115,14 @@ def _moves(column: Column) -> str:
         return f"{final:g} throughout"
     course = f"starts at {weights[0]:g}"
     if highest != 0 and weights[highest] >= final:
-        course += f", first peaks at {weights[highest]:g} in step {steps[highest]}"
+        course += f", first peaks at {weights[highest]:g} {_in(column.horizon, steps[highest])}"
     if lowest != 0 and weights[lowest] != final:
-        course += f", is lowest at {weights[lowest]:g} in step {steps[lowest]}"
+        course += f", is lowest at {weights[lowest]:g} {_in(column.horizon, steps[lowest])}"
     return f"{course}, ends at {final:g}"
+
+
+def _in(horizon: Horizon, step: int) -> str:
+    return f"in {horizon.at(step)}" if horizon.unit == "steps" else f"after {horizon.at(step)}"
 
 
 def _reason(error: Exception, label: str) -> str:
@@ -139,19 +147,19 @@ def misspelt_sources(config: LossConfig) -> list[str]:
     return found
 
 
-def audit(config: LossConfig, record: ForwardRecord, modes: Modes, step: int) -> list[str]:
+def audit(config: LossConfig, record: ForwardRecord, modes: Modes) -> list[str]:
     """What looks wrong so far, one sentence each."""
-    horizon, timeline = modes.horizon, modes.timeline
+    horizon, timeline, step = modes.horizon, modes.timeline, modes.clock.step
     off = inactive = frozenset(record.order)
     if modes.train is not None:
         inactive = modes.train.inactive
         off = inactive.union(name for name, weight in modes.weights().items() if weight == 0)
     notes = [
-        record.idle_clock_warning(step, look=True),
+        record.idle_clock_warning(horizon, step, look=True),
         record.unused_warning() if not inactive.issuperset(config.terms) else "",
         record.infinite_warning(),
         modes.apart_warning(),
-        "" if timeline is None else timeline.past_end(step),
+        "" if timeline is None else timeline.past_end(step, modes.clock.before),
     ]
     findings = [note for note in notes if note]
     findings += [

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from lossweights.components.durations import Horizon
 from lossweights.config.loss_config import LossConfig
 from lossweights.criterion.given import GivenTerms
 from lossweights.criterion.gradients.weights import GradientStep
@@ -368,7 +369,7 @@ class ForwardRecord:
             "on_nonfinite: raise"
         )
 
-    def idle_clock_warning(self, step: int, *, look: bool) -> str:
+    def idle_clock_warning(self, horizon: Horizon, step: int, *, look: bool) -> str:
         """What to write if the clock did not move for many forward passes; empty otherwise.
 
         To `look` at those in compiled graphs, it waits for the device.
@@ -378,10 +379,12 @@ class ForwardRecord:
             idle += int(self._compiled[_COUNT, -1])
         if idle < _MANY_FORWARDS:
             return ""
+        n = "" if horizon.unit == "steps" else horizon.unit
+        follow = f"follow(optimizer{f', per_step={n}' * bool(n)})"
         return (
-            f"{idle} training forwards and the clock is at step {step}, so metrics are means over "
-            "all of them: call criterion.follow(optimizer) once, or criterion.step() after each "
-            "optimizer.step()"
+            f"{idle} training forwards and the clock is at {horizon.at(step)}, so metrics are "
+            f"means over all of them: call criterion.{follow} once, or criterion.step({n}) after "
+            "each optimizer.step()"
         )
 
     def add_callback(self, call: Callable[[int], object]) -> RemovableHandle:

@@ -9,6 +9,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from lossweights.components.durations import Horizon
 from lossweights.criterion.indexing import take
 from lossweights.errors import did_you_mean, quoted
 
@@ -32,6 +33,7 @@ class Breakdown:
         controllers: The state of each controller now, by term.
         scheduled: The scheduled numbers, by name.
         notes: Warnings about the training so far.
+        unit: What `step` counts.
     """
 
     total: Tensor
@@ -45,6 +47,7 @@ class Breakdown:
     controllers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     scheduled: dict[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unit: str = "steps"
 
     @classmethod
     def of(
@@ -117,7 +120,7 @@ class Breakdown:
         numbers = on_host(self.metrics())
         columns = [quantity for quantity in QUANTITIES if quantity != "penalty" or self.penalty]
         width = max([len("total"), *map(len, self.raw)])
-        lines = [] if self.step is None else [f"step {self.step}"]
+        lines = [] if self.step is None else [Horizon(unit=self.unit).at(self.step)]
         lines.append(f"{'term':<{width}} " + "".join(f"{column:>12}" for column in columns))
         for name in self.raw:
             found = [numbers.get(f"{column}/{name}") for column in columns[:-1]]

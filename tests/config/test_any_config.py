@@ -12,6 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
 from importlib.resources import files
@@ -24,7 +25,16 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lossweights import Balancer, ConfigError, Controller, LossConfig, Schedule, Shape, Term
+from lossweights import (
+    Balancer,
+    ConfigError,
+    Controller,
+    LossConfig,
+    Schedule,
+    Shape,
+    Term,
+    WeightedLoss,
+)
 from lossweights.components.transforms import Transform
 from tests.fuzzing import NUMBERS, TEXTS, many, read
 
@@ -56,7 +66,17 @@ def one_of_each_kind() -> list[dict[str, Any]]:
                 "balancer": {"terms": {"first": 1.0, "b": 1.0}, "balancer": table},
             }[role]
             configs.append(part | {"total_steps": 1000, "steps_per_epoch": 10})
-    return configs
+    return [*configs, *filter(None, map(in_tokens, configs))]
+
+
+def in_tokens(config: dict[str, Any]) -> dict[str, Any] | None:
+    """The same for a clock that counts tokens; None if a default is in steps or epochs."""
+    changed = {**config, "total": "2e9 tokens"}
+    del changed["total_steps"], changed["steps_per_epoch"]
+    with suppress(ConfigError):
+        WeightedLoss(LossConfig.read(changed))
+        return changed
+    return None
 
 
 def in_groups(config: dict[str, Any]) -> dict[str, Any]:

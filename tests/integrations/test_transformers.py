@@ -27,6 +27,7 @@ from tests.integrations.models import (
     SCHEDULED,
     STEERED,
     SUMS,
+    TOKENS,
     Model,
     Terms,
     assert_same,
@@ -331,6 +332,25 @@ def test_resume_is_exact(
     assert resumed.criterion.current_step == second.state.global_step == 20 // accumulate
     assert_same(resumed, whole)
     assert resumed.criterion.weights == whole.criterion.weights
+
+
+def test_a_clock_that_counts_tokens_is_moved_by_them_and_resumed(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "save_strategy": "steps",
+        "save_steps": 7,
+        "num_train_epochs": 2,
+        "per_step": 1000,
+    }
+    whole, resumed = Plain(TOKENS), Plain(TOKENS)
+    trainer(whole, tmp_path, **options).train()
+    assert whole.criterion.current_step == 20_000
+    assert str(whole.criterion.horizon) == "20000 tokens"  # no steps of the trainer
+    second = trainer(resumed, tmp_path / "second", **options)
+    second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
+    assert_same(resumed, whole)
+    assert resumed.criterion.weights == whole.criterion.weights
+    with pytest.raises(ValueError, match="the clock counts tokens: write how many an optimizer"):
+        trainer(Plain(TOKENS), tmp_path / "third").train()
 
 
 def test_a_checkpoint_can_be_loaded_without_the_criterion(tmp_path: Path) -> None:

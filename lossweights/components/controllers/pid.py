@@ -106,9 +106,9 @@ class PID(Controller, kind="pid"):
         if self.response is None:
             change = (_PAPERS_INTEGRAL if self.integral is None else self.integral) * error
         else:
-            steps = max(1, now.horizon.steps(self.response))
+            speed = (self.highest - self.lowest) / max(1, now.horizon.steps(self.response))
             relative = (error / target.abs().clamp(min=TINY)).clamp(-1, 1)
-            change = (self.highest - self.lowest) / steps * relative
+            change = speed * now.elapsed * relative
         bounds = self.proportional, self.lowest, self.highest
         weight, integral = pi_control(error, state["integral"], change, *bounds)
         state |= {"error": error, "integral": integral, "coefficient": weight}

@@ -55,7 +55,7 @@ class Piecewise(Schedule, kind="piecewise"):
         for (earlier, begin), (later, end) in pairwise(times):
             if end < begin:
                 raise ValueError(
-                    f"the times of `points` must rise, but {earlier} is step {begin:g} and "
-                    f"{later} is step {end:g}"
+                    f"the times of `points` must rise, but {earlier} is {horizon.at(begin)} and "
+                    f"{later} is {horizon.at(end)}"
                 )
         return [step for _, step in times]

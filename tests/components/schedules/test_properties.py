@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,7 +202,7 @@ def test_final_of_what_settles_needs_no_total(schedule: Schedule) -> None:
 @every_schedule
 def test_a_missing_horizon_is_named(schedule: Schedule) -> None:
     """What is asked for, one thing after the other, is all that is needed."""
-    known: dict[str, int] = {}
+    known: dict[str, Any] = {}
     while (asked := what_it_asks_for(schedule, Horizon(**known))) is not None:
         lacking = [name for name in ("total_steps", "steps_per_epoch") if name in asked]
         assert len(lacking) == 1
