@@ -69,6 +69,7 @@ def test_the_step_is_that_of_training_if_either_begins_late() -> None:
     assert weights(config, "soft")[:9] == pytest.approx([0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     assert weights(config, "hard")[:9] == pytest.approx([0.0] * 7 + [1.0, 0.8])
     assert weight_of(config, "hard", HORIZON).end() == 12
+    assert weight_of(config_of(0.5, after="7 steps"), "hard", HORIZON).end() == 7
     assert Timeline(config, HORIZON).dormant(6) == {"hard"}
 
 
@@ -255,7 +256,11 @@ def test_a_complement_inside_another_component_is_refused(part: Any, place: str)
             0.25,
             r"and their total is 0\.25: write `total: 0\.5`, or lower the weight of 'soft'",
         ),
-        ({"kind": "ramp", "start": 0, "stop": 3, "over": "5000 steps"}, 2.0, "goes up to 3"),
+        (
+            {"kind": "piecewise", "points": [["2000 steps", 0], ["3000 steps", 3], ["80%", 0]]},
+            2.0,
+            "goes up to 2.9",
+        ),
         (0.5, -1.0, "goes down to -1.5"),
     ],
 )
