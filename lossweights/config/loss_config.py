@@ -517,6 +517,8 @@ class Part(NamedTuple):
 
 
 def _expanded(path: str) -> list[str]:
+    if not isinstance(path, str):
+        raise ConfigError(f"a path is text, such as 'kl.weight', found {shown(path)}")
     try:
         return expanded(path)
     except ValueError as error:

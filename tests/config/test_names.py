@@ -303,13 +303,14 @@ def test_a_term_is_added(config: LossConfig) -> None:
     [
         ({"aux_{0..1}.weight": 1, "aux_1.weight": 2}, "'aux_{0..1}.weight' and 'aux_1.weight' bo"),
         ({"nll.weight": 1, "terms.nll.weight": 2}, "'nll.weight' and 'terms.nll.weight' both ch"),
+        ({5: 1}, "a path is text, such as 'kl.weight', found 5"),
         ({"aux_{0..1.weight": 1}, "aux_{0..1.weight: a single '{' is no pattern"),
         ({"aux_{0..9}.weight": 1}, "aux_3.weight: no term or field is called 'aux_3'"),
         ({"aux_{0..999999}.weight": 1}, "stands for 1000000 names"),
         ({"terms.new": 1, "terms.new.weight": 2}, "terms.new.weight: no term or field is called"),
     ],
 )
-def test_wrong_paths_are_refused(config: LossConfig, changes: dict[str, Any], problem: str) -> None:
+def test_wrong_paths_are_refused(config: LossConfig, changes: dict[Any, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(problem)):
         config.override(changes)
 
