@@ -52,10 +52,11 @@ def use_yaml(example: Example) -> None:
     for declaration in found:
         criterion = WeightedLoss.from_config(LossConfig.read(declaration))
         config = criterion.config
-        criterion.bind(
-            total_steps=1000 if config.total_steps is None else None,
-            steps_per_epoch=100 if config.steps_per_epoch is None else None,
-        )
+        if criterion.clock.unit == "steps":
+            criterion.bind(
+                total_steps=1000 if config.total_steps is None else None,
+                steps_per_epoch=100 if config.steps_per_epoch is None else None,
+            )
         assert criterion.weights.keys() == config.terms.keys()
 
 

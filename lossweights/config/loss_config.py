@@ -297,7 +297,9 @@ class LossConfig(Declaration):
         """The first length that a clock of a unit cannot count, with its place; empty if none."""
         for place, duration in self._lengths():
             if duration.clock_unit not in (None, unit):
-                return f"{place}: {wrong_unit(duration, unit)}"
+                is_total = place in ("total", "total_steps")
+                one = f"{duration}, but the clock counts {unit}: give each total in one unit"
+                return f"{place}: {one if is_total else wrong_unit(duration, unit)}"
         if unit == "steps" or self.steps_per_epoch is None:
             return ""
         return f"steps_per_epoch: the clock counts {unit}, not steps: remove it"

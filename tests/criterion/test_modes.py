@@ -147,8 +147,8 @@ def test_bind_computes_fields_anew() -> None:
             None,
             "terms.a.controller.target: 2 epochs cannot be converted.*steps_per_epoch",
         ),
-        (["a"], {"kind": "dwa"}, "balancer: 1 epoch cannot be converted.*steps_per_epoch"),
-        (["a"], {"kind": "dwa", "every": "10%"}, "balancer: 10% of training.*total_steps"),
+        (["a"], {"kind": "dwa"}, "balancer.every: 1 epoch cannot be converted.*steps_per_epoch"),
+        (["a"], {"kind": "dwa", "every": "10%"}, "balancer.every: 10% of training.*total_steps"),
     ],
 )
 def test_what_cannot_be_counted_in_steps_asks_to_bind(
