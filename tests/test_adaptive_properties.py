@@ -134,7 +134,7 @@ TABLES: dict[type[Adaptive], list[dict[str, Any]]] = {
         {"kind": "gradvac"},
         {"kind": "gradvac", "smoothing": 0.5, "every": "2 steps", "heads": "plain"},
         {"kind": "mgda"},
-        {"kind": "mgda", "normalize": "loss+"},
+        {"kind": "mgda", "divide_by": "loss+"},
         {"kind": "cagrad"},
         {"kind": "cagrad", "radius": 1.5, "rescale": 1},
         {"kind": "nash-mtl"},
