@@ -240,8 +240,8 @@ class Adaptive(AdaptiveState):
             else:
                 balance = gradients.current(list(losses)).to(values.vector)
             if gradients.adjusts:
-                unknown = step is None or step.found is None
-                found = torch.full_like(balance, torch.nan) if unknown else step.found
+                found = None if step is None else step.found
+                found = torch.full_like(balance, torch.nan) if found is None else found
         factors, penalties, found = self._factors(
             values.names, values.vector, inactive, balance, found
         )

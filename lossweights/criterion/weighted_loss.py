@@ -635,8 +635,8 @@ class WeightedLoss(nn.Module):
 
         Args:
             prefix: Prepended to each name, such as `train/`.
-            include: Which of `raw`, `value`, `found`, `weight`, `penalty`, `weighted`, `share`, `total`
-                and `controller` (as in `controller/kl/error`).
+            include: Which of `raw`, `value`, `found`, `weight`, `penalty`, `weighted`, `share`,
+                `total` and `controller` (as in `controller/kl/error`).
             tensors: Whether to return 0-dim tensors, without waiting for the device; floats take
                 one transfer for all.
 

@@ -1,16 +1,16 @@
 """The base class of balancers."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
-from pydantic import model_validator
+from pydantic import ValidatorFunctionWrapHandler, field_validator
 from torch import Tensor
 
 from lossweights.components.context import State, StepContext
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration
-from lossweights.errors import did_you_mean, quoted
+from lossweights.errors import did_you_mean, quoted, shown
 
 Normalize: TypeAlias = Literal["none", "mean", "sum"]
 
@@ -59,15 +59,19 @@ class Balancer(Component):
                 )
         super().__pydantic_init_subclass__(kind=kind, **kwargs)
 
-    @model_validator(mode="after")
-    def _bounds_are_in_order(self) -> Self:
-        low, high = self.bounds or (0.0, 1.0)
-        if not low < high or high <= 0:
-            raise ValueError(
-                "bounds are the lowest and the highest weight, the second above the first and "
-                f"above 0, such as [0.1, 10], found [{low:g}, {high:g}]"
-            )
-        return self
+    @field_validator("bounds", mode="wrap")
+    @classmethod
+    def _bounds_are_in_order(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, list | tuple) and len(value) == 2:
+            bounds: tuple[float, float] = handler(value)
+            if bounds[0] < bounds[1] and bounds[1] > 0:
+                return bounds
+        raise ValueError(
+            "the lowest and the highest weight are needed, the highest above 0, such as "
+            f"[0.1, 10], found {shown(value)}"
+        )
 
     @property
     def adjusts(self) -> bool:

@@ -131,7 +131,7 @@ class GradientWeights:
         weights, found_weights = self._weights(seen, gradients, vector)
         where = [gradients.names.index(name) for name in names]
         before = None if found_weights is None else take(found_weights, where)
-        return GradientStep(take(weights, where), weights, gradients, *kept, before)
+        return GradientStep(take(weights, where), weights, gradients, *kept, found=before)
 
     def _rows(self, losses: Mapping[str, Tensor], shared: Shared) -> tuple[Rows, Tensor | None]:
         """The gradients of some terms, with what they are multiplied by."""
