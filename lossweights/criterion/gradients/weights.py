@@ -122,16 +122,18 @@ class GradientWeights:
             )
         found = None if shared is None else Shared(shared)
         rows, scale = ({}, None) if found is None else self._rows(losses, found)
-        kept = (rows, found, scale) if self._keeps_rows else (None, None, scale)
+        kept: tuple[Rows | None, Shared | None, Tensor | None] = None, None, scale
+        if self._keeps_rows:
+            kept = rows, found, scale
         if not computes:
             return GradientStep(self.current(names).to(vector), None, None, *kept)
         if vector.device.type == "mps":
             raise RuntimeError(_NO_FLOAT64)
         gradients, seen = self._collector.collect(rows, vector.double(), found, scale)
-        weights, found_weights = self._weights(seen, gradients, vector)
+        weights, as_found = self._weights(seen, gradients, vector)
         where = [gradients.names.index(name) for name in names]
-        before = None if found_weights is None else take(found_weights, where)
-        return GradientStep(take(weights, where), weights, gradients, *kept, found=before)
+        before = None if as_found is None else take(as_found, where)
+        return GradientStep(take(weights, where), weights, gradients, *kept, before)
 
     def _rows(self, losses: Mapping[str, Tensor], shared: Shared) -> tuple[Rows, Tensor | None]:
         """The gradients of some terms, with what they are multiplied by."""
