@@ -30,7 +30,7 @@ class UncertaintyWeighting(LearnedBalancer, kind="uncertainty"):
     A. Kendall, Y. Gal, R. Cipolla, *Multi-task learning using uncertainty to weigh losses*, CVPR
     2018, arXiv 1705.07115. `log1p`: L. Liebel, M. Koerner, *Auxiliary tasks in multi-task
     learning*, 2018, arXiv 1805.06334. `full` and `log_variance` together are twice the default, as
-    in the first author's example code.
+    in the example code of the first paper's authors.
 
     >>> from lossweights import WeightedLoss
     >>> WeightedLoss(terms=["depth", "normals"], balancer="uncertainty").weights

@@ -55,7 +55,7 @@ def kendall_of_a_cross_entropy(loss: float, s: float) -> float:
 
 
 def gal(loss: float, s: float) -> float:
-    """The first author's example code, MultiMAE."""
+    """The example code of the paper's authors, MultiMAE."""
     return math.exp(-s) * loss + s
 
 
