@@ -70,12 +70,8 @@ def sources(cls: type) -> list[str]:
 
 def fields(cls: type[Component]) -> list[Field]:
     """The fields of a kind or of a family, the required ones first, the shared ones last."""
-    documented: dict[str, str] = {}
-    of_family: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        documented |= _arguments(base)
-        if base is cls.family:
-            of_family = {name: documented[name] for name in cls.family.model_fields}
+    documented = {name: text for base in reversed(cls.__mro__) for name, text in _arguments(base)}
+    of_family = dict(_arguments(getattr(cls, "family", object)))
     found = []
     for name, field in cls.model_fields.items():
         words = type_in_words(field.annotation, field.metadata)
