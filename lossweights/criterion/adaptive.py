@@ -288,20 +288,21 @@ class Adaptive(AdaptiveState):
             _replace(factors, where, balance)
             if penalty is not None:
                 _replace(penalties, where, penalty)
-        before = list(factors)
-        if found is not None and where:
+        before = None if found is None else list(factors)
+        if before is not None and found is not None:
             _replace(before, where, found)
         for name, slot in self._instant.items():
             if name in names and name not in inactive:
                 index = names.index(name)
                 weight, _ = slot.weigh_inside(vector[index])
                 factors[index] = factors[index] * weight
-                before[index] = before[index] * weight
+                if before is not None:
+                    before[index] = before[index] * weight
                 penalties[index] = penalties[index] * weight
         return (
             torch.stack(factors),
             None if penalty is None else torch.stack(penalties),
-            None if found is None else torch.stack(before),
+            None if before is None else torch.stack(before),
         )
 
     def _balance(

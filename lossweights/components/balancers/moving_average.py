@@ -26,9 +26,9 @@ class MovingAverage(Balancer, kind="moving-average"):
     stays 1. All weights are 1 until the reference was seen with a value other than 0.
 
     Args:
-        reference: The term $r$; None to bring all terms to 1.
         smoothing: $\beta$, below 1; an average over about $1 / (1 - \beta)$ steps.
         highest: Upper bound of the weights, for a term that goes to 0.
+        reference: The term $r$; None to bring all terms to 1.
 
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["a", "b"], balancer="moving-average")
