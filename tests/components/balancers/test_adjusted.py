@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from lossweights import ConfigError, WeightedLoss
 from lossweights.components.balancers import DWA, Balancer, GradientBalancer
 from lossweights.components.balancers.base import Normalize, adjusted_weights
-from lossweights.components.context import State, StepContext
+from lossweights.components.context import State, Statistic, StepContext
 from lossweights.testing.training import NAMES, STEPS, Training
 from tests.small_components import leaf
 from tests.test_adaptive_properties import EXAMPLES
@@ -173,8 +173,37 @@ def test_the_gradient_of_the_model_has_the_applied_weight() -> None:
 
 def test_a_weight_far_beyond_its_bound_is_exact() -> None:
     """A difference of 1e30 and 2 would have no digit of the 2."""
-    balancer = {"kind": "imtl-l", "initial": 69.0, "bounds": [1, 2]}
-    assert WeightedLoss(["a"], balancer=balancer).weights == {"a": 2.0}
+    criterion = WeightedLoss(["a"], balancer={"kind": "imtl-l", "initial": 69.0, "bounds": [1, 2]})
+    a = leaf(3.0)
+    criterion({"a": a}).backward()
+    assert criterion.metrics(include=["weight"]) == {"weight/a": 2.0}
+    assert a.grad == 2
+
+
+# With gradients
+
+
+class InverseNorms(GradientBalancer, kind="test-inverse-norms"):
+    """Infinite for a gradient of 0."""
+
+    needs: ClassVar[tuple[Statistic, ...]] = ("norms",)
+
+    def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
+        return 1 / now.gradients.norms
+
+
+def test_weights_that_are_not_finite_are_not_made_so_by_bounds() -> None:
+    """All keep the weights of the last step, as without bounds."""
+    criterion = WeightedLoss(["a", "b"], balancer=InverseNorms(bounds=(0.1, 4)))
+    x = torch.ones(2, requires_grad=True)
+    rows = []
+    for factor in (0.5, 0.0):
+        criterion({"a": x[0] / 5, "b": factor * x[1]}, shared=x)
+        rows.append(criterion.metrics(include=["found", "weight"]))
+        criterion.step()
+    assert rows[0] == pytest.approx({"found/a": 5, "found/b": 2, "weight/a": 4, "weight/b": 2})
+    assert [rows[1][f"weight/{name}"] for name in "ab"] == [4, 2]
+    assert all(math.isnan(rows[1][f"found/{name}"]) for name in "ab")
 
 
 # With the rest of the config
