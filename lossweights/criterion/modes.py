@@ -35,6 +35,7 @@ class Mode:
         dormant: Terms that do not count yet, and may be absent.
         skipped: Terms of weight 0 that are left out of the sum, and may be absent.
         inactive: Both.
+        found: `weights` before the balancer's `normalize` and `bounds`; None without these.
     """
 
     weights: Tensor
@@ -44,6 +45,7 @@ class Mode:
     in_place: bool = False
     dormant: frozenset[str] = frozenset()
     skipped: frozenset[str] = frozenset()
+    found: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.device, self.inactive = self.weights.device, self.dormant | self.skipped
@@ -241,21 +243,28 @@ class Modes:
             adaptive.show(step, before, self.horizon, fields)
             if check and self.device.type != "meta":
                 adaptive.check()
-            factors = adaptive.factors()
+            factors, found = adaptive.factors()
+            if found is not None:
+                out = self._rows.found if mode.in_place else None
+                mode.found = torch.mul(weights, found, out=out)
             if factors is not None:
                 out = self._rows.product if mode.in_place else None
                 weights = torch.mul(weights, factors, out=out)
         mode.weights = weights
         if timeline.is_patterned:
-            # Replaced only when they change: a compiled graph is made for each pattern of them.
-            dormant, skipped = timeline.dormant(step), timeline.skipped(step)
-            if adaptive.skippable and self.device.type != "meta":
-                zero = [name for name, at in adaptive.skippable.items() if not weights[at]]
-                skipped |= timeline.with_members(zero)
-            if (dormant, skipped) != (mode.dormant, mode.skipped):
-                mode.dormant, mode.skipped, mode.inactive = dormant, skipped, dormant | skipped
+            self._show_inactive(mode, timeline, step)
         if adaptive.weights_from_gradients is not None:
             adaptive.weights_from_gradients.show(step, before, self.horizon, mode.inactive)
+
+    def _show_inactive(self, mode: Mode, timeline: Timeline, step: int) -> None:
+        # Replaced only when they change: a compiled graph is made for each pattern of them.
+        dormant, skipped = timeline.dormant(step), timeline.skipped(step)
+        skippable = self.adaptive.skippable
+        if skippable and self.device.type != "meta":
+            zero = [name for name, at in skippable.items() if not mode.weights[at]]
+            skipped |= timeline.with_members(zero)
+        if (dormant, skipped) != (mode.dormant, mode.skipped):
+            mode.dormant, mode.skipped, mode.inactive = dormant, skipped, dormant | skipped
 
     def _show_numbers(self, row: Values, columns: Mapping[str, int]) -> None:
         # A new table, since the record keeps that of the step before.
@@ -389,7 +398,7 @@ class _Rows:
         if self.in_place:
             self._row = torch.zeros(timeline.width, dtype=torch.float32, device=device)
             weights, members = split(timeline, self._row)
-            self.product = torch.zeros_like(weights)
+            self.product, self.found = torch.zeros_like(weights), torch.zeros_like(weights)
             self._views = weights, members, fields_of(timeline, self._row.unbind())
 
     def at(self, step: int) -> tuple[Tensor, Mapping[str, Tensor], Fields]:

@@ -27,8 +27,9 @@ _MANY_PASSES = 256  # of one step, after which they are added up
 _SOME_STEPS = 4  # after which a pattern is not taken for chance
 _RECENT_STEPS = 50  # that are kept, to see whether the total is still finite
 
-# The rows of a table of sums over forward passes; `_COUNT` is how often a term was given.
-_RAW, _VALUE, _WEIGHT, _PENALTY, _WEIGHTED, _COUNT = range(6)
+# The rows of a table of sums over forward passes; `_COUNT` is how often a term was given. With a
+# balancer whose weights are adjusted there are two more: what it found, and how often it did.
+_RAW, _VALUE, _WEIGHT, _PENALTY, _WEIGHTED, _COUNT, _FOUND, _FINDS = range(8)
 
 
 class Parts(NamedTuple):
@@ -40,6 +41,7 @@ class Parts(NamedTuple):
     factors: Tensor | None = None  # what multiplies these weights; None for 1
     penalties: Tensor | None = None  # added to `factors` times the values
     gradients: GradientStep | None = None  # what was computed from gradients
+    found: Tensor | None = None  # weights times factors, before the balancer's are adjusted
 
 
 class Pass(NamedTuple):
@@ -54,6 +56,7 @@ class Pass(NamedTuple):
     raws: dict[str, Tensor]
     skipped: frozenset[str]
     groups: Mapping[str, tuple[tuple[str, ...], Tensor, Tensor]]  # names, values and weights
+    found: Tensor | None = None
 
 
 class Step(NamedTuple):
@@ -125,6 +128,7 @@ class ForwardRecord:
         summed: Terms with `accumulates: sum`.
         compared: Those that a balancer compares with each other in a forward pass.
         weights_move: Whether any weight changes with time, so that the clock matters.
+        adjusts: Whether the weights of a balancer are adjusted.
 
     Attributes:
         order: The terms, each group followed by its members, as declared.
@@ -148,11 +152,12 @@ class ForwardRecord:
         compared: Collection[str],
         *,
         weights_move: bool,
+        adjusts: bool = False,
     ) -> None:
         self.order, groups = tuple(config.all_terms), config.groups
         self.members = frozenset(self.order).difference(config.terms)
         self._columns = _Columns(tuple(sorted(config.terms)), groups)
-        self._all = self._columns.all_names
+        self._all, self._adjusts = self._columns.all_names, adjusts
         summed = set(summed)
         for group, inside in groups.items():
             summed.update(inside if group in summed else ())
@@ -189,7 +194,8 @@ class ForwardRecord:
         """Goes on with the step on another device."""
         if self.awaits_step:  # a table may be on another device than later passes
             self._add_up()
-        shape = (_COUNT + 1, len(self._all) + 1)  # of the table that compiled graphs add to
+        rows = _FINDS if self._adjusts else _COUNT
+        shape = (rows + 1, len(self._all) + 1)  # of the table that compiled graphs add to
         self._compiled = keeps_address(torch.zeros(shape, dtype=torch.float32, device=device))
 
     def add(self, parts: Parts, skipped: frozenset[str]) -> bool:
@@ -198,7 +204,9 @@ class ForwardRecord:
         Returns whether the clock, which matters to weights, seems to be forgotten, after each many
         forward passes.
         """
-        _, (names, raws, losses, vector, groups), weights, factors, penalties, _ = parts
+        _, (names, raws, losses, vector, groups), weights, factors, penalties, _, before = parts
+        if before is None and self._adjusts:  # no balanced term is present
+            before = weights if factors is None else weights * factors
         self.names = all_names = parts.values.all_names if groups else names
         found: Pass = tuple.__new__(  # in half the time of the named tuple's own constructor
             Pass,
@@ -218,6 +226,7 @@ class ForwardRecord:
                 }
                 if groups
                 else groups,
+                None if before is None else before.detach(),
             ),
         )
         if penalties is not None:
@@ -300,11 +309,14 @@ class ForwardRecord:
         with `accumulates: sum`; what terms add to the total is a mean over all passes.
         """
         tables = _tables_of_steps(steps, self._columns)
-        count = tables[:, _COUNT:].clamp(min=1)  # sums of terms that were not given are 0
+        count = tables[:, _COUNT:_FOUND].clamp(min=1)  # sums of terms that were not given are 0
         of_all = count[..., -1:].expand(-1, _COUNT - _PENALTY, count.shape[-1])
         divisors = torch.cat([count.expand(-1, _PENALTY, -1), of_all, count], dim=1)
         for index in self._summed:
             divisors[:, _RAW:_WEIGHT, index] = divisors[:, _PENALTY:_COUNT, index] = 1.0
+        if self._adjusts:
+            finds = tables[:, _FINDS:].clamp(min=1)
+            divisors = torch.cat([divisors, finds, finds], dim=1)
         sums, names = (tables / divisors).sum(dim=0), frozenset[str]()
         numbers = {k: math.fsum(each.numbers[k] for each in steps) for k in steps[-1].numbers}
         n = len(steps)
@@ -320,23 +332,28 @@ class ForwardRecord:
         """The parts of a total and the scheduled numbers, as means; terms as declared.
 
         Values and weights are means over the steps in which a term was given; penalties and
-        weighted values over all.
+        weighted values over all; found weights over those in which the balancer found any.
         """
         given = steps.sums[:_PENALTY] / steps.sums[_COUNT]
         added = steps.sums[_PENALTY:_COUNT] / steps.sums[_COUNT, -1]
         where = [index for index, name in enumerate(self._all) if name in steps.names]
         rows = [row.unbind() for part in (given, added) for row in part.unbind()]
         raw, value, weight, penalty, products = ([row[index] for index in where] for row in rows)
+        finds = ()
+        if self._adjusts:
+            finds = (steps.sums[_FOUND] / steps.sums[_FINDS]).unbind()
+        count = len(steps.names.difference(self.members))  # terms come before members
         found = Breakdown.of(
             [self._all[index] for index in where],
             raw,
             value,
             weight,
-            penalty[: len(steps.names.difference(self.members))] if self._has_penalties else [],
+            penalty[:count] if self._has_penalties else [],
             products,
             self.order,
             steps.sums.new_zeros(()),
             self.members,
+            [finds[index] for index in where[:count]] if finds else (),
         )
         full = steps.sums.new_full  # does not wait for the device
         means = {name: full((), x / steps.n) for name, x in steps.numbers.items()}
@@ -420,7 +437,7 @@ class ForwardRecord:
 
 
 def _sums(step: Step, columns: _Columns) -> Tensor:
-    """The table of all forward passes of a step, shape (6, n + 1)."""
+    """The table of all forward passes of a step, shape (rows, n + 1)."""
     if not step.passes:
         return cast("Tensor", step.sums)
     sums = _tables(step.passes, columns).sum(dim=0)
@@ -428,7 +445,7 @@ def _sums(step: Step, columns: _Columns) -> Tensor:
 
 
 def _tables_of_steps(steps: Sequence[Step], columns: _Columns) -> Tensor:
-    """The tables of steps, shape (steps, 6, n + 1), on the device of the last."""
+    """The tables of steps, shape (steps, rows, n + 1), on the device of the last."""
     device, count = steps[-1].device, len(steps[-1].passes)
     if all(s.sums is None and len(s.passes) == count and s.device == device for s in steps):
         tables = _tables([each for step in steps for each in step.passes], columns)  # all at once
@@ -438,7 +455,7 @@ def _tables_of_steps(steps: Sequence[Step], columns: _Columns) -> Tensor:
 
 @torch.no_grad()
 def _tables(passes: Sequence[Pass], columns: _Columns) -> Tensor:
-    """One table for each forward pass, shape (passes, 6, n + 1).
+    """One table for each forward pass, shape (passes, rows, n + 1).
 
     The last column is 0, but 1 in the row of counts, so that it counts passes.
     """
@@ -469,7 +486,15 @@ def _tables(passes: Sequence[Pass], columns: _Columns) -> Tensor:
         ):
             count[row, names.index(name)].zero_()
     rows = torch.stack([raw, value, weight, penalty, weighted], dim=1)
-    return torch.cat([torch.nn.functional.pad(rows, (0, 1)), count[:, None]], dim=1)
+    tables = [torch.nn.functional.pad(rows, (0, 1)), count[:, None]]
+    if passes[0].found is not None:
+        finds = [None if each.found is None else ~each.found.isnan() for each in passes]
+        found = [None if each.found is None else each.found.nan_to_num(0.0) for each in passes]
+        rows = torch.stack(
+            [_stacked(found, given, terms), _stacked(finds, given, terms).to(value.dtype)], dim=1
+        )
+        tables.append(torch.nn.functional.pad(rows, (0, len(names) - len(terms) + 1)))
+    return torch.cat(tables, dim=1)
 
 
 def _stacked(

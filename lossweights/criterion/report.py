@@ -13,8 +13,9 @@ from lossweights.components.durations import Horizon
 from lossweights.criterion.indexing import take
 from lossweights.errors import did_you_mean, quoted
 
-QUANTITIES = ("raw", "value", "weight", "penalty", "weighted", "share")  # of a term
+QUANTITIES = ("raw", "value", "found", "weight", "penalty", "weighted", "share")  # of a term
 METRICS = (*QUANTITIES, "total", "controller", "scheduled")  # what a logger may include
+_SOMETIMES = ("found", "penalty")  # quantities that not every loss has
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Breakdown:
         weighted: `weight * value + penalty`; over a step, the mean or sum of that.
         share: $|w_i l_i| / \sum_j |w_j l_j|$, the part of each term in the loss; 0 if all are 0.
         step: Optimizer steps done before the forward pass; None if it is not known.
+        found: `weight` before the `normalize` and `bounds` of the balancer; nan if it found none,
+            empty if it has neither.
         controllers: The state of each controller now, by term.
         scheduled: The scheduled numbers, by name.
         notes: Warnings about the training so far.
@@ -44,6 +47,7 @@ class Breakdown:
     weighted: dict[str, Tensor]
     share: dict[str, Tensor]
     step: int | None = None
+    found: dict[str, Tensor] = field(default_factory=dict)
     controllers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     scheduled: dict[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -61,11 +65,13 @@ class Breakdown:
         order: Iterable[str],
         zero: Tensor,
         members: Collection[str] = (),
+        found: Sequence[Tensor] = (),
     ) -> Breakdown:
         """From the parts of the terms in `names`, for those of `order` that are among them.
 
-        `products` are weights times values; `penalty` is empty if nothing is learned, and else has
-        the terms, before the `members` of groups; `zero` is the total without any term.
+        `products` are weights times values; `penalty` is empty if nothing is learned, and `found`
+        if nothing is adjusted, and else they have the terms, which come before the `members` of
+        groups; `zero` is the total without any term.
         """
         index_of = {name: index for index, name in enumerate(names)}
         where = {name: index_of[name] for name in order if name in index_of}
@@ -89,6 +95,7 @@ class Breakdown:
             penalty=penalties,
             weighted=weighted,
             share=dict(zip(where, share.unbind(), strict=False)),
+            found=by_name(found),
         )
 
     def metrics(self, prefix: str = "", include: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -96,8 +103,8 @@ class Breakdown:
 
         Args:
             prefix: Prepended to each name, such as `train/`.
-            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total`,
-                `controller` and `scheduled`; all of them by default.
+            include: Which of `raw`, `value`, `found`, `weight`, `penalty`, `weighted`, `share`,
+                `total`, `controller` and `scheduled`; all of them by default.
 
         Raises:
             ValueError: For an unknown quantity.
@@ -118,7 +125,7 @@ class Breakdown:
 
     def __str__(self) -> str:
         numbers = on_host(self.metrics())
-        columns = [quantity for quantity in QUANTITIES if quantity != "penalty" or self.penalty]
+        columns = [each for each in QUANTITIES if each not in _SOMETIMES or getattr(self, each)]
         width = max([len("total"), *map(len, self.raw)])
         lines = [] if self.step is None else [Horizon(unit=self.unit).at(self.step)]
         lines.append(f"{'term':<{width}} " + "".join(f"{column:>12}" for column in columns))

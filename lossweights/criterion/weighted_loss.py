@@ -144,6 +144,7 @@ class WeightedLoss(nn.Module):
             self.adaptive.summed,
             self.adaptive.compared,
             weights_move=_weights_move(config, self.adaptive),
+            adjusts=config.balancer is not None and config.balancer.adjusts,
         )
         self._issued: set[str] = set()
         self._divided_by: int | None = None
@@ -301,6 +302,7 @@ class WeightedLoss(nn.Module):
             self._record.order,
             weights.new_zeros(()),
             self._record.members,
+            () if parts.found is None else parts.found.unbind(),
         )
 
     def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
@@ -699,8 +701,8 @@ class WeightedLoss(nn.Module):
 
         Args:
             prefix: Prepended to each name, such as `train/`.
-            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total`,
-                `controller` (as in `controller/kl/error`) and `scheduled`.
+            include: Which of `raw`, `value`, `found`, `weight`, `penalty`, `weighted`, `share`,
+                `total`, `controller` (as in `controller/kl/error`) and `scheduled`.
             tensors: Whether to return 0-dim tensors, without waiting for the device; floats take
                 one transfer for all.
 
