@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -246,6 +247,21 @@ def test_several_configs_are_compared_term_by_term() -> None:
     assert (len(curves(nll)), len(curves(size))) == (2, 1)
     assert lines(size)[0].get_color() == lines(kl)[2].get_color()
     assert nll.get_xlim() == kl.get_xlim()
+
+
+def test_the_time_axis_has_the_unit_of_the_clock() -> None:
+    tokens = LossConfig.read({"terms": ["a"], "total": "5000 tokens"})
+    assert plot.config(tokens).axes[0].get_xlabel() == "tokens"
+    steps = LossConfig.read({"terms": ["a"], "total_steps": 5000})
+    with pytest.raises(ValueError, match="one time axis, and the configs count"):
+        plot.config({"tokens": tokens, "steps": steps})
+    criterion = WeightedLoss(tokens)
+    found = History(criterion, every="10 tokens")
+    for _ in range(3):
+        criterion({"a": torch.tensor(1.0)})
+        criterion.step(10)
+    for draw in (plot.values, plot.weights, plot.shares, plot.overview):
+        assert draw(found).axes[-1].get_xlabel() == "tokens"
 
 
 def test_what_is_found_in_training_is_dotted_and_said() -> None:
