@@ -339,9 +339,7 @@ class ForwardRecord:
         where = [index for index, name in enumerate(self._all) if name in steps.names]
         rows = [row.unbind() for part in (given, added) for row in part.unbind()]
         raw, value, weight, penalty, products = ([row[index] for index in where] for row in rows)
-        finds = ()
-        if self._adjusts:
-            finds = (steps.sums[_FOUND] / steps.sums[_FINDS]).unbind()
+        finds = (steps.sums[_FOUND] / steps.sums[_FINDS]).unbind() if self._adjusts else ()
         count = len(steps.names.difference(self.members))  # terms come before members
         found = Breakdown.of(
             [self._all[index] for index in where],

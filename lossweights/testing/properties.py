@@ -298,7 +298,8 @@ def check_group(component: Adaptive) -> None:
             training.forward(step)
             gradients.append(training.parameter.grad)
             training.step(step)
-        _assert_equal(*gradients, f"{what} changes the gradient")
+        left, right = gradients
+        _assert_equal(left, right, f"{what} changes the gradient")
         seen, others = (each.criterion.metrics(tensors=True) for each in (alone, halves))
         for key in seen.keys() - {f"raw/{NAMES[0]}"}:  # that of a group is after the transform
             _assert_equal(seen[key], others[key], f"{what} changes {key}")

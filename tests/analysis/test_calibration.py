@@ -248,8 +248,8 @@ def test_a_group_is_calibrated_as_one_term() -> None:
         "late": {"weight": 2.0, "schedule": {"kind": "warmup", "over": "50%"}},
         "in": {"weight": 0.5, "terms": ["x", "y"]},
     }
-    terms = {"task": 1.0, "deep": {"weight": 4.0, "terms": inside}}
-    batch = {"task": 100.0, "deep": {"late": 3.0, "in": {"x": 1.0, "y": 7.0}}}
+    terms: dict[str, Any] = {"task": 1.0, "deep": {"weight": 4.0, "terms": inside}}
+    batch: dict[str, Any] = {"task": 100.0, "deep": {"late": 3.0, "in": {"x": 1.0, "y": 7.0}}}
     found = calibrate(WeightedLoss(terms, total_steps=10), [batch], {"deep": 0.2})
     assert [*found.terms] == ["task", "deep"]
     assert found.terms["deep"].typical == 2.0 * 3.0 + 0.5 * (1.0 + 7.0)
@@ -269,13 +269,13 @@ def test_a_group_is_calibrated_as_one_term() -> None:
 
 def test_groups_that_compensate_for_their_size_keep_their_weight() -> None:
     pid = {"kind": "pid", "target": 1.0, "response": "10 steps"}
-    terms = {
+    terms: dict[str, Any] = {
         "a": 1.0,
         "b": 1.0,
         "steered": {"controller": pid, "terms": ["x"]},
         "adapts": {"terms": {"in": {"terms": {"x": {"transform": "relative"}}}}},
     }
-    batch = {"a": 1.0, "b": 9.0, "steered/x": 1.0, "adapts/in/x": 1.0}
+    batch: dict[str, Any] = {"a": 1.0, "b": 9.0, "steered/x": 1.0, "adapts/in/x": 1.0}
     found = calibrate(WeightedLoss(terms), [batch])
     assert notes(found) == {
         "steered": "keeps its weight: the controller 'pid' adjusts it",

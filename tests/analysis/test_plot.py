@@ -141,7 +141,10 @@ def grouped(
     """The history of a criterion with `task`, and a group `deep` that has `a`, `b` and `in`."""
     inside = {"x": weights["x"], "y": weights["y"]}
     deep = {"a": weights["a"], "b": weights["b"], "in": {"weight": 2.0, "terms": inside}}
-    terms = {"task": weights["task"], "deep": {"weight": weights["deep"], "terms": deep}}
+    terms: dict[str, Any] = {
+        "task": weights["task"],
+        "deep": {"weight": weights["deep"], "terms": deep},
+    }
     criterion = WeightedLoss(terms)
     found = History(criterion, every="1 steps", include=include)
     for values in zip(*rows.values(), strict=True):
@@ -219,7 +222,10 @@ def test_a_group_that_is_not_there_is_refused(draw: Any) -> None:
 def test_members_of_a_config_are_drawn_if_they_change_by_themselves() -> None:
     warm = {"kind": "warmup", "over": "50%"}
     inside = {"a{0..11}": 1.0, "b{0..11}": {"weight": 2.0, "schedule": warm}, "c": warm}
-    terms = {"task": 1.0, **{f"g{i}": {"weight": 2.0, "terms": inside} for i in range(6)}}
+    terms: dict[str, Any] = {
+        "task": 1.0,
+        **{f"g{i}": {"weight": 2.0, "terms": inside} for i in range(6)},
+    }
     grouped = LossConfig.read({"terms": terms, "total_steps": 10})
     figure = plot.config(grouped)
     each = [(f"g{i}", f"g{i}/b0 and 11 alike", f"g{i}/c") for i in range(6)]
@@ -354,6 +360,21 @@ def test_several_configs_are_compared_term_by_term() -> None:
     assert (len(curves(nll)), len(curves(size))) == (2, 1)
     assert lines(size)[0].get_color() == lines(kl)[2].get_color()
     assert nll.get_xlim() == kl.get_xlim()
+
+
+def test_the_time_axis_has_the_unit_of_the_clock() -> None:
+    tokens = LossConfig.read({"terms": ["a"], "total": "5000 tokens"})
+    assert plot.config(tokens).axes[0].get_xlabel() == "tokens"
+    steps = LossConfig.read({"terms": ["a"], "total_steps": 5000})
+    with pytest.raises(ValueError, match="one time axis, and the configs count"):
+        plot.config({"tokens": tokens, "steps": steps})
+    criterion = WeightedLoss(tokens)
+    found = History(criterion, every="10 tokens")
+    for _ in range(3):
+        criterion({"a": torch.tensor(1.0)})
+        criterion.step(10)
+    for draw in (plot.values, plot.weights, plot.shares, plot.overview):
+        assert draw(found).axes[-1].get_xlabel() == "tokens"
 
 
 def test_what_is_found_in_training_is_dotted_and_said() -> None:

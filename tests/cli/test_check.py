@@ -156,12 +156,28 @@ def test_files_that_say_nothing(
 # How it is called
 
 
+def test_the_length_has_any_unit(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", FINE)  # which has total_steps
+    done = call("check", "a.yaml", "--total", "2e9 tokens")
+    assert (done.status, done.err) == (0, "")
+    assert "training: 2e9 tokens" in done.out
+    write(tmp_path, "b.yaml", "total: 2e9 tokens\nterms: {kl: {kind: warmup, over: 1e8 tokens}}")
+    assert "first peaks at 1 after 1e8 tokens" in call("check", "b.yaml").out
+    assert "training at 1000, with a weight" in call("check", "b.yaml", "--total=1000 tokens").err
+    refused = call("check", "b.yaml", "--total-steps", "30")
+    assert refused.status == 1
+    assert "terms.kl.schedule.over: 1e8 tokens, but the clock counts steps" in refused.err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         [],
         ["a.yaml", "--total-steps", "10%"],
         ["a.yaml", "--total-steps", "many"],
+        ["a.yaml", "--total-steps", "2e9 tokens"],
+        ["a.yaml", "--total", "10%"],
+        ["a.yaml", "--total", "2e9 tokens", "--total-steps", "40"],
         ["a.yaml", "--steps-per-epoch", "0"],
         ["a.yaml", "--import", "no_such_module"],
         ["a.yaml", "--nope"],

@@ -145,6 +145,21 @@ def test_a_group_is_drawn_with_members_that_change_by_themselves(
     assert found["late/y"][1] == "  multiplied in training by the balancer dwa"
 
 
+def test_the_time_axis_has_the_unit_of_the_clock(call: Call, tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", "total: 5000 tokens\nterms: {a: 1, b: {kind: warmup, over: 50%}}")
+    assert "4999 tokens" in call("preview", "a.yaml").out
+    write(tmp_path, "b.yaml", "terms: {b: {kind: warmup, over: 50%, delay: 5 tokens}}")
+    needed = " ".join(call("preview", "b.yaml").err.split())
+    assert needed.endswith("before total is known, with --total")
+    assert "99 tokens" in call("preview", "b.yaml", "--total", "100 tokens").out
+    write(tmp_path, "c.yaml", "terms: {b: {kind: warmup, over: 50 tokens}}")
+    assert "give it with --total" in call("preview", "c.yaml").out
+    write(tmp_path, "d.yaml", "total_steps: 5000\nterms: {a: 1, b: {kind: warmup, over: 50%}}")
+    both = call("preview", "a.yaml", "d.yaml")
+    assert both.status == 2
+    assert "a drawing has one time axis" in both.err
+
+
 BROKEN = """
 from lossweights import Schedule
 

@@ -78,7 +78,7 @@ def test_reads(written: object, read: Duration) -> None:
         ),
         ("10 epcohs", "did you mean 'epochs'"),
         ("10 epoks", "did you mean 'epochs'"),
-        ("10 stepz", "did you mean 'steps'"),
+        ("10 stepz", "did you mean 'step'"),
         ("10 percentt", "did you mean 'percent'"),
         ("10k", "'k' is not a unit of training: write"),
         ("10 env_steps", "'env_steps' is not a unit of training"),

@@ -404,7 +404,8 @@ def test_one_graph_for_a_training_with_groups() -> None:
 
     def total(x: Tensor, criterion: WeightedLoss) -> Tensor:
         deep = {"a": x[0], "b": x[1], "inner": {"x": x[2], "y": x[3]}}
-        return criterion({"task": x.sum(), "deep": deep})
+        loss: Tensor = criterion({"task": x.sum(), "deep": deep})
+        return loss
 
     compiled = torch.compile(total, backend=backend, fullgraph=True)
     x = torch.arange(4.0, requires_grad=True)

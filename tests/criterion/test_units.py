@@ -93,7 +93,7 @@ def test_a_step_that_a_scaler_skips_counts_nothing() -> None:
     criterion.follow(model, per_step=lambda: called.append(1) or 64)  # type: ignore[func-returns-value]
     for value in (1.0, torch.inf, 1.0):
         model.zero_grad()
-        scaler.scale(parameter.sum() * value).backward()
+        torch.autograd.backward(scaler.scale(parameter.sum() * value))
         scaler.step(model)
         scaler.update()
     assert criterion.current_step == 64 * len(called) == 128
@@ -171,7 +171,7 @@ def test_a_total_in_another_unit_than_the_config_is_refused_and_changes_nothing(
 
 
 def test_what_is_missing_is_asked_for_in_the_unit() -> None:
-    terms = {"kl": {"kind": "cyclical", "delay": "5 tokens"}}
+    terms: dict[str, Any] = {"kl": {"kind": "cyclical", "delay": "5 tokens"}}
     criterion = WeightedLoss(terms)
     with pytest.raises(HorizonError, match=r"before total is known: .*bind\(total=\"\.\.\. tokens"):
         _ = criterion.weights
@@ -205,7 +205,7 @@ def test_two_criteria_count_on_one_clock() -> None:
     assert own.weights == {"gan": 0.5}
     for other in ({"total_steps": 100}, {"steps_per_epoch": 5}, {"total": "100 frames"}):
         with pytest.raises(ConfigError, match=r"^(total|steps_per_epoch).*the clock counts tokens"):
-            WeightedLoss({"gan": 1.0}, clock=first.clock, **other)  # type: ignore[arg-type]
+            WeightedLoss({"gan": 1.0}, clock=first.clock, **other)
 
 
 # Components
