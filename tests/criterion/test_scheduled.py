@@ -109,11 +109,11 @@ def test_it_is_a_mapping_that_cannot_be_changed() -> None:
     assert repr(numbers) == "{'temperature': 4.0, 'ratio': 0.3}"
     how = r"computed from the config: .* config.override\({'scheduled.name': schedule}\)"
     with pytest.raises(TypeError, match=how):
-        numbers["ratio"] = 0.5  # type: ignore[index]
+        numbers["ratio"] = 0.5
     with pytest.raises(TypeError, match=how):
-        del numbers["ratio"]  # type: ignore[attr-defined]
+        del numbers["ratio"]
     with pytest.raises(AttributeError, match=how):
-        criterion().scheduled = {"ratio": 0.5}  # type: ignore[assignment]
+        criterion().scheduled = {"ratio": 0.5}
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest_one() -> None:
@@ -242,14 +242,14 @@ def test_criteria_on_one_clock_have_numbers_of_their_own() -> None:
 def test_a_step_with_numbers_does_not_wait_for_the_device() -> None:
     one, seen = criterion(total_steps=10), []
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             seen.append(func.overloadpacket.__name__)
             return func(*args, **(kwargs or {}))
 
-    with Watch():
+    with Watch():  # type: ignore[no-untyped-call]
         one({"loss": torch.tensor(2.0) / one.scheduled.tensor("temperature")})
         one.step()
         _ = one.scheduled["temperature"]
@@ -279,7 +279,7 @@ def test_one_graph_serves_a_whole_training(inside: bool) -> None:
     )
     tensor = one.scheduled.tensor("temperature")
 
-    def total(x: Tensor) -> Tensor:
+    def total(x: Tensor) -> Any:
         return one({"loss": x / (one.scheduled.tensor("temperature") if inside else tensor)})
 
     compiled = torch.compile(total, backend=counter, fullgraph=True)
