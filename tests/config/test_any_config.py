@@ -44,7 +44,7 @@ def one_of_each_kind() -> list[dict[str, Any]]:
                 continue
             table = {"kind": kind, **fields.get(role, {}).get(kind, {})}
             part: dict[str, Any] = {
-                "schedule": {"terms": {"first": {"schedule": table}, "b": 1.0}},
+                "schedule": {"terms": {"first": {"schedule": table}, "nll": 1.0}},
                 "shape": {"terms": {"first": {"kind": "cyclical", "shape": table}, "b": 1.0}},
                 "controller": {"terms": {"first": {"controller": table}, "b": 1.0}},
                 "transform": {
