@@ -55,7 +55,7 @@ def one_of_each_kind() -> list[dict[str, Any]]:
             table = {"kind": kind, **fields.get(role, {}).get(kind, {})}
             part: dict[str, Any] = {
                 "schedule": {
-                    "terms": {"first": {"schedule": table}, "b": 1.0},
+                    "terms": {"first": {"schedule": table}, "nll": 1.0},
                     "scheduled": {"number": table, "ratio": 0.3},
                 },
                 "shape": {"terms": {"first": {"kind": "cyclical", "shape": table}, "b": 1.0}},
