@@ -49,7 +49,11 @@ aggregation: Any = importlib.import_module("torchjd.aggregation") if find_spec("
 SIZE, BATCH, LAYERS = 512, 64, 4
 STEPS = 2  # of each variant in a round: few, so that what else a machine does meets all alike
 TARGET = 1.10  # with features, relative to the floor
-SETTINGS: dict[str, dict[str, Any]] = {"lr-annealing": {"reference": "term_0"}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gradient-similarity": {"primary": "term_0"},
+    "lr-annealing": {"reference": "term_0"},
+    "ntk": {"every": "1 steps"},
+}
 OF_PARAMETERS: dict[str, dict[str, Any]] = {"norm-balance": {"per_item": False}}
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
     "aligned-mtl": ("AlignedMTL", {}),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         AdaptiveKL,
         AugmentedLagrangian,
         Controller,
+        Increment,
         Lagrangian,
         Manual,
         Plateau,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from lossweights.components.declaration import Component
     from lossweights.components.durations import Duration, Horizon, epochs, percent, steps
     from lossweights.components.schedules import (
+        Complement,
         Constant,
         Cyclical,
         Exponential,
@@ -35,7 +37,14 @@ if TYPE_CHECKING:
         Values,
         Warmup,
     )
-    from lossweights.components.transforms import Capacity, FreeBits, Log, Relative, Transform
+    from lossweights.components.transforms import (
+        Capacity,
+        FreeBits,
+        Log,
+        OptimalSigma,
+        Relative,
+        Transform,
+    )
     from lossweights.config.loss_config import LossConfig
     from lossweights.config.term import Term
     from lossweights.criterion.clock import Clock
@@ -53,6 +62,7 @@ __all__ = [
     "Breakdown",
     "Capacity",
     "Clock",
+    "Complement",
     "Component",
     "ConfigError",
     "Constant",
@@ -66,10 +76,12 @@ __all__ = [
     "History",
     "Horizon",
     "HorizonError",
+    "Increment",
     "Lagrangian",
     "Log",
     "LossConfig",
     "Manual",
+    "OptimalSigma",
     "Piecewise",
     "Plateau",
     "Product",
@@ -99,13 +111,13 @@ _HOMES = {
     "analysis.history": "History",
     "components.balancers": "Balancer GradientBalancer GramianBalancer",
     "components.context": "State StepContext",
-    "components.controllers": "PID AdaptiveKL AugmentedLagrangian Controller Lagrangian Manual "
-    "Plateau",
+    "components.controllers": "PID AdaptiveKL AugmentedLagrangian Controller Increment Lagrangian "
+    "Manual Plateau",
     "components.declaration": "Component",
     "components.durations": "Duration Horizon epochs percent steps",
-    "components.schedules": "Constant Cyclical Exponential Piecewise Product Ramp Repeat Schedule "
-    "Sequence Shape Stage Steps Values Warmup",
-    "components.transforms": "Capacity FreeBits Log Relative Transform",
+    "components.schedules": "Complement Constant Cyclical Exponential Piecewise Product Ramp "
+    "Repeat Schedule Sequence Shape Stage Steps Values Warmup",
+    "components.transforms": "Capacity FreeBits Log OptimalSigma Relative Transform",
     "config.loss_config": "LossConfig",
     "config.term": "Term",
     "criterion.clock": "Clock",

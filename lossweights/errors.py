@@ -26,7 +26,11 @@ class ConfigError(ValueError):
 
 
 class HorizonError(RuntimeError):
-    """A duration in percent or epochs was used before the length of training was known."""
+    """A duration was used before the length of training was known, or in another unit."""
+
+
+class UnitError(HorizonError):
+    """A duration is in a unit that the clock does not count."""
 
 
 def shown(value: object, depth: int = 4) -> str:

@@ -65,7 +65,20 @@ TEXTS = st.one_of(
     st.text(max_size=6),
     st.characters().map(lambda character: f"a{character}b"),
     st.sampled_from(
-        ["", "5 steps", "10%", "2 epochs", "-1 steps", "1e400 steps", "5", "017", "1e-3", "*", "a*"]
+        [
+            "",
+            "5 steps",
+            "10%",
+            "2 epochs",
+            "3 tokens",
+            "-1 steps",
+            "1e400 steps",
+            "5",
+            "017",
+            "1e-3",
+            "*",
+            "a*",
+        ]
     ),
     st.sampled_from(["g", "b/first", "g/in", "/", "a/"]),
     st.sampled_from(["a{0..5}", "{b,first}", "{{x}}", "{", "{0..9999}", "{0..99999999}", "{9..}"]),

@@ -150,7 +150,9 @@ def test_every_schedule_is_documented_and_drawn(schedule: type[Schedule]) -> Non
     text = section("schedules.md", schedule.kind)
     assert f"kind: {schedule.kind}" in text
     assert f"(pictures/{schedule.kind}.png)" in text
-    assert not [name for name in schedule.model_fields if name not in text]
+    fields = schedule.model_fields.keys() - Schedule.model_fields
+    assert not [name for name in fields if name not in text]
+    assert "`every`" in section("schedules.md", "Staircases")
 
 
 @pytest.mark.parametrize("shape", ours(Shape), ids=lambda shape: shape.kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -184,66 +184,6 @@ def test_impartial_gradients_of_libmtl() -> None:
     alpha = jacobian[0] @ units.T @ torch.inverse(differences @ units.T)
     alpha = torch.cat((1 - alpha.sum()[None], alpha))
     torch.testing.assert_close(direction_of("imtl-g", jacobian), alpha @ jacobian)
-
-
-# physicsnemo-sym, by the formulas of its loss/aggregator.py
-
-
-def one_step_later(weigh: Callable[[int], Tensor]) -> Tensor:
-    """Their weights of steps 0 to 10, as ours of 1 to 11."""
-    return torch.stack([weigh(step) for step in range(len(SEEN) - 1)])
-
-
-def test_soft_adapt_of_physicsnemo_is_dwa_one_step_later() -> None:
-    def theirs(step: int) -> Tensor:
-        if step == 0:
-            return torch.ones(3)
-        weights = torch.exp(SEEN[step] / (SEEN[step - 1] + 1e-8))
-        return 3 * weights / weights.sum()
-
-    found = weights_of({"kind": "dwa", "temperature": 1.0, "every": "1 steps"})
-    torch.testing.assert_close(found[1:], one_step_later(theirs), rtol=1e-4, atol=1e-6)
-
-
-def test_relobralo_of_physicsnemo_without_lookback_one_step_later() -> None:
-    average = torch.ones(3)
-
-    def theirs(step: int) -> Tensor:
-        nonlocal average
-        if step:
-            average = 0.95 * average + 0.05 * 3 * torch.softmax(SEEN[step] / SEEN[step - 1], -1)
-        return average
-
-    balancer = {"kind": "relobralo", "smoothing": 0.95, "saudade": 1.0}
-    torch.testing.assert_close(weights_of(balancer)[1:], one_step_later(theirs))
-
-
-def test_uncertainty_of_physicsnemo() -> None:
-    log_variance = torch.zeros(3)
-    expected = ((torch.exp(-log_variance) * SEEN[0]).sum() + log_variance.sum()) / 2
-    assert totals_of("uncertainty")[0] == pytest.approx(expected.item())
-
-
-def test_learning_rate_annealing_of_physicsnemo() -> None:
-    balancer = {
-        "kind": "lr-annealing",
-        "reference": "a",
-        "compared": "plain",
-        "statistic": "mean",
-        "smoothing": 0.99,
-    }
-    criterion = WeightedLoss(NAMES, balancer=balancer)
-    expected = torch.ones(3, dtype=torch.float64)
-    for step in range(4):
-        jacobian = JACOBIANS[step % 2]
-        shared = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-        values = jacobian @ shared + 1
-        criterion(dict(zip(NAMES, values, strict=True)), shared=shared)
-        sizes = jacobian.abs().mean(dim=1)
-        expected = 0.99 * expected + 0.01 * sizes[0] / (sizes + 1e-8)
-        found = list(criterion.metrics(include=["weight"]).values())
-        assert found == pytest.approx(expected.tolist(), rel=1e-5)
-        criterion.step()
 
 
 # Ignite

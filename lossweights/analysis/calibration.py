@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from lossweights.components.schedules import Complement
 from lossweights.config.files import as_yaml
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.names import ByName
@@ -176,22 +177,23 @@ def _seen(criterion: WeightedLoss, given: Any) -> tuple[dict[str, list[float]], 
     terms = {name: term.model_copy(update=bare_term) for name, term in config.terms.items()}
     with warnings.catch_warnings(action="ignore"):  # the criterion has warned of its schedules
         bare = WeightedLoss(LossConfig(terms=ByName(terms), ignore=config.ignore)).eval()
-        bare.bind(total_steps=horizon.total_steps, steps_per_epoch=horizon.steps_per_epoch)
+        bare.bind(total=horizon.total, steps_per_epoch=horizon.steps_per_epoch)
     seen: dict[str, list[float]] = {name: [] for name in config.terms}
     count = 0
     for batch in given:
         count += 1
         with torch.no_grad():
             values = bare.breakdown(batch).value
-        for name, found in seen.items():  # of the groups, not of their members
-            if name in values:
-                found.append(abs(values[name].item()))
+        for name in seen.keys() & values.keys():  # of groups, not of their members
+            seen[name].append(abs(values[name].item()))
     if not count:
         raise ValueError("at least one batch is needed, found none: is the generator used up?")
     return seen, count
 
 
-def _why_kept(config: LossConfig, name: str, typical: float, final: float) -> str:
+def _why_kept(  # noqa: PLR0911  # one each
+    config: LossConfig, name: str, typical: float, final: float
+) -> str:
     """Why the weight of a term is kept; empty if one can be proposed."""
     term = config.terms[name]
     if term.controller is not None:
@@ -201,11 +203,18 @@ def _why_kept(config: LossConfig, name: str, typical: float, final: float) -> st
         return f"the transform {kinds[0]!r}{member} compensates for its size"
     if config.balancer is not None and term.is_balanced:
         return f"the balancer {config.balancer.kind!r} compensates for its size"
+    if others := _complements(config, name):
+        return f"{quoted(others)} is its complement, so another weight would change both"
     if final == 0:
         return "it is 0 at the end of training"
     if math.isnan(typical):
         return "the term was never given, or never finite"
     return "" if typical > 0 else "the term was 0 in most batches"
+
+
+def _complements(config: LossConfig, name: str) -> list[str]:
+    schedules = {other: term.schedule for other, term in config.terms.items()}
+    return [n for n, s in schedules.items() if isinstance(s, Complement) and s.of == name]
 
 
 def _adaptive(term: Term) -> list[str]:

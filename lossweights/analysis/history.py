@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.hooks import RemovableHandle
 
-from lossweights.components.durations import Duration
+from lossweights.components.durations import Duration, wrong_unit
 from lossweights.config.files import open_file
 from lossweights.criterion.record import Step, Sums
 from lossweights.criterion.report import METRICS, QUANTITIES, chosen, on_host
@@ -39,13 +39,14 @@ class History:
     """Keeps the metrics of a criterion, one row for each interval of optimizer steps.
 
     A row has the means of `WeightedLoss.metrics` over the steps of an interval, and the number of
-    its last step. Intervals begin at multiples of their length. A row takes one transfer from the
-    device; a step without a row takes none. Copies and pickles keep the rows and follow nothing.
+    its last step; if the clock counts another unit, what was done of it before that step. Intervals
+    begin at multiples of their length. A row takes one transfer from the device; a step without a
+    row takes none. Copies and pickles keep the rows and follow nothing.
 
     Args:
         criterion: The criterion to follow. Without one, the history is empty.
-        every: Interval of a row, such as `"50 steps"`, `"1 epochs"` or `"1%"`. While it cannot be
-            converted to steps, 50 steps.
+        every: Interval of a row, such as `"50 steps"`, `"1 epochs"` or `"1%"`, or in the unit that
+            the clock counts. While it cannot be converted, 50 steps.
         path: File to which each row is appended as one line of JSON as soon as its interval is
             complete; at the end of training, `close` adds the last one. If the file exists, its
             rows are kept. Steps that are repeated, as after a checkpoint was loaded, replace the
@@ -55,8 +56,8 @@ class History:
 
     Raises:
         TypeError: If something other than a criterion is passed.
-        ValueError: If the interval is 0, a quantity or `reduce` is unknown, or the file is not a
-            history.
+        ValueError: If the interval is 0 or in another unit than the clock counts, a quantity or
+            `reduce` is unknown, or the file is not a history.
         OSError: If the file cannot be read or written; if writing fails later, a warning is issued.
 
     >>> import torch
@@ -91,6 +92,9 @@ class History:
         self._every = Duration.parse(every)
         if self._every.value == 0:
             raise ValueError(f'every is at least "1 steps", found {str(every)!r}')
+        if criterion is not None and self._every.clock_unit not in (None, criterion.clock.unit):
+            raise ValueError(f"every: {wrong_unit(self._every, criterion.clock.unit)}")
+        self._unit = "steps"
         self._include = chosen(include, METRICS)
         self._has_warned = False  # that the interval is not known yet
         self._is_mean = reduce == "mean"
@@ -157,6 +161,13 @@ class History:
         return self._rows
 
     @property
+    def unit(self) -> str:
+        """What the `step` of a row counts, as the clock does; `"steps"` for a file read alone."""
+        if self._handle is not None and (criterion := self._criterion()) is not None:
+            self._unit = criterion.clock.unit
+        return self._unit
+
+    @property
     def is_complete(self) -> bool:
         """Whether the interval of the last row is complete."""
         return not self._steps
@@ -195,6 +206,7 @@ class History:
 
     def __getstate__(self) -> dict[str, Any]:
         rows, gone = list(self.rows), ("_criterion", "_record")
+        _ = self.unit
         kept = {key: value for key, value in self.__dict__.items() if key not in gone}
         kept |= {"_rows": rows, "_steps": [], "_sums": None, "_partial": _NO_ROW}
         return kept | {"_path": None, "_handle": None}

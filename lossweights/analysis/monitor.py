@@ -186,7 +186,7 @@ class Monitor:
         for finding in found:
             if (finding.term, finding.trouble) not in known:
                 self.findings.append(finding)
-                _warn(f"step {finding.step}: {finding.message}")
+                _warn(f"{criterion.horizon.at(finding.step)}: {finding.message}")
 
 
 class _Windows:
@@ -195,9 +195,12 @@ class _Windows:
     def __init__(
         self, rows: Rows, config: LossConfig, horizon: Horizon | None, floors: Floors
     ) -> None:
-        self.config, self.floors, self.curves = config, floors, Curves.of(config, horizon)
+        # Without its scheduled numbers, whose schedules may call functions.
+        curves = Curves.of(config.model_copy(update={"scheduled": {}}), horizon)
+        self.config, self.floors, self.curves = config, floors, curves
+        self.at = curves.horizon.at
         names = _judged(config)
-        self.weights = np.abs([self.curves.weights[name][-1] for name in names])
+        self.weights = np.abs([curves.weights[name][-1] for name in names])
         self.steps = [int(row["step"]) for row in rows]
         self.firsts = np.array(self.steps[::_WINDOW])
         raw, weighted, share = (
@@ -217,10 +220,10 @@ class _Windows:
         """The findings for a term."""
         if self.broken[index] > _WINDOW / 2:
             message = (
-                f"term {name!r} is nan or inf in {self.broken[index]} of the rows from step "
-                f"{self.steps[-_WINDOW]} to {self.steps[-1]}. To find where this begins, write "
-                "on_nonfinite: raise beside terms. To train without the term meanwhile, write "
-                "on_nonfinite: skip_term"
+                f"term {name!r} is nan or inf in {self.broken[index]} of the rows from "
+                f"{self.at(self.steps[-_WINDOW])} to {self.steps[-1]}. To find where this begins, "
+                "write on_nonfinite: raise beside terms. To train without the term meanwhile, "
+                "write on_nonfinite: skip_term"
             )
             yield Finding(self.steps[-1], name, "non-finite", message)
         if how := self._collapse(index, name):
@@ -252,7 +255,8 @@ class _Windows:
             return ""
         if name in self.floors:
             floor = self.floors[name]
-            return f"below its floor of {floor:g} since step {since}" * bool((recent < floor).all())
+            is_below = bool((recent < floor).all())
+            return f"below its floor of {floor:g} since {self.at(since)}" * is_below
         small = self.is_small[:, index]
         if (
             name in self.curves.adaptive  # training decides how much it counts
@@ -276,8 +280,8 @@ class _Windows:
         if not is_fall or others < least:
             return ""
         return (
-            f"it fell from {value:.3g} at step {step}, while the other terms went to {others:.0%} "
-            "of their values"
+            f"it fell from {value:.3g} at {self.at(step)}, while the other terms went to "
+            f"{others:.0%} of their values"
         )
 
     def _settled(self, name: str) -> float:

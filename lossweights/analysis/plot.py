@@ -43,6 +43,7 @@ _LETTER, _LINE = 0.062, 0.155  # inches: the width of a letter, and the height o
 _SIMILAR = 20  # up to this ratio of their peaks, curves can be read from one linear axis
 _DECADES = 100  # from this ratio of largest to smallest value on, the axis is logarithmic
 _AREAS = 120  # side by side, at most
+_MOST_LARGE = 4  # large panels of a config
 _ROUNDING = 1e-3  # by which the sum of all shares may differ from 1
 _LABELS = {"raw": "value", "weight": "weight"}
 
@@ -53,6 +54,7 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _DOTTED: Look = {"linestyle": (0, (1, 1.2)), "linewidth": 1.3, "zorder": 2.3}
 _REST = "#BBBBBB"  # the color of the terms that are combined
 _INK = "#222222"
+_ALONE: Look = {"color": _INK, "linewidth": 1.2}  # of a line that the legend does not have
 _STYLE: Any = (  # newer stubs of matplotlib want their own type of key
     dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize"), 8)
     | dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 7)
@@ -72,12 +74,13 @@ def config(
     *,
     width: float = _WIDTH,
 ) -> Figure:
-    """The weights of configs, before training.
+    """The weights and the scheduled numbers of configs, before training.
 
     The terms of one config share a panel if they are similar in size; several configs are compared
-    in one panel per term. The weight of a term with a controller or a balancer is dotted, because
-    it is multiplied by a factor that is only known in training. A member of a group is drawn if its
-    weight in the group changes; members of a group with equal weights share a curve.
+    in one panel per term. Each scheduled number has a panel. The weight of a term with a controller
+    or a balancer is dotted, because it is multiplied by a factor that is only known in training. A
+    member of a group is drawn if its weight in the group changes; members of a group with equal
+    weights share a curve.
 
     Args:
         configs: A config, or several by name.
@@ -86,6 +89,7 @@ def config(
 
     Raises:
         TypeError: If something other than a config is passed.
+        ValueError: If the configs count in different units.
         HorizonError: If a schedule needs the length of training and it is not known.
 
     >>> from lossweights import LossConfig
@@ -118,12 +122,17 @@ def config(
         columns = {title: each.weights[term] for term, title in titles.items()}
         dotted = [title for term, title in titles.items() if term in each.adaptive]
         panels, entries = _arranged(each.steps, columns, dotted)
+    numbers: Panels = {}
+    for index, each in enumerate(curves.values()):
+        look = looks(index) if len(curves) > 1 else _ALONE
+        for number, column in each.scheduled.items():
+            numbers.setdefault(f"scheduled.{number}", []).append((each.steps, column, look))
     named_terms = {name for each in curves.values() for name in each.weights}
     if named_terms.difference(shown, *shown.values()):
         entries.append(("members without a curve follow their group", {"linestyle": ""}))
     if any(each.adaptive for each in curves.values()):
         entries.append(("dotted: times a factor found in training", {"color": _REST} | _DOTTED))
-    return _picture(panels, entries, "weight", width)
+    return _picture(panels, entries, "weight", width, _one_unit(curves), numbers)
 
 
 def values(history: History, *, group: str | None = None, width: float = _WIDTH) -> Figure:
@@ -150,7 +159,7 @@ def values(history: History, *, group: str | None = None, width: float = _WIDTH)
     >>> figure = plot.values(history)
     """
     columns = _columns(history, "raw", group)
-    return _picture(*_arranged(history.steps, columns), "raw", width)
+    return _picture(*_arranged(history.steps, columns), "raw", width, history.unit)
 
 
 def weights(history: History, *, group: str | None = None, width: float = _WIDTH) -> Figure:
@@ -167,7 +176,7 @@ def weights(history: History, *, group: str | None = None, width: float = _WIDTH
         ValueError: If there is no such group, if the history has no rows, or no `weight`.
     """
     columns = _columns(history, "weight", group)
-    return _picture(*_arranged(history.steps, columns), "weight", width)
+    return _picture(*_arranged(history.steps, columns), "weight", width, history.unit)
 
 
 def shares(history: History, *, group: str | None = None, width: float = _WIDTH) -> Figure:
@@ -188,12 +197,15 @@ def shares(history: History, *, group: str | None = None, width: float = _WIDTH)
     look_of, entries = _largest(columns)
     areas = [(name, {"color": look["color"], "linewidth": 6}) for name, look in entries]
     return _figure(
-        width, [("", partial(_stack, history.steps, columns, look_of, _share(group)))], areas
+        width,
+        [("", partial(_stack, history.steps, columns, look_of, _share(group)))],
+        areas,
+        history.unit,
     )
 
 
 def overview(history: History, *, group: str | None = None, width: float = _WIDTH) -> Figure:
-    """Values, weights and shares in three panels on one time axis.
+    """Values, weights and shares in three panels on one time axis, and each scheduled number.
 
     If terms differ in size, the axis is logarithmic or, if some values are not above 0, each term
     is divided by its largest value. With many terms, those with the smallest shares are gray.
@@ -220,7 +232,11 @@ def overview(history: History, *, group: str | None = None, width: float = _WIDT
         lines = [(history.steps, drawn[name], look_of.get(name, gray)) for name in below_first]
         panels.append(("", partial(_draw, lines, quantity, label)))
     panels.append(("", partial(_stack, history.steps, columns, look_of, _share(group))))
-    return _figure(width, panels, entries)
+    for metric in history:
+        if metric.startswith("scheduled/"):
+            line = (history.steps, history[metric], _ALONE)
+            panels.append((metric, partial(_draw, [line], "weight", "")))
+    return _figure(width, panels, entries, history.unit)
 
 
 def looks(index: int, *, dotted: bool = False) -> Look:
@@ -231,6 +247,14 @@ def looks(index: int, *, dotted: bool = False) -> Look:
     gaps = (index + index // len(_COLORS)) % len(_DASHES)
     dashes = {"linestyle": _DASHES[gaps], "linewidth": 1.6 - 0.3 * gaps, "zorder": 2 + 0.1 * gaps}
     return {"color": _COLORS[index % len(_COLORS)]} | (_DOTTED if dotted else dashes)
+
+
+def _one_unit(curves: Mapping[str, Curves]) -> str:
+    """The unit of all curves; a ValueError if there are several."""
+    units = {name: each.horizon.unit for name, each in curves.items()}
+    if len(set(units.values())) > 1:
+        raise ValueError(f"a picture has one time axis, and the configs count {units}: draw each")
+    return next(iter(units.values()))
 
 
 def _columns(history: History, quantity: str, group: str | None) -> Columns:
@@ -328,17 +352,36 @@ def _numbers(columns: Iterable[Values]) -> Values:
     return np.concatenate([column[np.isfinite(column)] for column in columns])
 
 
-def _picture(panels: Panels, entries: Sequence[Entry], quantity: str, width: float) -> Figure:
-    """Lines of a quantity, in panels by title."""
+def _picture(
+    panels: Panels,
+    entries: Sequence[Entry],
+    quantity: str,
+    width: float,
+    unit: str,
+    numbers: Panels | None = None,
+) -> Figure:
+    """Lines of a quantity in panels by title, and those of scheduled numbers."""
     label = _LABELS[quantity] if len(panels) == 1 else ""
     painted = [(title, partial(_draw, lines, quantity, label)) for title, lines in panels.items()]
-    return _figure(width, painted, entries, small=len(panels) > 1)
+    painted += [
+        (title, partial(_draw, lines, quantity, "")) for title, lines in (numbers or {}).items()
+    ]
+    is_small = len(panels) > 1 or len(painted) > _MOST_LARGE
+    return _figure(width, painted, entries, unit, small=is_small)
 
 
 def _figure(
-    width: float, panels: Sequence[Painter], entries: Sequence[Entry], *, small: bool = False
+    width: float,
+    panels: Sequence[Painter],
+    entries: Sequence[Entry],
+    unit: str,
+    *,
+    small: bool = False,
 ) -> Figure:
-    """Panels in a grid (`small` ones side by side), with a legend below, in the user's fonts."""
+    """Panels in a grid (`small` ones side by side), with a legend below, in the user's fonts.
+
+    The `unit` of the clock is the label of the time axis.
+    """
     try:
         import matplotlib as mpl  # noqa: PLC0415  # an extra
         from matplotlib import style  # noqa: PLC0415
@@ -352,6 +395,7 @@ def _figure(
         ) from None
     # One by one: to read them all would choose a backend.
     fonts: Any = {key: mpl.rcParams[key] for key in mpl.rcParams if key.startswith("font.")}
+    time = "step" if unit == "steps" else unit
     columns = min(len(panels), max(int(width / _PANEL), 1)) if small else 1
     rows = math.ceil(len(panels) / columns)
     widest = max((len(name) for name, _ in entries), default=0) * _LETTER + 0.55
@@ -374,7 +418,7 @@ def _figure(
             if index >= len(panels) - columns:  # the lowest of its column
                 panel.tick_params(labelbottom=True)
             if index >= (rows - 1) * columns:
-                panel.set_xlabel("step")
+                panel.set_xlabel(time)
             paint(panel)
             panel.set_title(title, loc="left", parse_math=False)
         left, right = axes[0].get_xlim()

@@ -14,6 +14,7 @@ def check(
     configs: common.Configs,
     at: common.At = None,
     total_steps: common.TotalSteps = None,
+    total: common.Total = None,
     steps_per_epoch: common.StepsPerEpoch = None,
     _imports: common.Imports = None,
     *,
@@ -39,7 +40,8 @@ def check(
     refused = 0
     for argument in configs:
         try:
-            name, criterion, remarks = common.read(argument, at, total_steps, steps_per_epoch)
+            lengths = common.lengths(total_steps, total, steps_per_epoch)
+            name, criterion, remarks = common.read(argument, at, lengths)
         except ConfigError as error:
             common.say(str(error), err=True)
             refused += 1

@@ -5,7 +5,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from textwrap import fill, indent
@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import lossweights  # whose names import torch when they are used, which takes seconds
-from lossweights.components.durations import read_total_steps
+from lossweights.components.durations import read_total, read_total_steps
 from lossweights.config.files import Source
 from lossweights.errors import ConfigError, quoted
 
@@ -42,12 +42,15 @@ def import_modules(names: list[str] | None) -> list[str] | None:
     return names
 
 
-def _check_total(written: str | None) -> str | None:
-    try:
-        read_total_steps(written)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    return written
+def _checked(read: Callable[[object], object]) -> Callable[[str | None], str | None]:
+    def check(written: str | None) -> str | None:
+        try:
+            read(written)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        return written
+
+    return check
 
 
 Imports = Annotated[
@@ -75,8 +78,16 @@ TotalSteps = Annotated[
     str | None,
     typer.Option(
         metavar="N",
-        callback=_check_total,
+        callback=_checked(read_total_steps),
         help='Optimizer steps of the training, or "40 epochs". Overrides the config.',
+    ),
+]
+Total = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LENGTH",
+        callback=_checked(read_total),
+        help='Length of the training in any unit: "2e9 tokens". Overrides the config.',
     ),
 ]
 StepsPerEpoch = Annotated[
@@ -85,12 +96,18 @@ StepsPerEpoch = Annotated[
 ]
 
 
+def lengths(
+    total_steps: str | None, total: str | None, steps_per_epoch: int | None
+) -> dict[str, Any]:
+    """The changes that the options for the length of training make."""
+    if total_steps and total:
+        raise typer.BadParameter("--total-steps and --total say the same: drop one of them")
+    given = {"total_steps": total_steps, "total": total} if total_steps or total else {}
+    return given | ({"steps_per_epoch": steps_per_epoch} if steps_per_epoch else {})
+
+
 def read(
-    argument: str,
-    at: str | None,
-    total_steps: str | None,
-    steps_per_epoch: int | None,
-    changes: Mapping[str, Any] | None = None,
+    argument: str, at: str | None, changes: Mapping[str, Any]
 ) -> tuple[str, "lossweights.WeightedLoss", list[str]]:
     """The name of a config, `FILE` or `FILE:AT`, its criterion, and the warnings of building it.
 
@@ -101,8 +118,6 @@ def read(
     path, colon, own = argument.rpartition(":")
     if colon and not Path(argument).exists() and Path(path).exists():
         argument, at = path, own
-    horizon = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-    changes = {**(changes or {}), **{key: each for key, each in horizon.items() if each}}
     try:
         found, config = _config(Path(argument), at, changes)
         with warnings.catch_warnings(record=True) as caught:

@@ -65,15 +65,18 @@ def sources(cls: type) -> list[str]:
 
 
 def fields(cls: type[Component]) -> list[Field]:
-    """The fields of a kind, the required ones first."""
+    """The fields of a kind: the required ones first, then its own; none that must be omitted."""
     documented = {name: text for base in reversed(cls.__mro__) for name, text in _arguments(base)}
     found = []
     for name, field in cls.model_fields.items():
+        if field.annotation is NoneType:
+            continue
         words = type_in_words(field.annotation, field.metadata)
         default = field.get_default(call_default_factory=True)
         shown = None if field.is_required() else written(default)
         found.append(Field(name, words, shown, documented.get(name, field.description or "")))
-    return sorted(found, key=lambda field: field.default is not None)
+    own = inspect.get_annotations(cls)
+    return sorted(found, key=lambda field: (field.default is not None, field.name not in own))
 
 
 def written(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`lossweights preview`: the weights of configs over a training, drawn."""
+"""`lossweights preview`: the weights and scheduled numbers of configs over a training, drawn."""
 
 import io
 from pathlib import Path
@@ -31,6 +31,7 @@ def preview(
     configs: common.Configs,
     at: common.At = None,
     total_steps: common.TotalSteps = None,
+    total: common.Total = None,
     steps_per_epoch: common.StepsPerEpoch = None,
     changes: Annotated[
         list[str] | None,
@@ -44,9 +45,9 @@ def preview(
     ] = None,
     _imports: common.Imports = None,
 ) -> None:
-    """Draw the weights over a training.
+    """Draw the weights and the scheduled numbers over a training.
 
-    Each term has a panel. Several configs are drawn on top of each other. The curves are base
+    Each has a panel. Several configs are drawn on top of each other. The curves are base
     weight times schedule; a line says if a controller or a balancer multiplies them in training.
 
     \b
@@ -68,13 +69,17 @@ def preview(
     changed, found = dict(map(_change, changes or ())), {}
     for argument in configs:
         try:
-            name, criterion, _ = common.read(argument, at, total_steps, steps_per_epoch, changed)
+            lengths = common.lengths(total_steps, total, steps_per_epoch)
+            name, criterion, _ = common.read(argument, at, {**changed, **lengths})
             found[name] = criterion.config, Curves.of(criterion.config, points=_POINTS)
         except ConfigError as error:
             common.fail(str(error))
         except HorizonError as error:
-            needed = "steps-per-epoch" if "before steps_per_epoch" in str(error) else "total-steps"
-            common.fail(f"{name}: {error}, with --{needed}")
+            lacks = str(error).rpartition("before ")[2].removesuffix(" is known")
+            common.fail(f"{name}: {error}, with --{lacks.replace('_', '-')}")
+    units = {name: config.horizon.unit for name, (config, _) in found.items()}
+    if len(set(units.values())) > 1:
+        raise typer.BadParameter(f"a drawing has one time axis, and the configs count {units}")
     if len(found) < len(configs):
         raise typer.BadParameter("the same config is given twice")
     if out is None:

@@ -95,15 +95,15 @@ class StepContext:
     Args:
         fields: Values of the fields that are schedules, by name.
         terms: Names of the terms that the component serves, sorted; if present, in a forward pass.
-        step: Optimizer steps done; None inside a forward pass.
-        before: Steps done before the clock last moved.
+        step: Optimizer steps done, or what the clock counts; None inside a forward pass.
+        before: The same before the clock last moved.
         horizon: The length of training, as far as it is known.
         gradients: Statistics of the terms' gradients; None for components without them.
 
     Raises:
         ValueError: For `now["field"]` if that is not a scheduled field.
-        RuntimeError: For `step`, `horizon` and `passed` inside a forward pass, and for `gradients`
-            in a component other than a `GradientBalancer`.
+        RuntimeError: For `step`, `elapsed`, `horizon` and `passed` inside a forward pass, and for
+            `gradients` in a component other than a `GradientBalancer`.
 
     >>> now = StepContext({"target": torch.tensor(3.0)}, step=200, before=199, horizon=Horizon(400))
     >>> now["target"], now.step, now.passed("50%")
@@ -171,6 +171,11 @@ class StepContext:
             raise _unknown_step()
         return Horizon() if self._horizon is None else self._horizon
 
+    @property
+    def elapsed(self) -> int:
+        """By how much the clock last moved: 1, or what an optimizer step took, such as tokens."""
+        return self.step - (self._before or 0)
+
     def passed(self, every: Duration | str) -> bool:
         """Whether the last move of the clock reached or passed a multiple of `every`.
 
@@ -178,8 +183,13 @@ class StepContext:
             HorizonError: If the horizon lacks what `every` needs.
         """
         step, before = self.step, self._before or 0
-        length = max(1, self.horizon.steps(every))
-        return step // length > before // length
+        return has_passed(step, before, self.horizon, every)
+
+
+def has_passed(step: int, before: int, horizon: Horizon, every: Duration | str) -> bool:
+    """Whether a multiple of `every` was reached or passed on the way from `before` to `step`."""
+    length = max(1, horizon.steps(every))
+    return step // length > before // length
 
 
 def _unknown_step() -> RuntimeError:

@@ -1,22 +1,21 @@
-"""Durations with their unit, and the horizon that converts them into steps."""
+"""Durations with their unit, and the horizon that converts them into what the clock counts."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from lossweights.components.limits import LARGEST_INT
-from lossweights.errors import HorizonError, did_you_mean, shown
+from lossweights.errors import HorizonError, UnitError, did_you_mean, shown
 
-Unit = Literal["steps", "epochs", "percent"]
-
-_UNITS: dict[str, Unit] = {
+_UNITS = {
     "step": "steps",
     "steps": "steps",
     "epoch": "epochs",
@@ -32,6 +31,9 @@ _WHOLE = (  # in all spellings but those with an exponent below 0
     r"[0-9][0-9_]*(?:\.0*)?(?:[eE]\+?[0-9]+)?|(?:[0-9][0-9_]*)?\.[0-9]+[eE]\+?[0-9]+"
 )
 _WRITTEN = re.compile(rf"([+-]?{_NUMBER})\s*([^\s0-9]*)")  # in linear time
+_WORD = re.compile(r"[a-z]{3,100}")  # a unit of its own, such as tokens; `k` and `km` are none
+_MANY_ZEROS = 6  # at the end of a number, which are hard to count
+_NEAR = 0.7  # the similarity from which a word is taken for a misspelled unit
 _COUNT = re.compile(r"[0-9]+(?:_[0-9]+)*")
 _LONGEST_TEXT = 100  # characters of a duration
 
@@ -40,27 +42,36 @@ _LONGEST_TEXT = 100  # characters of a duration
 class Duration:
     """A length of training: `"500 steps"`, `"10 epochs"` (or `"10ep"`), `"25%"` (or `"0.25dur"`).
 
-    A percentage is always of the whole training, even inside a stage.
+    A percentage is always of the whole training, even inside a stage. Any other word of at least
+    three letters is a unit too, such as `"1e8 tokens"`, for a clock that counts it.
 
     Args:
-        value: Number of units; at least 0, and whole for steps.
-        unit: `"steps"` (optimizer steps), `"epochs"` or `"percent"`.
+        value: Number of units; at least 0, and whole unless it is in epochs or percent.
+        unit: `"steps"` (optimizer steps), `"epochs"`, `"percent"`, or another word in the plural.
 
     Raises:
-        ValueError: For a value below 0 or above 2**53, a fraction of a step, or an unknown unit.
+        ValueError: For a value below 0 or above 2**53, a fraction of a step, or a word that is
+            almost a known unit.
 
     >>> Duration.parse("0.25dur")
     percent(25)
     >>> Duration.parse("10 epochs").steps(Horizon(steps_per_epoch=300))
     3000
+    >>> Duration.parse("10%").steps(Horizon(total="2e9 tokens"))
+    200000000
     """
 
     value: float
-    unit: Unit
+    unit: str
 
     def __post_init__(self) -> None:
         if self.unit not in ("steps", "epochs", "percent"):
-            raise ValueError(f"a duration is in steps, epochs or percent, found {shown(self.unit)}")
+            if (word := _own_unit(self.unit)) is None:
+                raise ValueError(
+                    "a duration is in steps, epochs, percent or a unit of its own such as tokens, "
+                    f"found {shown(self.unit)}"
+                )
+            object.__setattr__(self, "unit", word)
         if isinstance(self.value, bool) or not isinstance(self.value, Real):
             raise ValueError(f"a duration is a number of {self.unit}, found {shown(self.value)}")
         value = _python(self.value)
@@ -69,9 +80,10 @@ class Duration:
             raise ValueError(
                 f"a duration must be from 0 to {LARGEST_INT}, found {_number_text(value)}{unit}"
             )
-        if self.unit == "steps" and value != int(value):
-            raise ValueError(f"steps must be whole, found {value:g} steps")
-        object.__setattr__(self, "value", int(value) if self.unit == "steps" else value)
+        is_whole = self.unit not in ("epochs", "percent")
+        if is_whole and value != int(value):
+            raise ValueError(f"{self.unit} must be whole, found {value:g} {self.unit}")
+        object.__setattr__(self, "value", int(value) if is_whole else value)
 
     @classmethod
     def parse(cls, written: object) -> Duration:
@@ -102,40 +114,60 @@ class Duration:
                 f'{number} has no unit: write "{number} steps" or "{number} epochs" '
                 f"(in Python also steps({number}) or epochs({number}))"
             )
-        known = _UNITS.get(unit.lower())
+        known = _UNITS.get(unit.lower()) or _own_unit(unit)
         if known is None:
             raise ValueError(
                 f"{unit!r} is not a unit of training{did_you_mean(unit, _UNITS)}: "
-                f'write "{number} steps", "{number} epochs" or "{number}%"'
+                f'write "{number} steps", "{number} epochs", "{number}%", or a unit of your own, '
+                "a word of at least three letters such as tokens"
             )
         value = float(number)
         return cls(round(value * 100, 10) if unit.lower() == "dur" else value, known)
 
     def length(self, horizon: Horizon) -> float:
-        """The duration in steps, not rounded: 25% of 1,686 steps are 421.5.
+        """The duration in what the clock counts, not rounded: 25% of 1,686 steps are 421.5.
 
         Raises:
-            HorizonError: If `horizon` lacks the total or the length of an epoch.
+            HorizonError: If `horizon` lacks the total or the length of an epoch, or counts another
+                unit.
         """
-        if self.unit == "steps":
-            return self.value
         if self.unit == "percent":
-            return self.value * horizon.total(f"{self} of training") / 100
-        if horizon.steps_per_epoch is None:
-            raise _unknown(str(self), "steps_per_epoch")
-        return self.value * horizon.steps_per_epoch
+            return self.value * horizon.count(f"{self} of training") / 100
+        if self.unit == horizon.unit:
+            return self.value
+        if self.unit == "epochs" and horizon.unit == "steps":
+            if horizon.steps_per_epoch is None:
+                raise horizon.unknown(str(self), "steps_per_epoch")
+            return self.value * horizon.steps_per_epoch
+        if self.value:
+            raise UnitError(wrong_unit(self, horizon.unit))
+        return 0  # in any unit
 
     def steps(self, horizon: Horizon) -> int:
-        """The duration in whole steps, halves rounded up; errors as those of `length`."""
+        """The duration in whole steps, or units of the clock; errors as those of `length`.
+
+        Halves are rounded up.
+        """
         return math.floor(self.length(horizon) + 0.5)
 
+    @property
+    def clock_unit(self) -> str | None:
+        """What a clock must count to convert it; None for a percentage and a length of 0."""
+        if self.unit == "percent" or not self.value:
+            return None
+        return "steps" if self.unit == "epochs" else self.unit
+
     def __repr__(self) -> str:
+        if self.unit not in ("steps", "epochs", "percent"):
+            return f"Duration({self.value!r}, {self.unit!r})"
         return f"{self.unit}({self.value!r})".replace(".0)", ")")
 
     def __str__(self) -> str:
         number = repr(self.value).removesuffix(".0")
         if self.unit == "percent":
             return f"{number}%"
+        if self.unit not in ("steps", "epochs"):
+            return f"{_short(self.value)} {self.unit}"
         return f"{number} {self.unit}" if number != "1" else f"1 {self.unit[:-1]}"
 
     @classmethod
@@ -168,64 +200,123 @@ def percent(value: float) -> Duration:
     return Duration(value, "percent")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Horizon:
-    """The length of training, which converts durations into steps.
+    """The length of training, which converts durations into what the clock counts.
 
     Args:
         total_steps: Optimizer steps of the whole training, or a duration in epochs; None if
-            unknown.
+            unknown. The short form of `total` for steps.
         steps_per_epoch: Optimizer steps of an epoch; None if unknown.
         end: Steps until *local* time ends, inside a stage or after a delay; None for training
             itself. Percentages are of the whole training in any case.
+        total: The length of the whole training in any unit, such as `"2e9 tokens"`,
+            `"40000 steps"` or `"40 epochs"`, in place of `total_steps`.
+        unit: What the clock counts; by default the unit of the total, or steps.
+
+    Attributes:
+        total: The length of the whole training as a `Duration`; None if unknown.
+        unit: What the clock counts: `"steps"`, or another unit such as `"tokens"`.
 
     Raises:
-        ValueError: For counts that are not whole, or below 0 (below 1 for an epoch).
+        ValueError: For counts that are not whole, or below 0 (below 1 for an epoch); for two
+            totals, and a total or an epoch that the clock cannot count.
 
     >>> Horizon("40 epochs", steps_per_epoch=100).total_steps
     4000
+    >>> Horizon(total="2e9 tokens").steps("1e8 tokens")
+    100000000
     """
 
-    total_steps: int | Duration | str | None = None
-    steps_per_epoch: int | None = None
-    end: int | None = None
+    total: Duration | None = field(compare=False)
+    steps_per_epoch: int | None
+    end: int | None
+    unit: str
+    _known: int | Duration | None = field(init=False, repr=False)  # the total, counted if possible
+
+    def __init__(
+        self,
+        total_steps: int | Duration | str | None = None,
+        steps_per_epoch: int | None = None,
+        end: int | None = None,
+        *,
+        total: Duration | str | None = None,
+        unit: str | None = None,
+    ) -> None:
+        check_count("steps_per_epoch", steps_per_epoch, least=1)
+        length, counted = one_total(total_steps, total), _counted(unit)
+        if length is not None:
+            own = "steps" if length.unit == "epochs" else length.unit
+            if unit is not None and own != counted:
+                raise ValueError(f"the clock counts {counted}, and the total is {length}")
+            counted = own
+        if steps_per_epoch is not None and counted != "steps":
+            raise ValueError(
+                f"steps_per_epoch is for a clock that counts steps, and this one counts {counted}: "
+                "remove it"
+            )
+        values = {"total": length, "steps_per_epoch": steps_per_epoch, "end": end, "unit": counted}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # frozen
+        is_waiting = length is not None and length.unit == "epochs" and steps_per_epoch is None
+        known = length if length is None or is_waiting else length.steps(self)
+        object.__setattr__(self, "_known", known)
 
     def __str__(self) -> str:
         each = "" if (n := self.steps_per_epoch) is None else f" ({n} an epoch)"
-        if isinstance(self.total_steps, int):
-            return f"{self.total_steps} steps{each}"
-        return f"{self.total_steps or 'unknown'}{each}"
+        if isinstance(self._known, int):
+            return str(self.total) if self.unit != "steps" else f"{self._known} steps{each}"
+        return f"{self._known or 'unknown'}{each}"
 
-    def __post_init__(self) -> None:
-        check_count("steps_per_epoch", self.steps_per_epoch, least=1)
-        total = read_total_steps(self.total_steps)
-        if isinstance(total, Duration) and self.steps_per_epoch is not None:
-            total = total.steps(self)
-        object.__setattr__(self, "total_steps", total)
+    @property
+    def total_steps(self) -> int | Duration | None:
+        """Optimizer steps of the whole training, or a duration in epochs; None if unknown."""
+        return self._known if self.unit == "steps" else None
 
     @property
     def span(self) -> int:
         """Steps from 0 until training, or a stage, ends; a HorizonError if that is unknown."""
-        return self.total("the length of training") if self.end is None else self.end
+        return self.count("the length of training") if self.end is None else self.end
 
-    def total(self, wanted: str) -> int:
-        """`total_steps`; if it is unknown, a HorizonError that begins with `wanted`."""
-        if isinstance(self.total_steps, int):
-            return self.total_steps
-        raise _unknown(wanted, "total_steps" if self.total_steps is None else "steps_per_epoch")
+    def count(self, wanted: str) -> int:
+        """The total in what the clock counts; unknown, a HorizonError that begins with `wanted`."""
+        if isinstance(self._known, int):
+            return self._known
+        lacks = "total_steps" if self.unit == "steps" else "total"
+        raise self.unknown(wanted, lacks if self.total is None else "steps_per_epoch")
+
+    def unknown(self, wanted: str, lacks: str) -> HorizonError:
+        """The error that something cannot be converted before a part of the horizon is known."""
+        return HorizonError(f"{wanted} cannot be converted to {self.unit} before {lacks} is known")
 
     @property
     def is_bounded(self) -> bool:
         """Whether the end of local time is known."""
-        return self.end is not None or isinstance(self.total_steps, int)
+        return self.end is not None or isinstance(self._known, int)
+
+    def at(self, step: float) -> str:
+        """A time in words: "step 500", or "500 tokens".
+
+        >>> Horizon(total="2e9 tokens").at(4096)
+        '4096 tokens'
+        """
+        is_steps = self.unit == "steps"
+        return f"step {step:.15g}" if is_steps else f"{_short(step)} {self.unit}"
 
     def length(self, duration: Duration | str) -> float:
-        """`duration` in steps, not rounded."""
+        """`duration` in steps, or what the clock counts, not rounded."""
         return Duration.parse(duration).length(self)
 
     def steps(self, duration: Duration | str) -> int:
-        """`duration` in whole steps, halves rounded up."""
+        """`duration` in whole steps, or units of the clock, halves rounded up."""
         return Duration.parse(duration).steps(self)
+
+    def merged(self, given: Horizon) -> Horizon:
+        """The horizon, with the parts that another one knows taken from that."""
+        total = self.total if given.total is None else given.total
+        each = self.steps_per_epoch if given.steps_per_epoch is None else given.steps_per_epoch
+        unit = self.unit if given.unit == "steps" else given.unit
+        return Horizon(total=total, steps_per_epoch=each, unit=unit if total is None else None)
 
     def local(self, start: int, length: int | None = None) -> Horizon:
         """The horizon of a part that begins at step `start`, with `length` steps or the rest."""
@@ -234,24 +325,62 @@ class Horizon:
         return replace(self, end=length)
 
 
-def pattern(*units: Unit, count: bool = False) -> str:
-    """A regular expression, for a JSON schema, for durations in some units, or also for a count."""
+def pattern(*units: str, own: bool = False, count: bool = False) -> str:
+    """A regular expression, for a JSON schema, for durations in some units.
 
-    def words(unit: Unit) -> str:  # in upper or lower case
-        written = [word for word in _UNITS if _UNITS[word] == unit]
+    Args:
+        *units: Known units, such as `steps`.
+        own: Whether any other word is a unit too. Misspelled units, which are refused, match.
+        count: Whether a number without a unit matches.
+    """
+
+    def words(*units: str) -> str:  # in upper or lower case
+        written = [word for word in _UNITS if _UNITS[word] in units]
         return "|".join(re.sub("[a-z]", lambda c: f"[{c[0]}{c[0].upper()}]", w) for w in written)
 
     numbers = {unit: _WHOLE if unit == "steps" else _NUMBER for unit in units}
     choices = [rf"(?:{number})\s*(?:{words(unit)})" for unit, number in numbers.items()]
+    known = words("steps", "epochs", "percent")
+    choices += [rf"(?:{_WHOLE})\s*(?!(?:{known})\s*$)[A-Za-z]{{3,100}}"] * own
     choices += [_COUNT.pattern] * count
     return rf"^\s*(?:\+?(?:{'|'.join(choices)}))\s*$"
 
 
 DURATION_JSON = {
     "type": "string",
-    "pattern": pattern("steps", "epochs", "percent"),
+    "pattern": pattern("steps", "epochs", "percent", own=True),
     "description": 'A length of training with its unit: "500 steps", "10 epochs", "25%".',
 }
+
+
+def wrong_unit(duration: Duration, unit: str) -> str:
+    """What to write in place of a duration that a clock of a unit cannot count."""
+    if unit == "steps":
+        return (
+            f'{duration}, but the clock counts steps: write total: "... {duration.unit}" for the '
+            "whole training, or this one in steps, epochs or percent"
+        )
+    return f'{duration}, but the clock counts {unit}: write "... {unit}" or a percentage'
+
+
+def _counted(unit: str | None) -> str:
+    """What a clock counts; else ValueError."""
+    if unit is None or unit == "steps":
+        return "steps"
+    if (word := _own_unit(unit)) is None:
+        raise ValueError(f'a clock counts "steps", or a unit such as "tokens", found {shown(unit)}')
+    return word
+
+
+def _own_unit(word: object) -> str | None:
+    """A word as a unit of its own, in the plural; None if it is almost a known unit, or no word."""
+    if not isinstance(word, str) or _WORD.fullmatch(word.lower()) is None:
+        return None
+    unit = word.lower()
+    if not unit.endswith("s"):
+        unit += "es" if unit.endswith(("ch", "sh", "x")) else "s"
+    is_near = unit in _UNITS or get_close_matches(unit, _UNITS, n=1, cutoff=_NEAR)
+    return None if is_near else unit
 
 
 def _python(value: Real) -> float:
@@ -264,12 +393,52 @@ def _python(value: Real) -> float:
         return math.inf
 
 
+def _short(value: float) -> str:
+    """A number as `100000000` or, if it is as exact, `1e8`."""
+    digits = f"{value:.16g}"
+    shortened = digits.rstrip("0")
+    if not digits.isdecimal() or len(digits) - len(shortened) < _MANY_ZEROS:
+        return digits
+    mantissa = f"{shortened[0]}.{shortened[1:]}".rstrip(".")
+    return f"{mantissa}e{len(digits) - 1}"
+
+
 def _number_text(value: float) -> str:
     return shown(value).removesuffix(".0")
 
 
-def _unknown(wanted: str, lacks: str) -> HorizonError:
-    return HorizonError(f"{wanted} cannot be converted to steps before {lacks} is known")
+def one_total(
+    total_steps: int | Duration | str | None, total: Duration | str | None
+) -> Duration | None:
+    """The length of training, from `total_steps` or `total`.
+
+    Raises:
+        ValueError: If both are given, or one cannot be read.
+    """
+    if total is None:
+        count = read_total_steps(total_steps)
+        return steps(count) if isinstance(count, int) else count
+    if total_steps is not None:
+        raise ValueError(
+            f"total_steps and total both say how long training takes, {total_steps} and {total}: "
+            "remove total_steps"
+        )
+    return read_total(total)
+
+
+def read_total(value: object, least: int = 0) -> Duration | None:
+    """Reads `total`: "2e9 tokens", "40000 steps", "40 epochs", None; else ValueError."""
+    if value is None:
+        return None
+    duration = Duration.parse(value)
+    if duration.unit == "percent":
+        raise ValueError(
+            f'total cannot be a share of itself, found {duration}: write "40000 steps" or '
+            '"2e9 tokens"'
+        )
+    if least and not duration.value:
+        raise ValueError(f"total must be above 0, found {duration}")
+    return duration
 
 
 def read_total_steps(value: object, least: int = 0) -> int | Duration | None:
@@ -280,6 +449,10 @@ def read_total_steps(value: object, least: int = 0) -> int | Duration | None:
             raise ValueError(
                 f"total_steps cannot be a share of itself, found {duration}: "
                 'write 40000 or "40 epochs"'
+            )
+        if duration.unit not in ("steps", "epochs"):
+            raise ValueError(
+                f'total_steps is a number of steps, found {duration}: write total: "{duration}"'
             )
         if duration.unit == "steps" or duration.value == 0:
             value = int(duration.value)

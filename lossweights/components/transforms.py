@@ -1,5 +1,6 @@
 """Transforms: functions of a term's value, applied before it is weighted."""
 
+import math
 from abc import abstractmethod
 from typing import Annotated, Literal, TypeAlias
 
@@ -138,6 +139,43 @@ class Log(Transform, kind="log"):
         return logarithm(value + self.epsilon)
 
 
+class OptimalSigma(Transform, kind="optimal-sigma"):
+    r"""A squared error as a likelihood of the best variance: $\frac{D}{2}\log(v + \varepsilon)$.
+
+    For $D$ elements with a mean squared error $v$, the negative log-likelihood of a Gaussian with
+    one variance is lowest at $\sigma^2 = v$, where it is this value and a constant,
+    $\frac{D}{2}(1 + \log 2\pi)$. Its gradient is that of $\frac{D}{2 \sigma^2} v$ at
+    $\sigma^2 = v + \varepsilon$. So a reconstruction error is in nats per example, as a KL is, and
+    needs no weight.
+
+    Args:
+        dimensions: $D$, the number of elements of one example: 3 * 64 * 64 for such an image.
+        epsilon: $\varepsilon$, the smallest variance, above 0. At a value of 0 the gradient is
+            $D / (2\varepsilon)$; for a value of $-\varepsilon$ or below the term is nan.
+
+    The value is the mean over the elements and the batch, as of `torch.nn.functional.mse_loss`;
+    give unreduced errors with `reduction: mean`. The KL beside it is a sum over the dimensions of
+    the code and a mean over the batch.
+
+    O. Rybkin, K. Daniilidis, S. Levine, *Simple and effective VAE training with calibrated
+    decoders*, ICML 2021, arXiv 2006.13202: $\sigma$ is that of a batch, too. Their code adds the
+    constant and limits $\log\sigma$ softly to at least -6, which is the default of `epsilon`,
+    $e^{-12}$; there the gradient at 0 is nan.
+
+    >>> from lossweights import OptimalSigma, WeightedLoss
+    >>> terms = {"error": {"transform": OptimalSigma(dimensions=100)}, "kl": 1.0}
+    >>> criterion = WeightedLoss(terms=terms)
+    >>> criterion({"error": torch.tensor(0.01), "kl": torch.tensor(20.0)})  # 50 * log(0.01) + 20
+    tensor(-210.2278)
+    """
+
+    dimensions: Annotated[int, Field(ge=1)]
+    epsilon: Annotated[float, Field(gt=TINY)] = math.exp(-12)
+
+    def apply(self, value: Tensor, state: State, now: StepContext) -> Tensor:
+        return optimal_sigma(value, self.dimensions, self.epsilon)
+
+
 class Relative(Transform, kind="relative"):
     r"""The value relative to an earlier one: $v / r$.
 
@@ -171,6 +209,11 @@ class Relative(Transform, kind="relative"):
         reference, size = state["reference"], observed.abs()
         known = reference if self.to == "first" else torch.lerp(size, reference, self.smoothing)
         state["reference"] = torch.where(reference > TINY, known, size)
+
+
+def optimal_sigma(value: Tensor, dimensions: int, epsilon: float) -> Tensor:
+    r"""$\frac{D}{2}\log(v + \varepsilon)$; nan if that is undefined."""
+    return 0.5 * dimensions * logarithm(value + epsilon)
 
 
 def logarithm(value: Tensor) -> Tensor:

@@ -26,11 +26,21 @@ from pydantic import (
 from lossweights.components.balancers import Balancer
 from lossweights.components.controllers import Controller
 from lossweights.components.declaration import Component, Declaration
-from lossweights.components.durations import Duration, pattern, read_total_steps
+from lossweights.components.durations import (
+    Duration,
+    Horizon,
+    pattern,
+    read_total,
+    read_total_steps,
+    wrong_unit,
+)
 from lossweights.components.limits import MOST_TERMS
+from lossweights.components.schedules import Schedule
 from lossweights.components.transforms import Transform
+from lossweights.config.complements import Owner, check_complements
 from lossweights.config.files import Location, Source, plain
 from lossweights.config.names import (
+    NAME_JSON,
     ByName,
     Name,
     as_written,
@@ -55,6 +65,12 @@ _TOTAL_STEPS = {
         {"type": "null"},
     ]
 }
+_TOTAL = {
+    "anyOf": [_TEXT | {"pattern": pattern("steps", "epochs", own=True)}, {"type": "null"}],
+}
+
+
+ScheduleLike = Schedule | float | Callable[[int], float] | Mapping[str, Any]
 
 
 class LossConfig(Declaration):
@@ -64,8 +80,12 @@ class LossConfig(Declaration):
         terms: The terms by name. In a list of names, each has weight 1. Braces in a name stand for
             several names: `"aux_{0..5}"`, `"{box,cls}_loss"`. `"{{x}}"` is a name with braces. A
             term may hold `terms` itself: see `Term`.
+        scheduled: Other numbers that change with the clock, such as a temperature, by name: a
+            schedule or a number each. `WeightedLoss.scheduled` has their values.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`. Can be bound later.
         steps_per_epoch: Optimizer steps of an epoch. Can be bound later.
+        total: The length of the whole training in any unit, in place of `total_steps`: with
+            `"2e9 tokens"` the clock counts tokens, and durations are in tokens or percent.
         eval_weights: The weights in evaluation. `final`: those at the end of training, so that the
             total means the same during the whole run. `current`: those of training at this step.
             A table of weights by name: these, and `final` for the other terms; the weight of a
@@ -85,6 +105,7 @@ class LossConfig(Declaration):
     """
 
     terms: dict[Name, Term]
+    scheduled: Annotated[dict[Name, Schedule], AfterValidator(by_name)] = Field(default={})
     total_steps: Annotated[
         int | Duration | None,
         PlainValidator(partial(read_total_steps, least=1)),
@@ -92,6 +113,12 @@ class LossConfig(Declaration):
         WithJsonSchema(_TOTAL_STEPS),
     ] = None
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    total: Annotated[
+        Duration | None,
+        PlainValidator(partial(read_total, least=1)),
+        PlainSerializer(lambda total: None if total is None else str(total)),
+        WithJsonSchema(_TOTAL),
+    ] = None
     eval_weights: Annotated[
         Annotated[EvalWeights, Tag("[rule]")]
         | Annotated[dict[Name, float], AfterValidator(by_name), Tag("[table]")],
@@ -114,6 +141,23 @@ class LossConfig(Declaration):
     @classmethod
     def _by_name(cls, terms: Any, read: ValidatorFunctionWrapHandler) -> ByName[Term]:
         return read_terms(terms, read, Term.model_fields.keys())
+
+    @field_validator("scheduled", mode="before")
+    @classmethod
+    def _numbers_by_name(cls, numbers: Any) -> Any:
+        if not isinstance(numbers, Mapping):
+            hint = ": in YAML, indent the numbers below it" if numbers is None else ""
+            raise ValueError(
+                f"a table by name is needed, such as {{ratio: 0.3}}, found {shown(numbers)}{hint}"
+            )
+        if len(numbers) > MOST_TERMS:
+            raise ValueError(f"at most {MOST_TERMS:,} numbers are scheduled, found {len(numbers)}")
+        for name in numbers:
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"the name of a number must be a string, found {shown(name)}: quote it"
+                )
+        return numbers
 
     @field_validator("ignore", mode="before")
     @classmethod
@@ -146,6 +190,12 @@ class LossConfig(Declaration):
         )
 
     @model_validator(mode="after")
+    def _lengths_are_in_one_unit(self) -> Self:
+        if problem := self.wrong_length(self.horizon.unit):
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
     def _eval_weights_of_terms(self) -> Self:
         table = self.eval_weights if isinstance(self.eval_weights, dict) else {}
         for name in table:
@@ -167,8 +217,8 @@ class LossConfig(Declaration):
             )
         if len(counts) > MOST_TERMS:
             raise ValueError(
-                f"a loss has at most {MOST_TERMS:,} terms, found {len(counts)} with the members of "
-                "groups"
+                f"a loss has at most {MOST_TERMS:,} terms, found {len(counts):,} with the members "
+                "of groups"
             )
         return self
 
@@ -204,6 +254,15 @@ class LossConfig(Declaration):
         return self
 
     @model_validator(mode="after")
+    def _complements_have_weights(self) -> Self:
+        owners = {
+            name: Owner(f"terms.{name}.schedule", term.schedule, term.controller is not None)
+            for name, term in self.all_terms.items()
+        }
+        check_complements(owners, [(part.place, part.component) for part in self.adaptive_parts()])
+        return self
+
+    @model_validator(mode="after")
     def _skipped_terms_are_observed(self) -> Self:
         """Refuses terms that would be left out for good, because nothing else is observed."""
         left_out = {
@@ -221,6 +280,37 @@ class LossConfig(Declaration):
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         yield from as_written(super().__repr_args__())
+
+    @property
+    def unit(self) -> str | None:
+        """What the clock must count, by the lengths in the config; None if any unit will do."""
+        units = (duration.clock_unit for _, duration in self._lengths())
+        counted = next(filter(None, units), None)
+        return "steps" if counted is None and self.steps_per_epoch is not None else counted
+
+    @property
+    def horizon(self) -> Horizon:
+        """The length of training, as far as the config says it, with the unit of the clock."""
+        return Horizon(self.total_steps, self.steps_per_epoch, total=self.total, unit=self.unit)
+
+    def wrong_length(self, unit: str) -> str:
+        """The first length that a clock of a unit cannot count, with its place; empty if none."""
+        for place, duration in self._lengths():
+            if duration.clock_unit not in (None, unit):
+                return f"{place}: {wrong_unit(duration, unit)}"
+        if unit == "steps" or self.steps_per_epoch is None:
+            return ""
+        return f"steps_per_epoch: the clock counts {unit}, not steps: remove it"
+
+    def _lengths(self) -> Iterator[tuple[str, Duration]]:
+        """All lengths that are not defaults, the total first, with their places."""
+        total = self.total if self.total_steps is None else self.total_steps
+        if total is not None:
+            name = "total" if self.total_steps is None else "total_steps"
+            yield name, Duration(total, "steps") if isinstance(total, int) else total
+        for name in type(self).model_fields:
+            if name not in ("total", "total_steps"):
+                yield from _lengths_in(getattr(self, name), (name,))
 
     @property
     def balanced_names(self) -> tuple[str, ...]:
@@ -266,6 +356,7 @@ class LossConfig(Declaration):
         described: dict[str, Any] = handler(schema)
         properties = handler.resolve_ref_schema(described)["properties"]
         properties["terms"] = {"anyOf": terms_json(properties["terms"])}
+        properties["scheduled"] |= {"propertyNames": NAME_JSON, "maxProperties": MOST_TERMS}
         properties["ignore"] = {"anyOf": [properties["ignore"], _TEXT]}
         properties["$schema"] = _TEXT | {"description": "The address of this schema."}
         return described
@@ -316,8 +407,8 @@ class LossConfig(Declaration):
 
         Args:
             changes: New values by dotted path, such as `kl.weight`, `kl.schedule.cycles` or
-                `total_steps`. A path begins with a term or a field of the config; braces in it
-                expand. `terms.new` adds a term.
+                `total_steps`. A path begins with a term, a scheduled number or a field of the
+                config; braces in it expand. `terms.new` adds a term.
 
         Raises:
             ConfigError: If a path does not exist, two paths change the same value, or the config
@@ -344,21 +435,37 @@ class LossConfig(Declaration):
         return self._validated(data, place)
 
     def _parts_of(self, path: str) -> list[str]:
-        """The parts of a dotted path; the name of a term may have dots itself."""
-        in_terms = path.removeprefix("terms.")
-        head, *rest = in_terms.split(".")
-        if in_terms == path and head in type(self).model_fields:
+        """The parts of a dotted path; the name of a term or a number may have dots itself."""
+        table, _, inside = path.partition(".")
+        if not inside or table not in ("terms", "scheduled"):
+            table, inside = "", path
+        head, *rest = inside.split(".")
+        if not table and head in type(self).model_fields:
             return path.split(".")
         for count in range(len(rest), -1, -1):  # the longest name first
-            if keys := _keys(self.terms, ".".join([head, *rest[:count]])):
-                return [*_inside(keys), *rest[count:]]
-        if in_terms != path and not rest:
-            return self._parts_of_new(head)
-        near = did_you_mean(head, [*self.all_terms, *type(self).model_fields])
+            name = ".".join([head, *rest[:count]])
+            keys = [] if table == "scheduled" else _keys(self.terms, name)
+            is_number = table != "terms" and name in self.scheduled
+            if keys and is_number:
+                raise ConfigError(
+                    f"{dotted([path])}: {shown(name)} is a term and a scheduled number: write "
+                    f"terms.{inside} or scheduled.{inside}"
+                )
+            if keys or is_number:
+                return [*(_inside(keys) if keys else ("scheduled", name)), *rest[count:]]
+        if table and not rest:  # one more
+            return [table, head] if table == "scheduled" else self._parts_of_new(head)
+        terms, numbers = [*self.all_terms], [*self.scheduled]
+        names = {"terms": terms, "scheduled": numbers}.get(
+            table, [*terms, *numbers, *type(self).model_fields]
+        )
+        what = "scheduled number" if table == "scheduled" else "term or field"
+        which = f"the scheduled numbers are {quoted(numbers)}"
+        if table != "scheduled":
+            which = f"the terms are {quoted(terms)}{f', {which}' if numbers else ''}"
         raise ConfigError(
-            f"{dotted([path])}: no term or field is called {shown(head)}{near} (the terms are "
-            f"{quoted(self.all_terms)}); to add a term, write all of it at "
-            f"{dotted(['terms', head])}"
+            f"{dotted([path])}: no {what} is called {shown(head)}{did_you_mean(head, names)} "
+            f"({which}); to add one, write all of it at {dotted([table or 'terms', head])}"
         )
 
     def _parts_of_new(self, name: str) -> list[str]:
@@ -414,6 +521,21 @@ def _expanded(path: str) -> list[str]:
         return expanded(path)
     except ValueError as error:
         raise ConfigError(f"{dotted([path])}: {error}") from None
+
+
+def _lengths_in(part: Any, path: Location) -> Iterator[tuple[str, Duration]]:
+    """All durations in a part of a config that are not defaults, with their places."""
+    if isinstance(part, Duration):
+        yield dotted(path), part
+    elif isinstance(part, BaseModel):
+        for name, field in type(part).model_fields.items():
+            value = getattr(part, name)
+            if not (isinstance(value, Duration) and value == field.default):
+                yield from _lengths_in(value, (*path, name))
+    elif isinstance(part, Mapping | tuple | list):
+        items = part.items() if isinstance(part, Mapping) else enumerate(part)
+        for key, value in items:
+            yield from _lengths_in(value, (*path, key))
 
 
 def _with_value(owner: Any, path: Sequence[str], value: Any, whole: str) -> Any:

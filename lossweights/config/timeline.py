@@ -1,4 +1,4 @@
-"""Base weight x schedule over time, and the scheduled fields of components, in numpy."""
+"""Base weight x schedule, scheduled numbers and fields of components over time, in numpy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.limits import LARGEST_FLOAT32
-from lossweights.components.schedules import Schedule, Steps, Values
+from lossweights.components.schedules import Complement, Constant, Schedule, Steps, Values
 from lossweights.components.schedules.function import calls_function
 from lossweights.components.transforms import Transform
 from lossweights.config.loss_config import LossConfig
-from lossweights.errors import ConfigError, HorizonError, quoted
+from lossweights.errors import ConfigError, HorizonError, UnitError, quoted
 
 T = TypeVar("T")
 
@@ -33,10 +33,11 @@ class Timeline:
     """All schedules of a config over time, in columns.
 
     The first columns are the weights of the terms, sorted by name: base weight times schedule, 0
-    while dormant. Then come those of the members of groups, within their group, and the scheduled
-    fields of controllers, transforms and the balancer.
-    Schedules are evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not
-    depend on which steps were evaluated before. Python functions are called for one step, because
+    while dormant. Then come those of the members of groups, within their group, the scheduled
+    numbers, and the scheduled fields of controllers, transforms and the balancer. Schedules are
+    evaluated in blocks that begin at multiples of `BLOCK_STEPS`, so a value does not depend on
+    which steps were evaluated before. A clock that does not count steps moves by many units at
+    once, so then one row is evaluated at a time. Python functions are called for one step, because
     the variables that they read may change.
 
     Args:
@@ -47,9 +48,10 @@ class Timeline:
         names: The terms, sorted.
         groups: The members of each group, in the order of their columns.
         all_names: The terms and all members, in the order of their columns.
+        numbers: The column of each scheduled number, as declared.
         fields: The column of each scheduled field, by the place of its component and its name.
         starts: The step at which each term or member wakes up.
-        moves_until: The end of training, if any term has a schedule and the end is known.
+        moves_until: The end of training, if any term or number has a schedule and the end is known.
         is_patterned: Whether any term is dormant or skipped at some step.
 
     Raises:
@@ -74,6 +76,8 @@ class Timeline:
             name: i for i, name in enumerate(self.all_names) if terms[name].when_zero == "skip"
         }
         self.is_patterned = bool(self._last_start or self._skippable)
+        self.numbers = {name: i for i, name in enumerate(config.scheduled, len(self._columns))}
+        self._columns += [number_of(config, name, horizon) for name in self.numbers]
         self.fields: dict[str, dict[str, int]] = {}
         for part in config.adaptive_parts():
             start = 0 if part.term is None else self.starts[part.term]
@@ -81,14 +85,23 @@ class Timeline:
             for field, column in columns.items():
                 self.fields.setdefault(part.place, {})[field] = len(self._columns)
                 self._columns.append(column)
-        moves = any(term.schedule is not None for term in terms.values())
-        self.moves_until = horizon.span if moves and horizon.is_bounded else None
-        self._calling = [i for i, each in enumerate(self._columns) if calls_function(each.schedule)]
+        self.moves_until = horizon.span if self._moving() and horizon.is_bounded else None
+        self._calling = [i for i, each in enumerate(self._columns) if each.calls_function]
         self._others = [i for i in range(len(self._columns)) if i not in self._calling]
+        self._block_steps = BLOCK_STEPS if horizon.unit == "steps" else 1
         self._first, self._block = -1, np.empty((0, len(self._columns)))
         self._called, self._row = -1, np.empty(0)  # the last step for which functions were called
         self._why_positive: dict[int, str] = {}
         self.row(0)
+        self._check_complements()
+
+    def _moving(self) -> list[str]:
+        """The terms and numbers with a schedule."""
+        terms, numbers = self.config.all_terms, self.config.scheduled
+        moving = [name for name, term in terms.items() if term.schedule is not None]
+        return moving + [
+            f"scheduled.{n}" for n, s in numbers.items() if not isinstance(s, Constant)
+        ]
 
     @property
     def width(self) -> int:
@@ -104,11 +117,11 @@ class Timeline:
     def block(self, step: int) -> tuple[int, Values]:
         """The block with a step: its first step, and the values of its steps.
 
-        It has `BLOCK_STEPS` steps, or one if functions are called.
+        It has `BLOCK_STEPS` steps, or one if functions are called or the clock counts another unit.
         """
-        first = step - step % BLOCK_STEPS
+        first = step - step % self._block_steps
         if first != self._first:
-            self._block = self.rows(np.arange(first, first + BLOCK_STEPS), self._others)
+            self._block = self.rows(np.arange(first, first + self._block_steps), self._others)
             self._first = first
         if not self._calling:
             return self._first, self._block
@@ -131,13 +144,14 @@ class Timeline:
             ConfigError: If a schedule fails, or a value is too large for float32.
         """
         rows = np.zeros((len(steps), self.width))
+        found: dict[str, Values] = {}  # so that a function is called once for it and its complement
         for index in range(self.width) if columns is None else columns:
             column = self._columns[index]
-            rows[:, index] = values = column.values(steps)
+            rows[:, index] = values = column.values(steps, found)
             if (too_large := np.abs(values) > LARGEST_FLOAT32).any():
                 (row, *_), *_ = np.nonzero(too_large)
                 raise ConfigError(
-                    f"{column.label}: {column.value_of('')} at step {steps[row]} is "
+                    f"{column.label}: {column.value_of('')} at {self.horizon.at(steps[row])} is "
                     f"{values[row]:g}, too large for float32"
                 )
         return rows
@@ -175,10 +189,11 @@ class Timeline:
             ConfigError: For a weight that is too large for float32; names the term.
         """
         finals = np.array([column.base for column in self._columns])
+        found: dict[str, float] = {}
         for index, column in enumerate(self._columns):
             is_kept = index < len(self.all_names) and self.all_names[index] in but
             if column.is_final and not is_kept:
-                finals[index] = column.final()
+                finals[index] = column.final(found)
             if not abs(finals[index]) <= LARGEST_FLOAT32:  # nan too
                 raise ConfigError(
                     f"{column.label}: {column.value_of('final')} is {finals[index]:g}, which "
@@ -196,12 +211,20 @@ class Timeline:
         Raises:
             ConfigError: If a weight does; names the term.
         """
-        total = self.horizon.total_steps
-        last = total if isinstance(total, int) else BLOCK_STEPS
         self._why_positive = {i: why for i, name in enumerate(self.names) if name in names}
-        lowest = self.rows(_evenly(0, last, BLOCK_STEPS), self._others).min(axis=0)
+        lowest = self.rows(self._sample(), self._others).min(axis=0)
         self._refuse_below_zero(dict(enumerate(lowest)))
         self._refuse_below_zero(dict(enumerate(self.row(0))))
+
+    def _check_complements(self) -> None:
+        """Raises ConfigError for a complement that goes below 0 at some step of training."""
+        complements = [i for i in self._others if self._columns[i].of is not None]
+        if complements:
+            self.rows(self._sample(), complements)
+
+    def _sample(self) -> Steps:
+        last = self.horizon.span if self.horizon.is_bounded else BLOCK_STEPS
+        return _evenly(0, last, BLOCK_STEPS)
 
     def _refuse_below_zero(self, values: Mapping[int, float]) -> None:
         for index, value in values.items():
@@ -229,52 +252,56 @@ class Timeline:
         ]
         if not changed:
             return ""
-        such = f', such as "{before.span} steps" in place of "100%"' if before.is_bounded else ""
+        unit = self.horizon.unit
+        such = f', such as "{before.span} {unit}" in place of "100%"' if before.is_bounded else ""
         return (
-            f"the length of training was {before} and is {self.horizon} now, which changes weights "
-            f"at step {step}: {', '.join(changed)}. To keep them, write durations in steps{such}, "
-            "or keep the old length"
+            f"the length of training was {before} and is {self.horizon} now, which changes values "
+            f"at {self.horizon.at(step)}: {', '.join(changed)}. To keep them, write durations in "
+            f"{unit}{such}, or keep the old length"
         )
 
-    def past_end(self, step: int) -> str:
-        """What to write if a step is past the end of training; empty if no weight depends on it."""
-        end = self.moves_until
-        if end is None or step <= end:
+    def past_end(self, step: int, before: int) -> str:
+        """What to write if a step is past the end of training; empty if no value depends on it.
+
+        In another unit than steps, the last step may end after it, but has to begin `before` it.
+        """
+        end, counts_steps = self.moves_until, self.horizon.unit == "steps"
+        if end is None or step <= end or not (counts_steps or before >= end):
             return ""
-        terms = self.config.all_terms
-        moving = [name for name, term in terms.items() if term.schedule is not None]
         return (
-            f"training is at step {step}, past its end at {end}, for which the schedules of "
-            f"{quoted(moving)} were computed: set total_steps to its real length"
+            f"training is at {self.horizon.at(step)}, past its end at {end}, for which the "
+            f"schedules of {quoted(self._moving())} were computed: set "
+            f"{'total_steps' if counts_steps else 'total'} to its real length"
         )
 
     def overruns(self) -> list[str]:
         """One sentence for each schedule that ends after training."""
-        total = self.horizon.total_steps
-        if not isinstance(total, int):
+        if not self.horizon.is_bounded:
             return []
-        sentences = []
+        sentences, total, unit = [], self.horizon.span, self.horizon.unit
         for index, column in enumerate(self._columns):
             end, name = column.end(), self.all_names[index] if column.is_weight else ""
             if name and column.start >= total > 0:
                 sentences.append(
                     f"{column.label} is dormant for the whole training: terms.{name}.after is "
-                    f"{self.config.all_terms[name].after}, training takes {total} steps"
+                    f"{self.config.all_terms[name].after}, training takes {total} {unit}"
                 )
+            elif column.of is not None:
+                pass  # the other term, with which it ends, has a sentence
             elif end is not None and end > total > column.start and column.base != 0:
                 reached = column.values(np.array([total]))[0]
                 what, kind = ("its schedule ends", "weight") if name else ("it ends", "value")
                 place = f" at terms.{name}.schedule" if name else ""
                 sentences.append(
-                    f"{column.label} ends too late: {what} at step {math.ceil(end)}, training at "
-                    f"{total}, with a {kind} of {reached:g}; shorten {column.schedule}{place}, "
-                    "or train longer"
+                    f"{column.label} ends too late: {what} at {self.horizon.at(math.ceil(end))}, "
+                    f"training at {total}, with a {kind} of {reached:g}; shorten "
+                    f"{column.schedule}{place}, or train longer"
                 )
         return sentences
 
 
 class Column(NamedTuple):
-    """A base weight times a schedule over time, or a scheduled field of a component.
+    """A base weight times a schedule over time, a scheduled number, or a field of a component.
 
     Args:
         label: For messages.
@@ -284,6 +311,7 @@ class Column(NamedTuple):
         base: What the schedule is multiplied by.
         is_weight: Whether it is a weight, which is 0 before `start`.
         is_final: Whether it counts in evaluation.
+        of: The weight of which `schedule` is the complement, if it is one.
     """
 
     label: str
@@ -293,32 +321,56 @@ class Column(NamedTuple):
     base: float = 1.0
     is_weight: bool = False
     is_final: bool = True
+    of: Column | None = None
 
-    def values(self, steps: Steps) -> Values:
+    @property
+    def calls_function(self) -> bool:
+        """Whether a Python function is called for its values."""
+        return calls_function(self.schedule) or (self.of is not None and self.of.calls_function)
+
+    def values(self, steps: Steps, found: dict[str, Values] | None = None) -> Values:
         """The values at any steps, float64.
+
+        Args:
+            steps: The steps.
+            found: Weights at these steps that are already known, by label; these are added.
 
         Raises:
             HorizonError: If the schedule needs more of the horizon than is known.
             ConfigError: If the schedule fails.
         """
+        found = {} if found is None else found
+        if self.is_weight and self.label in found:
+            return found[self.label]
         factor: Values = np.ones(len(steps))
-        if self.schedule is not None:
+        if self.of is not None and isinstance(self.schedule, Complement):
+            weights, last = self.of.values(steps, found), math.inf
+            if self.horizon.is_bounded:
+                last = self.start + self.horizon.span
+            counts = (steps >= self.start) & (steps <= last)
+            factor = _named(self.label, partial(self.schedule.rest, weights, counts))
+        elif self.schedule is not None:
             local = np.maximum(steps - self.start, 0)
             factor = _named(self.label, partial(self.schedule, local, self.horizon))
         if self.is_weight:
             factor = np.where(steps >= self.start, factor, 0.0)
         values: Values = factor * self.base
+        if self.is_weight:
+            found[self.label] = values
         return values
 
     def end(self) -> float | None:
         """The step of training from which the value no longer changes; None if it never settles."""
         if self.schedule is None:
             return float(self.start)
+        if self.of is not None:
+            end = self.of.end()
+            return None if end is None else max(end, float(self.start))
         end = self.schedule.ends(self.horizon)
         return None if end is None else self.start + end
 
     def shown(self, points: int) -> Steps:
-        """Up to `points` steps from `start` on, which show the course of the values.
+        """About `points` steps from `start` on, which show the course of the values.
 
         They go to the end of training. If it is not known, they go as far as the schedule moves,
         or 10,000 steps if it never settles.
@@ -327,17 +379,29 @@ class Column(NamedTuple):
         last = self.start + _ENDLESS_STEPS if end is None else math.ceil(end)
         if self.horizon.is_bounded:
             last = self.start + max(self.horizon.span - 1, 0)
-        return _evenly(self.start, last, points)
+        steps = _evenly(self.start, last, points)
+        if end is not None and self.start <= end <= last and len(steps) <= last - self.start:
+            steps = np.union1d(steps, [math.ceil(end)])  # where a long ramp arrives
+        return steps
 
-    def final(self) -> float:
-        """The value at the end of training.
+    def final(self, found: dict[str, float] | None = None) -> float:
+        """The value at the end of training; `found` are those that are already known, as above.
 
         Raises:
             HorizonError: For a schedule that never settles, while the end is not known.
         """
+        found = {} if found is None else found
         if self.schedule is None:
             return self.base
-        return self.base * _named(self.label, partial(self.schedule.final, self.horizon))
+        if self.label not in found:
+            found[self.label] = self.base * self._final(self.schedule, found)
+        return found[self.label]
+
+    def _final(self, schedule: Schedule, found: dict[str, float]) -> float:
+        if self.of is not None and isinstance(schedule, Complement):
+            weights = np.array([self.of.final(found)])
+            return float(_named(self.label, partial(schedule.rest, weights))[0])
+        return _named(self.label, partial(schedule.final, self.horizon))
 
     def value_of(self, which: str) -> str:
         """`its final weight`: the words for the value in a message."""
@@ -352,8 +416,19 @@ def weight_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
     """
     lineage, label = config.lineage(name), f"term {name!r}"
     start = max(_named(label, partial(horizon.steps, term.after)) for term in lineage)
-    term = lineage[-1]
-    return Column(label, term.schedule, start, horizon.local(start), term.weight, is_weight=True)
+    term, local = lineage[-1], horizon.local(start)
+    of = _complemented(config, term.schedule, horizon)
+    return Column(label, term.schedule, start, local, term.weight, is_weight=True, of=of)
+
+
+def _complemented(config: LossConfig, schedule: Schedule | None, horizon: Horizon) -> Column | None:
+    """The weight of which a schedule is the complement; None if it is none."""
+    return weight_of(config, schedule.of, horizon) if isinstance(schedule, Complement) else None
+
+
+def number_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
+    """A scheduled number over time, from step 0 on."""
+    return Column(f"scheduled.{name}", config.scheduled[name], 0, horizon, is_final=False)
 
 
 def fields_of(place: str, component: Component, start: int, horizon: Horizon) -> dict[str, Column]:
@@ -366,7 +441,7 @@ def fields_of(place: str, component: Component, start: int, horizon: Horizon) ->
     columns = {}
     for field, value in component:
         if isinstance(value, Duration):
-            _named(place, partial(horizon.length, value))
+            _named(f"{place}.{field}", partial(horizon.length, value))
         elif isinstance(value, Schedule):
             # In evaluation only transforms act; all other factors are 1.
             is_final, local = isinstance(component, Transform), horizon.local(start)
@@ -376,7 +451,7 @@ def fields_of(place: str, component: Component, start: int, horizon: Horizon) ->
 
 @dataclass(frozen=True)
 class Curves:
-    """The weights of the terms of a config over a training: base weight times schedule.
+    """The weights and the scheduled numbers of a config over a training.
 
     Args:
         steps: Steps of the training, shape (n,).
@@ -385,6 +460,7 @@ class Curves:
             member is multiplied by that of its group.
         adaptive: Terms that have such a factor.
         horizon: The length of training.
+        scheduled: The value of each scheduled number at these steps, shape (n,).
         parts: For each group its members, with their weight in the group, or None if it changes.
 
     >>> config = LossConfig.read({"terms": {"nll": 1.0, "kl": {"kind": "warmup", "over": "50%"}}})
@@ -397,6 +473,7 @@ class Curves:
     weights: dict[str, Values]
     adaptive: frozenset[str]
     horizon: Horizon
+    scheduled: dict[str, Values]
     parts: dict[str, dict[str, float | None]]
 
     @classmethod
@@ -413,18 +490,20 @@ class Curves:
             HorizonError: If a schedule needs more of the horizon than is known.
         """
         given = Horizon() if horizon is None else horizon
-        known = Horizon(
-            config.total_steps if given.total_steps is None else given.total_steps,
-            config.steps_per_epoch if given.steps_per_epoch is None else given.steps_per_epoch,
-        )
+        known = config.horizon.merged(given)
         columns = {name: weight_of(config, name, known) for name in config.all_terms}
+        numbers = {name: number_of(config, name, known) for name in config.scheduled}
         if known.is_bounded:
             last = known.span - 1
         else:
-            moves = max(int(column.shown(points)[-1]) for column in columns.values())
+            both = (*columns.values(), *numbers.values())
+            moves = max(int(column.shown(points)[-1]) for column in both)
             last = math.ceil(max(_STILL_STEPS, 1.2 * moves))
         steps = _evenly(0, max(last, 0), points)
-        weights = {name: column.values(steps) + 0.0 for name, column in columns.items()}  # no -0
+        weights, scheduled = (
+            {name: column.values(steps) + 0.0 for name, column in of.items()}  # no -0
+            for of in (columns, numbers)
+        )
         adaptive = {name for name, term in config.terms.items() if term.controller is not None}
         adaptive.update(() if config.balancer is None else config.balanced_names)
         groups = config.groups
@@ -436,7 +515,7 @@ class Curves:
             group: {n: _part(inside[n], weights[group]) for n in weights if n in members}
             for group, members in groups.items()
         }
-        return cls(steps, weights, frozenset(adaptive), known, parts)
+        return cls(steps, weights, frozenset(adaptive), known, scheduled, parts)
 
 
 def to_draw(found: Sequence[Curves]) -> dict[str, list[str]]:
@@ -484,6 +563,8 @@ def _named(label: str, compute: Callable[[], T]) -> T:
     """The result, or the error with the label before it."""
     try:
         return compute()
+    except UnitError as error:  # no later length of training helps
+        raise ConfigError(f"{label}: {error}") from None
     except HorizonError as error:
         raise HorizonError(f"{label}: {error}") from None
     except ValueError as error:

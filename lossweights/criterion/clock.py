@@ -1,16 +1,19 @@
-"""The clock of a training: how many optimizer steps are done, and how long training takes."""
+"""The clock of a training: what is done of it, in steps or another unit, and how long it takes."""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 import torch
 from torch.optim import Optimizer
 
-from lossweights.components.durations import Duration, Horizon
+from lossweights.components.durations import Duration, Horizon, one_total
 from lossweights.criterion.torch_internals import makes_optimizer_state
+
+PerStep: TypeAlias = int | Callable[[], int]
 
 
 class Listener(Protocol):
@@ -33,7 +36,7 @@ class Listener(Protocol):
 
 
 class Clock:
-    """Counts the optimizer steps of a training and knows how long it takes.
+    """Counts the optimizer steps of a training, or another unit, and knows how long it takes.
 
     Every criterion has one, `criterion.clock`, and several criteria share one with
     `WeightedLoss(..., clock=other.clock)`. The first criterion on a clock moves it and saves its
@@ -42,6 +45,9 @@ class Clock:
     Args:
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`; None if unknown.
         steps_per_epoch: Optimizer steps of an epoch; None if unknown.
+        total: The length of the whole training in any unit, such as `"2e9 tokens"`, in place of
+            `total_steps`; the clock counts that unit.
+        unit: What the clock counts if the total is unknown, such as `"tokens"`; by default steps.
 
     Attributes:
         has_owner: Whether a criterion owns it.
@@ -61,18 +67,35 @@ class Clock:
         self,
         total_steps: int | Duration | str | None = None,
         steps_per_epoch: int | None = None,
+        *,
+        total: Duration | str | None = None,
+        unit: str | None = None,
     ) -> None:
-        self._step = 0
+        self._step = self._before = 0
         self.has_owner = False
         self.follower: Follower | None = None
-        self._bound = (total_steps, steps_per_epoch)
-        self.declared = self._horizon = Horizon(total_steps, steps_per_epoch)
+        self._unit = unit  # None if a total may still set it
+        self.declared = Horizon(total_steps, steps_per_epoch, total=total, unit=unit)
+        self._use(self.declared)
         self._listeners: list[weakref.ref[Listener]] = []
+
+    def _use(self, horizon: Horizon) -> None:
+        self._horizon, self._counts_steps = horizon, horizon.unit == "steps"
 
     @property
     def step(self) -> int:
-        """Optimizer steps done."""
+        """Optimizer steps done, or what else the clock counts."""
         return self._step
+
+    @property
+    def before(self) -> int:
+        """The same before the clock last moved."""
+        return self._before
+
+    @property
+    def unit(self) -> str:
+        """What the clock counts: `"steps"`, or another unit such as `"tokens"`."""
+        return self._horizon.unit
 
     @property
     def horizon(self) -> Horizon:
@@ -84,13 +107,20 @@ class Clock:
         """Whether it follows an optimizer that still exists."""
         return self.follower is not None and self.follower.is_alive
 
-    def advance(self, n: int = 1) -> None:
-        """Counts `n` optimizer steps that were done.
+    def advance(self, n: int | None = None) -> None:
+        """Counts `n` optimizer steps that were done, or what one took in the unit of the clock.
 
         All criteria on this clock learn and update their weights, then their callbacks run. An
         exception is raised after all of them were notified. Raises as `WeightedLoss.step`.
         """
-        if n.__class__ is not int or n < 0:
+        if n is None and self._counts_steps:
+            n = 1
+        elif n is None:
+            raise ValueError(
+                f"the clock counts {self.unit}: write how many the optimizer step took, as in "
+                "step(4096)"
+            )
+        elif n.__class__ is not int or n < 0:
             n = whole_number("step()", n)
         if self.is_followed:
             raise RuntimeError(
@@ -100,17 +130,22 @@ class Clock:
             )
         self._move(self.step + n, stepped=True)
 
-    def count_step(self) -> None:
-        """Counts one step of the optimizer that the clock follows."""
-        self._move(self.step + 1, stepped=True)
+    def count_step(self, n: int = 1) -> None:
+        """Counts one step of the optimizer that the clock follows, which took `n` units."""
+        self._move(self.step + n, stepped=True)
 
     def set(self, step: int) -> None:
         """Sets the clock, as `WeightedLoss.set_step`: observations of the step are dropped."""
         self._move(whole_number("set_step()", step), stepped=False)
 
-    def restore(self, step: int) -> None:
-        """Sets the step of a checkpoint; `refresh` follows once everything is loaded."""
-        self._step = step
+    def restore(self, step: int, before: int | None = None) -> None:
+        """Sets the step of a checkpoint; `refresh` follows once everything is loaded.
+
+        Args:
+            step: The step.
+            before: That before the clock last moved; by default one step earlier.
+        """
+        self._step, self._before = step, max(step - 1, 0) if before is None else before
 
     def refresh(self) -> None:
         """Makes all criteria on this clock compute the weights of its step."""
@@ -118,29 +153,47 @@ class Clock:
             listener.refresh()
 
     def bind(
-        self, *, total_steps: int | Duration | str | None = None, steps_per_epoch: int | None = None
+        self,
+        *,
+        total_steps: int | Duration | str | None = None,
+        steps_per_epoch: int | None = None,
+        total: Duration | str | None = None,
     ) -> None:
         """Sets how long training takes, as `WeightedLoss.bind`; if it raises, nothing changes."""
-        bound, horizon = self._bound, self._horizon
-        self._bound = (
-            bound[0] if total_steps is None else total_steps,
-            bound[1] if steps_per_epoch is None else steps_per_epoch,
-        )
-        notified = []
+        horizon, notified = self._horizon, []
+        length = one_total(total_steps, total)
+        length = horizon.total if length is None else length
+        each = horizon.steps_per_epoch if steps_per_epoch is None else steps_per_epoch
+        unit = self._unit if length is None else None
+        bound = Horizon(total=length, steps_per_epoch=each, unit=unit)
+        if bound.unit != horizon.unit and (self._step or self.is_followed):
+            raise RuntimeError(
+                f"the clock counts {horizon.unit} already, and the total is {length}: call "
+                "bind() before the first step, and before follow()"
+            )
         try:
-            self._horizon = Horizon(*self._bound)
+            self._use(bound)
             for listener in self._alive():
                 notified.append(listener)
                 listener.on_bind()
+            self._check_unit()
         except Exception:
-            self._bound, self._horizon = bound, horizon
+            self._use(horizon)
             for listener in notified:
                 listener.on_bind()
             raise
         for listener in notified:
             listener.after_bind()
 
-    def follow(self, optimizer: Optimizer) -> Follower:
+    def _check_unit(self) -> None:
+        """Refuses a total in another unit; a criterion names the place first, if it has one."""
+        if self._unit not in (None, self.unit):
+            raise ValueError(
+                f"the clock counts {self._unit}, and the total is {self.horizon}: write "
+                f'total="... {self._unit}"'
+            )
+
+    def follow(self, optimizer: Optimizer, per_step: PerStep | None = None) -> Follower:
         """Moves the clock with each step of `optimizer`, as `WeightedLoss.follow`."""
         if self.is_followed:
             raise RuntimeError(
@@ -148,7 +201,19 @@ class Clock:
                 "it first with handle.remove(), or build a second criterion with "
                 "clock=criterion.clock to share it"
             )
-        return Follower(self, unwrapped(optimizer))
+        if per_step is not None and not callable(per_step):
+            per_step = whole_number("per_step", per_step, least=1)
+        if self._counts_steps and per_step not in (None, 1):
+            raise ValueError(
+                "per_step is for a clock that counts another unit, and this one counts steps: "
+                'write total: "... tokens" for the length of training, or drop per_step'
+            )
+        if not self._counts_steps and per_step is None:
+            raise ValueError(
+                f"the clock counts {self.unit}: write how many an optimizer step takes, "
+                "per_step=4096, or a function that returns it after each step, per_step=count"
+            )
+        return Follower(self, unwrapped(optimizer), per_step or 1)
 
     def subscribe(self, listener: Listener) -> None:
         """Notifies `listener` from now on, for as long as it exists."""
@@ -162,7 +227,7 @@ class Clock:
         if torch.is_inference_mode_enabled():  # training could not use tensors made in it
             with torch.inference_mode(mode=False):
                 return self._move(step, stepped=stepped)
-        before, self._step = self._step, step
+        before, self._before, self._step = self._step, self._step, step
         failed: Exception | None = None
         listeners = self._alive()
         for listener in listeners:
@@ -180,15 +245,15 @@ class Clock:
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_step", "has_owner", "declared", "_bound", "_horizon")
-        return {key: self.__dict__[key] for key in kept}
+        gone = ("follower", "_listeners")
+        return {key: value for key, value in self.__dict__.items() if key not in gone}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self.__dict__.update(kept, follower=None, _listeners=[])
 
 
 class Follower:
-    """Moves a clock by one at each step of an optimizer, until it is removed.
+    """Moves a clock at each step of an optimizer, until it is removed.
 
     A context manager: leaving it removes it.
 
@@ -198,8 +263,8 @@ class Follower:
 
     of_trainer = False
 
-    def __init__(self, clock: Clock, optimizer: Optimizer) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, optimizer: Optimizer, per_step: PerStep) -> None:
+        self._clock, self._per_step = clock, per_step
         self._optimizer = weakref.ref(optimizer)
         self._is_counted = False
         self._hooks = (
@@ -230,7 +295,8 @@ class Follower:
         # A gradient scaler calls a fused optimizer even to skip a step; the flag is on the device.
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is None or not bool(found_inf):
-            self._clock.count_step()
+            n = self._per_step
+            self._clock.count_step(whole_number("per_step()", n()) if callable(n) else n)
 
     def __enter__(self) -> Self:
         return self
@@ -266,5 +332,6 @@ def whole_number(call: str, n: object, least: int = 0) -> int:
     if isinstance(n, bool) or not isinstance(n, Integral) or n < least:
         found = repr(n) if isinstance(n, Real | str) else type(n).__name__
         hint = "; after an optimizer step write step(), without arguments" * (call == "step()")
-        raise ValueError(f"{call} takes a whole number of at least {least}, found {found}{hint}")
+        verb = "returns" if call == "per_step()" else "takes"
+        raise ValueError(f"{call} {verb} a whole number of at least {least}, found {found}{hint}")
     return int(n)

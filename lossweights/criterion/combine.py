@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lossweights.config.loss_config import LossConfig
 from lossweights.criterion.adaptive import Factors
+from lossweights.criterion.clock import Clock
 from lossweights.criterion.gradients.heads import directed
 from lossweights.criterion.gradients.shared import SharedLike
 from lossweights.criterion.indexing import take
@@ -138,14 +139,14 @@ def _in_shared_alone(
     return total.detach() + (without - without.detach()) + direction
 
 
-def finite_terms(values: Values, mode: Mode, config: LossConfig, step: int) -> Values:
+def finite_terms(values: Values, mode: Mode, config: LossConfig, clock: Clock) -> Values:
     """The terms whose value is finite, looked up on the host.
 
     Args:
         values: The terms present, or the members of a group.
         mode: How they count.
         config: The declaration, whose `on_nonfinite` is `raise` or `skip_term`.
-        step: For the message.
+        clock: For the message.
 
     Raises:
         FloatingPointError: For a term that is not finite, with `on_nonfinite: raise`.
@@ -173,8 +174,9 @@ def finite_terms(values: Values, mode: Mode, config: LossConfig, step: int) -> V
         if is_known and name in config.terms:
             weight = mode.weights[sorted(config.terms).index(name)].item()
             where = f", where its weight is {weight:g}"
+        at = clock.horizon.at(clock.step)
         raise FloatingPointError(
-            f"term {name!r} is {values.vector[bad[0]].item()}{through} at step {step}{where}; "
+            f"term {name!r} is {values.vector[bad[0]].item()}{through} at {at}{where}; "
             "on_nonfinite: skip_term would leave it out of the sum"
         )
     kept = [index for index in range(len(values.names)) if index not in bad]

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from lossweights.components.durations import Horizon
+from lossweights.components.schedules import Values
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import Timeline, multiply_members
 from lossweights.criterion.adaptive import Adaptive
 from lossweights.criterion.clock import Clock
 from lossweights.criterion.record import ForwardRecord
 from lossweights.criterion.slots import Slot
-from lossweights.errors import HorizonError, quoted, warn
+from lossweights.errors import ConfigError, HorizonError, quoted, warn
 
 T = TypeVar("T")
 Fields = Mapping[str, Mapping[str, Tensor]]
@@ -66,6 +67,8 @@ class Modes:
         loaded: The length of training of a checkpoint that was loaded, until it is compared.
         horizon: The length of training.
         timeline: The schedules; None if `missing`.
+        numbers: The scheduled numbers of the coming step as tensors of fixed address, by name, for
+            each device that the criterion was on: a program may still use those of an earlier one.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Modes:
         shares_clock: bool,
     ) -> None:
         self.config, self.adaptive, self.record, self.clock = config, adaptive, record, clock
-        self._own = (config.total_steps, config.steps_per_epoch) if shares_clock else (None, None)
+        self._own = config.horizon if shares_clock else Horizon()
         self.device, self._has_warned = torch.device("cpu"), False
         self.loaded: Horizon | None = None
         self._done: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
@@ -90,6 +93,7 @@ class Modes:
     def _reset(self) -> None:
         self.horizon, self.missing = Horizon(), ""
         self.timeline: Timeline | None = None
+        self.numbers: dict[torch.device, dict[str, Tensor]] = {}
         self.train: Mode | None = None
         self.eval: Mode | None = None
 
@@ -119,19 +123,17 @@ class Modes:
         """Computes all weights for the horizon.
 
         Raises:
-            ConfigError: If a schedule is invalid for it.
+            ConfigError: If a schedule is invalid for it, or the clock counts another unit.
         """
-        of_clock = self.clock.horizon
-        horizon = Horizon(
-            of_clock.total_steps if self._own[0] is None else self._own[0],
-            of_clock.steps_per_epoch if self._own[1] is None else self._own[1],
-        )
+        if problem := self.config.wrong_length(self.clock.unit):
+            raise ConfigError(problem)
+        horizon = self.clock.horizon.merged(self._own)
         self._before = self.horizon if self.timeline is not None else self.loaded
         missing, timeline = "", None
         try:
             timeline = Timeline(self.config, horizon)
         except HorizonError as error:
-            missing = _ask_to_bind(error)
+            missing = _ask_to_bind(error, horizon.unit)
         if timeline is not None and (why := self.adaptive.why_positive):
             timeline.refuse_negative(self.config.balanced_names, why)
         self.horizon, self.timeline, self.missing = horizon, timeline, missing
@@ -168,11 +170,12 @@ class Modes:
             if done and self.adaptive.slots and self.train is not None:
                 self.adaptive.learn(step, before, self.horizon, self.train.dormant)
         finally:
-            self._show_next(step, before)
+            self._show_next(step)
         self.record.is_due = is_due  # before the warnings, which may be errors
-        if self._end is not None and step > self._end:
+        is_late = self._end is not None and step > self._end
+        if is_late and (note := self.timeline.past_end(step, before)):
             self._end = None
-            warn(self.timeline.past_end(step))
+            warn(note)
         if not self._has_warned and (note := self.apart_warning()):
             self._has_warned = True
             warn(note)
@@ -192,12 +195,12 @@ class Modes:
             f"step in one call, criterion({{{given}}}, ...)"
         )
 
-    def _show_next(self, step: int, before: int) -> None:
+    def _show_next(self, step: int) -> None:
         try:
             if self.train is None:  # the weights of the step before could not be computed
                 self._build()
             else:
-                self.show(step, before)
+                self.show(step)
         except Exception as error:
             if self.eval is self.train:
                 self.eval = None
@@ -213,27 +216,29 @@ class Modes:
     def refresh(self) -> None:
         """Computes the weights of the clock's step after a checkpoint was loaded."""
         if self.timeline is not None:
-            self._show_next(self.clock.step, self.clock.step)
+            self._show_next(self.clock.step)
             if self.clock.step:  # else the clock, which another criterion has, is loaded later
                 loaded, self.loaded = self.loaded, None
                 self._warn_of_changes(loaded)
 
     # Weights
 
-    def show(self, step: int, before: int | None = None, *, check: bool = False) -> None:
+    def show(self, step: int, *, check: bool = False) -> None:
         """Sets the weights, and the scheduled fields of components, to those of a step.
 
         Args:
-            step: The step.
-            before: The step before the clock moved; None if it did not.
+            step: The step of the clock.
             check: Whether to check what the components return, on the host.
         """
         mode, timeline, adaptive = self.train, self.timeline, self.adaptive
         if mode is None or timeline is None:
             raise HorizonError(self.missing)
         weights, mode.members, fields = self._rows.at(step)
+        if timeline.numbers:
+            self._show_numbers(timeline.row(step), timeline.numbers)
+        before = self.clock.before
         if adaptive.slots:
-            adaptive.show(step, step if before is None else before, self.horizon, fields)
+            adaptive.show(step, before, self.horizon, fields)
             if check and self.device.type != "meta":
                 adaptive.check()
             factors = adaptive.factors()
@@ -250,7 +255,14 @@ class Modes:
             if (dormant, skipped) != (mode.dormant, mode.skipped):
                 mode.dormant, mode.skipped, mode.inactive = dormant, skipped, dormant | skipped
         if adaptive.weights_from_gradients is not None:
-            adaptive.weights_from_gradients.show(step, self.horizon, mode.inactive)
+            adaptive.weights_from_gradients.show(step, before, self.horizon, mode.inactive)
+
+    def _show_numbers(self, row: Values, columns: Mapping[str, int]) -> None:
+        # A new table, since the record keeps that of the step before.
+        self.record.numbers = {name: float(row[column]) for name, column in columns.items()}
+        for tensors in self.numbers.values():
+            for name, number in self.record.numbers.items():
+                tensors[name].fill_(number)
 
     def weights(self) -> dict[str, float]:
         """The weights of the coming training step, of all terms and members.
@@ -292,6 +304,11 @@ class Modes:
         if self.timeline is None:
             return
         adaptive, self._rows = self.adaptive, _Rows(self.timeline, self.device)
+        if self.timeline.numbers and self.device not in self.numbers:
+            self.numbers[self.device] = {
+                name: torch.zeros((), dtype=torch.float32, device=self.device)
+                for name in self.timeline.numbers
+            }
         weights, members, _ = self._rows.at(self.clock.step)
         self.train = Mode(
             weights,
@@ -306,7 +323,8 @@ class Modes:
             try:
                 self.eval = self._final_mode(self.timeline)
             except HorizonError as error:
-                self.missing = f"{_ask_to_bind(error)}; or write eval_weights: current"
+                ask = _ask_to_bind(error, self.horizon.unit)
+                self.missing = f"{ask}; or write eval_weights: current"
         self.show(self.clock.step, check=check)
 
     def _final_mode(self, timeline: Timeline) -> Mode:
@@ -399,7 +417,7 @@ class _Rows:
 def split(timeline: Timeline, row: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The weights of the terms in a row, and those of the members of each group."""
     sizes = [len(timeline.names), *map(len, timeline.groups.values())]
-    weights, *members = row[: sum(sizes)].split(sizes)
+    weights, *members = torch.split(row[: sum(sizes)], sizes)
     return weights, dict(zip(timeline.groups, members, strict=True))
 
 
@@ -411,9 +429,7 @@ def fields_of(timeline: Timeline, columns: Sequence[T]) -> dict[str, dict[str, T
     }
 
 
-def _ask_to_bind(error: HorizonError) -> str:
-    return (
-        f"{error}: set it in the config, or call "
-        "criterion.bind(total_steps=len(loader) * epochs, steps_per_epoch=len(loader)) "
-        "before the first step"
-    )
+def _ask_to_bind(error: HorizonError, unit: str) -> str:
+    call = "bind(total_steps=len(loader) * epochs, steps_per_epoch=len(loader))"
+    call = call if unit == "steps" else f'bind(total="... {unit}")'
+    return f"{error}: set it in the config, or call criterion.{call} before the first step"

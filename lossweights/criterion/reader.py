@@ -116,10 +116,10 @@ class Reader:
             if term.terms is not None
         ]
         needs_nothing = {keys[index] for index, inside in self._groups if not inside.required}
-        self.required = frozenset(
+        self.required: frozenset[str] = frozenset(
             key for key, term in terms.items() if not term.optional and key not in needs_nothing
         )
-        self.members = frozenset(
+        self.members: frozenset[str] = frozenset(
             name for _, inside in self._groups for name in inside.names + tuple(inside.members)
         )
 
@@ -138,13 +138,13 @@ class Reader:
                 a group are a mapping of their own, or have their full names, `group/member`.
             mode: Which terms may be absent, the transforms, and the weights of members.
             training: Whether a term must be given although its weight is 0.
-            finite: Leaves out terms whose value is not finite, or raises; None to keep them.
+            finite: Leaves out members whose value is not finite, or raises; None to keep them.
 
         Raises:
             ValueError: For a name that is unknown or missing, and for a value that is not a
                 scalar.
         """
-        if self.members and hasattr(terms, "items") and not self.members.isdisjoint(terms):
+        if self.members:
             terms = self._nested(terms)
         names = self.names
         losses: list[Any]
@@ -158,11 +158,11 @@ class Reader:
         groups = _NO_GROUPS
         if self._groups:
             groups = {}
-            for place, inside in self._places(names):
-                if losses[place] is not None:
-                    values = inside.read(losses[place], mode, training=training, finite=finite)
-                    losses[place] = inside.add_up(values, mode, groups)
-                    raws.update(values.raws)
+            for place, inside in self._places(names, losses):
+                found = inside.read(losses[place], mode, training=training, finite=finite)
+                found = found if finite is None else finite(found)
+                losses[place] = inside.add_up(found, mode, groups)
+                raws.update(found.raws)
         if mode.skipped:
             losses = [
                 loss.detach() if name in mode.skipped and isinstance(loss, Tensor) else loss
@@ -180,19 +180,19 @@ class Reader:
                 names = tuple(name for name, loss in both if loss is not None)
                 losses = [loss for loss in losses if loss is not None]
             losses, vector = self._convert(names, losses, vector, mode)
-        values = Values(names, raws, losses, vector, groups)
-        return values if finite is None else finite(values)
+        return Values(names, raws, losses, vector, groups)
 
-    def _places(self, names: tuple[str, ...]) -> list[tuple[int, Reader]]:
-        """The groups among some terms, with their places."""
-        if names is self.names:
-            return self._groups
-        present = [(self.names[index], inside) for index, inside in self._groups]
-        return [(names.index(name), inside) for name, inside in present if name in names]
+    def _places(self, names: tuple[str, ...], losses: Sequence[Any]) -> list[tuple[int, Reader]]:
+        """The groups that are given among some terms, with their places."""
+        found = self._groups
+        if names is not self.names:
+            present = [(self.names[index], inside) for index, inside in found]
+            found = [(names.index(name), inside) for name, inside in present if name in names]
+        return [(place, inside) for place, inside in found if losses[place] is not None]
 
     def add_up(self, values: Values, mode: ReadMode, groups: dict[str, Members]) -> Tensor | None:
         """The value of this group, which is added to `groups`; None if no member counts."""
-        names, raws, losses, vector, inside = values
+        names, _, losses, vector, inside = values
         weights = mode.members[self._group]
         if mode.in_place:  # the clock may overwrite it before the backward pass
             weights = weights.clone()
@@ -208,8 +208,10 @@ class Reader:
             vector, weights = take(vector, summed), take(weights, summed)
         return torch.dot(vector, weights) if vector.numel() else None
 
-    def _nested(self, terms: Mapping[str, Any]) -> dict[str, Any]:
+    def _nested(self, terms: Mapping[str, Any]) -> Mapping[str, Any]:
         """Terms by name, in which the members of a group are a mapping of their own."""
+        if not hasattr(terms, "items") or self.members.isdisjoint(terms):
+            return terms
         table = dict(terms)
         for index, inside in self._groups:
             key = self._keys[index]

@@ -1,7 +1,9 @@
 """What training forward passes left for metrics, and the calls after their step."""
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from lossweights.components.durations import Horizon
 from lossweights.config.loss_config import LossConfig
 from lossweights.criterion.given import GivenTerms
 from lossweights.criterion.gradients.weights import GradientStep
@@ -60,11 +63,13 @@ class Step(NamedTuple):
         passes: The passes, except those in `sums`.
         sums: The table of those that were added up; None if there are none.
         names_of_sums: The terms that they had.
+        numbers: The scheduled numbers during the step.
     """
 
     passes: Sequence[Pass]
     sums: Tensor | None
     names_of_sums: frozenset[str]
+    numbers: Mapping[str, float]
 
     @property
     def names(self) -> frozenset[str]:
@@ -83,10 +88,14 @@ class Sums(NamedTuple):
     Args:
         sums: The table of sums over the steps, as `_tables` has them over forward passes.
         names: The terms that were given in them.
+        numbers: The sum of each scheduled number.
+        n: The number of steps.
     """
 
     sums: Tensor
     names: frozenset[str]
+    numbers: Mapping[str, float]
+    n: int
 
 
 class _Columns(NamedTuple):
@@ -121,6 +130,7 @@ class ForwardRecord:
         order: The terms, each group followed by its members, as declared.
         members: The terms that are inside a group.
         names: The terms and members of the last forward pass; none before the first.
+        numbers: The scheduled numbers of the coming step.
         detached: Terms that carried no gradient when last looked at, with their weights.
         given: Which terms were given.
         step: The step of the last forward pass, once the clock has moved on from it.
@@ -149,6 +159,7 @@ class ForwardRecord:
         self._summed = [index for index, name in enumerate(self._all) if name in summed]
         self._weights_move = weights_move
         self.names: tuple[str, ...] = ()
+        self.numbers: Mapping[str, float] = {}
         self.detached: dict[str, Tensor] = {}
         self.given = GivenTerms(compared)
         self.step: int | None = None
@@ -269,10 +280,11 @@ class ForwardRecord:
             return self._without_compiled()
         sums = self._compiled.clone()
         sums = sums if self._sums is None else sums + self._sums.to(sums.device)
-        return Step(self._passes, sums, self._names_of_sums.union(*patterns.values()))
+        names = self._names_of_sums.union(*patterns.values())
+        return Step(self._passes, sums, names, self.numbers)
 
     def _without_compiled(self) -> Step:
-        return Step(self._passes, self._sums, self._names_of_sums)
+        return Step(self._passes, self._sums, self._names_of_sums, self.numbers)
 
     def breakdown(self) -> Breakdown | None:
         """The parts of the step that is going on, or else of the last; None before the first."""
@@ -294,13 +306,18 @@ class ForwardRecord:
         for index in self._summed:
             divisors[:, _RAW:_WEIGHT, index] = divisors[:, _PENALTY:_COUNT, index] = 1.0
         sums, names = (tables / divisors).sum(dim=0), frozenset[str]()
+        numbers = {k: math.fsum(each.numbers[k] for each in steps) for k in steps[-1].numbers}
+        n = len(steps)
         if earlier is not None:
             sums, names = sums + earlier.sums.to(sums.device), earlier.names
+            numbers = {name: x + earlier.numbers[name] for name, x in numbers.items()}
+            n += earlier.n
         given = {each.all_names for step in steps for each in step.passes}  # few different ones
-        return Sums(sums, names.union(*given, *(step.names_of_sums for step in steps)))
+        names = names.union(*given, *(step.names_of_sums for step in steps))
+        return Sums(sums, names, numbers, n)
 
     def mean(self, steps: Sums) -> Breakdown:
-        """The parts of a total as means over steps, terms as declared.
+        """The parts of a total and the scheduled numbers, as means; terms as declared.
 
         Values and weights are means over the steps in which a term was given; penalties and
         weighted values over all.
@@ -310,7 +327,7 @@ class ForwardRecord:
         where = [index for index, name in enumerate(self._all) if name in steps.names]
         rows = [row.unbind() for part in (given, added) for row in part.unbind()]
         raw, value, weight, penalty, products = ([row[index] for index in where] for row in rows)
-        return Breakdown.of(
+        found = Breakdown.of(
             [self._all[index] for index in where],
             raw,
             value,
@@ -321,6 +338,9 @@ class ForwardRecord:
             steps.sums.new_zeros(()),
             self.members,
         )
+        full = steps.sums.new_full  # does not wait for the device
+        means = {name: full((), x / steps.n) for name, x in steps.numbers.items()}
+        return replace(found, scheduled=means) if means else found
 
     def unused_warning(self) -> str:
         """What to write if the clock moves and no forward pass was ever recorded; else empty."""
@@ -349,7 +369,7 @@ class ForwardRecord:
             "on_nonfinite: raise"
         )
 
-    def idle_clock_warning(self, step: int, *, look: bool) -> str:
+    def idle_clock_warning(self, horizon: Horizon, step: int, *, look: bool) -> str:
         """What to write if the clock did not move for many forward passes; empty otherwise.
 
         To `look` at those in compiled graphs, it waits for the device.
@@ -359,10 +379,12 @@ class ForwardRecord:
             idle += int(self._compiled[_COUNT, -1])
         if idle < _MANY_FORWARDS:
             return ""
+        n = "" if horizon.unit == "steps" else horizon.unit
+        follow = f"follow(optimizer{f', per_step={n}' * bool(n)})"
         return (
-            f"{idle} training forwards and the clock is at step {step}, so metrics are means over "
-            "all of them: call criterion.follow(optimizer) once, or criterion.step() after each "
-            "optimizer.step()"
+            f"{idle} training forwards and the clock is at {horizon.at(step)}, so metrics are "
+            f"means over all of them: call criterion.{follow} once, or criterion.step({n}) after "
+            "each optimizer.step()"
         )
 
     def add_callback(self, call: Callable[[int], object]) -> RemovableHandle:
@@ -386,7 +408,7 @@ class ForwardRecord:
             self._names_of_sums = step.names
         if self.recent:
             step = self.recent[-1]
-            self.recent[-1] = Step((), _sums(step, self._columns), step.names)
+            self.recent[-1] = Step((), _sums(step, self._columns), step.names, step.numbers)
         last = deque([*self.recent][-1:], maxlen=self.recent.maxlen)
         return {**self.__dict__, "_callbacks": OrderedDict(), "recent": last}
 
@@ -428,8 +450,7 @@ def _tables(passes: Sequence[Pass], columns: _Columns) -> Tensor:
     if any(each.penalties is not None for each in passes):
         penalty = _stacked([each.penalties for each in passes], given, terms) * weight
     if any(each.factors is not None for each in passes):
-        ones = [each.vector.new_ones(len(each.names)) for each in passes]
-        factors = [one if e.factors is None else e.factors for e, one in zip(passes, ones)]
+        factors = [torch.ones_like(e.vector) if e.factors is None else e.factors for e in passes]
         weight = weight * _stacked(factors, given, terms)
     if columns.groups:
         value, weight = _with_members(passes, columns, value, weight)

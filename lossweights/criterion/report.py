@@ -9,11 +9,12 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from lossweights.components.durations import Horizon
 from lossweights.criterion.indexing import take
 from lossweights.errors import did_you_mean, quoted
 
 QUANTITIES = ("raw", "value", "weight", "penalty", "weighted", "share")  # of a term
-METRICS = (*QUANTITIES, "total", "controller")  # what a logger may include
+METRICS = (*QUANTITIES, "total", "controller", "scheduled")  # what a logger may include
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Breakdown:
         share: $|w_i l_i| / \sum_j |w_j l_j|$, the part of each term in the loss; 0 if all are 0.
         step: Optimizer steps done before the forward pass; None if it is not known.
         controllers: The state of each controller now, by term.
+        scheduled: The scheduled numbers, by name.
         notes: Warnings about the training so far.
+        unit: What `step` counts.
     """
 
     total: Tensor
@@ -42,7 +45,9 @@ class Breakdown:
     share: dict[str, Tensor]
     step: int | None = None
     controllers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    scheduled: dict[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unit: str = "steps"
 
     @classmethod
     def of(
@@ -91,8 +96,8 @@ class Breakdown:
 
         Args:
             prefix: Prepended to each name, such as `train/`.
-            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total` and
-                `controller`; all of them by default.
+            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total`,
+                `controller` and `scheduled`; all of them by default.
 
         Raises:
             ValueError: For an unknown quantity.
@@ -115,7 +120,7 @@ class Breakdown:
         numbers = on_host(self.metrics())
         columns = [quantity for quantity in QUANTITIES if quantity != "penalty" or self.penalty]
         width = max([len("total"), *map(len, self.raw)])
-        lines = [] if self.step is None else [f"step {self.step}"]
+        lines = [] if self.step is None else [Horizon(unit=self.unit).at(self.step)]
         lines.append(f"{'term':<{width}} " + "".join(f"{column:>12}" for column in columns))
         for name in self.raw:
             found = [numbers.get(f"{column}/{name}") for column in columns[:-1]]
@@ -126,6 +131,9 @@ class Breakdown:
         for name, state in self.controllers.items():
             values = (f"{key} {numbers[f'controller/{name}/{key}']:.5g}" for key in state)
             lines.append(f"controller of {name}: {', '.join(values)}")
+        if self.scheduled:
+            values = (f"{name} {numbers[f'scheduled/{name}']:.5g}" for name in self.scheduled)
+            lines.append(f"scheduled: {', '.join(values)}")
         return "\n".join([*lines, *self.notes])
 
 

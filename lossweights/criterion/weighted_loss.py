@@ -21,12 +21,12 @@ from lossweights.components.controllers import Manual
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules import Constant, Schedule
 from lossweights.config.files import plain
-from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite
+from lossweights.config.loss_config import EvalWeights, LossConfig, OnNonfinite, ScheduleLike
 from lossweights.config.names import FIXED
 from lossweights.config.term import TermLike
 from lossweights.config.timeline import multiply_members
 from lossweights.criterion.adaptive import Adaptive
-from lossweights.criterion.clock import Clock, Follower, unwrapped, whole_number
+from lossweights.criterion.clock import Clock, Follower, PerStep, unwrapped, whole_number
 from lossweights.criterion.combine import combine, finite_terms
 from lossweights.criterion.diagnostics import audit, describe, misspelt_sources
 from lossweights.criterion.distributed import ProcessGroup
@@ -43,6 +43,7 @@ from lossweights.criterion.report import (
     chosen,
     on_host,
 )
+from lossweights.criterion.scheduled import COMPUTED, Scheduled
 from lossweights.criterion.state import NOT_STRICT, converted, decoded, encoded, entries
 from lossweights.criterion.torch_internals import loads_strictly
 from lossweights.errors import ConfigError, HorizonError, did_you_mean, explain, quoted, shown, warn
@@ -58,6 +59,8 @@ class WeightedLoss(nn.Module):
         terms: The terms by name: a number (a constant weight), a schedule, a table, a `Term`, or
             in Python a function of the step; or a list of names, all of weight 1; or a
             `LossConfig`, with which only `clock` and `process_group` may be passed.
+        scheduled: Other numbers that change with the clock, by name: a number, a schedule, a
+            table, or in Python a function of the step. `criterion.scheduled` has their values.
         total_steps: Optimizer steps of the whole training, or `"40 epochs"`.
         steps_per_epoch: Optimizer steps of an epoch.
         eval_weights: What counts in evaluation: `final`, `current`, or weights by name.
@@ -67,6 +70,8 @@ class WeightedLoss(nn.Module):
         sync: `auto` to average observations over the ranks, if there are several; or `off`.
         clock: The clock of another criterion, for two criteria of one training.
         process_group: The ranks of `torch.distributed` that train together; None for all.
+        total: The length of the whole training in any unit, such as `"2e9 tokens"`, in place of
+            `total_steps`; the clock counts that unit.
 
     Raises:
         ConfigError: If the config is invalid; each line names a place in it.
@@ -88,6 +93,7 @@ class WeightedLoss(nn.Module):
         self,
         terms: Mapping[str, TermLike] | Sequence[str] | LossConfig,
         *,
+        scheduled: Mapping[str, ScheduleLike] | None = None,
         total_steps: int | Duration | str | None = None,
         steps_per_epoch: int | None = None,
         eval_weights: EvalWeights | Mapping[str, float] = "final",
@@ -97,6 +103,7 @@ class WeightedLoss(nn.Module):
         sync: Literal["auto", "off"] = "auto",
         clock: Clock | None = None,
         process_group: Any = None,
+        total: Duration | str | None = None,
     ) -> None:
         super().__init__()
         if torch.is_inference_mode_enabled():
@@ -112,8 +119,10 @@ class WeightedLoss(nn.Module):
         if process_group is not None and sync == "off":
             raise ConfigError("process_group has no effect with sync: off: remove one of them")
         fields = {
+            "scheduled": {} if scheduled is None else scheduled,
             "total_steps": total_steps,
             "steps_per_epoch": steps_per_epoch,
+            "total": total,
             "eval_weights": eval_weights,
             "on_nonfinite": on_nonfinite,
             "ignore": ignore,
@@ -124,7 +133,9 @@ class WeightedLoss(nn.Module):
         shares_clock = clock is not None
         for sentence in misspelt_sources(config):
             warn(sentence)
-        self._clock = clock = clock or Clock(config.total_steps, config.steps_per_epoch)
+        self._clock = clock = clock or Clock(
+            config.total_steps, config.steps_per_epoch, total=config.total, unit=config.unit
+        )
         self._owns_clock = not clock.has_owner
         self.adaptive = Adaptive(config, ProcessGroup(config.sync, process_group))
         self._reader = Reader(config.terms, ignoring(config.ignore))
@@ -239,11 +250,11 @@ class WeightedLoss(nn.Module):
             self._modes.move(values.vector.device)
             mode = self._modes.get(training=True)
             values = self._reader.read(terms, mode, finite=finite)
-        return values, mode
+        return values if finite is None else finite(values), mode
 
     def _finite(self, mode: Mode) -> Callable[[Values], Values]:
         """A function that leaves out terms whose value is not finite, or raises."""
-        return lambda values: finite_terms(values, mode, self.config, self.current_step)
+        return lambda values: finite_terms(values, mode, self.config, self.clock)
 
     def _uncompiled(self, terms: Mapping[str, Tensor | None], shared: SharedLike) -> Tensor:
         """A training forward pass with a balancer by gradients, outside of compiled graphs."""
@@ -258,7 +269,7 @@ class WeightedLoss(nn.Module):
     def _warn_of_idle_clock(self) -> None:
         if self.clock.is_followed and self._record.idle < _MANY_FORWARDS_FOLLOWED:
             return  # many batches may be accumulated, or another model be trained first
-        if note := self._record.idle_clock_warning(self.current_step, look=False):
+        if note := self._record.idle_clock_warning(self.horizon, self.current_step, look=False):
             self._issue({"clock": note})
 
     def breakdown(self, terms: Mapping[str, Tensor | None]) -> Breakdown:
@@ -342,7 +353,7 @@ class WeightedLoss(nn.Module):
 
     @property
     def current_step(self) -> int:
-        """Optimizer steps done so far; 0 before the first update."""
+        """Optimizer steps done so far, or what else the clock counts; 0 before the first update."""
         return self.clock.step
 
     @property
@@ -350,19 +361,23 @@ class WeightedLoss(nn.Module):
         """The length of training, as far as it is known."""
         return self._modes.horizon
 
-    def step(self, n: int = 1) -> None:
-        """Moves the clock by `n` steps: call it after each `optimizer.step()`.
+    def step(self, n: int | None = None) -> None:
+        """Moves the clock: call it after each `optimizer.step()`.
+
+        Args:
+            n: Optimizer steps that were done, by default 1; or what the step took in the unit of
+                the clock, such as 4096 tokens, where it is required.
 
         Raises:
             RuntimeError: While the criterion follows an optimizer, or shares another's clock.
-            ValueError: If `n` is not a whole number of at least 0.
+            ValueError: If `n` is not a whole number of at least 0, or is required.
         """
         if not self._owns_clock:
             self._refuse_shared("step")
         self.clock.advance(n)
 
     def set_step(self, step: int) -> None:
-        """Sets the clock: `step` optimizer steps are done. Adaptive state stays as it is.
+        """Sets the clock: `step` optimizer steps, or units, are done. Adaptive state stays.
 
         Raises:
             RuntimeError: If the criterion shares another's clock.
@@ -372,7 +387,7 @@ class WeightedLoss(nn.Module):
             self._refuse_shared("set_step")
         self.clock.set(step)
 
-    def follow(self, optimizer: Optimizer) -> Follower:
+    def follow(self, optimizer: Optimizer, per_step: PerStep | None = None) -> Follower:
         """Moves the clock with each step of `optimizer`, so that `step()` need not be called.
 
         Gradient accumulation and steps that a gradient scaler skips are counted correctly. With a
@@ -380,6 +395,9 @@ class WeightedLoss(nn.Module):
 
         Args:
             optimizer: A torch optimizer, or the wrapper of Lightning or Accelerate around one.
+            per_step: For a clock that counts another unit than steps: how many an optimizer step
+                takes, such as 4096 tokens, or a function that returns it, called without arguments
+                after each step that is not skipped. On several ranks, the same number on each.
 
         Returns:
             A handle. Its `remove()`, or leaving its `with` block, releases the clock.
@@ -387,13 +405,19 @@ class WeightedLoss(nn.Module):
         Raises:
             RuntimeError: If it follows an optimizer already, or shares another's clock.
             TypeError: If it is not a torch optimizer.
+            ValueError: If `per_step` is missing, not a whole number, or given to a clock of steps;
+                in a step, if the function does not return a whole number of at least 0.
         """
         if not self._owns_clock:
             self._refuse_shared("follow")
-        return self.clock.follow(optimizer)
+        return self.clock.follow(optimizer, per_step)
 
     def bind(
-        self, *, total_steps: int | Duration | str | None = None, steps_per_epoch: int | None = None
+        self,
+        *,
+        total_steps: int | Duration | str | None = None,
+        steps_per_epoch: int | None = None,
+        total: Duration | str | None = None,
     ) -> Self:
         """Sets how long training takes, for all criteria on the same clock; returns the criterion.
 
@@ -402,11 +426,15 @@ class WeightedLoss(nn.Module):
         Args:
             total_steps: Optimizer steps of the whole training, or `"40 epochs"`.
             steps_per_epoch: Optimizer steps of an epoch: batches divided by accumulation.
+            total: The length of the whole training in any unit, such as `"2e9 tokens"`, in place of
+                `total_steps`.
 
         Raises:
-            ValueError: If it is not a length of training, such as a percentage.
+            ValueError: If it is not a length of training, such as a percentage, or is in a unit
+                that the config does not count in.
+            RuntimeError: If it changes the unit of a clock that has moved, or is followed.
         """
-        self.clock.bind(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        self.clock.bind(total_steps=total_steps, steps_per_epoch=steps_per_epoch, total=total)
         return self
 
     def _refuse_shared(self, call: str) -> None:
@@ -574,6 +602,21 @@ class WeightedLoss(nn.Module):
     def weights(self, _: object) -> NoReturn:
         raise AttributeError(SET_BY_HAND)
 
+    @property
+    def scheduled(self) -> Scheduled:
+        """The scheduled numbers of the coming step, by name; for compiled code, as tensors.
+
+        >>> from lossweights import WeightedLoss
+        >>> criterion = WeightedLoss(["reconstruction"], scheduled={"mask_ratio": 0.3})
+        >>> criterion.scheduled["mask_ratio"]
+        0.3
+        """
+        return Scheduled(self._modes)
+
+    @scheduled.setter
+    def scheduled(self, _: object) -> NoReturn:
+        raise AttributeError(COMPUTED)
+
     def set_weight(self, name: str, weight: float) -> None:
         """Sets the weight of a term with a `manual` controller, from the next forward pass on.
 
@@ -656,8 +699,8 @@ class WeightedLoss(nn.Module):
 
         Args:
             prefix: Prepended to each name, such as `train/`.
-            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total`
-                and `controller` (as in `controller/kl/error`).
+            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total`,
+                `controller` (as in `controller/kl/error`) and `scheduled`.
             tensors: Whether to return 0-dim tensors, without waiting for the device; floats take
                 one transfer for all.
 
@@ -692,10 +735,11 @@ class WeightedLoss(nn.Module):
         if breakdown is None:
             note = "no forward pass yet in training: criterion(terms) in train mode, with gradients"
             parts: dict[str, Any] = {quantity: {} for quantity in QUANTITIES}
-            step = self.current_step
-            return Breakdown(total=torch.zeros(()), step=step, notes=(note,), **parts)
+            parts |= {"step": self.current_step, "unit": self.clock.unit}
+            return Breakdown(total=torch.zeros(()), notes=(note,), **parts)
         step = self.current_step if self._record.step is None else self._record.step
-        return replace(breakdown, step=step, notes=tuple(self._notes(look=True).values()))
+        notes = tuple(self._notes(look=True).values())
+        return replace(breakdown, step=step, notes=notes, unit=self.clock.unit)
 
     def _last_breakdown(self) -> Breakdown | None:
         breakdown = self._record.breakdown()
@@ -708,7 +752,7 @@ class WeightedLoss(nn.Module):
     def _notes(self, *, look: bool) -> dict[str, str]:
         """Warnings about the training so far, by topic; `look` may wait for the device."""
         unmoved = self.adaptive.unmoved_parameters_warning(_MANY_STEPS) if look else ""
-        idle = self._record.idle_clock_warning(self.current_step, look=look)
+        idle = self._record.idle_clock_warning(self.horizon, self.current_step, look=look)
         notes = {"clock": idle, "learned": unmoved}
         return {topic: note for topic, note in notes.items() if note}
 
@@ -731,15 +775,15 @@ class WeightedLoss(nn.Module):
         is not finite; learned weights that never move; observations that a component waits for; a
         clock that does not move, or is past the end of training; a criterion that is never called.
         """
-        findings = audit(self.config, self._record, self._modes, self.current_step)
+        findings = audit(self.config, self._record, self._modes)
         return findings + self.adaptive.findings()
 
     def on_step(self, call: Callable[[int], object]) -> RemovableHandle:
         """Calls `call(step)` after each optimizer step that had a training forward pass.
 
-        `metrics` then shows that step, whose number (optimizer steps done before it) is passed; if
-        `step(n)` counts several at once, that of the first. Copies and pickles of the criterion do
-        not have the callback.
+        `metrics` then shows that step, whose number (optimizer steps done before it, or what else
+        the clock counts) is passed; if `step(n)` counts several at once, that of the first. Copies
+        and pickles of the criterion do not have the callback.
 
         Args:
             call: A function of the step. An exception in it is raised by the step.
@@ -764,8 +808,10 @@ class WeightedLoss(nn.Module):
         return self._record.add_callback(call)
 
     def extra_repr(self) -> str:
-        """The terms, as declared."""
-        return ", ".join(f"{name}: {term}" for name, term in self.config.terms.items())
+        """The terms and scheduled numbers, as declared."""
+        parts = [f"{name}: {term}" for name, term in self.config.terms.items()]
+        parts += [f"scheduled.{name}: {each}" for name, each in self.config.scheduled.items()]
+        return ", ".join(parts)
 
     # State
 
@@ -776,9 +822,12 @@ class WeightedLoss(nn.Module):
         destination[f"{prefix}term_names"] = encoded(sorted(self.config.all_terms))
         if self._owns_clock:
             destination[f"{prefix}clock.step"] = torch.tensor(self.clock.step)
-        numbers = (self.horizon.total_steps, self.horizon.steps_per_epoch)
-        known = [n if isinstance(n, int) else -1 for n in numbers]
-        destination[f"{prefix}horizon"] = torch.tensor(known)
+        horizon = self.horizon
+        if horizon.unit != "steps":
+            destination[f"{prefix}clock.unit"] = encoded([horizon.unit])
+            destination[f"{prefix}clock.before"] = torch.tensor(self.clock.before)
+        numbers = (horizon.span if horizon.is_bounded else None, horizon.steps_per_epoch)
+        destination[f"{prefix}horizon"] = torch.tensor([-1 if n is None else n for n in numbers])
 
     def _load_from_state_dict(
         self,
@@ -800,12 +849,13 @@ class WeightedLoss(nn.Module):
         strict = loads_strictly(default=strict)
         found, inside = entries(state_dict, prefix), f"{prefix}adaptive."
         read: dict[str, Callable[[Any], Any]] = {"term_names": decoded, "horizon": _horizon_of}
+        read |= {"clock.unit": _unit_of, "clock.before": _step_of}
         if self._owns_clock:
             read["clock.step"] = _step_of
         values: dict[str, Any] = {}
         for key, reader in read.items():
             if key not in found:
-                missing += [] if key == "horizon" else [prefix + key]
+                missing += [prefix + key] if key in ("term_names", "clock.step") else []
                 continue
             try:
                 values[key] = reader(found[key])
@@ -823,6 +873,7 @@ class WeightedLoss(nn.Module):
             f"{prefix}terms.{name} (not a term of this criterion; {how}"
             for name in sorted(theirs - ours)
         ]
+        missing += [prefix + note for note in _without_other_unit(values, self.horizon.unit)]
         # Everything is checked before anything is changed.
         adaptive = self.adaptive.checked = self.adaptive.read(entries(state_dict, inside))
         refused = bool(problems or (strict and (missing or unexpected)))
@@ -848,9 +899,9 @@ class WeightedLoss(nn.Module):
             return
         self.adaptive.discard()  # observations belong to no step of the checkpoint
         self._record.step_done(self.clock.step)
-        self._modes.loaded = values.get("horizon")
+        self._modes.loaded = _loaded_horizon(values)
         if "clock.step" in values:
-            self.clock.restore(values["clock.step"])
+            self.clock.restore(values["clock.step"], values.get("clock.before"))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -929,13 +980,14 @@ def _config_of(terms: Any, fields: dict[str, Any]) -> LossConfig:
 
 
 def _weights_move(config: LossConfig, adaptive: Adaptive) -> bool:
-    """Whether any weight changes from step to step, so that the clock matters."""
+    """Whether any weight or number changes from step to step, so that the clock matters."""
     balancer = config.balancer
     return (
         adaptive.observes
         or adaptive.weights_from_gradients is not None
         or (balancer is not None and not adaptive.is_learned and not balancer.instant)
         or any(term.schedule is not None for term in config.all_terms.values())
+        or any(not isinstance(schedule, Constant) for schedule in config.scheduled.values())
         or any(Duration.parse(term.after).value > 0 for term in config.all_terms.values())
         or any(
             isinstance(value, Schedule) and not isinstance(value, Constant)
@@ -967,8 +1019,8 @@ def _step_of(value: Any) -> int:
     return step
 
 
-def _horizon_of(value: Any) -> Horizon:
-    """The length of training of a checkpoint, as far as it was known.
+def _horizon_of(value: Any) -> list[int | None]:
+    """The total and the steps of an epoch in a checkpoint, as far as they were known.
 
     Raises:
         ValueError: Unless it is two whole numbers, -1 for what was not known.
@@ -976,7 +1028,42 @@ def _horizon_of(value: Any) -> Horizon:
     numbers = converted(value, (2,), torch.int64).tolist()
     if not all(-1 <= number < 2**53 for number in numbers):
         raise ValueError(f"is two whole numbers from -1 to below 2**53, found {numbers}")
-    return Horizon(*(None if number < 0 else number for number in numbers))
+    return [None if number < 0 else number for number in numbers]
+
+
+def _loaded_horizon(values: Mapping[str, Any]) -> Horizon | None:
+    """The length of training of a checkpoint; None if it does not say one in our unit."""
+    if "horizon" not in values:
+        return None
+    (total, each), unit = values["horizon"], values["clock.unit"]
+    length = None if total is None else Duration(total, unit)
+    return Horizon(total=length, steps_per_epoch=each, unit=unit)
+
+
+def _unit_of(value: Any) -> str:
+    """What the clock of a checkpoint counts.
+
+    Raises:
+        ValueError: Unless it is one word.
+    """
+    if len(units := decoded(value)) != 1:
+        raise ValueError(f"is one unit, found {quoted(units)}")
+    return units[0]
+
+
+def _without_other_unit(values: dict[str, Any], ours: str) -> list[str]:
+    """Drops the times of a checkpoint that counts another unit; says so, as a missing key."""
+    theirs = values.setdefault("clock.unit", "steps")
+    times = [key for key in ("clock.step", "clock.before", "horizon") if key in values]
+    if theirs == ours or not times:
+        return []
+    for key in times:
+        del values[key]
+    note = (
+        f'clock.step in {ours} (this checkpoint counts {theirs}: write total: "... {theirs}"; '
+        f"{NOT_STRICT} leaves the clock as it is, then call set_step(...))"
+    )
+    return [note]
 
 
 @cache

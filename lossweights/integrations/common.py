@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
-from lossweights.criterion.clock import Follower, unwrapped
+from lossweights.criterion.clock import Follower, PerStep, unwrapped
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import warn
 
@@ -21,27 +22,44 @@ class TrainerSync:
         self._divided: dict[str, int | None] = {}  # as the user has set it
         self._warned: set[str] = set()
 
-    def begin(self, criteria: Criteria, optimizers: Mapping[str, object]) -> None:
-        """Makes each clock follow the optimizer with the name of its criterion."""
+    def begin(
+        self,
+        criteria: Criteria,
+        optimizers: Mapping[str, object],
+        per_step: PerStep | None = None,
+    ) -> None:
+        """Makes each clock follow the optimizer with the name of its criterion.
+
+        `per_step` is for the clocks that count another unit than steps; without one, it is refused.
+        """
         self.end()
+        clocks = [criterion.clock for criterion in criteria.values()]
+        others = {clock.unit for clock in clocks} - {"steps"}
         self._criteria = criteria
         self._divided = {name: each.divided_by for name, each in criteria.items()}
         for name, criterion in timed(criteria).items():
             follower = criterion.clock.follower
             if follower is not None and follower.of_trainer:  # left by an interrupted training
                 follower.remove()
-            follower = criterion.clock.follow(optimizers[name])  # type: ignore[arg-type]  # or a wrapper
+            optimizer: Any = optimizers[name]  # or a wrapper
+            takes = per_step if criterion.clock.unit in others or not others else None
+            follower = criterion.clock.follow(optimizer, takes)
             follower.of_trainer = True
             self._followers.append(follower)
 
     def bind(self, total_steps: int | None, steps_per_epoch: int | None) -> None:
-        """Sets the length of training, unless a config declares it; None if it is unknown."""
+        """Sets the length of training, unless a config declares it; None if it is unknown.
+
+        A trainer knows its steps, so a clock that counts another unit is left alone.
+        """
         known = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
         for criterion in timed(self._criteria).values():
+            if criterion.clock.unit != "steps":
+                continue
             declared = criterion.clock.declared
             missing = {key: each for key, each in known.items() if getattr(declared, key) is None}
             if missing != dict.fromkeys(missing):
-                criterion.bind(**missing)
+                criterion.bind(**missing)  # type: ignore[arg-type]  # to the parameters of its names
 
     def check(self, optimizers: Iterable[object], done: int) -> None:
         """Raises what would fail in the first step, and warns about what would fail silently.
@@ -63,15 +81,18 @@ class TrainerSync:
                     "it [{'params': model.parameters()}, *criterion.param_groups(lr=1e-2)]"
                 )
         for name, criterion in timed(self._criteria).items():
-            now, call = criterion.current_step, f"call criterion.set_step({done}) first"
-            if now > done:
+            clock, now = criterion.clock, criterion.current_step
+            counts_steps, at = clock.unit == "steps", clock.horizon.at(now)
+            start = done if counts_steps or not done else f"{clock.unit} done"
+            call = f"call criterion.set_step({start}) first"
+            if now > done and (counts_steps or not done):
                 warn(
-                    f"training begins at step {done}, but the clock of {name!r} is at step {now}: "
-                    f"to begin its schedules at step {done} too, {call}"
+                    f"training begins at step {done}, but the clock of {name!r} is at {at}: "
+                    f"to begin its schedules at {clock.horizon.at(done)} too, {call}"
                 )
             elif done and not now:
                 warn(
-                    f"training resumes at step {done}, but the clock of {name!r} is at step 0: the "
+                    f"training resumes at step {done}, but the clock of {name!r} is at {at}: the "
                     f"checkpoint has no state of this criterion; to resume its schedules, {call}"
                 )
 

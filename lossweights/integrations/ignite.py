@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lossweights.components.durations import check_count
+from lossweights.criterion.clock import PerStep
 from lossweights.criterion.report import METRICS, chosen, on_host
 from lossweights.integrations import common
 
@@ -34,9 +35,12 @@ class LossWeights:
         every: Iterations between two updates of the metrics, rounded up to whole optimizer steps.
         prefix: Prefix of each metric; with several criteria, followed by the criterion's name.
         include: The quantities, as in `WeightedLoss.metrics`; all by default.
+        per_step: For criteria whose clock counts another unit than steps: how many an optimizer
+            step takes, such as 4096 tokens, or a function, as in `WeightedLoss.follow`.
 
     Raises:
-        ValueError: For a model without a criterion, an unknown quantity, or a count below 1.
+        ValueError: For a model without a criterion, an unknown quantity, or a count below 1; when
+            the training begins, if `per_step` is missing or not needed.
 
     >>> import torch
     >>> from ignite.engine import create_supervised_trainer
@@ -63,9 +67,10 @@ class LossWeights:
         every: int = 100,
         prefix: str = "",
         include: Iterable[str] | None = None,
+        per_step: PerStep | None = None,
     ) -> None:
         self._criteria = common.criteria_of(criterion)
-        self._optimizer = optimizer
+        self._optimizer, self._per_step = optimizer, per_step
         check_count("gradient_accumulation_steps", gradient_accumulation_steps, least=1)
         check_count("every", every, least=1)
         # In the middle of a step there would be parts of sums.
@@ -87,7 +92,8 @@ class LossWeights:
         total, each = state.max_iters, state.epoch_length
         if total is None and each is not None and state.max_epochs is not None:
             total = state.max_epochs * each
-        self._sync.begin(self._criteria, dict.fromkeys(self._criteria, self._optimizer))
+        optimizers = dict.fromkeys(self._criteria, self._optimizer)
+        self._sync.begin(self._criteria, optimizers, self._per_step)
         if accumulated > 1:
             self._sync.divide(accumulated)
         self._sync.bind(

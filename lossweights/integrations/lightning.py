@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lossweights.criterion.clock import PerStep
 from lossweights.criterion.report import METRICS, chosen
 from lossweights.errors import quoted
 from lossweights.integrations import common
@@ -30,10 +31,13 @@ class LossWeights(Callback):
         include: The quantities to log, as in `WeightedLoss.metrics`; all by default.
         optimizer: The optimizer whose steps count, if there are several: an index into those that
             `configure_optimizers` returns, for all criteria or by the criterion's name.
+        per_step: For criteria whose clock counts another unit than steps: how many an optimizer
+            step takes, such as 4096 tokens, or a function, as in `WeightedLoss.follow`.
 
     Raises:
         ValueError: For an unknown quantity; and when the training begins, for a module without a
-            criterion, or if there are several optimizers and `optimizer` does not select one.
+            criterion, if there are several optimizers and `optimizer` does not select one, or if
+            `per_step` is missing or not needed.
 
     >>> import torch
     >>> from lightning.pytorch import LightningModule, Trainer
@@ -66,18 +70,21 @@ class LossWeights(Callback):
         prefix: str = "train/",
         include: Iterable[str] | None = None,
         optimizer: int | Mapping[str, int] | None = None,
+        per_step: PerStep | None = None,
     ) -> None:
         super().__init__()
         self._prefix = prefix
         self._include = chosen(include, METRICS)
         self._optimizer = optimizer
+        self._per_step = per_step
         self._sync = common.TrainerSync()
         self._has_length = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         criteria, count = common.criteria_of(pl_module), len(trainer.optimizers)
         chosen = _chosen(self._optimizer, list(common.timed(criteria)), count)
-        self._sync.begin(criteria, {name: trainer.optimizers[chosen[name]] for name in chosen})
+        optimizers = {name: trainer.optimizers[chosen[name]] for name in chosen}
+        self._sync.begin(criteria, optimizers, self._per_step)
         self._has_length = not pl_module.automatic_optimization
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from lossweights.criterion.clock import PerStep
 from lossweights.criterion.report import on_host
 from lossweights.integrations import common
 
@@ -41,12 +42,15 @@ class WeightedTrainer(Trainer):
 
     Args:
         *args: As for Trainer.
+        per_step: For criteria whose clock counts another unit than steps: how many an optimizer
+            step takes, such as 4096 tokens, or a function, as in `WeightedLoss.follow`.
         **kwargs: As for Trainer.
 
     Raises:
         ValueError: For a model without a criterion; for `compute_loss_func`, whose result Trainer
             does not divide by the number of accumulated batches; and for `label_smoothing_factor`,
-            with which Trainer computes a loss of its own.
+            with which Trainer computes a loss of its own; when the training begins, if `per_step`
+            is missing or not needed.
 
     >>> import tempfile, torch
     >>> from transformers import PrinterCallback, TrainingArguments
@@ -76,7 +80,7 @@ class WeightedTrainer(Trainer):
 
     loss_is_scaled_for_ga = False  # newer versions: the loss is a mean
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, per_step: PerStep | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.compute_loss_func is not None:
             raise ValueError(
@@ -98,7 +102,7 @@ class WeightedTrainer(Trainer):
         self._takes_count = self.model_accepts_loss_kwargs or _has_count(self.model)
         self.model_accepts_loss_kwargs = False
         self._sync = common.TrainerSync()
-        self.add_callback(_SyncCallback(self._sync))
+        self.add_callback(_SyncCallback(self._sync, per_step))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         self.model_accepts_loss_kwargs = True  # Trainer counts items for such models alone
@@ -147,15 +151,15 @@ def _has_count(model: nn.Module | None) -> bool:
 
 
 class _SyncCallback(TrainerCallback):
-    def __init__(self, sync: common.TrainerSync) -> None:
-        self._sync = sync
+    def __init__(self, sync: common.TrainerSync, per_step: PerStep | None) -> None:
+        self._sync, self._per_step = sync, per_step
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: object, **kwargs: Any
     ) -> None:
         criteria, optimizer = common.criteria_of(kwargs["model"]), kwargs["optimizer"]
         loader = kwargs["train_dataloader"]
-        self._sync.begin(criteria, dict.fromkeys(criteria, optimizer))
+        self._sync.begin(criteria, dict.fromkeys(criteria, optimizer), self._per_step)
         each = ceil(len(loader) / args.gradient_accumulation_steps) if has_length(loader) else None
         self._sync.bind(state.max_steps, each)
         self._sync.check([optimizer], state.global_step)

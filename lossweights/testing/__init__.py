@@ -24,5 +24,7 @@ from lossweights.testing.properties import check_order as check_order
 from lossweights.testing.properties import check_resume as check_resume
 from lossweights.testing.properties import check_round_trip as check_round_trip
 from lossweights.testing.properties import check_schedule as check_schedule
+from lossweights.testing.properties import check_scheduled_number as check_scheduled_number
 from lossweights.testing.properties import check_step_before_backward as check_step_before_backward
+from lossweights.testing.properties import check_units as check_units
 from lossweights.testing.training import Training as Training

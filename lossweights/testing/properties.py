@@ -14,11 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossweights.components.balancers import Balancer, GradientBalancer, GramianBalancer
 from lossweights.components.controllers import Controller
-from lossweights.components.declaration import Component
-from lossweights.components.durations import Horizon
-from lossweights.components.schedules import Schedule
+from lossweights.components.declaration import Component, Declaration
+from lossweights.components.durations import Duration, Horizon
+from lossweights.components.schedules import Schedule, Steps
 from lossweights.components.transforms import Transform
-from lossweights.testing.training import NAMES, STEPS, Adaptive, Training
+from lossweights.criterion.weighted_loss import WeightedLoss
+from lossweights.testing.training import NAMES, STEPS, TOKENS, Adaptive, Training
 
 _SYNCS = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "_unique2", "masked_select")
 _OF_COMPONENTS = ("adaptive.balancer.", "adaptive.terms.")  # keys of their state
@@ -40,6 +41,7 @@ def check(component: Component, *, compiled: bool = True) -> None:
     check_round_trip(component)
     if isinstance(component, Schedule):
         check_schedule(component)
+        check_scheduled_number(component)
     elif isinstance(component, Balancer | Controller | Transform):
         for property_ in ADAPTIVE_PROPERTIES:
             property_(component)
@@ -61,8 +63,16 @@ def check_round_trip(component: Component) -> None:
 
 def check_schedule(schedule: Schedule, total_steps: int = 97) -> None:
     """A schedule is a pure function of the step, finite, and constant after its end."""
-    horizon = Horizon(total_steps, steps_per_epoch=10)
-    steps = np.arange(3 * total_steps)
+    _check_curve(schedule, Horizon(total_steps, steps_per_epoch=10), np.arange(3 * total_steps))
+    tokens = Horizon(total=f"{1000 * total_steps} tokens")
+    uneven = np.cumsum(np.arange(3 * total_steps) % 1900)  # that optimizer steps took
+    _check_curve(in_tokens(schedule), tokens, uneven)
+    for short in (0, 1, 2):
+        found = schedule(np.arange(5), Horizon(short, steps_per_epoch=1))
+        assert np.isfinite(found).all(), f"{schedule!r} is not finite in {short} steps of training"
+
+
+def _check_curve(schedule: Schedule, horizon: Horizon, steps: Steps) -> None:
     values = schedule(steps, horizon)
     one_by_one = [float(schedule(step, horizon)) for step in steps]
     assert one_by_one == values.tolist(), f"{schedule!r}: a value depends on the other steps"
@@ -71,10 +81,34 @@ def check_schedule(schedule: Schedule, total_steps: int = 97) -> None:
     end = schedule.ends(horizon)
     if end is not None:
         late = values[steps >= end]
-        assert np.all(late == late[-1:]), f"{schedule!r} still moves after ends(), step {end:g}"
-    for short in (0, 1, 2):
-        found = schedule(np.arange(5), Horizon(short, steps_per_epoch=1))
-        assert np.isfinite(found).all(), f"{schedule!r} is not finite in {short} steps of training"
+        where = horizon.at(end)
+        assert np.all(late == late[-1:]), f"{schedule!r} still moves after ends(), {where}"
+
+
+def check_scheduled_number(schedule: Schedule) -> None:
+    """A schedule of a number has the same values, bit for bit, when a training is resumed."""
+    horizon = Horizon(STEPS, STEPS // 4)
+
+    def criterion() -> WeightedLoss:
+        with warnings.catch_warnings(action="ignore"):  # of a schedule that ends after training
+            return WeightedLoss(
+                ["loss"],
+                scheduled={"number": schedule},
+                total_steps=STEPS,
+                steps_per_epoch=STEPS // 4,
+            )
+
+    begun = criterion()
+    for step in (*_FIRST_HALF, *_SECOND_HALF):
+        if step == _SECOND_HALF[0]:
+            resumed = criterion()
+            resumed.load_state_dict(_saved_and_loaded(begun.state_dict()))
+            begun = resumed
+        number, expected = begun.scheduled["number"], float(schedule(step, horizon))
+        assert number == expected, f"{schedule!r} is {expected} at step {step}, found {number}"
+        tensor, exact = begun.scheduled.tensor("number"), torch.tensor(number, dtype=torch.float32)
+        assert torch.equal(tensor, exact), f"{schedule!r}: the tensor of {number} is {tensor}"
+        begun.step()
 
 
 def check_resume(component: Adaptive) -> None:
@@ -90,6 +124,47 @@ def check_resume(component: Adaptive) -> None:
         _assert_same(begun, resumed, f"{component!r}: a checkpoint ({way})")
         resumed.run(_SECOND_HALF)
         _assert_same(whole, resumed, f"{component!r}: resuming from a checkpoint ({way})")
+
+
+def check_units(component: Adaptive) -> None:
+    """A clock that counts tokens gives the same weights as one that counts steps.
+
+    Its durations are in tokens then. If the steps take different numbers of tokens, 2N steps equal
+    N steps, save, load, N steps. The weights of a component with a `seed` depend on the clock.
+    """
+    counting = in_tokens(component)
+    even, uneven = (TOKENS // STEPS,), (700, 1300, 1, 1999)
+    if "seed" not in type(component).model_fields:
+        by_steps = Training(component).run(range(STEPS)).state()
+        by_tokens = Training(counting, per_step=even).run(range(STEPS)).state()
+        for key, tensor in by_steps.items():
+            same = torch.allclose(tensor, by_tokens[key], rtol=1e-4, atol=1e-4)
+            assert same, f"{component!r}: counting tokens changes {key!r}"
+    whole = Training(counting, per_step=uneven).run(range(STEPS))
+    begun = Training(counting, per_step=uneven).run(_FIRST_HALF)
+    resumed = Training(counting, per_step=uneven)
+    _load_from_torch_save(begun, resumed)
+    _assert_same(begun, resumed, f"{component!r}: a checkpoint of a clock that counts tokens")
+    resumed.run(_SECOND_HALF)
+    _assert_same(whole, resumed, f"{component!r}: resuming with a clock that counts tokens")
+    whole.assert_finite(f"{component!r}: with a clock that counts tokens")
+
+
+def in_tokens(part: Any, *, whole: bool = False) -> Any:
+    """A component with its durations in tokens, 1,000 to a step and 6,000 to an epoch.
+
+    Components other than schedules round percentages to `whole` steps, so theirs are tokens too.
+    """
+    if isinstance(part, Duration) and part.value and (whole or part.clock_unit is not None):
+        horizon = Horizon(STEPS, steps_per_epoch=STEPS // 4)
+        length = part.steps(horizon) if whole else part.length(horizon)
+        return Duration(round(length * TOKENS / STEPS), "tokens")
+    if isinstance(part, Declaration):
+        whole = isinstance(part, Component) and not isinstance(part, Schedule)
+        fields = {name: getattr(part, name) for name in type(part).model_fields}
+        changed = {name: in_tokens(value, whole=whole) for name, value in fields.items()}
+        return part.model_copy(update=changed)
+    return tuple(map(in_tokens, part)) if isinstance(part, tuple) else part
 
 
 def check_order(component: Adaptive) -> None:
@@ -271,6 +346,7 @@ def check_compiles_once(component: Adaptive) -> None:
 
 ADAPTIVE_PROPERTIES: tuple[Callable[[Adaptive], None], ...] = (
     check_resume,
+    check_units,
     check_order,
     check_forward_is_pure,
     check_micro_batches,
@@ -308,11 +384,16 @@ def _assert_equal(left: Tensor | None, right: Tensor | None, what: str) -> None:
     assert same, f"{what}: {left} and {right}"
 
 
-def _load_from_torch_save(begun: Training, resumed: Training) -> None:
+def _saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
     file = io.BytesIO()
-    torch.save(begun.state_dict(), file)
+    torch.save(state, file)
     file.seek(0)
-    resumed.load(torch.load(file, weights_only=True))
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+def _load_from_torch_save(begun: Training, resumed: Training) -> None:
+    resumed.load(_saved_and_loaded(begun.state_dict()))
 
 
 def _load_from_distributed_checkpoint(begun: Training, resumed: Training) -> None:

@@ -25,6 +25,7 @@ _DIRECTIONS = {
 }
 _HALVES = ("left", "right")  # the members of a group
 STEPS = 24  # of a training, in four epochs
+TOKENS = 24_000  # of the same training, by another clock
 
 
 class Training:
@@ -33,14 +34,21 @@ class Training:
     Args:
         component: A balancer of the loss, or a controller or transform of its first term.
         names: The terms, in the order of their declaration and of the given losses.
+        per_step: By how much each optimizer step moves the clock, in turn; by default the clock
+            counts steps. Otherwise it counts tokens, of which a training has `TOKENS`.
         grouped: Whether each term is a group of two halves: members of weight 0.5 that both have
             its value, and its transform.
     """
 
     def __init__(
-        self, component: Adaptive, names: Sequence[str] = NAMES, *, grouped: bool = False
+        self,
+        component: Adaptive,
+        names: Sequence[str] = NAMES,
+        per_step: Sequence[int] = (),
+        *,
+        grouped: bool = False,
     ) -> None:
-        self.names, self._is_grouped = names, grouped
+        self.names, self._is_grouped, self._per_step = names, grouped, tuple(per_step)
         self._has_batch = isinstance(component, Transform) and component.level != "value"
         terms = {name: self._declared(name, component) for name in names}
         self._learns_after = isinstance(component, Balancer) and component.learns_after
@@ -48,8 +56,8 @@ class Training:
         self.criterion = WeightedLoss(
             terms=terms,
             balancer=component if isinstance(component, Balancer) else None,
-            total_steps=STEPS,
-            steps_per_epoch=STEPS // 4,
+            total=f"{TOKENS} tokens" if per_step else f"{STEPS} steps",
+            steps_per_epoch=None if per_step else STEPS // 4,
         )
         self.call: Callable[..., Tensor] = self.criterion
         self.parameter = torch.ones(4, dtype=torch.float32, requires_grad=True)
@@ -110,10 +118,15 @@ class Training:
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.parameter.grad = None
-        self.criterion.step()
+        self.count(step)
         if self._learns_after:
             # The next losses, not one factor for all: gains that differ by rounding are noise.
             self.criterion.observe_after(self.terms((step + 1) % STEPS))
+
+    def count(self, step: int) -> None:
+        """Moves the clock by an optimizer step."""
+        taken = self._per_step
+        self.criterion.step(taken[step % len(taken)] if taken else None)
 
     def run(self, steps: Iterable[int]) -> Self:
         """A forward pass and a step for each of `steps`; returns the training."""

@@ -395,3 +395,35 @@ def test_a_picture_of_a_training_needs_its_history(draw: Any) -> None:
 def test_a_picture_of_a_criterion_needs_its_config() -> None:
     with pytest.raises(TypeError, match=r"such as criterion\.config, .* found WeightedLoss$"):
         plot.config(WeightedLoss(["kl"]))  # type: ignore[arg-type]
+
+
+# Scheduled numbers
+
+
+def test_each_scheduled_number_of_a_config_has_a_panel() -> None:
+    ramp = {"kind": "ramp", "start": 4.0, "stop": 0.0, "over": "100%"}
+    one = ONE.override({"scheduled": {"temperature": ramp, "ratio": 0.3}})
+    figure = plot.config(one)
+    assert titles(figure) == ["", "scheduled.temperature", "scheduled.ratio"]
+    assert legend(figure) == ["nll", "kl"]
+    temperature = Curves.of(one).scheduled["temperature"].tolist()
+    assert curves(figure.axes[1]) == [temperature]
+    assert curves(figure.axes[0]) == curves(plot.config(ONE).axes[0])
+    both = plot.config({"one": one, "two": one.override({"scheduled.ratio": 0.5}), "plain": ONE})
+    assert titles(both)[-2:] == ["scheduled.temperature", "scheduled.ratio"]
+    assert [set(each) for each in curves(both.axes[-1])] == [{0.3}, {0.5}]
+    assert legend(both) == ["one", "two", "plain"]
+    many_numbers = {f"n{index}": float(index) for index in range(8)}
+    grid = plot.config(ONE.override({"scheduled": many_numbers}))
+    assert len({panel.get_position().x0 for panel in grid.axes}) > 1, "side by side"
+
+
+def test_an_overview_has_the_scheduled_numbers_of_a_history() -> None:
+    rows = history({"nll": [1.0, 2.0], "kl": [2.0, 1.0]})
+    for row, number in zip(rows.rows, (4.0, 3.0), strict=True):
+        row["scheduled/temperature"] = number
+    figure = plot.overview(rows)
+    assert titles(figure) == ["", "", "", "scheduled/temperature"]
+    assert curves(figure.axes[-1]) == [[4.0, 3.0]]
+    assert legend(figure) == ["nll", "kl"]
+    assert titles(plot.weights(rows)) == [""]

@@ -23,7 +23,7 @@ def curve(*values: float, mark: str = "o", steps: list[int] | None = None) -> Cu
 
 def panel_rows(curves: list[Curve], last: int, width: int) -> list[str]:
     """The rows of a panel without colors."""
-    return str(plotext.uncolorize(panel(curves, last, width))).splitlines()
+    return str(plotext.uncolorize(panel(curves, last, f"step {last}", width))).splitlines()
 
 
 def drawn(*curves: Curve, last: int, columns: int = 20) -> list[str]:

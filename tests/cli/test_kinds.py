@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import re
 from pathlib import Path
+from types import NoneType
 
 import pytest
 import yaml
@@ -48,6 +49,9 @@ def test_a_kind_is_shown_in_full(cls: type[Component], call: Call) -> None:
     assert summary(cls).partition("$")[0][:60] in done.out
     assert "$" not in done.out  # formulas are printed without it
     for field, info in cls.model_fields.items():
+        if info.annotation is NoneType:  # it must be omitted
+            assert f"\n  {field}: " not in done.out
+            continue
         end = ", required\n" if info.is_required() else ", default "
         assert any(
             line.startswith(f"  {field}: ") and end in f"{line}\n" for line in done.out.splitlines()
@@ -189,7 +193,10 @@ def test_a_kind_of_a_user_is_listed_and_shown(call: Call, tmp_path: Path) -> Non
         "  One spike.\n\n"
         "fields\n"
         "  height: number, required\n"
-        "      How high it is.\n\n"
+        "      How high it is.\n"
+        "  every: duration or none, default none\n"
+        "      Interval for which the weight is held: it has the value of the interval's\n"
+        "      first step. By default it changes at each step.\n\n"
         "example\n"
         "  terms:\n"
         "    nll: 1.0\n"

@@ -243,3 +243,17 @@ def test_a_folder_that_is_not_there_is_one_line(call: Call, tmp_path: Path) -> N
     done = call("preview", "a.yaml", "--out", "none/a.svg")
     assert done.status == 1
     assert done.err == "error: none/a.svg cannot be written: No such file or directory\n"
+
+
+def test_each_scheduled_number_has_its_panel(call: Call, tmp_path: Path) -> None:
+    numbers = "scheduled: {kl: {kind: ramp, start: 4, stop: 1, over: 50%}, ratio: 0.3}\n"
+    write(tmp_path, "a.yaml", RAMP + numbers)
+    write(tmp_path, "b.yaml", FLAT)
+    found = panels(call("preview", "a.yaml").out)
+    assert list(found) == ["nll", "kl", "scheduled.kl", "scheduled.ratio"]
+    assert found["scheduled.kl"][1].startswith("4┤")
+    assert found["scheduled.ratio"] == ["scheduled.ratio  0.3 throughout"]
+    both = panels(call("preview", "a.yaml", "b.yaml").out)
+    assert both["scheduled.ratio"][1] == "  b.yaml: has no such number"
+    changed = panels(call("preview", "a.yaml", "--set", "scheduled.kl=2").out)
+    assert changed["scheduled.kl"] == ["scheduled.kl  2 throughout"]

@@ -218,12 +218,12 @@ def test_a_member_comes_back_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("table", "problem"),
     [
-        ({}, "a schedule is a table with a `kind`, found {}; there are 'constant', 'cyclical'"),
+        ({}, "a schedule is a table with a `kind`, found {}; there are 'complement', 'constant'"),
         ({"cycles": 3}, "a schedule is a table with a `kind`, found {'cycles': 3}"),
         ({"kind": 3}, "a schedule is a table with a `kind`, found {'kind': 3}"),
         ({"kind": None}, "a schedule is a table with a `kind`"),
         ({"kind": "Ramp"}, "'Ramp' is not a kind of schedule; did you mean 'ramp'"),
-        ({"kind": "zzz"}, "'zzz' is not a kind of schedule: there are 'constant'"),
+        ({"kind": "zzz"}, "'zzz' is not a kind of schedule: there are 'complement'"),
         ({"kind": ""}, "'' is not a kind of schedule: there are"),
     ],
 )
@@ -246,9 +246,12 @@ def test_an_unknown_field_is_named_with_the_nearest() -> None:
     assert [(problem["loc"], problem["msg"]) for problem in caught.value.errors()] == [
         (
             ("ovr",),
-            "unknown field 'ovr'; did you mean 'over'? ('warmup' has 'delay', 'over', 'shape')",
+            (
+                "unknown field 'ovr'; did you mean 'over'? "
+                "('warmup' has 'every', 'delay', 'over', 'shape')"
+            ),
         ),
-        (("x",), "unknown field 'x' ('warmup' has 'delay', 'over', 'shape')"),
+        (("x",), "unknown field 'x' ('warmup' has 'every', 'delay', 'over', 'shape')"),
     ]
 
 

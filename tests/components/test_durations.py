@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from decimal import Decimal
+from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
 
@@ -16,8 +17,14 @@ from pydantic import TypeAdapter, ValidationError
 from lossweights import Duration, Horizon, HorizonError, Ramp, epochs, percent, steps
 from lossweights.components.durations import read_total_steps
 
+KNOWN = ("step", "steps", "epoch", "epochs", "ep", "percent", "dur")
+UNITS = st.from_regex(r"[a-zA-Z]{3,12}", fullmatch=True).filter(
+    lambda word: not get_close_matches(f"{word.lower().removesuffix('s')}s", KNOWN, cutoff=0.6)
+)
 ANY_DURATION = st.one_of(
     st.integers(0, 2**53).map(steps),
+    st.builds(Duration, st.integers(0, 2**53), UNITS),
+    st.builds(Duration, st.integers(0, 10**6).map(lambda n: n * 10**9), st.just("tokens")),
     st.floats(0, 1e9).map(epochs),
     st.integers(0, 10**6).map(epochs),
     st.floats(0, 1e6).map(percent),
@@ -48,6 +55,9 @@ ANY_DURATION = st.one_of(
         ("0.07dur", percent(7)),
         ("1dur", percent(100)),
         ("+3 epochs", epochs(3)),
+        ("2e9 tokens", Duration(2_000_000_000, "tokens")),
+        ("1 Frame", Duration(1, "frames")),
+        ("5 samples", Duration(5, "samples")),
         (epochs(3), epochs(3)),
     ],
 )
@@ -67,6 +77,11 @@ def test_reads(written: object, read: Duration) -> None:
             "'stpes' is not a unit of training; did you mean 'steps'[?]: write \"10 steps\"",
         ),
         ("10 epcohs", "did you mean 'epochs'"),
+        ("10 epoks", "did you mean 'epochs'"),
+        ("10 stepz", "did you mean 'steps'"),
+        ("10 percentt", "did you mean 'percent'"),
+        ("10k", "'k' is not a unit of training: write"),
+        ("10 env_steps", "'env_steps' is not a unit of training"),
         ("10 km", "'km' is not a unit of training: write"),
         ("1.5 steps", "steps must be whole, found 1.5 steps"),
         ("0.1 steps", "steps must be whole, found 0.1 steps"),
@@ -104,15 +119,16 @@ def test_is_a_number_of_its_unit(value: object) -> None:
         epochs(value)  # type: ignore[arg-type]
 
 
-def test_has_one_of_three_units() -> None:
-    with pytest.raises(ValueError, match="in steps, epochs or percent, found 'hours'"):
-        Duration(3, "hours")  # type: ignore[arg-type]
+@pytest.mark.parametrize("unit", ["h", "km", "stepz", "ep", "%", "two words", "", "t0kens"])
+def test_a_unit_of_its_own_is_a_word(unit: str) -> None:
+    with pytest.raises(ValueError, match="percent or a unit of its own such as tokens, found "):
+        Duration(3, unit)
 
 
 @given(ANY_DURATION)
 def test_reads_what_it_writes(duration: Duration) -> None:
     assert Duration.parse(str(duration)) == duration
-    namespace = {"steps": steps, "epochs": epochs, "percent": percent}
+    namespace = {"steps": steps, "epochs": epochs, "percent": percent, "Duration": Duration}
     assert eval(repr(duration), namespace) == duration  # noqa: S307
     assert pickle.loads(pickle.dumps(duration)) == duration
 

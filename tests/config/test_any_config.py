@@ -12,6 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
 from importlib.resources import files
@@ -24,7 +25,16 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lossweights import Balancer, ConfigError, Controller, LossConfig, Schedule, Shape, Term
+from lossweights import (
+    Balancer,
+    ConfigError,
+    Controller,
+    LossConfig,
+    Schedule,
+    Shape,
+    Term,
+    WeightedLoss,
+)
 from lossweights.components.transforms import Transform
 from tests.fuzzing import NUMBERS, TEXTS, many, read
 
@@ -44,7 +54,10 @@ def one_of_each_kind() -> list[dict[str, Any]]:
                 continue
             table = {"kind": kind, **fields.get(role, {}).get(kind, {})}
             part: dict[str, Any] = {
-                "schedule": {"terms": {"first": {"schedule": table}, "b": 1.0}},
+                "schedule": {
+                    "terms": {"first": {"schedule": table}, "b": 1.0},
+                    "scheduled": {"number": table, "ratio": 0.3},
+                },
                 "shape": {"terms": {"first": {"kind": "cyclical", "shape": table}, "b": 1.0}},
                 "controller": {"terms": {"first": {"controller": table}, "b": 1.0}},
                 "transform": {
@@ -53,7 +66,17 @@ def one_of_each_kind() -> list[dict[str, Any]]:
                 "balancer": {"terms": {"first": 1.0, "b": 1.0}, "balancer": table},
             }[role]
             configs.append(part | {"total_steps": 1000, "steps_per_epoch": 10})
-    return configs
+    return [*configs, *filter(None, map(in_tokens, configs))]
+
+
+def in_tokens(config: dict[str, Any]) -> dict[str, Any] | None:
+    """The same for a clock that counts tokens; None if a default is in steps or epochs."""
+    changed = {**config, "total": "2e9 tokens"}
+    del changed["total_steps"], changed["steps_per_epoch"]
+    with suppress(ConfigError):
+        WeightedLoss(LossConfig.read(changed))
+        return changed
+    return None
 
 
 def in_groups(config: dict[str, Any]) -> dict[str, Any]:
@@ -241,6 +264,8 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
         "terms": ["a", "b"],
         "balancer": {"kind": "stch", "temperature": odd},
     },
+    "scheduled": lambda odd: {"terms": ["a"], "scheduled": odd},
+    "a number": lambda odd: {"terms": ["a"], "scheduled": {"a": odd}},
     "total_steps": lambda odd: {"terms": ["a"], "total_steps": odd},
     "steps_per_epoch": lambda odd: {"terms": ["a"], "steps_per_epoch": odd},
     "eval_weights": lambda odd: {"terms": ["a"], "eval_weights": odd},

@@ -558,3 +558,101 @@ def test_yaml_reads_off_as_false() -> None:
         assert LossConfig.read({"terms": ["a"], "sync": off}).sync == "off"
     with pytest.raises(ConfigError, match="sync: input should be 'auto' or 'off', found True"):
         LossConfig.read({"terms": ["a"], "sync": True})
+
+
+# Scheduled numbers
+
+
+def numbers(**scheduled: Any) -> LossConfig:
+    return LossConfig.read({"terms": {"kl": 1.0, "x.y": 1.0}, "scheduled": scheduled})
+
+
+def test_a_number_is_a_schedule_a_number_or_a_function() -> None:
+    ramp = {"kind": "ramp", "start": 4.0, "stop": 1.0, "over": "50%"}
+    found = numbers(temperature=ramp, ratio=0.3, late=lambda step: 1.0).scheduled
+    assert found["temperature"] == Ramp(start=4.0, stop=1.0, over="50%")
+    assert found["ratio"] == Constant(value=0.3)
+    assert found["late"].at(3) == 1.0
+    config = numbers(temperature=ramp, ratio=0.3)
+    saved = config.model_dump(mode="json", exclude_defaults=True)
+    assert LossConfig.read(json.loads(json.dumps(saved))) == config
+    assert LossConfig.read({"terms": ["kl"]}).scheduled == {}
+
+
+@pytest.mark.parametrize(
+    ("scheduled", "problem"),
+    [
+        (None, "^scheduled: a table by name is needed, .* found None: in YAML, indent the numbers"),
+        (
+            ["ratio"],
+            r"^scheduled: a table by name is needed, such as {ratio: 0.3}, found \['ratio'",
+        ),
+        ({1: 2.0}, "^scheduled: the name of a number must be a string, found 1: quote it"),
+        ({"": 2.0}, "^scheduled: the name of a number must not be empty"),
+        ({"a*": 2.0}, r"^scheduled: 'a\*' is a pattern: write the name of each number"),
+        ({"a\n": 2.0}, "text cannot contain"),
+        (
+            {"a": {"kind": "rmap"}},
+            "^scheduled.a: 'rmap' is not a kind of schedule; did you mean 'ra",
+        ),
+        ({"a": {"kind": "pid", "target": 1.0}}, "^scheduled.a: .*it is one of controller"),
+        ({"a": {"weight": 1.0}}, "^scheduled.a: a schedule is a table with a `kind`"),
+        (dict.fromkeys(map(str, range(10_001)), 1.0), "at most 10,000 numbers are scheduled"),
+    ],
+)
+def test_a_table_of_numbers_is_refused_with_what_to_write(scheduled: Any, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        LossConfig.read({"terms": ["kl"], "scheduled": scheduled})
+
+
+@pytest.mark.parametrize("path", ["scheduled.a.b.stop", "a.b.stop"])
+def test_a_number_is_overridden_by_its_name(path: str) -> None:
+    config = numbers(**{"a.b": Ramp(start=4.0, stop=1.0, over="50%"), "a": 2.0})
+    changed = config.override({path: 0.5})
+    assert changed.scheduled["a.b"] == Ramp(start=4.0, stop=0.5, over="50%")
+    assert changed.override({path: 1.0}) == config
+    assert config.override({"scheduled.a": 3.0}).scheduled["a"] == Constant(value=3.0)
+
+
+def test_an_override_can_add_a_number() -> None:
+    assert numbers(a=1.0).override({"scheduled.b": 2.0}) == numbers(a=1.0, b=2.0)
+    assert numbers(a=1.0).override({"scheduled": {"b": 2.0}}) == numbers(b=2.0)
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        (
+            "kl.value",
+            "'kl' is a term and a scheduled number: write terms.kl.value or scheduled.kl.v",
+        ),
+        (
+            "temprature.stop",
+            "no term or field .*did you mean 'temperature'.* numbers are 'kl', 'temp",
+        ),
+        (
+            "scheduled.tempratur.stop",
+            "no scheduled number is called 'tempratur'; did you mean 'temp",
+        ),
+        ("scheduled.temperature.stp", "unknown field 'stp'; did you mean 'stop'"),
+        ("terms.temperature", "no term or field is called 'temperature'"),
+    ],
+)
+def test_a_path_that_fits_nothing_or_two_things_is_refused(path: str, problem: str) -> None:
+    config = numbers(kl=2.0, temperature=Ramp(start=4.0, stop=1.0, over="50%"))
+    with pytest.raises(ConfigError, match=problem):
+        config.override({path: 1.0})
+
+
+def test_a_term_and_a_number_of_one_name_are_told_apart_by_their_table() -> None:
+    config = numbers(kl=2.0)
+    assert config.override({"terms.kl": 3.0}).terms["kl"] == Term(weight=3.0)
+    assert config.override({"scheduled.kl": 3.0}).scheduled["kl"] == Constant(value=3.0)
+
+
+def test_numbers_beside_a_config_are_refused() -> None:
+    assert WeightedLoss(["kl"], scheduled={"a": 2.0}).scheduled["a"] == 2.0
+    with pytest.raises(ConfigError, match="'scheduled' cannot be passed with a LossConfig: set it"):
+        WeightedLoss(numbers(), scheduled={"a": 2.0})
+    with pytest.raises(ConfigError, match=r"^scheduled: a table by name"):
+        WeightedLoss(["kl"], scheduled=["a"])  # type: ignore[arg-type]

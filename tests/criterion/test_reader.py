@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 from lossweights import LossConfig, Term, WeightedLoss
-from lossweights.criterion.reader import Reader
+from lossweights.criterion.reader import Reader, ignoring
 from tests.small_components import Counting, Offset, leaf
 
 
@@ -58,7 +58,7 @@ def test_an_absent_term_beside_a_skipped_one_and_a_transform() -> None:
 def test_a_number_joins_the_device_of_the_first_tensor(reduction: str | None) -> None:
     config = LossConfig.read({"terms": {"a": {"reduction": reduction}, "b": 1.0}})
     mode = WeightedLoss(config).eval()._modes.get(training=False)
-    reader = Reader(config)
+    reader = Reader(config.terms, ignoring(config.ignore))
     elsewhere = torch.empty((), device="meta")
     assert reader.read({"a": 0.0, "b": elsewhere}, mode).vector.device.type == "meta"
     assert reader.read({"a": 0.0, "b": 1.0}, mode).vector.device.type == "cpu"

@@ -272,6 +272,8 @@ def weights_after(
         "lr-annealing",
         "lr-annealing-plain",
         "lr-annealing-mean",
+        "ntk",
+        "norm-balance",
         "conflict-free",
     ],
 )
@@ -313,6 +315,33 @@ def test_annealing_settles_where_the_comments_say(pinn: ModuleType) -> None:
     assert found["lr-annealing-plain"] == pytest.approx(4 / 0.1, rel=1e-3)
     assert found["lr-annealing-mean"] == pytest.approx(3.5 / 0.1, rel=1e-3)
     assert found["lr-annealing"] == pytest.approx(math.sqrt(4 / 0.1), rel=1e-3)
+
+
+def test_norms_come_to_their_mean_as_the_comments_say(pinn: ModuleType) -> None:
+    """Of gradients that do not change: norms of 5 and, three times, 0.2."""
+    from lossweights import WeightedLoss
+
+    criterion = WeightedLoss.from_config(pinn.CONFIGS, at="norm-balance")
+    shared = torch.tensor([3.0, 4.0], requires_grad=True)
+    terms = dict.fromkeys(TERMS, 0.2 * shared[0])
+    criterion(terms | {"residual": shared.square().sum() / 2}, shared=shared)
+    weights = criterion.metrics(include=["weight"])
+    mean = (5 + 3 * 0.2) / 4
+    assert weights["weight/residual"] == pytest.approx(mean / 5)
+    assert weights["weight/boundary"] == pytest.approx(mean / 0.2)
+
+
+def test_kernels_weigh_as_the_comments_say(pinn: ModuleType) -> None:
+    """Squares of 5 and of 0.2 times a parameter: kernels of 25 and 0.04."""
+    from lossweights import WeightedLoss
+
+    criterion = WeightedLoss.from_config(pinn.CONFIGS, at="ntk")
+    shared = torch.tensor(3.0, requires_grad=True)
+    terms = dict.fromkeys(TERMS, (0.2 * shared).square())
+    criterion(terms | {"residual": (5 * shared).square()}, shared=shared)
+    weights = criterion.metrics(include=["weight"])
+    assert weights["weight/residual"] == pytest.approx((25 + 3 * 0.04) / 25)
+    assert weights["weight/boundary"] == pytest.approx((25 + 3 * 0.04) / 0.04)
 
 
 def test_training_brings_every_term_down(pinn: ModuleType) -> None:

@@ -76,7 +76,7 @@ def trainer(
     """Three epochs of ten batches, without a word."""
     of_trainer = {
         key: options.pop(key)
-        for key in ("optimizers", "compute_loss_func", "callbacks")
+        for key in ("optimizers", "compute_loss_func", "callbacks", "per_step")
         if key in options
     }
     settings = {

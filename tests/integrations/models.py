@@ -16,7 +16,8 @@ SCHEDULED: dict[str, Any] = {
         "mse": 1.0,
         "l1": {"weight": 0.5, "schedule": {"kind": "warmup", "over": "50%"}},
         "size": 0.1,
-    }
+    },
+    "scheduled": {"temperature": {"kind": "ramp", "start": 4.0, "stop": 1.0, "over": "50%"}},
 }
 STEERED: dict[str, Any] = {
     "terms": {"mse": 1.0, "l1": {"kind": "pid", "target": 0.2, "response": "25%"}, "size": 0.1},
@@ -27,6 +28,14 @@ LEARNED: dict[str, Any] = {
     "balancer": "uncertainty",
 }
 SUMS: dict[str, Any] = {"terms": {"mse": {"accumulates": "sum"}, "l1": 0.5, "size": 0.1}}
+TOKENS: dict[str, Any] = {
+    "terms": {
+        "mse": 1.0,
+        "l1": {"weight": 0.5, "schedule": {"kind": "warmup", "over": "10000 tokens"}},
+        "size": {"kind": "pid", "target": 0.2, "response": "25%"},
+    },
+    "total": "20000 tokens",
+}
 CONFIGS = {"scheduled": SCHEDULED, "steered": STEERED, "learned": LEARNED}
 
 

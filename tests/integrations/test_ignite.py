@@ -18,6 +18,7 @@ from tests.integrations.models import (
     LEARNED,
     SCHEDULED,
     SUMS,
+    TOKENS,
     Model,
     Parts,
     Terms,
@@ -37,7 +38,9 @@ def loader() -> DataLoader[Any]:
 class Training:
     """A model with its criterion, an optimizer, and an engine that is in step with them."""
 
-    def __init__(self, config: dict[str, Any] = SCHEDULED, accumulate: int = 1) -> None:
+    def __init__(
+        self, config: dict[str, Any] = SCHEDULED, accumulate: int = 1, per_step: Any = None
+    ) -> None:
         self.model = Model(config)
         self.criterion = self.model.criterion
         self.optimizer = torch.optim.Adam(
@@ -51,7 +54,9 @@ class Training:
             gradient_accumulation_steps=accumulate,
             deterministic=True,
         )
-        self.handler = LossWeights(self.model, self.optimizer, accumulate, every=5)
+        self.handler = LossWeights(
+            self.model, self.optimizer, accumulate, every=5, per_step=per_step
+        )
         self.handler.attach(self.engine)
 
 
@@ -121,14 +126,17 @@ def test_what_cannot_work_is_refused() -> None:
 def test_metrics_are_there_for_loggers_that_are_attached_later() -> None:
     training = Training()
     seen: list[float] = []
+    numbers: list[float] = []
 
     def look(engine: Engine) -> None:
         seen.append(engine.state.metrics["weight/l1"])
+        numbers.append(engine.state.metrics["scheduled/temperature"])
 
     training.engine.add_event_handler(Events.ITERATION_COMPLETED(every=5), look)
     training.engine.run(loader(), max_epochs=2)
     # A warm-up over 10 steps to 0.5, after steps 4, 9, 14 and 19.
     assert seen == pytest.approx([0.2, 0.45, 0.5, 0.5])
+    assert numbers == pytest.approx([2.8, 1.3, 1.0, 1.0])
 
 
 def test_sums_are_not_divided_and_are_whole_in_the_metrics() -> None:
@@ -183,6 +191,22 @@ def test_resume_is_exact(config: dict[str, Any], accumulate: int, tmp_path: Path
     assert resumed.criterion.current_step == 20 // accumulate
     assert_same(resumed.model, whole.model)
     assert resumed.criterion.weights == whole.criterion.weights
+
+
+def test_a_clock_that_counts_tokens_is_moved_by_them_and_resumed(tmp_path: Path) -> None:
+    training, resumed = (Training(TOKENS, per_step=lambda: 1000) for _ in range(2))
+    training.engine.run(loader(), max_epochs=1)
+    saved = {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
+    torch.save(saved | {"trainer": training.engine.state_dict()}, tmp_path / "half.pt")
+    training.engine.run(loader(), max_epochs=2)
+    assert training.criterion.current_step == 20_000
+    assert str(training.criterion.horizon) == "20000 tokens"  # no steps of the engine
+    parts = {"model": resumed.model, "optimizer": resumed.optimizer, "trainer": resumed.engine}
+    Checkpoint.load_objects(parts, torch.load(tmp_path / "half.pt", weights_only=False))
+    resumed.engine.run(loader(), max_epochs=2)
+    assert_same(resumed.model, training.model)
+    with pytest.raises(ValueError, match="the clock counts tokens: write how many an optimizer"):
+        Training(TOKENS).engine.run(loader(), max_epochs=1)
 
 
 def test_what_looks_wrong_is_told_of() -> None:

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lossweights import WeightedLoss
 from lossweights.integrations.lightning import LossWeights
 from tests.integrations.lightning_modules import Loader, Module, TwoOptimizers, Validated, trainer
-from tests.integrations.models import CONFIGS, LEARNED, SCHEDULED, assert_same, batches
+from tests.integrations.models import CONFIGS, LEARNED, SCHEDULED, TOKENS, assert_same, batches
 
 
 def test_metrics_are_logged_at_the_interval_and_computed_only_then(
@@ -32,16 +32,17 @@ def test_metrics_are_logged_at_the_interval_and_computed_only_then(
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(WeightedLoss, "metrics", metrics)
-    callback = LossWeights(prefix="fit/", include=["weight", "raw"])
+    callback = LossWeights(prefix="fit/", include=["weight", "raw", "scheduled"])
     trainer(callback, logger=CSVLogger(tmp_path), max_epochs=2).fit(module, Loader())
     assert taken == [5, 10, 15, 20]
     rows = rows_of(tmp_path)
     # In the step of number 4, the fifth, the warm-up over 10 steps to 0.5 is at 0.2.
     assert [float(row["fit/weight/l1"]) for row in rows] == pytest.approx([0.2, 0.45, 0.5, 0.5])
+    temperatures = [float(row["fit/scheduled/temperature"]) for row in rows]
+    assert temperatures == pytest.approx([2.8, 1.3, 1.0, 1.0])
     keys = {key for row in rows for key in row if key.startswith("fit/")}
-    assert keys == {
-        f"fit/{what}/{term}" for what in ("weight", "raw") for term in SCHEDULED["terms"]
-    }
+    expected = {f"fit/{what}/{term}" for what in ("weight", "raw") for term in SCHEDULED["terms"]}
+    assert keys == expected | {"fit/scheduled/temperature"}
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -84,6 +85,35 @@ def test_resume_is_exact(config: dict[str, Any], accumulate: int, tmp_path: Path
     assert_same(resumed, whole)
     assert resumed.criterion.weights == whole.criterion.weights
     assert resumed.validated[-2:] == whole.validated[-2:]
+
+
+# The second training finds the checkpoints of the first.
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_clock_that_counts_tokens_is_moved_by_them_and_resumed(tmp_path: Path) -> None:
+    def fit(module: Module, ckpt_path: Path | None = None) -> None:
+        keep = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1)
+        callbacks = LossWeights(per_step=lambda: 1000), keep
+        runner = trainer(*callbacks, enable_checkpointing=True, max_epochs=2)
+        runner.fit(module, Loader(), ckpt_path=ckpt_path, weights_only=True)
+
+    whole, resumed = Module(TOKENS), Module(TOKENS)
+    fit(whole)
+    assert whole.criterion.current_step == 20_000
+    assert str(whole.criterion.horizon) == "20000 tokens"  # no steps of the trainer
+    fit(resumed, tmp_path / "epoch=0-step=3.ckpt")
+    assert_same(resumed, whole)
+    assert resumed.criterion.weights == whole.criterion.weights
+
+
+def test_what_a_step_takes_is_given_where_it_is_needed() -> None:
+    with pytest.raises(ValueError, match="the clock counts tokens: write how many an optimizer"):
+        trainer(LossWeights(), max_epochs=1).fit(Module(TOKENS), Loader())
+    with pytest.raises(ValueError, match="per_step is for a clock that counts another unit"):
+        trainer(LossWeights(per_step=1000), max_epochs=1).fit(Module(), Loader())
+    moved = Module(TOKENS)
+    moved.criterion.set_step(500)
+    with pytest.warns(UserWarning, match="is at 500 tokens: to begin its schedules at 0 tokens"):
+        trainer(LossWeights(per_step=1000), max_epochs=1).fit(moved, Loader())
 
 
 def test_validation_uses_the_weights_of_evaluation_and_moves_nothing() -> None:

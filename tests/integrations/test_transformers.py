@@ -27,6 +27,7 @@ from tests.integrations.models import (
     SCHEDULED,
     STEERED,
     SUMS,
+    TOKENS,
     Model,
     Terms,
     assert_same,
@@ -302,6 +303,8 @@ def test_metrics_are_in_the_logs_that_reporters_see(tmp_path: Path) -> None:
     steps = [log for log in reports.logs if "loss" in log]
     # A warm-up to 0.5 over 7.5 of 15 steps; the log after step 5 shows the one of number 4.
     assert [log["weight/l1"] for log in steps] == pytest.approx([0.5 * 4 / 7.5, 0.5, 0.5], abs=0.02)
+    temperatures = [log["scheduled/temperature"] for log in steps]
+    assert temperatures == pytest.approx([4 - 3 * 4 / 7.5, 1.0, 1.0], abs=0.2)
     history = [log for log in runner.state.log_history if "loss" in log]
     assert [log["weight/l1"] for log in history] == [log["weight/l1"] for log in steps]
     assert all(isinstance(log["total"], float) for log in steps)
@@ -329,6 +332,25 @@ def test_resume_is_exact(
     assert resumed.criterion.current_step == second.state.global_step == 20 // accumulate
     assert_same(resumed, whole)
     assert resumed.criterion.weights == whole.criterion.weights
+
+
+def test_a_clock_that_counts_tokens_is_moved_by_them_and_resumed(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "save_strategy": "steps",
+        "save_steps": 7,
+        "num_train_epochs": 2,
+        "per_step": 1000,
+    }
+    whole, resumed = Plain(TOKENS), Plain(TOKENS)
+    trainer(whole, tmp_path, **options).train()
+    assert whole.criterion.current_step == 20_000
+    assert str(whole.criterion.horizon) == "20000 tokens"  # no steps of the trainer
+    second = trainer(resumed, tmp_path / "second", **options)
+    second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
+    assert_same(resumed, whole)
+    assert resumed.criterion.weights == whole.criterion.weights
+    with pytest.raises(ValueError, match="the clock counts tokens: write how many an optimizer"):
+        trainer(Plain(TOKENS), tmp_path / "third").train()
 
 
 def test_a_checkpoint_can_be_loaded_without_the_criterion(tmp_path: Path) -> None:

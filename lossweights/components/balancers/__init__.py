@@ -13,6 +13,9 @@ from lossweights.components.balancers.gradient.conflict_free import ConFIG as Co
 from lossweights.components.balancers.gradient.db_mtl import DBMTL as DBMTL
 from lossweights.components.balancers.gradient.dualproj import DualProj as DualProj
 from lossweights.components.balancers.gradient.fairgrad import FairGrad as FairGrad
+from lossweights.components.balancers.gradient.gradient_similarity import (
+    GradientSimilarity as GradientSimilarity,
+)
 from lossweights.components.balancers.gradient.gradnorm import GradNorm as GradNorm
 from lossweights.components.balancers.gradient.gradvac import GradVac as GradVac
 from lossweights.components.balancers.gradient.imtl_g import IMTLG as IMTLG
@@ -20,6 +23,7 @@ from lossweights.components.balancers.gradient.lr_annealing import LRAnnealing a
 from lossweights.components.balancers.gradient.mgda import MGDA as MGDA
 from lossweights.components.balancers.gradient.nash_mtl import NashMTL as NashMTL
 from lossweights.components.balancers.gradient.norm_balance import NormBalance as NormBalance
+from lossweights.components.balancers.gradient.ntk import NTK as NTK
 from lossweights.components.balancers.gradient.pcgrad import PCGrad as PCGrad
 from lossweights.components.balancers.gradient.upgrad import UPGrad as UPGrad
 from lossweights.components.balancers.imtl_l import IMTLL as IMTLL

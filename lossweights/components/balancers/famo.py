@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lossweights.components.balancers.adam import adam_step
+from lossweights.components.adam import adam_step
 from lossweights.components.balancers.base import Balancer
 from lossweights.components.context import State, StepContext
 

@@ -6,6 +6,7 @@ from lossweights.components.controllers.augmented_lagrangian import (
 )
 from lossweights.components.controllers.base import Controller as Controller
 from lossweights.components.controllers.constraint import Constraint as Constraint
+from lossweights.components.controllers.increment import Increment as Increment
 from lossweights.components.controllers.lagrangian import Lagrangian as Lagrangian
 from lossweights.components.controllers.manual import Manual as Manual
 from lossweights.components.controllers.pid import PID as PID

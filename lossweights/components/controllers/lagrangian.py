@@ -6,6 +6,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from lossweights.components.adam import adam_step
 from lossweights.components.context import State, StepContext
 from lossweights.components.controllers.base import check_bounds
 from lossweights.components.controllers.constraint import Constraint
@@ -23,13 +24,17 @@ class Lagrangian(Constraint, kind="lagrangian"):
     \lambda \leftarrow \lambda\, e^{\eta\, g} \quad\text{(exponential)},$$
 
     within bounds, so that $\lambda \ge 0$ for an inequality. The weight of the term is $\lambda$,
-    and $-\lambda$ for `at_least`. The total omits the constant $\mp\lambda c$ of the Lagrangian,
-    which has no gradient. GECO is `ascent: exponential` with `smoothing: 0.99` on a reconstruction
-    error. If the multiplier oscillates, lower `learning_rate`, or use `augmented-lagrangian`.
+    and $-\lambda$ for `at_least`. With `optimizer: adam` the step of Adam replaces $g$, whose scale
+    then does not matter; exponential ascent is Adam on $\log \lambda$. The total omits the constant
+    $\mp\lambda c$ of the Lagrangian, which has no gradient. GECO is `ascent: exponential` with
+    `smoothing: 0.99` on a reconstruction error. If the multiplier oscillates, lower
+    `learning_rate`, or use `augmented-lagrangian`.
 
     Args:
-        learning_rate: $\eta$, above 0; per unit of the value, so mind the scale of $g$.
+        learning_rate: $\eta$, above 0; per unit of the value, so mind the scale of $g$. With
+            `adam`, about the largest change of $\lambda$, or of $\log \lambda$, in a step.
         ascent: `additive`, or `exponential`, which keeps its sign and is not for `equal_to`.
+        optimizer: `sgd`, as in the formula, or `adam`, with decays of 0.9 and 0.999.
         initial: $\lambda$ at the start; by default 0, and 1 for `exponential`.
         smoothing: $\alpha$ of the moving average $\bar g \leftarrow \alpha \bar g + (1 - \alpha) g$
             that replaces $g$ and begins with the first one seen; below 1, 0 for none.
@@ -44,7 +49,11 @@ class Lagrangian(Constraint, kind="lagrangian"):
     Additive: J. Gallego-Posada et al., *Cooper: a library for constrained optimization in deep
     learning*, 2025, arXiv 2504.01212. GECO: D. J. Rezende, F. Viola, *Taming VAEs*, 2018, arXiv
     1810.00597. Some implementations move the inverse, a weight of the KL term; the authors' Sonnet
-    ascends through the square of a softplus.
+    ascends through the square of a softplus. Temperature of soft actor-critic: T. Haarnoja et al.,
+    *Soft actor-critic algorithms and applications*, 2018, arXiv 1812.05905, section 5, is
+    `ascent: exponential` with `optimizer: adam` and a learning rate of 3e-4, `at_least` the target
+    entropy. The gradient is that of $\log \alpha\,(H - \bar H)$, as in Stable-Baselines3 and
+    CleanRL; the paper's has the factor $\alpha$ more, which Adam mostly cancels.
 
     >>> from lossweights import Lagrangian, WeightedLoss
     >>> kl = Lagrangian(at_most=1.5, learning_rate=0.1)
@@ -58,12 +67,13 @@ class Lagrangian(Constraint, kind="lagrangian"):
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
     ascent: Literal["additive", "exponential"] = "additive"
+    optimizer: Literal["sgd", "adam"] = "sgd"
     initial: float | None = None
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lowest: float | None = None
     highest: float = 1e6
     direction: Literal["same", "opposite"] | None = None
-    never_negative: ClassVar[tuple[str, ...]] = ("seen",)
+    never_negative: ClassVar[tuple[str, ...]] = ("seen", "second_moment", "count")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -109,7 +119,9 @@ class Lagrangian(Constraint, kind="lagrangian"):
 
     def init(self) -> State:
         state = {"multiplier": torch.tensor(self._start), "violation": torch.zeros(())}
-        return state | {"seen": torch.zeros(())} if self.smoothing else state
+        names = ["seen"] * (self.smoothing > 0)
+        names += ["first_moment", "second_moment", "count"] * (self.optimizer == "adam")
+        return state | {name: torch.zeros(()) for name in names}
 
     def weigh(self, value: Tensor, state: State, now: StepContext) -> Tensor:
         return -state["multiplier"] if self.sign < 0 else state["multiplier"]
@@ -121,7 +133,8 @@ class Lagrangian(Constraint, kind="lagrangian"):
             violation = torch.where(state["seen"] > 0, average, violation)
             state["seen"].fill_(1.0)
         ascend = ascend_exponentially if self.ascent == "exponential" else ascend_additively
-        moved = ascend(state["multiplier"], violation, self.learning_rate)
+        gradient = adam_step(violation, state) if self.optimizer == "adam" else violation
+        moved = ascend(state["multiplier"], gradient, self.learning_rate)
         state["violation"], state["multiplier"] = violation, moved.clamp(self._lower, self.highest)
 
 

@@ -83,6 +83,11 @@ class PID(Controller, kind="pid"):
     def _start(self) -> float:
         return self.lowest if self.initial is None else self.initial
 
+    @property
+    def stays_above_zero(self) -> bool:
+        """Whether the lower bound is at least 0."""
+        return self.lowest >= 0
+
     def init(self) -> State:
         return {
             "error": torch.zeros(()),
@@ -101,9 +106,9 @@ class PID(Controller, kind="pid"):
         if self.response is None:
             change = (_PAPERS_INTEGRAL if self.integral is None else self.integral) * error
         else:
-            steps = max(1, now.horizon.steps(self.response))
+            speed = (self.highest - self.lowest) / max(1, now.horizon.steps(self.response))
             relative = (error / target.abs().clamp(min=TINY)).clamp(-1, 1)
-            change = (self.highest - self.lowest) / steps * relative
+            change = speed * now.elapsed * relative
         bounds = self.proportional, self.lowest, self.highest
         weight, integral = pi_control(error, state["integral"], change, *bounds)
         state |= {"error": error, "integral": integral, "coefficient": weight}

@@ -20,7 +20,7 @@ class Plateau(Controller, kind="plateau"):
 
     Args:
         mode: Whether smaller values are better (`min`) or larger ones (`max`).
-        factor: $f$; above 0 and not 1. Above 1 the weight grows.
+        factor: $f$; at least 0 and not 1. Above 1 the weight grows; 0 cuts it off for good.
         patience: Number of observations without improvement that change nothing.
         threshold: By how much a new best must be better than the last, at least 0.
         threshold_mode: `relative` to the last best's absolute value, or `absolute`.
@@ -42,7 +42,7 @@ class Plateau(Controller, kind="plateau"):
     """
 
     mode: Literal["min", "max"] = "min"
-    factor: Annotated[float, Field(gt=0)] = 0.1
+    factor: Annotated[float, Field(ge=0)] = 0.1
     patience: Annotated[int, Field(ge=0)] = 10
     threshold: Annotated[float, Field(ge=0)] = 1e-4
     threshold_mode: Literal["relative", "absolute"] = "relative"
@@ -70,6 +70,11 @@ class Plateau(Controller, kind="plateau"):
                 "a bound"
             )
         return self
+
+    @property
+    def stays_above_zero(self) -> bool:
+        """Whether the lower bound is at least 0."""
+        return self.lowest >= 0
 
     def init(self) -> State:
         zeros = {key: torch.zeros(()) for key in ("best", "waited", "cooling", "seen")}

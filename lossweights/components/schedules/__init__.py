@@ -3,6 +3,7 @@
 from lossweights.components.schedules.base import DelayedSchedule as DelayedSchedule
 from lossweights.components.schedules.base import Schedule as Schedule
 from lossweights.components.schedules.base import Steps as Steps
+from lossweights.components.schedules.complement import Complement as Complement
 from lossweights.components.schedules.constant import Constant as Constant
 from lossweights.components.schedules.cyclical import Cyclical as Cyclical
 from lossweights.components.schedules.exponential import Exponential as Exponential
@@ -14,6 +15,7 @@ from lossweights.components.schedules.sequence import Sequence as Sequence
 from lossweights.components.schedules.sequence import Stage as Stage
 from lossweights.components.schedules.shapes import CosineShape as CosineShape
 from lossweights.components.schedules.shapes import ExponentialShape as ExponentialShape
+from lossweights.components.schedules.shapes import GaussianShape as GaussianShape
 from lossweights.components.schedules.shapes import HoldShape as HoldShape
 from lossweights.components.schedules.shapes import LinearShape as LinearShape
 from lossweights.components.schedules.shapes import PowerShape as PowerShape

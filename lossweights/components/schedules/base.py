@@ -1,16 +1,20 @@
 """The base classes of schedules."""
 
+import inspect
 from abc import abstractmethod
 from numbers import Real
+from types import NoneType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import field_validator
 
 from lossweights.components.declaration import Component
 from lossweights.components.durations import Duration, Horizon, steps
 from lossweights.components.json_schema import NUMBER
 from lossweights.components.schedules.shapes import Values
+from lossweights.components.schedules.staircase import may_be_held
 
 Steps = NDArray[np.int64]
 
@@ -25,10 +29,46 @@ class Schedule(Component):
 
     A field typed as `Schedule` also reads a number, which is a constant schedule, and in Python a
     function of the step. A subclass implements `values`, and `ends` if it stops changing at some
-    step, so that a training that is too short for it is reported.
+    step, so that a training that is too short for it is reported. It need not know of `every`.
+
+    Args:
+        every: Interval for which the weight is held: it has the value of the interval's first step.
+            By default it changes at each step.
+
+    Raises:
+        TypeError: At the definition of a class that has another field `every`.
+
+    >>> from lossweights import Ramp
+    >>> Ramp(start=0.0, stop=1.0, over="4 steps", every="2 steps")([0, 1, 2, 3, 4])
+    array([0. , 0. , 0.5, 0.5, 1. ])
     """
 
     _in_float32 = False  # numpy computes it in float64
+    every: Duration | str | None = None
+
+    def __init_subclass__(cls, kind: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(kind=kind, **kwargs)
+        for name in ("values", "ends", "final"):
+            owner = next(base for base in cls.__mro__ if name in vars(base))
+            if owner is cls or not issubclass(owner, Schedule):
+                setattr(cls, name, may_be_held(getattr(cls, name)))
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, kind: str = "", **kwargs: Any) -> None:
+        owner = next(base for base in cls.__mro__ if "every" in inspect.get_annotations(base))
+        if owner is not Schedule and cls.model_fields["every"].annotation is not NoneType:
+            raise TypeError(
+                f"{cls.__name__}: `every` is a field of all schedules, the interval for which the "
+                "weight is held: give this field another name, such as `per`"
+            )
+        super().__pydantic_init_subclass__(kind=kind, **kwargs)
+
+    @field_validator("every")
+    @classmethod
+    def _every_above_zero(cls, every: Duration | str | None) -> Duration | str | None:
+        if every is not None and Duration.parse(every).value == 0:
+            raise ValueError("give `every` a length above 0")
+        return every
 
     @abstractmethod
     def values(self, steps: Steps, horizon: Horizon) -> Values:
@@ -43,6 +83,7 @@ class Schedule(Component):
         """The step from which the weight no longer changes; None if it never settles."""
         return None
 
+    @may_be_held
     def final(self, horizon: Horizon) -> float:
         """The value when training ends; of cycles the last value, even if it ends within a cycle.
 
@@ -110,6 +151,10 @@ class Schedule(Component):
             curve[start:stop] = self(np.arange(start, stop), horizon)
         return curve
 
+    def _begin(self, horizon: Horizon) -> int:
+        """The step at which the first interval of `every` begins."""
+        return 0
+
     def __str__(self) -> str:
         text = super().__str__()
         return f"{{kind: {text}}}" if text == self.kind else text  # a bare kind is not read
@@ -156,6 +201,9 @@ class DelayedSchedule(Schedule):
         local = horizon.local(wait)
         values = self.undelayed(np.maximum(steps - wait, 0), local)
         return np.where(steps < wait, self.waiting(local), values)
+
+    def _begin(self, horizon: Horizon) -> int:
+        return horizon.steps(self.delay)
 
     @abstractmethod
     def undelayed(self, steps: Steps, horizon: Horizon) -> Values:

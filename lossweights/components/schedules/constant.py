@@ -1,6 +1,7 @@
 """A constant weight."""
 
 import numpy as np
+from pydantic import field_validator
 
 from lossweights.components.declaration import written
 from lossweights.components.durations import Horizon
@@ -19,6 +20,14 @@ class Constant(Schedule, kind="constant"):
     """
 
     value: float
+    every: None = None
+
+    @field_validator("every", mode="before")
+    @classmethod
+    def _has_nothing_to_hold(cls, every: object) -> object:
+        if every is not None:
+            raise ValueError("a constant is the same at every step: remove `every`")
+        return every
 
     def __str__(self) -> str:
         return written(self.value)

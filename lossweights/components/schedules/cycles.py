@@ -1,12 +1,17 @@
 """The arithmetic of cycles."""
 
+from __future__ import annotations
+
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lossweights.components.durations import Duration, Horizon
-from lossweights.components.schedules.base import Steps
 from lossweights.components.schedules.shapes import Values
+
+if TYPE_CHECKING:
+    from lossweights.components.schedules.base import Steps
 
 
 def since_cycle_began(steps: Steps, period: Fraction, cycles: int | None) -> Values:

@@ -25,7 +25,8 @@ class Cyclical(DelayedSchedule, kind="cyclical"):
             $P = T / M$. 4 if neither is given.
         period: $P$, the length of a cycle; without `cycles` they go on forever.
         ratio: $R$, the fraction of a cycle that the ramp takes; above 0, at most 1.
-        shape: $f$: linear, cosine, sigmoid, exponential, power, hold, or one with options.
+        shape: $f$: linear, cosine, sigmoid, exponential, gaussian, power, hold, or one with
+            options.
         start: Weight $a$ at the first step of a cycle, and during the delay.
         stop: Weight $b$ from the end of the ramp on.
 

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from lossweights.components.durations import Duration, Horizon, steps
+from lossweights.components.durations import Duration, Horizon
 from lossweights.components.json_schema import one_given
 from lossweights.components.schedules.base import DelayedSchedule, Steps
 from lossweights.components.schedules.shapes import Values
@@ -19,9 +19,9 @@ class Exponential(DelayedSchedule, kind="exponential"):
     Args:
         start: Weight $a$ at step 0 and during the delay.
         stop: Limit $b$.
-        rate: $r$, the fraction of the way that is left after each `every`; between 0 and 1.
-        every: $n$, the time to which `rate` refers.
-        half_life: Time after which half of the way is left; instead of `rate` and `every`.
+        rate: $r$, the fraction of the way that is left after each `per`; between 0 and 1.
+        per: $n$, the time to which `rate` refers; 1 step by default.
+        half_life: Time after which half of the way is left; instead of `rate` and `per`.
 
     >>> Exponential(start=1.0, half_life="10 steps")([0, 10, 20])
     array([1.  , 0.5 , 0.25])
@@ -31,23 +31,28 @@ class Exponential(DelayedSchedule, kind="exponential"):
     start: float = 1.0
     stop: float = 0.0
     rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    every: Duration | str = steps(1)
+    per: Duration | str | None = None
     half_life: Duration | str | None = None
 
     @model_validator(mode="after")
     def _rate_or_half_life(self) -> Self:
         if (self.rate is None) == (self.half_life is None):
             raise ValueError("give the speed: either `rate: 0.99` or `half_life: 10 epochs`")
-        if self.half_life is not None and Duration.parse(self.every) != steps(1):
-            raise ValueError("`every` belongs to `rate`: drop it beside `half_life`")
-        for length in (self.every, self.half_life):
+        if self.half_life is not None and self.per is not None:
+            raise ValueError("`per` belongs to `rate`: drop it beside `half_life`")
+        if self.rate is not None and self.per is None and self.every is not None:
+            raise ValueError(
+                f"`every: {self.every}` holds the weight: write `per`, the time to which `rate` "
+                f"refers, too, such as `per: {self.every}` or `per: 1 steps`"
+            )
+        for length in (self.per, self.half_life):
             if length is not None and Duration.parse(length).value == 0:
-                raise ValueError("give `every` and `half_life` a length above 0")
+                raise ValueError("give `per` and `half_life` a length above 0")
         return self
 
     def undelayed(self, steps: Steps, horizon: Horizon) -> Values:
         rate = 0.5 if self.rate is None else self.rate
-        length = horizon.length(self.every if self.half_life is None else self.half_life)
+        length = horizon.length(self.per or self.half_life or "1 steps")
         if length == 0:  # a percentage of a training without steps
             return np.full(steps.shape, self.start)
         values = self.stop + (self.start - self.stop) * rate ** (steps / length)

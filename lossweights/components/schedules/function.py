@@ -58,8 +58,13 @@ class Function(Schedule):
 
 def calls_function(part: object) -> bool:
     """Whether a schedule is a function, or has one inside."""
-    if isinstance(part, Function):
+    return contains(part, Function)
+
+
+def contains(part: object, wanted: type[Schedule]) -> bool:
+    """Whether a part of a config is a schedule of a class, or has one inside."""
+    if isinstance(part, wanted):
         return True
     if isinstance(part, BaseModel):
-        return any(map(calls_function, vars(part).values()))
-    return isinstance(part, tuple | list) and any(map(calls_function, part))
+        part = list(vars(part).values())
+    return isinstance(part, tuple | list) and any(contains(each, wanted) for each in part)

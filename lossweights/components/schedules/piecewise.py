@@ -16,8 +16,8 @@ class Piecewise(Schedule, kind="piecewise"):
 
     Args:
         points: Pairs of a time and the weight at it, in rising order; at least one.
-        shape: linear, cosine, sigmoid, exponential, power, one with options, or hold, with which
-            the weight jumps at each point: milestones.
+        shape: linear, cosine, sigmoid, exponential, gaussian, power, one with options, or hold,
+            with which the weight jumps at each point: milestones.
 
     Raises:
         ValueError: For times that do not rise; times in different units are compared once the
@@ -55,7 +55,7 @@ class Piecewise(Schedule, kind="piecewise"):
         for (earlier, begin), (later, end) in pairwise(times):
             if end < begin:
                 raise ValueError(
-                    f"the times of `points` must rise, but {earlier} is step {begin:g} and "
-                    f"{later} is step {end:g}"
+                    f"the times of `points` must rise, but {earlier} is {horizon.at(begin)} and "
+                    f"{later} is {horizon.at(end)}"
                 )
         return [step for _, step in times]

@@ -12,7 +12,8 @@ class Ramp(DelayedSchedule, kind="ramp"):
         start: Weight $a$ at step 0 and during the delay.
         stop: Weight $b$ from step $T$ on (after the delay).
         over: Length $T$ of the ramp; if it is 0, the weight is `stop` from the first step.
-        shape: $f$: linear, cosine, sigmoid, exponential, power, hold, or one with options.
+        shape: $f$: linear, cosine, sigmoid, exponential, gaussian, power, hold, or one with
+            options.
 
     >>> Ramp(start=0.0, stop=1.0, over="4 steps")([0, 1, 3, 4, 99])
     array([0.  , 0.25, 0.75, 1.  , 1.  ])

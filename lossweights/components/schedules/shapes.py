@@ -105,6 +105,41 @@ class ExponentialShape(Shape, kind="exponential"):
         return np.asarray(np.expm1(self.sharpness * progress) / np.expm1(self.sharpness))
 
 
+class GaussianShape(Shape, kind="gaussian"):
+    r"""Gaussian: $f(x) = e^{-k (1 - x)^2}$, or $f(x) = 1 - e^{k x^2}$ for $k < 0$.
+
+    A ramp from 0 to 1 is the ramp-up of the consistency weight in semi-supervised training, called
+    `sigmoid_rampup` in Mean Teacher. With `sharpness: -12.5`, a ramp from 1 to 0 is
+    $e^{-12.5 x^2}$, the ramp-down of learning rates in the same code.
+
+    At step 0 the weight is `start`, here exactly 0, as in the paper and in the code of its authors,
+    which has 0 in the whole first epoch. Mean Teacher has $e^{-5} = 0.0067$ there. All other
+    values are those of the formula.
+
+    Laine and Aila 2017, arXiv:1610.02242; Tarvainen and Valpola 2017, arXiv:1703.01780.
+
+    Args:
+        sharpness: $k$; above 0 it ends flat, below 0 it starts flat. Not 0, which would be a jump.
+
+    >>> GaussianShape()(np.array([0.0, 0.25, 0.5, 1.0])).round(4)
+    array([0.    , 0.0601, 0.2865, 1.    ])
+    """
+
+    sharpness: Annotated[float, Field(ge=-500, le=500)] = 5.0
+
+    @field_validator("sharpness")
+    @classmethod
+    def _not_a_jump(cls, sharpness: float) -> float:
+        if sharpness == 0:
+            raise ValueError("sharpness 0 is a jump: write shape: hold, which jumps at the end")
+        return sharpness
+
+    def values(self, progress: Values) -> Values:
+        if self.sharpness < 0:
+            return np.asarray(-np.expm1(self.sharpness * progress**2))
+        return np.asarray(np.exp(-self.sharpness * (1 - progress) ** 2))
+
+
 class PowerShape(Shape, kind="power"):
     """Polynomial: $f(x) = x^p$.
 

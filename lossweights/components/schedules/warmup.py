@@ -12,7 +12,8 @@ class Warmup(DelayedSchedule, kind="warmup"):
 
     Args:
         over: Length $T$ of the warm-up; if it is 0, the weight is 1 from the first step.
-        shape: $f$: linear, cosine, sigmoid, exponential, power, hold, or one with options.
+        shape: $f$: linear, cosine, sigmoid, exponential, gaussian, power, hold, or one with
+            options.
 
     >>> Warmup(over="4 steps", delay="2 steps")([0, 2, 3, 6, 99])
     array([0.  , 0.  , 0.25, 1.  , 1.  ])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lossweights.components.balancers import GradientBalancer
-from lossweights.components.context import Gradients, State
+from lossweights.components.context import Gradients, State, has_passed
 from lossweights.components.durations import Horizon
 from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.checks import GraphChecks
@@ -173,15 +173,16 @@ class GradientWeights:
         if "pairs" in self.tensors:
             self.tensors["pairs"] += put(torch.outer(ones, ones), where, n)
 
-    def show(self, step: int, horizon: Horizon, inactive: Collection[str]) -> None:
+    def show(self, step: int, before: int, horizon: Horizon, inactive: Collection[str]) -> None:
         """Decides whether the forward passes of a step compute gradients.
 
         They do when `every` says so, and if a term counts (is not `inactive`) that never counted in
         a step that computed gradients: its weight is not known yet.
         """
-        length = max(1, horizon.steps(self.balancer.every))
+        every = self.balancer.every
         self._active = frozenset(self.names).difference(inactive)
-        self.is_due = step % length == 0 or not self._computed.issuperset(self._active)
+        is_time = every is None or not step or has_passed(step, before, horizon, every)
+        self.is_due = is_time or not self._computed.issuperset(self._active)
 
     def next_weights(self) -> Tensor:
         """The weights of the next forward pass, shape (n,); nan if it computes gradients."""

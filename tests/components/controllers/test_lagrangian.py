@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lossweights import ConfigError, Lagrangian, LossConfig
+from lossweights import ConfigError, Lagrangian, LossConfig, WeightedLoss
 from lossweights.components.controllers.lagrangian import ascend_additively, ascend_exponentially
 from tests.components.controllers.plant import (
     column,
@@ -80,6 +80,90 @@ def test_exponential_ascent_comes_back_from_its_bounds() -> None:
     torch.testing.assert_close(column(states, "multiplier"), torch.tensor(expected))
 
 
+VIOLATIONS = (3 * torch.randn(200, generator=torch.Generator().manual_seed(0)) + 1).tolist()
+
+
+@pytest.mark.parametrize(("bound", "sign"), [("at_most", 1), ("at_least", -1)])
+@pytest.mark.parametrize("learning_rate", [3e-4, 3e-3, 0.1])
+def test_exponential_ascent_with_adam_is_that_of_torch_on_the_logarithm(
+    bound: str, sign: int, learning_rate: float
+) -> None:
+    """As soft actor-critic learns its temperature: torch's Adam on log alpha."""
+    controller = Lagrangian.model_validate(
+        {
+            bound: 2.0,
+            "ascent": "exponential",
+            "optimizer": "adam",
+            "learning_rate": learning_rate,
+            "lowest": 1e-12,
+            "highest": 1e12,
+        }
+    )
+    states = fed(controller, [2.0 + sign * each for each in VIOLATIONS], **{bound: 2.0})
+    log_alpha = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.Adam([log_alpha], lr=learning_rate)
+    alphas = [1.0]
+    for violation in VIOLATIONS:
+        optimizer.zero_grad()
+        (-log_alpha * violation).backward()
+        optimizer.step()
+        alphas.append(log_alpha.exp().item())
+    torch.testing.assert_close(
+        column(states, "multiplier"), torch.tensor(alphas), rtol=1e-4, atol=0
+    )
+
+
+def test_additive_ascent_with_adam_is_that_of_torch() -> None:
+    controller = Lagrangian(equal_to=0.0, optimizer="adam", learning_rate=0.03, smoothing=0.5)
+    states = fed(controller, VIOLATIONS, equal_to=0.0)
+    multiplier = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.Adam([multiplier], lr=0.03)
+    expected, average = [0.0], VIOLATIONS[0]
+    for violation in VIOLATIONS:
+        average = 0.5 * average + 0.5 * violation
+        multiplier.grad = torch.tensor(-average)
+        optimizer.step()
+        expected.append(multiplier.item())
+    torch.testing.assert_close(column(states, "multiplier"), torch.tensor(expected))
+
+
+def test_the_temperature_of_soft_actor_critic() -> None:
+    """A Gaussian policy with the return -7 x^2.
+
+    An entropy H is held by alpha = 14 exp(2 H - log(2 pi e)), 14 times the variance. The target
+    is the one that needs 0.07. Entropies are estimated from 64 samples, as -log pi.
+    """
+    alpha = 0.07
+    target = 0.5 * math.log(alpha / 14 * 2 * math.pi * math.e)
+    temperature = {
+        "kind": "lagrangian",
+        "at_least": target,
+        "ascent": "exponential",
+        "optimizer": "adam",
+        "learning_rate": 3e-3,
+    }
+    criterion = WeightedLoss({"return": -1.0, "entropy": temperature})
+    log_std, log_alpha = (torch.zeros((), requires_grad=True) for _ in range(2))
+    optimizer = torch.optim.Adam([log_std], lr=3e-2)
+    theirs = torch.optim.Adam([log_alpha], lr=3e-3)
+    criterion.follow(optimizer)
+    torch.manual_seed(0)
+    seen, expected = [], []
+    for _ in range(2500):
+        policy = torch.distributions.Normal(torch.zeros(()), log_std.exp())
+        actions = policy.rsample((64,))
+        entropy = -policy.log_prob(actions).mean()  # type: ignore[no-untyped-call]
+        optimizer.zero_grad()
+        criterion({"return": -7 * actions.square().mean(), "entropy": entropy}).backward()
+        optimizer.step()
+        log_alpha.grad = (entropy - target).detach()
+        theirs.step()
+        seen.append(-criterion.weights["entropy"])
+        expected.append(log_alpha.exp().item())
+    assert seen == pytest.approx(expected, rel=1e-4)
+    assert seen[-500:] == pytest.approx([alpha] * 500, rel=0.03)
+
+
 CASES: list[tuple[dict[str, Any], float, float]] = [
     ({"at_most": 1.0}, 1.0, 1.0),
     ({"at_most": 5.0}, 3.0, 0.0),  # kept anyway
@@ -90,6 +174,7 @@ CASES: list[tuple[dict[str, Any], float, float]] = [
     ({"at_most": 1.0, "ascent": "exponential"}, 1.0, 1.0),
     ({"at_least": 5.0, "ascent": "exponential", "initial": 0.1}, 5.0, -1.0),
     ({"at_most": 1.0, "ascent": "exponential", "smoothing": 0.9, "initial": 5.0}, 1.0, 1.0),
+    ({"at_most": 1.0, "optimizer": "adam", "learning_rate": 0.005}, 1.0, 1.0),
 ]
 
 

@@ -82,6 +82,28 @@ def test_stays_within_its_bounds(factor: float, bound: float) -> None:
     assert fed(controller, [1.0] * 10)[-1]["coefficient"].item() == pytest.approx(bound)
 
 
+@pytest.mark.parametrize(("lowest", "cut"), [(0.0, 0.0), (0.3, 0.3), (-1.0, 0.0)])
+def test_a_factor_of_zero_cuts_off_for_good(lowest: float, cut: float) -> None:
+    controller = Plateau(source="metric", factor=0.0, patience=1, lowest=lowest)
+    states = fed(controller, [2.0, 2.0, 2.0, 1.0, 0.5, 0.5, 0.5, 0.1])
+    expected = torch.tensor([1.0, 1.0, 1.0, *[cut] * 6])
+    torch.testing.assert_close(column(states, "coefficient"), expected)
+
+
+def test_a_term_that_was_cut_off_need_not_be_in_the_sum() -> None:
+    aux = {
+        "controller": {"kind": "plateau", "source": "val_loss", "factor": 0, "patience": 0},
+        "when_zero": "skip",
+    }
+    criterion = WeightedLoss({"task": 1.0, "aux": aux})
+    for _ in range(2):
+        criterion.observe(val_loss=1.0)
+        criterion({"task": torch.tensor(1.0), "aux": torch.tensor(1.0)})
+        criterion.step()
+    assert criterion.weights == {"task": 1.0, "aux": 0.0}
+    assert criterion({"task": torch.tensor(1.0), "aux": torch.tensor(torch.inf)}).item() == 1.0
+
+
 def test_counts_observations_of_its_metric_and_no_steps() -> None:
     plateau = Plateau(factor=0.5, patience=1, source="val_loss")
     criterion = WeightedLoss(terms={"nll": 1.0, "aux": {"weight": 3.0, "controller": plateau}})
@@ -102,7 +124,8 @@ def test_counts_observations_of_its_metric_and_no_steps() -> None:
         ({"factor": 0.5, "lowest": 1.0}, "never move: 1 times 0.5, between 1 and 1e[+]06, is 1;"),
         ({"factor": 2.0, "highest": 1.0}, "never move: 1 times 2, between 0 and 1, is 1;"),
         ({"initial": 0.0}, "never move: 0 times 0.1"),
-        ({"factor": 0.0}, "greater than 0"),
+        ({"factor": -0.5}, "greater than or equal to 0"),
+        ({"factor": 0.0, "lowest": 1.0}, "never move: 1 times 0, between 1 and 1e[+]06, is 1;"),
         ({"mode": "lowest"}, "'min' or 'max'"),
         ({"patience": -1}, "greater than or equal to 0"),
         ({"initial": 0.5, "lowest": 1.0}, "initial between them"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lossweights import Exponential, Horizon, HorizonError, epochs, steps
+from lossweights import Exponential, Horizon, HorizonError, epochs
 
 
 @given(st.integers(0, 200), st.sampled_from([0.1, 0.5, 0.9, 0.999]))
@@ -24,9 +24,9 @@ def test_half_of_the_way_is_left_after_a_half_life() -> None:
     assert found.tolist() == [9.0, 5.0, 3.0, 2.0]
 
 
-def test_rate_is_meant_for_every() -> None:
+def test_rate_is_meant_for_per() -> None:
     horizon = Horizon(steps_per_epoch=20)
-    found = Exponential(rate=0.25, every=epochs(1))([0, 10, 20, 40], horizon)
+    found = Exponential(rate=0.25, per=epochs(1))([0, 10, 20, 40], horizon)
     assert found.tolist() == pytest.approx([1.0, 0.5, 0.25, 0.0625], rel=1e-15)
     assert Exponential(rate=0.5)([3]).tolist() == [0.125]
 
@@ -63,9 +63,10 @@ def test_a_share_of_a_training_without_steps_is_where_it_starts() -> None:
     [
         ({}, "give the speed: either `rate: 0.99` or `half_life: 10 epochs`"),
         ({"rate": 0.9, "half_life": "3 steps"}, "give the speed: either"),
-        ({"half_life": "3 steps", "every": "2 steps"}, "`every` belongs to `rate`"),
+        ({"half_life": "3 steps", "per": "2 steps"}, "`per` belongs to `rate`"),
+        ({"rate": 0.5, "every": "2 epochs"}, "`every: 2 epochs` holds .* `per: 2 epochs` or"),
         ({"half_life": "0 steps"}, "a length above 0"),
-        ({"rate": 0.5, "every": "0%"}, "a length above 0"),
+        ({"rate": 0.5, "per": "0%"}, "a length above 0"),
         ({"rate": 1.0}, "rate\n  Input should be less than 1"),
         ({"rate": 0.0}, "rate\n  Input should be greater than 0"),
     ],
@@ -75,13 +76,8 @@ def test_refuses(fields: dict[str, object], problem: str) -> None:
         Exponential.model_validate(fields)
 
 
-def test_every_may_be_written_out_as_a_dump_does() -> None:
-    written = Exponential.model_validate({"half_life": "3 steps", "every": "1 steps"})
-    assert written == Exponential(half_life=steps(3))
-
-
 def test_asks_for_the_horizon_of_its_lengths() -> None:
     with pytest.raises(HorizonError, match=r"1 epoch cannot .* before steps_per_epoch is known"):
-        Exponential(rate=0.9, every="1 epoch")([1])
+        Exponential(rate=0.9, per="1 epoch")([1])
     with pytest.raises(HorizonError, match=r"10% of training .* before total_steps is known"):
         Exponential(half_life="10%")([1])

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,13 @@ from lossweights import Horizon, HorizonError, Product, Schedule, Sequence, Shap
 from lossweights.components import schedules
 from lossweights.components.schedules import DelayedSchedule, base
 from tests.components.schedules import examples
-from tests.components.schedules.examples import ALL_SCHEDULES, ALL_SHAPES, EXAMPLES, SHAPES
+from tests.components.schedules.examples import (
+    ALL_SCHEDULES,
+    ALL_SHAPES,
+    EXAMPLES,
+    IN_CONFIGS,
+    SHAPES,
+)
 
 TOTALS = (0, 1, 2, 7, 103)
 HUGE = [2**31, 10**12, 2**53, 2**62, 2**63 - 1]
@@ -54,7 +61,7 @@ def cycles(schedule: Schedule) -> bool:
 # Which ones
 
 
-@pytest.mark.parametrize(("family", "table"), [(Schedule, EXAMPLES), (Shape, SHAPES)])
+@pytest.mark.parametrize(("family", "table"), [(Schedule, EXAMPLES | IN_CONFIGS), (Shape, SHAPES)])
 def test_every_kind_has_examples(
     family: type[Schedule | Shape], table: dict[str, list[Schedule | Shape]]
 ) -> None:
@@ -195,7 +202,7 @@ def test_final_of_what_settles_needs_no_total(schedule: Schedule) -> None:
 @every_schedule
 def test_a_missing_horizon_is_named(schedule: Schedule) -> None:
     """What is asked for, one thing after the other, is all that is needed."""
-    known: dict[str, int] = {}
+    known: dict[str, Any] = {}
     while (asked := what_it_asks_for(schedule, Horizon(**known))) is not None:
         lacking = [name for name in ("total_steps", "steps_per_epoch") if name in asked]
         assert len(lacking) == 1

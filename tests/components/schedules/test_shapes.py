@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lossweights import Ramp, Shape
+from lossweights import Ramp, Shape, Warmup
 from lossweights.components.schedules import (
     CosineShape,
     ExponentialShape,
+    GaussianShape,
     HoldShape,
     LinearShape,
     PowerShape,
@@ -43,6 +44,39 @@ def test_exponential_follows_its_formula(progress: float, sharpness: float) -> N
     expected = (math.exp(sharpness * progress) - 1) / (math.exp(sharpness) - 1)
     found = at(ExponentialShape(sharpness=sharpness), progress)
     assert found == pytest.approx(expected, rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize("epoch", [1, 20, 40, 79, 80, 300])
+def test_gaussian_is_the_ramp_up_of_semi_supervised_training(epoch: int) -> None:
+    """`rampup` of github.com/smlaine2/tempens, a32743a, and `sigmoid_rampup` of Mean Teacher."""
+    theirs = math.exp(-(max(0.0, 1 - epoch / 80) ** 2) * 5.0)
+    ours = Warmup(over="80 steps", shape="gaussian").at(epoch)
+    assert ours == pytest.approx(theirs, rel=1e-15)
+
+
+@pytest.mark.parametrize("epoch", [0, 250, 251, 275, 299])
+def test_gaussian_below_0_is_the_ramp_down_of_semi_supervised_training(epoch: int) -> None:
+    """`rampdown` of tempens: of 300 epochs it takes the last 50."""
+    since = (epoch - 250) * 0.5
+    theirs = math.exp(-(since * since) / 50) if epoch >= 250 else 1.0
+    shape = GaussianShape(sharpness=-12.5)
+    ours = Ramp(start=1.0, stop=0.0, over="50 steps", delay="250 steps", shape=shape).at(epoch)
+    assert ours == pytest.approx(theirs, rel=1e-12)
+
+
+@given(PROGRESS, st.floats(-500, 500).filter(bool))
+def test_gaussian_follows_its_formula(progress: float, sharpness: float) -> None:
+    rising = math.exp(-abs(sharpness) * (1 - progress) ** 2)
+    falling = math.exp(-abs(sharpness) * progress**2)
+    expected = rising if sharpness > 0 else 1 - falling
+    found = at(GaussianShape(sharpness=sharpness), progress)
+    assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+@given(PROGRESS, st.floats(-500, 500).filter(bool))
+def test_the_two_gaussians_are_twins(progress: float, sharpness: float) -> None:
+    twin = 1 - at(GaussianShape(sharpness=-sharpness), 1 - progress)
+    assert at(GaussianShape(sharpness=sharpness), progress) == pytest.approx(twin, abs=1e-15)
 
 
 @given(PROGRESS, st.floats(0.01, 50))
@@ -101,6 +135,7 @@ def test_options_stand_in_a_table() -> None:
         ({"kind": "sigmoid", "sharpness": 1001}, "less than or equal to 1000"),
         ({"kind": "exponential", "sharpness": 0}, "a straight line: write shape: linear"),
         ({"kind": "exponential", "sharpness": 501}, "less than or equal to 500"),
+        ({"kind": "gaussian", "sharpness": 0}, "a jump: write shape: hold"),
         ({"kind": "power", "exponent": 0}, "greater than 0"),
     ],
 )
@@ -112,7 +147,9 @@ def test_refuses(written: object, problem: str) -> None:
 @pytest.mark.parametrize(
     ("start", "stop"), [(0.1, 0.3), (0.3, 0.1), (1e-30, 1.0), (1e16, 1.0), (-0.7, 0.1), (0.1, -0.2)]
 )
-@pytest.mark.parametrize("shape", ["linear", "cosine", "sigmoid", "exponential", "power", "hold"])
+@pytest.mark.parametrize(
+    "shape", ["linear", "cosine", "sigmoid", "exponential", "gaussian", "power", "hold"]
+)
 def test_interpolation_is_exact_at_both_ends(start: float, stop: float, shape: str) -> None:
     """start + (stop - start) is not stop for each pair of floats."""
     values = interpolate(start, stop, shape, np.array([-0.5, 0.0, 0.5, 1.0, 1.5]))

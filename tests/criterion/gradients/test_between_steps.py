@@ -162,9 +162,9 @@ def test_two_terms_that_never_met_have_no_product() -> None:
 
 def test_a_term_that_wakes_between_a_forward_pass_and_its_step_has_no_weight_yet() -> None:
     held = built(every="100 steps")
-    held.show(0, Horizon(), inactive={"c"})
+    held.show(0, 0, Horizon(), inactive={"c"})
     record(held, torch.tensor([2.0, 3.0]), gradients(1.0, 1.0, names=("a", "b")))
-    held.show(0, Horizon(), inactive=())
+    held.show(0, 0, Horizon(), inactive=())
     held.step_done()
-    held.show(1, Horizon(), inactive=())
+    held.show(1, 0, Horizon(), inactive=())
     assert held.is_due

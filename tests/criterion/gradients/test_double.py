@@ -25,6 +25,7 @@ KINDS = sorted(
 
 def balancer(kind: str, **fields: object) -> dict[str, object]:
     needed: dict[str, dict[str, object]] = {
+        "gradient-similarity": {"primary": "a"},
         "lr-annealing": {"reference": "a"},
         "norm-balance": {"per_item": False},
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lossweights.components.balancers.base import Balancer
 from lossweights.components.context import STATISTICS, State, Statistic, StepContext
-from lossweights.components.durations import Duration, steps
+from lossweights.components.durations import Duration
 from lossweights.components.numerics import LARGE
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -28,6 +28,7 @@ class GradientBalancer(Balancer):
 
     Args:
         every: Time between two steps in which gradients are taken; weights are constant meanwhile.
+            By default they are taken at each step.
         heads: Whether the other tensors have the weighted loss (`weighted`), or the loss without
             the balancer (`plain`): then only gradients of the shared tensors are combined.
 
@@ -36,7 +37,7 @@ class GradientBalancer(Balancer):
         needs: The statistics that `weigh` and `update` may read.
     """
 
-    every: Duration | str = steps(1)
+    every: Duration | str | None = None
     heads: Literal["weighted", "plain"] = "weighted"
     instant: ClassVar[bool] = True
     needs: ClassVar[tuple[Statistic, ...]] = ()

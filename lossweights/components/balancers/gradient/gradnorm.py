@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lossweights.components.balancers.adam import adam_step
+from lossweights.components.adam import adam_step
 from lossweights.components.balancers.gradient.base import GradientBalancer
 from lossweights.components.context import State, Statistic, StepContext
 from lossweights.components.numerics import relative

@@ -73,7 +73,7 @@ class GradVac(GramianBalancer, kind="gradvac"):
         gramian = now.gradients.gramian.numpy(force=True)[pairs]
         met = np.isfinite(gramian)  # nan for terms of different batches
         # The order of the forward pass, which was before this step was done.
-        step = max(now.step - 1, 0)
+        step = now.step - now.elapsed
         _, moved = self._vaccinated(np.where(met, gramian, 0.0), targets[pairs], step)
         targets[pairs] = np.where(met, moved, targets[pairs])
         state["targets"].copy_(torch.from_numpy(targets))

@@ -1,14 +1,15 @@
 """Each term's gradient divided by a moving average of its norm."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from torch import Tensor
 
 from lossweights.components.balancers.gradient.base import GradientBalancer
 from lossweights.components.context import State, Statistic, StepContext
 from lossweights.components.numerics import LARGE, nan_for_inf
+from lossweights.errors import shown
 
 _EPSILON = 1e-12
 
@@ -16,15 +17,16 @@ _EPSILON = 1e-12
 class NormBalance(GradientBalancer, kind="norm-balance"):
     r"""Makes the weights the fraction of the gradient that comes from each term.
 
-    $$b_i = \frac{R}{n\, (\epsilon + \langle \lVert g_i \rVert \rangle_\beta)},$$
+    $$b_i = \frac{N}{\epsilon + m_i}, \qquad m_i = \langle \lVert g_i \rVert \rangle_\beta,$$
 
-    with the moving average of the norm, the current step included, $\epsilon$ of 1e-12, and $n$
-    terms in this forward pass. The norms of the balanced gradients sum to about $R$; the weights of
-    the config are then the ratio in which terms count. The average begins with the first gradient
-    that is not 0; until then the weight is 1.
+    with the moving average $m_i$ of the norm, the current step included, and $\epsilon$ of 1e-12.
+    Each balanced gradient has a norm of about $N$; the weights of the config are then the ratio in
+    which terms count. The average begins with the first gradient that is not 0; until then the
+    weight is 1, and the term is left out of the mean and the sum of the norms.
 
     Args:
-        total_norm: $R$.
+        total: A number $R$ that the norms of the balanced gradients sum to: $N = R / n$ with $n$
+            terms in this forward pass. Or $N$ itself: the `mean` or the `sum` of all $m_j$.
         smoothing: $\beta$; an average over about $1 / (1 - \beta)$ steps, from the first step on
             (bias correction, as in Adam).
         per_item: Whether the norm is the mean over the batch of the norm of each item's gradient,
@@ -32,7 +34,11 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
 
     A. Défossez, J. Copet, G. Synnaeve, Y. Adi, *High fidelity neural audio compression*, TMLR 2023,
     arXiv 2210.13438, where the output of the model is shared, and $1 / n$ is
-    $\lambda_i / \sum_j \lambda_j$ with the weights $\lambda$ of the config.
+    $\lambda_i / \sum_j \lambda_j$ with the weights $\lambda$ of the config. For physics-informed
+    networks: S. Wang, S. Sankaran, H. Wang, P. Perdikaris, *An expert's guide to training
+    physics-informed neural networks*, 2023, arXiv 2308.08468, with all parameters
+    (`per_item: false`), `total: sum` and `every: 1000 steps`. It averages the weights, not the
+    norms; its code, jaxpi, has `total: mean`. PINA has `total: sum` and no average.
 
     >>> from lossweights import WeightedLoss
     >>> criterion = WeightedLoss(terms=["a", "b"], balancer="norm-balance")
@@ -43,11 +49,21 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
     {'weight/a': 0.1, 'weight/b': 5.0}
     """
 
-    total_norm: Annotated[float, Field(gt=0, le=1e15)] = 1.0
+    total: Literal["mean", "sum"] | Annotated[float, Field(gt=0, le=1e15)] = 1.0
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.999
     per_item: bool = True
     needs: ClassVar[tuple[Statistic, ...]] = ("norms", "item_norms")
     never_negative: ClassVar[tuple[str, ...]] = ("sum", "norm")
+
+    @field_validator("total", mode="wrap")
+    @classmethod
+    def _one_message(cls, written: object, read: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return read(written)
+        except ValidationError:
+            raise ValueError(
+                f"mean, sum or a number above 0 and up to 1e15 is needed, found {shown(written)}"
+            ) from None
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
@@ -59,7 +75,7 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         total, norm = self._averaged(state, now)
-        return norm_balance_weights(total, norm, self.total_norm)
+        return norm_balance_weights(total, norm, self.total)
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         total, norm = self._averaged(state, now)
@@ -75,7 +91,11 @@ class NormBalance(GradientBalancer, kind="norm-balance"):
         return total, torch.where(total == 0, 0.0, norm)
 
 
-def norm_balance_weights(total: Tensor, norm: Tensor, total_norm: float) -> Tensor:
-    r"""$R / (n (\epsilon + m))$ with $m$ = `total` / `norm`, a mean norm; 1 if all were 0."""
-    weights = total_norm / (len(total) * (_EPSILON + total / norm))
-    return torch.where(norm > 0, weights, 1.0)
+def norm_balance_weights(sums: Tensor, counts: Tensor, total: str | float) -> Tensor:
+    r"""$N / (\epsilon + m)$ with $m$ = `sums` / `counts`, mean norms; 1 if all norms were 0."""
+    known = counts > 0
+    means = torch.where(known, sums / counts, 0.0)
+    whole = means.sum() if isinstance(total, str) else total
+    parts = 1 if total == "sum" else known.sum() if total == "mean" else len(means)
+    weights = (whole / (parts * (_EPSILON + means))).clamp(max=LARGE)
+    return torch.where(known, weights, 1.0)

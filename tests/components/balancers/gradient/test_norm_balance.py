@@ -28,7 +28,7 @@ from tests.components.balancers.reference import agree
 BASE = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)  # whose sum is 3.5, where ours have 3
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("encodec-default", {}),
-    ("encodec-whole", {"total_norm": 2.0, "smoothing": 0.5, "per_item": False}),
+    ("encodec-whole", {"total": 2.0, "smoothing": 0.5, "per_item": False}),
 ]
 
 
@@ -38,8 +38,10 @@ def combined(weights: Tensor, step: int) -> Tensor:
 
 
 def test_weights_by_hand() -> None:
-    total, norm = torch.tensor([2.0, 0.5, 0.0]), torch.tensor([0.5, 0.5, 0.0])
-    assert norm_balance_weights(total, norm, 12.0).tolist() == [1, 4, 1]
+    sums, counts = torch.tensor([2.0, 0.5, 0.0]), torch.tensor([0.5, 0.5, 0.0])
+    assert norm_balance_weights(sums, counts, 12.0).tolist() == [1, 4, 1]
+    assert norm_balance_weights(sums, counts, "sum").tolist() == [1.25, 5, 1]
+    assert norm_balance_weights(sums, counts, "mean").tolist() == [0.625, 2.5, 1]
 
 
 @pytest.mark.parametrize(("case", "table"), CASES)
@@ -67,12 +69,47 @@ def test_trajectory_of_a_criterion(case: str, table: dict[str, Any]) -> None:
 @pytest.mark.parametrize("per_item", [True, False])
 def test_norms_sum_to_the_total(per_item: bool) -> None:
     """Without an average exactly, in each forward pass."""
-    balancer = NormBalance(total_norm=5, smoothing=0, per_item=per_item)
+    balancer = NormBalance(total=5, smoothing=0, per_item=per_item)
     known = [of_rows(rows) for rows in ITEM_GRADIENTS]
     weights, _ = weights_of(balancer, known)
     for row, seen in zip(weights, known, strict=True):
         norms = row * (seen.item_norms if per_item else seen.norms)
         agree(norms, torch.full((3,), 5 / 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("per_item", [True, False])
+@pytest.mark.parametrize("total", ["mean", "sum"])
+def test_norms_become_the_mean_or_the_sum(total: str, per_item: bool) -> None:
+    """Weights are the mean of all norms by each, as in jaxpi (e85b694), or the sum, as in PINA."""
+    balancer = NormBalance.model_validate({"total": total, "smoothing": 0, "per_item": per_item})
+    known = [of_rows(rows) for rows in ITEM_GRADIENTS]
+    weights, _ = weights_of(balancer, known)
+    for row, seen in zip(weights, known, strict=True):
+        norms = seen.item_norms if per_item else seen.norms
+        agree(row, (norms.mean() if total == "mean" else norms.sum()) / norms)
+
+
+def test_the_mean_leaves_the_sum_of_the_norms_as_it_is() -> None:
+    balancer = NormBalance(total="mean", smoothing=0)
+    norms = torch.tensor([[4.0, 0.5, 1.5]], dtype=torch.float64)
+    weights, _ = weights_of(balancer, norms)
+    assert (weights * norms).tolist()[0] == pytest.approx([2, 2, 2])
+
+
+def test_the_mean_is_that_of_averaged_norms() -> None:
+    norms = torch.tensor([[1.0, 3.0], [3.0, 1.0]], dtype=torch.float64)
+    weights, _ = weights_of(NormBalance(total="mean", smoothing=0.5), norms)
+    averaged = torch.tensor([1.75, 1.25]) / 0.75  # half of the last, a quarter of the first
+    assert weights[1].tolist() == pytest.approx((averaged.mean() / averaged).tolist())
+
+
+@pytest.mark.parametrize("total", ["mean", "sum"])
+def test_a_term_without_a_gradient_so_far_is_left_out(total: str) -> None:
+    balancer = NormBalance.model_validate({"total": total})
+    norms = torch.tensor([[0.0, 1.0, 3.0]], dtype=torch.float64)
+    weights, _ = weights_of(balancer, norms)
+    whole = 2 if total == "mean" else 4
+    assert weights[0].tolist() == pytest.approx([1, whole, whole / 3])
 
 
 def test_terms_that_are_absent_leave_the_total_to_the_others() -> None:
@@ -141,6 +178,14 @@ def test_hostile_norms(name: str, smoothing: float) -> None:
     assert (weights <= 1e12).all()
 
 
+@pytest.mark.parametrize("total", ["mean", "sum"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_norms_of_which_the_total_is_made(name: str, total: str) -> None:
+    weights = hostile_weights(NormBalance.model_validate({"total": total, "smoothing": 0}), name)
+    assert (weights > 0).all()
+    assert (weights <= 1e30 * (1 + 1e-6)).all()
+
+
 def test_gradients_that_are_not_finite() -> None:
     is_no_number_where_any_is_not(NormBalance())
 
@@ -167,6 +212,11 @@ def test_parameters_have_no_items() -> None:
 
 
 def test_refused() -> None:
-    for field, value in (("smoothing", 1), ("total_norm", 0)):
-        with pytest.raises(ConfigError, match=rf"balancer\.{field}: input should be"):
-            WeightedLoss(terms=["a"], balancer={"kind": "norm-balance", field: value})
+    for table, message in (
+        ({"smoothing": 1}, r"balancer\.smoothing: input should be"),
+        ({"total": 0}, r"balancer\.total: mean, sum or a number above 0 .* needed, found 0$"),
+        ({"total": "median"}, r"balancer\.total: mean, sum or a number .* found 'median'$"),
+        ({"total_norm": 5}, r"unknown field 'total_norm'; did you mean 'total'\?"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            WeightedLoss(terms=["a"], balancer={"kind": "norm-balance", **table})

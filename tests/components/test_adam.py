@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lossweights.components.balancers.adam import adam_step
+from lossweights.components.adam import adam_step
 
 GRADIENTS = torch.randn(30, 3, generator=torch.Generator().manual_seed(0)).double()
 SCALES = torch.tensor([1e-6, 1.0, 1e6], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The step of Adam, for weights that a balancer optimizes itself."""
+"""The step of Adam, for weights that a component optimizes itself."""
 
 import math
 
@@ -19,8 +19,8 @@ def adam_step(gradient: Tensor, state: State) -> Tensor:
     with its defaults: decays of 0.9 and 0.999, $\epsilon$ of 1e-8.
 
     Args:
-        gradient: Shape (n,).
-        state: With `first_moment` and `second_moment`, shape (n,), and `count`, of that shape or
+        gradient: Shape (n,), or 0-dim.
+        state: With `first_moment` and `second_moment`, of that shape, and `count`, of that shape or
             0-dim; all 0 at first, changed in place.
     """
     state["count"] += 1
