@@ -87,7 +87,10 @@ def measured(groups: int, members: int, rounds: int) -> dict[str, list[float]]:
     inside = {f"member_{i}": {"schedule": cyclical} if i % 2 else 0.5 for i in range(members)}
     whole: list[dict[str, Any]] = [{"terms": inside}, {"terms": inside, "schedule": cyclical}]
     terms = {f"group_{index}": whole[index % 2] for index in range(groups)}
-    nested = {name: dict(zip(inside, given, strict=True)) for name, given in zip(terms, losses)}
+    nested = {
+        name: dict(zip(inside, given, strict=True))
+        for name, given in zip(terms, losses, strict=True)
+    }
     flat = {f"{name}/{key}": v for name, given in nested.items() for key, v in given.items()}
     plain = {name: cyclical if index % 2 else 0.5 for index, name in enumerate(flat)}
     variants = {
