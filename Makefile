@@ -47,6 +47,7 @@ bench: $(VENV)/bench  ## measure against the hand-written loop and peers: severa
 	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/schedules.py
 	$(BIN)/python benchmarks/following.py
+	$(BIN)/python benchmarks/groups.py
 
 format: $(VENV)/check  ## format the code
 	$(BIN)/ruff format .

@@ -48,6 +48,7 @@ class Timeline:
         names: The terms, sorted.
         groups: The members of each group, in the order of their columns.
         all_names: The terms and all members, in the order of their columns.
+        sizes: How many columns the terms have, and the members of each group.
         numbers: The column of each scheduled number, as declared.
         fields: The column of each scheduled field, by the place of its component and its name.
         starts: The step at which each term or member wakes up.
@@ -71,6 +72,7 @@ class Timeline:
         self.starts = {
             name: column.start for name, column in zip(self.all_names, self._columns, strict=True)
         }
+        self.sizes = [len(self.names), *map(len, self.groups.values())]
         self._last_start = max(self.starts.values())
         self._skippable = {
             name: i for i, name in enumerate(self.all_names) if terms[name].when_zero == "skip"

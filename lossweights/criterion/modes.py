@@ -412,8 +412,10 @@ class _Rows:
             return self._views
         # Only this row: a tensor for each field and step of a block takes up memory.
         columns = self._all[index].unbind() if self._timeline.fields else ()
-        members = split(self._timeline, self._all[index])[1] if self._timeline.groups else {}
-        return self._rows[index], members, fields_of(self._timeline, columns)
+        fields = fields_of(self._timeline, columns)
+        if self._timeline.groups:
+            return *split(self._timeline, self._all[index]), fields
+        return self._rows[index], {}, fields
 
     def _upload(self, step: int) -> None:
         self._first, block = self._timeline.block(step)
@@ -425,9 +427,9 @@ class _Rows:
 
 def split(timeline: Timeline, row: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The weights of the terms in a row, and those of the members of each group."""
-    sizes = [len(timeline.names), *map(len, timeline.groups.values())]
-    weights, *members = torch.split(row[: sum(sizes)], sizes)
-    return weights, dict(zip(timeline.groups, members, strict=True))
+    sizes = timeline.sizes
+    weights, *members = row.split_with_sizes([*sizes, row.shape[0] - sum(sizes)])
+    return weights, dict(zip(timeline.groups, members, strict=False))
 
 
 def fields_of(timeline: Timeline, columns: Sequence[T]) -> dict[str, dict[str, T]]:

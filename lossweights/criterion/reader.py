@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from fnmatch import translate
 from numbers import Real
 from typing import Any, NamedTuple, Protocol
@@ -102,6 +101,7 @@ class Reader:
         keys = tuple(sorted(terms))
         self._keys = keys  # by which values are given
         self.names = tuple(f"{group}/{key}" for key in keys) if group else keys
+        self._names = frozenset(self.names)
         self._declared = list(terms)
         # Terms with a reduction or a transform: index, name, reduction, level of the transform.
         sorted_terms = [(index, self.names[index], terms[key]) for index, key in enumerate(keys)]
@@ -149,20 +149,18 @@ class Reader:
         names = self.names
         losses: list[Any]
         if type(terms) is dict and len(terms) == len(names):
-            losses = [terms.get(key) for key in self._keys]
+            losses = list(map(terms.get, self._keys))
         else:
             names, losses = self._select(terms, mode, training=training)
         raws: dict[str, Tensor] = {}
         if self._prepared:
             losses = self._prepare(names, losses, mode, raws)
-        groups = _NO_GROUPS
-        if self._groups:
-            groups = {}
-            for place, inside in self._places(names, losses):
-                found = inside.read(losses[place], mode, training=training, finite=finite)
-                found = found if finite is None else finite(found)
-                losses[place] = inside.add_up(found, mode, groups)
-                raws.update(found.raws)
+        groups: dict[str, Members] = {}
+        for place, inside in self._places(names, losses) if self._groups else ():
+            found = inside.read(losses[place], mode, training=training, finite=finite)
+            found = found if finite is None else finite(found)
+            losses[place] = inside.add_up(found, mode, groups)
+            raws.update(found.raws)
         if mode.skipped:
             losses = [
                 loss.detach() if name in mode.skipped and isinstance(loss, Tensor) else loss
@@ -171,8 +169,10 @@ class Reader:
         vector = None
         # A compiled graph cannot catch an error of torch.
         if not torch.compiler.is_compiling() or all(isinstance(loss, Tensor) for loss in losses):
-            with suppress(TypeError, RuntimeError):
+            try:
                 vector = torch.stack(losses)
+            except (TypeError, RuntimeError):  # converted below, or refused
+                vector = None
         if vector is None or vector.dtype is not torch.float32 or vector.ndim != 1:
             if vector is None and any(loss is None for loss in losses):
                 self._select(terms, mode, training=training)  # to check the names
@@ -200,9 +200,11 @@ class Reader:
             weights = weights.to(vector.device)
         if len(names) < len(self.names):
             weights = take(weights, [i for i, name in enumerate(self.names) if name in names])
-        weights = weights.to(vector.dtype)
+        if vector.dtype is not torch.float32:
+            weights = weights.to(vector.dtype)
         groups[self._group] = Members(names, losses, vector, weights)
-        groups.update(inside)
+        if inside:
+            groups.update(inside)
         if mode.skipped and self._group not in mode.skipped:
             summed = [i for i, name in enumerate(names) if name not in mode.skipped]
             vector, weights = take(vector, summed), take(weights, summed)
@@ -225,11 +227,11 @@ class Reader:
         Raises:
             ValueError: For a member that is given in both.
         """
-        taken = {
-            key: table.pop(name)
-            for key, name in zip(self._keys, self.names, strict=True)
-            if name in table
-        }
+        if table.keys() >= self._names:  # in less time
+            taken = dict(zip(self._keys, map(table.pop, self.names), strict=True))
+        else:
+            both = zip(self._keys, self.names, strict=True)
+            taken = {key: table.pop(name) for key, name in both if name in table}
         if isinstance(given, Mapping):
             if twice := sorted(taken.keys() & given.keys()):
                 name = f"{self._group}/{twice[0]}"
