@@ -180,7 +180,7 @@ def test_patterns_to_ignore_expand() -> None:
         ),
         ({"terms": ["{a,b}", "b"]}, r"^terms: '\{a,b\}' and 'b' both stand for 'b'"),
         ({"terms": {"a{,}": 1}}, r"^terms: 'a\{,\}' stands for 'a' twice: write each name once$"),
-        ({"terms": {"{,a}": 1}}, r"^terms.\{,a\}: the name of a term must not be empty, found"),
+        ({"terms": {"{,a}": 1}}, r"^terms.\{,a\}: a name must not be empty, found"),
         ({"eval_weights": {"{a,b}": 1, "b": 1}}, r"^eval_weights: '\{a,b\}' and 'b' both stand"),
         ({"eval_weights": {"{a,c}": 1}}, "eval_weights: no term is called 'c'"),
         ({"eval_weights": {"{a": 1}}, r"^eval_weights.\{a: a single '\{' is no pattern"),
