@@ -34,6 +34,10 @@ _WRITTEN = re.compile(rf"([+-]?{_NUMBER})\s*([^\s0-9]*)")  # in linear time
 _WORD = re.compile(r"[a-z]{3,100}")  # a unit of its own, such as tokens; `k` and `km` are none
 _MANY_ZEROS = 6  # at the end of a number, which are hard to count
 _NEAR = 0.7  # the similarity from which a word is taken for a misspelled unit
+# What others call steps, and time, which no clock here counts.
+_NO_UNITS = frozenset(
+    {"iterations", "iters", "its", "updates", "batches", "ticks", "seconds", "minutes", "hours"}
+)
 _COUNT = re.compile(r"[0-9]+(?:_[0-9]+)*")
 _LONGEST_TEXT = 100  # characters of a duration
 
@@ -379,6 +383,8 @@ def _own_unit(word: object) -> str | None:
     unit = word.lower()
     if not unit.endswith("s"):
         unit += "es" if unit.endswith(("ch", "sh", "x")) else "s"
+    if unit in _NO_UNITS:
+        return None
     is_near = unit in _UNITS or get_close_matches(unit, _UNITS, n=1, cutoff=_NEAR)
     return None if is_near else unit
 
@@ -433,7 +439,7 @@ def read_total(value: object, least: int = 0) -> Duration | None:
     duration = Duration.parse(value)
     if duration.unit == "percent":
         raise ValueError(
-            f'total cannot be a share of itself, found {duration}: write "40000 steps" or '
+            f'total cannot be a percentage of itself, found {duration}: write "40000 steps" or '
             '"2e9 tokens"'
         )
     if least and not duration.value:
@@ -447,7 +453,7 @@ def read_total_steps(value: object, least: int = 0) -> int | Duration | None:
         duration = Duration.parse(value)
         if duration.unit == "percent":
             raise ValueError(
-                f"total_steps cannot be a share of itself, found {duration}: "
+                f"total_steps cannot be a percentage of itself, found {duration}: "
                 'write 40000 or "40 epochs"'
             )
         if duration.unit not in ("steps", "epochs"):

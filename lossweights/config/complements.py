@@ -11,7 +11,7 @@ _MOST_LINKS = 100  # from complement to complement
 
 
 class Owner(NamedTuple):
-    """What a complement may name: a term, by its name.
+    """What a complement may name: a term or a scheduled number, by its name.
 
     Args:
         place: Of its schedule in the config.
@@ -35,8 +35,8 @@ def check_complements(owners: Mapping[str, Owner], others: Iterable[tuple[str, o
     for place, part in [*inside, *others]:
         if part is not None and contains(list(vars(part).values()), Complement):
             raise ValueError(
-                f"{place}: a complement is the whole schedule of a term, and cannot be a part of "
-                "another component: give it a term of its own"
+                f"{place}: a complement is the whole schedule of a term or a scheduled number, and "
+                "cannot be a part of another component: give it one of its own"
             )
     for name, owner in owners.items():
         if isinstance(owner.schedule, Complement):
@@ -48,8 +48,8 @@ def _check_chain(name: str, schedule: Schedule | None, owners: Mapping[str, Owne
     while isinstance(schedule, Complement):
         if (of := schedule.of) not in owners:
             raise ValueError(
-                f"{place}: no term is called {shown(of)}{did_you_mean(of, owners)} "
-                f"(the terms are {quoted(owners)})"
+                f"{place}: no term or scheduled number is called {shown(of)}"
+                f"{did_you_mean(of, owners)} (there are {quoted(owners)})"
             )
         if owners[of].is_steered:
             raise ValueError(

@@ -198,12 +198,12 @@ class LossConfig(Declaration):
     @model_validator(mode="after")
     def _eval_weights_of_terms(self) -> Self:
         table = self.eval_weights if isinstance(self.eval_weights, dict) else {}
+        terms = self.all_terms if table else {}
         for name in table:
-            if name not in self.all_terms:
-                near = did_you_mean(name, self.all_terms)
+            if name not in terms:
                 raise ValueError(
-                    f"eval_weights: no term is called {shown(name)}{near} "
-                    f"(the terms are {quoted(self.all_terms)})"
+                    f"eval_weights: no term is called {shown(name)}{did_you_mean(name, terms)} "
+                    f"(the terms are {quoted(terms)})"
                 )
         return self
 
@@ -226,7 +226,7 @@ class LossConfig(Declaration):
     def _members_are_not_observed(self) -> Self:
         for name, term in self.terms.items():
             source = None if term.controller is None else term.controller.source
-            if source in self.all_terms and source not in self.terms:
+            if source is not None and source not in self.terms and _keys(self.terms, source):
                 raise ValueError(
                     f"terms.{name}.controller: source {shown(source)} is a member of a group: "
                     "observe the group, or pass the value as a metric, under another name"

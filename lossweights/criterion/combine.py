@@ -195,4 +195,11 @@ def finite_terms(values: Values, mode: Mode, config: LossConfig, clock: Clock) -
     names = tuple(values.names[index] for index in kept)
     vector = torch.stack(losses) if losses else values.vector[:0]
     raws = {name: raw for name, raw in values.raws.items() if name not in dropped}
-    return values._replace(names=names, raws=raws, losses=losses, vector=vector.to(values.vector))
+    inside = tuple(f"{name}/" for name in dropped)  # of groups
+    groups = {
+        name: members
+        for name, members in values.groups.items()
+        if name not in dropped and not name.startswith(inside)
+    }
+    vector = vector.to(values.vector)
+    return Values(names, raws, losses, vector, groups)

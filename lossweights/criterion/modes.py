@@ -161,7 +161,8 @@ class Modes:
         if not stepped:
             self.adaptive.discard()
         done = stepped and step != before
-        is_due = self.record.step_done(before) and done
+        # A step that takes 0 units goes on: what it had counts with the next.
+        is_due = (done or not stepped) and self.record.step_done(before) and done
         if done and not is_due:
             self.record.idle_steps += 1
         if self.adaptive.learns_after and self.train is not None:

@@ -168,7 +168,7 @@ class Reader:
             ]
         vector = None
         # A compiled graph cannot catch an error of torch.
-        if not torch.compiler.is_compiling() or all(isinstance(loss, Tensor) for loss in losses):
+        if not torch.compiler.is_compiling() or _are_tensors(losses):
             try:
                 vector = torch.stack(losses)
             except (TypeError, RuntimeError):  # converted below, or refused
@@ -190,6 +190,10 @@ class Reader:
             found = [(names.index(name), inside) for name, inside in present if name in names]
         return [(place, inside) for place, inside in found if losses[place] is not None]
 
+    def is_off(self, mode: ReadMode) -> bool:
+        """Whether all members of this group have weight 0; looked up on the host."""
+        return not any(mode.members[self._group].tolist())
+
     def add_up(self, values: Values, mode: ReadMode, groups: dict[str, Members]) -> Tensor | None:
         """The value of this group, which is added to `groups`; None if no member counts."""
         names, _, losses, vector, inside = values
@@ -202,13 +206,16 @@ class Reader:
             weights = take(weights, [i for i, name in enumerate(self.names) if name in names])
         if vector.dtype is not torch.float32:
             weights = weights.to(vector.dtype)
-        groups[self._group] = Members(names, losses, vector, weights)
-        if inside:
-            groups.update(inside)
+        members = Members(names, losses, vector, weights)
         if mode.skipped and self._group not in mode.skipped:
             summed = [i for i, name in enumerate(names) if name not in mode.skipped]
             vector, weights = take(vector, summed), take(weights, summed)
-        return torch.dot(vector, weights) if vector.numel() else None
+        if not vector.numel():
+            return None
+        groups[self._group] = members
+        if inside:
+            groups.update(inside)
+        return torch.dot(vector, weights)
 
     def _nested(self, terms: Mapping[str, Any]) -> Mapping[str, Any]:
         """Terms by name, in which the members of a group are a mapping of their own."""
@@ -316,6 +323,8 @@ class Reader:
                 weights = mode.members[self._group] if self._group else mode.weights
                 pairs = zip(self.names, weights.tolist(), strict=True)
                 inactive = inactive.union(name for name, weight in pairs if weight == 0)
+                names = [self.names[index] for index, inside in self._groups if inside.is_off(mode)]
+                inactive = inactive.union(names)
             self._check_names(given, inactive)
         return tuple(present), list(present.values())
 
@@ -331,12 +340,13 @@ class Reader:
             for name in self._declared
             if name in self.required and name not in given and group + name not in inactive
         ]
-        not_given = [name for name in self._declared if name not in given]
+        known = [*self._declared, *sorted(self.members)]
+        not_given = [name for name in known if name not in given]
         what = f"a member of {self._group!r}" if group else "a term of this loss"
         problems = [
             f"{name!r} is not {what}"
-            f"{did_you_mean(str(name), not_given or self._declared)} (the "
-            f"{'members' if group else 'terms'} are {quoted(self._declared)}); if it is only for "
+            f"{did_you_mean(str(name), not_given or known)} (the "
+            f"{'members' if group else 'terms'} are {quoted(known)}); if it is only for "
             f"logging, write ignore: [{group}{name}]"
             for name in unknown
         ]
@@ -373,6 +383,10 @@ class Reader:
         if not losses:
             return [], torch.empty(0, dtype=torch.float32, device=device)
         return losses, torch.stack(losses)
+
+
+def _are_tensors(values: Sequence[object]) -> bool:
+    return bool(values) and all(isinstance(value, Tensor) for value in values)
 
 
 def ignoring(patterns: Sequence[str]) -> re.Pattern[str]:

@@ -639,20 +639,22 @@ class WeightedLoss(nn.Module):
         """
         self._check_name(name)
         term = self.config.lineage(name)[-1]
-        if not isinstance(manual := term.controller, Manual):
+        if not isinstance(term.controller, Manual):
             owner = term.controller or term.schedule
             of = f"{owner.kind or 'function'!r} sets it" if owner else "it is a constant"
             lowest = ", lowest: -1e6" if term.weight < 0 else ""
-            raise ValueError(
-                f"the weight of {name!r} cannot be set, {of}: write "
-                f"{{kind: manual, initial: {term.weight:g}{lowest}}} at terms.{name}"
-            )
+            manual = f"{{kind: manual, initial: {term.weight:g}{lowest}}}"
+            hint = f"write {manual} at terms.{name}"
+            if name in self._record.members:
+                hint = f"a member of a group has no controller: declare it as a term, {manual}"
+            raise ValueError(f"the weight of {name!r} cannot be set, {of}: {hint}")
+        controller = term.controller
         is_number = isinstance(weight, Real) and not isinstance(weight, bool)
-        if not is_number or not manual.lowest <= weight <= manual.highest:
+        if not is_number or not controller.lowest <= weight <= controller.highest:
             hint = f"change lowest or highest at terms.{name}" if is_number else "write a float"
             raise ValueError(
-                f"the weight of {name!r} is a number from {manual.lowest:g} to "
-                f"{manual.highest:g}, found {weight!r}: {hint}"
+                f"the weight of {name!r} is a number from {controller.lowest:g} to "
+                f"{controller.highest:g}, found {weight!r}: {hint}"
             )
         self.adaptive.set_weight(name, float(weight))
         self._modes.refresh()
@@ -824,10 +826,10 @@ class WeightedLoss(nn.Module):
         destination[f"{prefix}term_names"] = encoded(sorted(self.config.all_terms))
         if self._owns_clock:
             destination[f"{prefix}clock.step"] = torch.tensor(self.clock.step)
+            destination[f"{prefix}clock.before"] = torch.tensor(self.clock.before)
         horizon = self.horizon
         if horizon.unit != "steps":
             destination[f"{prefix}clock.unit"] = encoded([horizon.unit])
-            destination[f"{prefix}clock.before"] = torch.tensor(self.clock.before)
         numbers = (horizon.span if horizon.is_bounded else None, horizon.steps_per_epoch)
         destination[f"{prefix}horizon"] = torch.tensor([-1 if n is None else n for n in numbers])
 

@@ -249,7 +249,7 @@ def test_a_complement_inside_another_component_is_refused(part: Any, place: str)
         (
             1.5,
             1.0,
-            r"'hard': its weight goes down to -0\.5, because that of 'soft' goes up to 1\.5",
+            r"'hard': it goes down to -0\.5, because 'soft' goes up to 1\.5",
         ),
         (
             0.5,
@@ -275,7 +275,7 @@ def test_a_function_that_goes_above_the_total_is_refused_at_its_step() -> None:
     for _ in range(4):
         criterion.step()
     assert criterion.weights == {"soft": 1.0, "hard": 0.0}
-    with pytest.raises(ConfigError, match=r"'hard': its weight goes down to -0\.25"):
+    with pytest.raises(ConfigError, match=r"'hard': it goes down to -0\.25"):
         criterion.step()
 
 

@@ -72,4 +72,6 @@ def moving_average_weights(
         return torch.where(unknown, 1.0, norm / total).clamp(max=highest)
     mean = total / norm
     unknown = unknown | unknown[reference]
-    return torch.where(unknown, 1.0, mean[reference] / mean).clamp(max=highest)
+    weights = torch.where(unknown, 1.0, mean[reference] / mean).clamp(max=highest)
+    weights[reference] = 1.0
+    return weights

@@ -76,8 +76,7 @@ class Complement(Schedule, kind="complement"):
         if lowest < -_ROUNDING * abs(self.total):
             highest = self.total - lowest
             raise ValueError(
-                f"its weight goes down to {lowest:g}, because that of {self.of!r} goes up to "
-                f"{highest:g}, and their total is {self.total:g}: write `total: {highest:g}`, or "
-                f"lower the weight of {self.of!r}"
+                f"it goes down to {lowest:g}, because {self.of!r} goes up to {highest:g}, and their "
+                f"total is {self.total:g}: write `total: {highest:g}`, or lower {self.of!r}"
             )
         return rest

@@ -6,13 +6,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lossweights.components.balancers.base import refuse_unbalanced
 from lossweights.components.balancers.gradient.base import GradientBalancer
 from lossweights.components.context import State, Statistic, StepContext
-from lossweights.errors import did_you_mean, quoted
 
 
 class GradientSimilarity(GradientBalancer, kind="gradient-similarity"):
-    r"""Lets auxiliary terms count where they pull the way of the primary term.
+    r"""Lets auxiliary terms count as far as their gradients agree with the primary term's.
 
     $$b_i = \max(0, \cos(g_p, g_i)), \qquad b_p = 1.$$
 
@@ -48,11 +48,7 @@ class GradientSimilarity(GradientBalancer, kind="gradient-similarity"):
 
     def check_terms(self, names: tuple[str, ...]) -> None:
         """Raises ValueError for a primary term that is not a balanced one."""
-        if self.primary not in names:
-            raise ValueError(
-                f"primary {self.primary!r} is not a balanced term"
-                f"{did_you_mean(self.primary, names)} (balanced: {quoted(names)})"
-            )
+        refuse_unbalanced("primary", self.primary, names)
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
         names, gramian = now.gradients.names, now.gradients.gramian
