@@ -221,7 +221,7 @@ def test_total_steps_may_be_written(written: object, read: object) -> None:
         (True, "total_steps must be a whole number of at least 0, found True"),
         (2**53 + 1, r"total_steps must be at most 2\*\*53, found"),
         ([5], r"total_steps must be a whole number of at least 0, found \[5\]"),
-        ("25%", 'cannot be a share of itself, found 25%: write 40000 or "40 epochs"'),
+        ("25%", 'cannot be a percentage of itself, found 25%: write 40000 or "40 epochs"'),
         ("-3", "-3 has no unit"),
         ("many", "'many' is not a duration"),
     ],

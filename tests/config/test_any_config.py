@@ -89,7 +89,11 @@ def in_groups(config: dict[str, Any]) -> dict[str, Any]:
         terms = {name: {"terms": {f"{name}{{0..2}}": term}} for name, term in terms.items()}
     else:
         terms = {"g": {"after": "1%", "terms": {"in": inner, "first": 1.0}}, "b": 1.0}
-    return config | {"terms": terms}
+    config = config | {"terms": terms}
+    if "g" in terms:  # what a complement names
+        text = json.dumps(config).replace('"of": "nll"', '"of": "g/in/nll"')
+        config = json.loads(text)
+    return config
 
 
 KINDS = one_of_each_kind()

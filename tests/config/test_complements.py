@@ -59,7 +59,10 @@ def test_an_override_of_one_moves_both() -> None:
     assert weights(changed, "hard")[::2][:3] == pytest.approx([0.2, 0.6, 1.0])
     with pytest.raises(ConfigError, match="'soft' has a controller"):
         config.override({"soft": {"kind": "pid", "target": 3.0}})
-    with pytest.raises(ConfigError, match=r"terms\.hard\.schedule\.of: no term is called 'softer'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"terms\.hard\.schedule\.of: no term or scheduled number is called 'softer'",
+    ):
         config.override({"hard.schedule.of": "softer"})
 
 
@@ -171,7 +174,7 @@ def test_calibration_keeps_the_term_of_a_complement() -> None:
     [
         (
             {"soft": 0.5, "hard": {"kind": "complement", "of": "sotf"}},
-            r"terms\.hard\.schedule\.of: no term is called 'sotf'; did you mean 'soft'\?",
+            r"terms\.hard\.schedule\.of: no term or scheduled number is called 'sotf'; did you mean 'soft'\?",
         ),
         (
             {"hard": {"kind": "complement", "of": "hard"}},
@@ -236,9 +239,7 @@ COMPLEMENT = {"kind": "complement", "of": "nll"}
     ],
 )
 def test_a_complement_inside_another_component_is_refused(part: Any, place: str) -> None:
-    message = (
-        rf"terms\.kl\.{place}: a complement is the whole schedule of a term, .* give it a term"
-    )
+    message = rf"terms\.kl\.{place}: a complement is the whole schedule of a term .* give it one of its own"
     with pytest.raises(ConfigError, match=message):
         LossConfig.read({"terms": {"nll": 0.5, "kl": part}})
 
@@ -254,7 +255,7 @@ def test_a_complement_inside_another_component_is_refused(part: Any, place: str)
         (
             0.5,
             0.25,
-            r"and their total is 0\.25: write `total: 0\.5`, or lower the weight of 'soft'",
+            r"and their total is 0\.25: write `total: 0\.5`, or lower 'soft'",
         ),
         (
             {"kind": "piecewise", "points": [["2000 steps", 0], ["3000 steps", 3], ["80%", 0]]},

@@ -258,7 +258,7 @@ def test_a_wrong_term_is_named_by_its_place(written: Any, problem: str) -> None:
         ),
         ({"total_steps": 1.5}, "total_steps: total_steps must be a whole number"),
         ({"total_steps": True}, "total_steps: total_steps must be a whole number"),
-        ({"total_steps": "25%"}, "total_steps: total_steps cannot be a share of itself"),
+        ({"total_steps": "25%"}, "total_steps: total_steps cannot be a percentage of itself"),
         ({"steps_per_epoch": 0}, "steps_per_epoch: input should be greater than or equal to 1"),
         ({"steps_per_epoch": True}, "steps_per_epoch: a number is needed, found True"),
         (

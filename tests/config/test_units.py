@@ -41,7 +41,7 @@ def test_the_total_has_any_unit(total: Any, horizon: Horizon) -> None:
     [
         ({"total": "2e9 tokens", "total_steps": 5}, "5 and 2e9 tokens: remove total_steps"),
         ({"total": "0 tokens"}, "total: total must be above 0, found 0 tokens"),
-        ({"total": "25%"}, "total cannot be a share of itself, found 25%: write"),
+        ({"total": "25%"}, "total cannot be a percentage of itself, found 25%: write"),
         ({"total": 40_000}, '40000 has no unit: write "40000 steps"'),
         ({"total": "2e9 stpes"}, "'stpes' is not a unit of training; did you mean 'steps'"),
         ({"total_steps": "2e9 tokens"}, 'a number of steps, found 2e9 tokens: write total: "2e9'),

@@ -76,7 +76,7 @@ class Complement(Schedule, kind="complement"):
         if lowest < -_ROUNDING * abs(self.total):
             highest = self.total - lowest
             raise ValueError(
-                f"it goes down to {lowest:g}, because {self.of!r} goes up to {highest:g}, and their "
-                f"total is {self.total:g}: write `total: {highest:g}`, or lower {self.of!r}"
+                f"it goes down to {lowest:g}, because {self.of!r} goes up to {highest:g}, and "
+                f"their total is {self.total:g}: write `total: {highest:g}`, or lower {self.of!r}"
             )
         return rest
