@@ -1041,7 +1041,7 @@ def _loaded_horizon(values: Mapping[str, Any]) -> Horizon | None:
         return None
     (total, each), unit = values["horizon"], values["clock.unit"]
     length = None if total is None else Duration(total, unit)
-    return Horizon(total=length, steps_per_epoch=each, unit=unit)
+    return Horizon(total=length, steps_per_epoch=each if unit == "steps" else None, unit=unit)
 
 
 def _unit_of(value: Any) -> str:
