@@ -57,7 +57,7 @@ def use_yaml(example: Example) -> None:
                 total_steps=1000 if config.total_steps is None else None,
                 steps_per_epoch=100 if config.steps_per_epoch is None else None,
             )
-        assert criterion.weights.keys() == config.terms.keys()
+        assert criterion.weights.keys() == config.all_terms.keys()
 
 
 def declarations(data: Any) -> Iterator[dict[str, Any]]:
