@@ -259,6 +259,8 @@ class LossConfig(Declaration):
             name: Owner(f"terms.{name}.schedule", term.schedule, term.controller is not None)
             for name, term in self.all_terms.items()
         }
+        for name, schedule in self.scheduled.items():
+            owners.setdefault(f"scheduled.{name}", Owner(f"scheduled.{name}", schedule))
         check_complements(owners, [(part.place, part.component) for part in self.adaptive_parts()])
         return self
 

@@ -139,9 +139,9 @@ def escaped(name: str) -> str:
 
 def _checked(pattern: str) -> str:
     if "*" in pattern:
-        raise ValueError(f"{shown(pattern)} is a pattern: write the name of each term")
+        raise ValueError(f"{shown(pattern)} is a pattern: write the name of each one")
     if all("" in part.values for part in _parts(pattern)):
-        raise ValueError(f"the name of a term must not be empty, found {shown(pattern)}")
+        raise ValueError(f"a name must not be empty, found {shown(pattern)}")
     return pattern
 
 

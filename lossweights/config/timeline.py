@@ -342,7 +342,7 @@ class Column(NamedTuple):
             ConfigError: If the schedule fails.
         """
         found = {} if found is None else found
-        if self.is_weight and self.label in found:
+        if self.label in found:
             return found[self.label]
         factor: Values = np.ones(len(steps))
         if self.of is not None and isinstance(self.schedule, Complement):
@@ -357,8 +357,7 @@ class Column(NamedTuple):
         if self.is_weight:
             factor = np.where(steps >= self.start, factor, 0.0)
         values: Values = factor * self.base
-        if self.is_weight:
-            found[self.label] = values
+        found[self.label] = values
         return values
 
     def end(self) -> float | None:
@@ -424,13 +423,19 @@ def weight_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
 
 
 def _complemented(config: LossConfig, schedule: Schedule | None, horizon: Horizon) -> Column | None:
-    """The weight of which a schedule is the complement; None if it is none."""
-    return weight_of(config, schedule.of, horizon) if isinstance(schedule, Complement) else None
+    """The weight or the number of which a schedule is the complement; None if it is none."""
+    if not isinstance(schedule, Complement):
+        return None
+    if config.lineage(schedule.of):
+        return weight_of(config, schedule.of, horizon)
+    return number_of(config, schedule.of.removeprefix("scheduled."), horizon)
 
 
 def number_of(config: LossConfig, name: str, horizon: Horizon) -> Column:
     """A scheduled number over time, from step 0 on."""
-    return Column(f"scheduled.{name}", config.scheduled[name], 0, horizon, is_final=False)
+    schedule = config.scheduled[name]
+    of = _complemented(config, schedule, horizon)
+    return Column(f"scheduled.{name}", schedule, 0, horizon, is_final=False, of=of)
 
 
 def fields_of(place: str, component: Component, start: int, horizon: Horizon) -> dict[str, Column]:

@@ -51,7 +51,7 @@ def test_a_config_with_groups_is_read_again_from_what_it_dumps_and_prints() -> N
         ({"terms": {}}, "terms.deep.terms: at least one term is needed"),
         ({"terms": ["a", "a"]}, "terms.deep.terms: listed twice: 'a'"),
         ({"terms": {"a": "x"}}, "terms.deep.terms.a"),
-        ({"terms": {"": 1}}, "terms.deep.terms.'': the name of a term must not be empty"),
+        ({"terms": {"": 1}}, "terms.deep.terms.'': a name must not be empty"),
         ({"terms": ["a"], "transform": "log"}, "a group has no `transform`"),
         ({"terms": ["a"], "reduction": "mean"}, "a group has no `reduction`"),
         ({"terms": {"a": {"kind": "pid", "target": 1}}}, "'a' is a member of a group and cannot"),

@@ -238,7 +238,7 @@ def test_a_wrong_term_is_named_by_its_place(written: Any, problem: str) -> None:
             "terms: at least one term is needed: write `terms: {reconstruction: 1.0}`",
         ),
         ({"terms": []}, "terms: at least one term is needed"),
-        ({"terms": {"": 1}}, "terms.'': the name of a term must not be empty, found ''"),
+        ({"terms": {"": 1}}, "terms.'': a name must not be empty, found ''"),
         (
             {"terms": {"loss_ce_*": 1}},
             r"terms.loss_ce_\*: 'loss_ce_\*' is a pattern: write the name of",
@@ -423,10 +423,10 @@ def test_a_kind_can_be_overridden_where_the_fields_fit() -> None:
     ("path", "value", "problem"),
     [
         ("lk.weight", 1, r"lk.weight: no term or field is called 'lk'; did you mean 'kl'\?"),
-        ("lk.weight", 1, "; to add a term, write all of it at terms.lk$"),
+        ("lk.weight", 1, "; to add one, write all of it at terms.lk$"),
         ("terms.lk.weight", 1, r"called 'lk'; did you mean 'kl'.* write all of it at terms.lk$"),
-        ("terms.", 1, "^terms.'': the name of a term must not be empty, found ''$"),
-        ("terms.new*", 1, r"^terms.new\*: 'new\*' is a pattern: write the name of each term$"),
+        ("terms.", 1, "^terms.'': a name must not be empty, found ''$"),
+        ("terms.new*", 1, r"^terms.new\*: 'new\*' is a pattern: write the name of each one$"),
         ("terms.new", None, "^terms.new: this term has no value: write its weight, such as 1.0$"),
         ("", 1, "no term or field is called ''"),
         ("total_step", 1, r"did you mean 'total_steps'\?"),
@@ -588,8 +588,8 @@ def test_a_number_is_a_schedule_a_number_or_a_function() -> None:
             r"^scheduled: a table by name is needed, such as {ratio: 0.3}, found \['ratio'",
         ),
         ({1: 2.0}, "^scheduled: the name of a number must be a string, found 1: quote it"),
-        ({"": 2.0}, "^scheduled: the name of a number must not be empty"),
-        ({"a*": 2.0}, r"^scheduled: 'a\*' is a pattern: write the name of each number"),
+        ({"": 2.0}, "^scheduled.*: a name must not be empty"),
+        ({"a*": 2.0}, r"^scheduled.*: 'a\*' is a pattern: write the name of each one"),
         ({"a\n": 2.0}, "text cannot contain"),
         (
             {"a": {"kind": "rmap"}},
@@ -635,7 +635,7 @@ def test_an_override_can_add_a_number() -> None:
             "no scheduled number is called 'tempratur'; did you mean 'temp",
         ),
         ("scheduled.temperature.stp", "unknown field 'stp'; did you mean 'stop'"),
-        ("terms.temperature", "no term or field is called 'temperature'"),
+        ("terms.temperature.stop", "no term or field is called 'temperature'"),
     ],
 )
 def test_a_path_that_fits_nothing_or_two_things_is_refused(path: str, problem: str) -> None:

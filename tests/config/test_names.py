@@ -180,7 +180,7 @@ def test_patterns_to_ignore_expand() -> None:
         ),
         ({"terms": ["{a,b}", "b"]}, r"^terms: '\{a,b\}' and 'b' both stand for 'b'"),
         ({"terms": {"a{,}": 1}}, r"^terms: 'a\{,\}' stands for 'a' twice: write each name once$"),
-        ({"terms": {"{,a}": 1}}, r"^terms.\{,a\}: the name of a term must not be empty, found"),
+        ({"terms": {"{,a}": 1}}, r"^terms.\{,a\}: a name must not be empty, found"),
         ({"eval_weights": {"{a,b}": 1, "b": 1}}, r"^eval_weights: '\{a,b\}' and 'b' both stand"),
         ({"eval_weights": {"{a,c}": 1}}, "eval_weights: no term is called 'c'"),
         ({"eval_weights": {"{a": 1}}, r"^eval_weights.\{a: a single '\{' is no pattern"),
@@ -223,7 +223,9 @@ def test_a_name_without_quotes_in_yaml(text: str, problem: str, tmp_path: Path) 
         LossConfig.read(path)
 
 
-PATTERNS = st.text(st.sampled_from("{},.0{19}a-* b")) | st.text(max_size=4)
+# Without control characters: for Python's regular expressions `$` is also before a last "\n".
+PRINTED = st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])
+PATTERNS = st.text(st.sampled_from("{},.0{19}a-* b")) | st.text(PRINTED, max_size=4)
 
 
 @many
@@ -234,7 +236,7 @@ def test_the_schema_and_the_reader_agree_on_names(pattern: str) -> None:
         LossConfig.read({"terms": {pattern: 1.0}})
     except ConfigError as error:
         problem = str(error)
-    if "stands for" not in problem:  # too many names, or one twice
+    if not re.search("stands for|must not be empty, found '{", problem):  # what a schema cannot see
         assert jsonschema_accepts(pattern) == (not problem)
 
 

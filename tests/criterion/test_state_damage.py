@@ -270,7 +270,8 @@ def test_counts_and_variances_below_0_are_refused(
 ) -> None:
     for place, slot in criterion.adaptive.slots.items():
         component = slot.component
-        assert {*component.never_negative} <= {*slot.state} | {"seen"}  # one with `smoothing` alone
+        some = {"seen", "count", "second_moment"}  # with `smoothing`, or `optimizer: adam`, alone
+        assert {*component.never_negative} <= {*slot.state} | some
         for name in component.never_negative:
             key = f"adaptive.{place}.{component.kind}.{name}"
             if key in state:

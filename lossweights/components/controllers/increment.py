@@ -90,7 +90,7 @@ class Increment(Controller, kind="increment"):
         weight = state["coefficient"].clamp(self.lowest, self.highest)
         if self.gated:
             weight = torch.where(state["error"] < 0, 0.0, weight)
-        return -weight if self.sign < 0 else weight
+        return 0.0 - weight if self.sign < 0 else weight
 
     def update(self, observed: Tensor, state: State, now: StepContext) -> None:
         error = (observed - now["target"]).clamp(-LARGE, LARGE)

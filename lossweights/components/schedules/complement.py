@@ -18,11 +18,12 @@ class Complement(Schedule, kind="complement"):
 
     $w_j(t)$ is the base weight of the other term times its schedule, at the same step of training,
     also if either term begins late. So the two add up to $T$, whatever is changed at the other
-    one. Balancers are not counted. It is the whole schedule of a term, and its weight cannot go
-    below 0.
+    one. Balancers are not counted. It is the whole schedule of a term or of a scheduled number, and
+    cannot go below 0.
 
     Args:
-        of: The other term $j$. It has no controller.
+        of: The other term $j$, which has no controller, such as `soft` or `group/member`; or a
+            scheduled number, `scheduled.alpha`.
         total: $T$.
 
     Raises:

@@ -62,8 +62,8 @@ def sizes() -> Tensor:
 
 
 def test_weights_by_hand() -> None:
-    """The gradients of the roots of 9 and 4 are 12 / (2 * 3) and 2 / (2 * 2)."""
-    losses, norms = torch.tensor([9.0, 4.0, 0.0, -4.0]), torch.tensor([12.0, 2.0, 3.0, 0.0])
+    """The gradients of the roots of 9 and 4 are 12 / (2 * 3) and 2 / (2 * 2); -4 counts as 4."""
+    losses, norms = torch.tensor([9.0, -4.0, 0.0, 4.0]), torch.tensor([12.0, 2.0, 3.0, 0.0])
     roots = root_gradient_norms(losses, norms)
     assert roots.tolist() == [2, 0.5, 0, 0]
     kept = torch.tensor([1.0, 1.0, 7.0, 5.0])
