@@ -23,7 +23,7 @@ class MGDA(GramianBalancer, kind="mgda"):
     same, and a term whose gradient is 0 has all the weight: the shared tensors do not move.
 
     Args:
-        normalize: Divisor of each gradient: `none`, as published, its length (`norm`), its loss
+        divide_by: Divisor of each gradient: `none`, as published, its length (`norm`), its loss
             (`loss`, which makes it the gradient of $\log l_i$; 0 counts as very small), or both
             (`loss+`). The weights are those of the original gradients, scaled to sum to 1, so that
             $d$ still conflicts with none.
@@ -43,10 +43,10 @@ class MGDA(GramianBalancer, kind="mgda"):
     tensor([0.8000, 0.4000])
     """
 
-    normalize: Literal["none", "norm", "loss", "loss+"] = "none"
+    divide_by: Literal["none", "norm", "loss", "loss+"] = "none"
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:
-        if self.normalize == "none":
+        if self.divide_by == "none":
             return super().weigh(losses, state, now)
         found, losses = now.gradients, losses.cpu()
         gramian = found.gramian.cpu()
@@ -62,9 +62,9 @@ class MGDA(GramianBalancer, kind="mgda"):
     def _sizes(self, gramian: Tensor, losses: Tensor) -> Tensor:
         """The divisors of the gradients, shape (m,); 1 for a gradient of 0."""
         sizes = torch.ones_like(gramian[0])
-        if self.normalize != "loss":
+        if self.divide_by != "loss":
             sizes = gramian.diagonal().sqrt()
-        if self.normalize != "norm":
+        if self.divide_by != "norm":
             sizes = sizes * losses.to(gramian).abs().clamp(min=TINY)
         return torch.where(sizes == 0, 1.0, sizes)
 

@@ -138,7 +138,7 @@ def test_gradients_divided_by_their_length() -> None:
         if not case.jacobian.any():
             continue
         units = case.jacobian / np.linalg.norm(case.jacobian, axis=1, keepdims=True)
-        d = case.jacobian.T @ weights_of(MGDA(normalize="norm"), case.jacobian)
+        d = case.jacobian.T @ weights_of(MGDA(divide_by="norm"), case.jacobian)
         shortest = exact.shortest(units)
         if np.linalg.norm(shortest) > 1e-9:
             assert d / np.linalg.norm(d) == pytest.approx(shortest / np.linalg.norm(shortest))
@@ -147,10 +147,10 @@ def test_gradients_divided_by_their_length() -> None:
 
 
 @pytest.mark.parametrize(
-    ("normalize", "sizes"),
+    ("divide_by", "sizes"),
     [("norm", (1, 2)), ("loss", (5, 3)), ("loss+", (5, 6))],
 )
-def test_normalized_by_hand(normalize: str, sizes: tuple[float, float]) -> None:
+def test_divided_by_hand(divide_by: str, sizes: tuple[float, float]) -> None:
     """Orthogonal gradients a and b of lengths 1 and 2, with losses of 5 and 3.
 
     Divided, their lengths are 1 / sizes[0] and 2 / sizes[1]; the weights are as the inverse
@@ -158,17 +158,17 @@ def test_normalized_by_hand(normalize: str, sizes: tuple[float, float]) -> None:
     """
     a, b = sizes
     expected = np.array([a**2 / a, b**2 / 4 / b])
-    balancer = MGDA.model_validate({"normalize": normalize})
+    balancer = MGDA.model_validate({"divide_by": divide_by})
     weights = weights_of(balancer, np.diag([1.0, 2.0]), [5.0, -3.0])
     assert weights.tolist() == pytest.approx((expected / expected.sum()).tolist())
 
 
-@pytest.mark.parametrize("normalize", ["norm", "loss", "loss+"])
+@pytest.mark.parametrize("divide_by", ["norm", "loss", "loss+"])
 @pytest.mark.parametrize("name", hostile())
-def test_normalized_gradients_conflict_with_none(normalize: str, name: str) -> None:
+def test_divided_gradients_conflict_with_none(divide_by: str, name: str) -> None:
     jacobian = hostile()[name]
     losses = np.random.default_rng(5).normal(size=len(jacobian)).tolist()
-    balancer = MGDA.model_validate({"normalize": normalize})
+    balancer = MGDA.model_validate({"divide_by": divide_by})
     weights = weights_of(balancer, jacobian, losses)
     assert np.isfinite(weights).all()
     assert (weights >= 0).all()
@@ -180,7 +180,7 @@ def test_normalized_gradients_conflict_with_none(normalize: str, name: str) -> N
 
 def test_losses_of_0_and_what_is_not_finite() -> None:
     jacobian = np.diag([1.0, 2.0])
-    balancer = MGDA(normalize="loss")
+    balancer = MGDA(divide_by="loss")
     assert weights_of(balancer, jacobian, [0.0, 1.0]).tolist() == pytest.approx([0, 1])
     assert weights_of(balancer, jacobian, [0.0, 0.0]).tolist() == pytest.approx([0.8, 0.2])
     assert np.isnan(weights_of(balancer, jacobian, [np.nan, 1.0])).all()
@@ -193,8 +193,8 @@ def test_losses_of_0_and_what_is_not_finite() -> None:
 def test_the_gramian_is_left_alone() -> None:
     given = gramian(hostile()["badly scaled"])
     before = given.copy()
-    for normalize in ("none", "norm", "loss", "loss+"):
-        balancer = MGDA.model_validate({"normalize": normalize})
+    for divide_by in ("none", "norm", "loss", "loss+"):
+        balancer = MGDA.model_validate({"divide_by": divide_by})
         balancer.weigh(torch.ones(len(given)), {}, moment(given))
     assert np.array_equal(given, before)
 
@@ -213,5 +213,5 @@ def test_a_criterion_goes_along_the_shortest_vector() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match=r"balancer\.normalize: input should be 'none', 'norm'"):
-        WeightedLoss(terms=["a"], balancer={"kind": "mgda", "normalize": "l2"})
+    with pytest.raises(ConfigError, match=r"balancer\.divide_by: input should be 'none', 'norm'"):
+        WeightedLoss(terms=["a"], balancer={"kind": "mgda", "divide_by": "l2"})
