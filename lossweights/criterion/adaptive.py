@@ -39,6 +39,8 @@ class Factors(NamedTuple):
         plain: `factors` without the balancer, for `heads: plain`; None otherwise.
         passes: How many forward passes the step is expected to have, for each term present that
             accumulates a sum, and 1 for the others; None if all are 1.
+        found: `factors` with the weights that the balancer found, before `normalize` and `bounds`;
+            nan if it found none, None if it has neither.
     """
 
     factors: Tensor
@@ -46,11 +48,13 @@ class Factors(NamedTuple):
     gradients: GradientStep | None = None
     plain: Tensor | None = None
     passes: Tensor | None = None
+    found: Tensor | None = None
 
     def to(self, device: torch.device) -> Factors:
         """The same on another device, for an evaluation."""
         penalties = None if self.penalties is None else self.penalties.to(device)
-        return self._replace(factors=self.factors.to(device), penalties=penalties)
+        found = None if self.found is None else self.found.to(device)
+        return self._replace(factors=self.factors.to(device), penalties=penalties, found=found)
 
 
 class Adaptive(AdaptiveState):
@@ -219,7 +223,7 @@ class Adaptive(AdaptiveState):
             divided_by: The number by which the training loop divides the total; None if it does
                 not.
         """
-        step = balance = passes = None
+        step = balance = passes = found = None
         if self.estimates and self.training and torch.is_grad_enabled():  # else a value is whole
             passes = self._passes(values, divided_by)
             parts = zip(values.losses, passes.unbind(), strict=True)
@@ -235,12 +239,17 @@ class Adaptive(AdaptiveState):
                 balance = step.balance
             else:
                 balance = gradients.current(list(losses)).to(values.vector)
-        factors, penalties = self._factors(values.names, values.vector, inactive, balance)
+            if gradients.adjusts:
+                found = None if step is None else step.found
+                found = torch.full_like(balance, torch.nan) if found is None else found
+        factors, penalties, found = self._factors(
+            values.names, values.vector, inactive, balance, found
+        )
         plain = None
         if step is not None and step.rows:
             ones = torch.ones_like(step.balance)
-            plain, _ = self._factors(values.names, values.vector, inactive, ones)
-        return Factors(factors, penalties, step, plain, passes)
+            plain, *_ = self._factors(values.names, values.vector, inactive, ones)
+        return Factors(factors, penalties, step, plain, passes, found)
 
     def _passes(self, values: Values, divided_by: int | None) -> Tensor:
         """The factor that estimates a whole sum from its part in one forward pass, for each term.
@@ -259,33 +268,52 @@ class Adaptive(AdaptiveState):
         vector: Tensor,
         inactive: Collection[str],
         balance: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
+        found: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The factors of some terms, their penalties, and the factors before they are adjusted."""
         vector = vector.detach()
         if self._balances_all and not inactive and len(names) == len(self._term_names):
-            if balance is not None:
-                return balance, None
-            return self.balancer_slot.weigh_inside(vector)  # type: ignore[union-attr]
+            return self._balance(vector) if balance is None else (balance, None, found)
         if not names:
-            return vector, None
+            return vector, None, None
         one, zero, penalty = self._one.to(vector.dtype), self._zero.to(vector.dtype), None
         factors, penalties = [one] * len(names), [zero] * len(names)
         where = self._where(names, inactive)
         if self._balances_inside and where:
             if balance is None:
                 places = [self._balanced.index(names[index]) for index in where]
-                balance, penalty = self.balancer_slot.weigh_inside(  # type: ignore[union-attr]
+                balance, penalty, found = self._balance(
                     take(vector, where), None if len(places) == len(self._balanced) else places
                 )
             _replace(factors, where, balance)
             if penalty is not None:
                 _replace(penalties, where, penalty)
+        before = None if found is None else list(factors)
+        if before is not None and found is not None:
+            _replace(before, where, found)
         for name, slot in self._instant.items():
             if name in names and name not in inactive:
                 index = names.index(name)
                 weight, _ = slot.weigh_inside(vector[index])
                 factors[index] = factors[index] * weight
+                if before is not None:
+                    before[index] = before[index] * weight
                 penalties[index] = penalties[index] * weight
-        return torch.stack(factors), None if penalty is None else torch.stack(penalties)
+        return (
+            torch.stack(factors),
+            None if penalty is None else torch.stack(penalties),
+            None if before is None else torch.stack(before),
+        )
+
+    def _balance(
+        self, vector: Tensor, where: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What `_factors` returns, for the balanced terms alone."""
+        slot: Slot = self.balancer_slot  # type: ignore[assignment]
+        weights, penalty = slot.weigh_inside(vector, where)
+        if not slot.adjusts:
+            return weights, penalty, None
+        return slot.adjusted(weights), penalty, weights
 
     def _where(self, names: Sequence[str], inactive: Collection[str]) -> list[int]:
         """The places of the balanced terms that count."""
@@ -331,16 +359,26 @@ class Adaptive(AdaptiveState):
         for place, slot in self.slots.items():
             slot.show(step, before, horizon, fields.get(place))
 
-    def factors(self) -> Tensor | None:
-        """The factors of all terms until the next step, shape (n,); None if all are 1."""
+    def factors(self) -> tuple[Tensor | None, Tensor | None]:
+        """The factors of all terms until the next step, shape (n,); None if all are 1.
+
+        The second are those before `normalize` and `bounds`; None without these.
+        """
+        slot = self.balancer_slot
+        if slot is None or self._balances_inside:
+            return (self._steered_by(None) if self._steered else None), None
+        found = slot.weigh(self._unread)
+        if not slot.adjusts:
+            return self._steered_by(found), None
+        return self._steered_by(slot.adjusted(found)), self._steered_by(found)
+
+    def _steered_by(self, balance: Tensor | None) -> Tensor:
+        """The factors of all terms from a balancer's weights and the controllers."""
         factors = [self._one] * len(self._term_names)
-        if self.balancer_slot is not None and not self._balances_inside:
-            balance = self.balancer_slot.weigh(self._unread)
+        if balance is not None:
             if self._balances_all:
                 return balance
             _replace(factors, self._where_balanced, balance)
-        elif not self._steered:
-            return None
         for name, slot in self._steered.items():
             index = self._term_names.index(name)
             factors[index] = factors[index] * slot.weigh(self._nan)

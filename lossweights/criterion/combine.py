@@ -48,15 +48,9 @@ def combine(
         and vector.dtype is torch.float32
         and vector.device == mode.device
     ):
-        return Parts(torch.dot(vector, weights), values, weights)
-    if mode.in_place:  # the clock may overwrite it before the backward pass
-        weights = weights.clone()
-    if vector.device != mode.device:  # an evaluation on another device
-        weights = weights.to(vector.device)
-    if len(present) < len(names):
-        weights = take(weights, [i for i, name in enumerate(names) if name in present])
-    if vector.dtype is torch.float64:
-        weights = weights.double()
+        return Parts(torch.dot(vector, weights), values, weights, None, None, None, mode.found)
+    weights = _of_present(weights, values, mode, names)
+    found = None if mode.found is None else _of_present(mode.found, values, mode, names)
     counted = _multiplied(weights, present, multiplied, divided_by or 1)
     adaptive = mode.adaptive
     if adaptive is None or not (present or adaptive.weights_from_gradients):
@@ -68,10 +62,26 @@ def combine(
         anchor = adaptive.anchor([name for name in present if name not in mode.inactive])
         total = total if anchor is None else total + anchor
     if factors is None:
-        return Parts(total, values, weights)
+        return Parts(total, values, weights, found=found)
     if factors.plain is not None:
         total = _in_shared_alone(total, values, counted, mode, factors)
-    return Parts(total, values, weights, factors.factors, factors.penalties, factors.gradients)
+    if factors.found is not None:
+        found = weights * factors.found
+    elif found is not None:
+        found = found * factors.factors
+    return Parts(total, values, weights, *factors[:3], found)
+
+
+def _of_present(weights: Tensor, values: Values, mode: Mode, names: Sequence[str]) -> Tensor:
+    """The weights of the terms present, of all those in `names`, as the values need them."""
+    present, _, _, vector = values
+    if mode.in_place:  # the clock may overwrite it before the backward pass
+        weights = weights.clone()
+    if vector.device != mode.device:  # an evaluation on another device
+        weights = weights.to(vector.device)
+    if len(present) < len(names):
+        weights = take(weights, [i for i, name in enumerate(names) if name in present])
+    return weights.double() if vector.dtype is torch.float64 else weights
 
 
 def _multiplied(

@@ -33,6 +33,7 @@ class Mode:
         dormant: Terms that do not count yet, and may be absent.
         skipped: Terms of weight 0 that are left out of the sum, and may be absent.
         inactive: Both.
+        found: `weights` before the balancer's `normalize` and `bounds`; None without these.
     """
 
     weights: Tensor
@@ -41,6 +42,7 @@ class Mode:
     in_place: bool = False
     dormant: frozenset[str] = frozenset()
     skipped: frozenset[str] = frozenset()
+    found: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.device, self.inactive = self.weights.device, self.dormant | self.skipped
@@ -234,7 +236,10 @@ class Modes:
             adaptive.show(step, step if before is None else before, self.horizon, fields)
             if check and self.device.type != "meta":
                 adaptive.check()
-            factors = adaptive.factors()
+            factors, found = adaptive.factors()
+            if found is not None:
+                out = self._rows.found if mode.in_place else None
+                mode.found = torch.mul(weights, found, out=out)
             if factors is not None:
                 out = self._rows.product if mode.in_place else None
                 weights = torch.mul(weights, factors, out=out)
@@ -361,6 +366,7 @@ class _Rows:
         if self.in_place:
             self._row = torch.zeros(timeline.width, dtype=torch.float32, device=device)
             self.product = torch.zeros_like(self._row[: len(timeline.names)])
+            self.found = torch.zeros_like(self.product)
             self._views = self._row[: len(timeline.names)], fields_of(timeline, self._row.unbind())
 
     def at(self, step: int) -> tuple[Tensor, Fields]:

@@ -22,8 +22,9 @@ _MANY_PASSES = 256  # of one step, after which they are added up
 _SOME_STEPS = 4  # after which a pattern is not taken for chance
 _RECENT_STEPS = 50  # that are kept, to see whether the total is still finite
 
-# The rows of a table of sums over forward passes; `_COUNT` is how often a term was given.
-_RAW, _VALUE, _WEIGHT, _PENALTY, _WEIGHTED, _COUNT = range(6)
+# The rows of a table of sums over forward passes; `_COUNT` is how often a term was given. With a
+# balancer whose weights are adjusted there are two more: what it found, and how often it did.
+_RAW, _VALUE, _WEIGHT, _PENALTY, _WEIGHTED, _COUNT, _FOUND, _FINDS = range(8)
 
 
 class Parts(NamedTuple):
@@ -35,6 +36,7 @@ class Parts(NamedTuple):
     factors: Tensor | None = None  # what multiplies these weights; None for 1
     penalties: Tensor | None = None  # added to `factors` times the values
     gradients: GradientStep | None = None  # what was computed from gradients
+    found: Tensor | None = None  # weights times factors, before the balancer's are adjusted
 
 
 class Pass(NamedTuple):
@@ -47,6 +49,7 @@ class Pass(NamedTuple):
     penalties: Tensor | None
     raws: dict[str, Tensor]
     skipped: frozenset[str]
+    found: Tensor | None = None
 
 
 class Step(NamedTuple):
@@ -100,6 +103,7 @@ class ForwardRecord:
         summed: Those with `accumulates: sum`.
         compared: Those that a balancer compares with each other in a forward pass.
         weights_move: Whether any weight changes with time, so that the clock matters.
+        adjusts: Whether the weights of a balancer are adjusted.
 
     Attributes:
         names: The terms of the last forward pass; none before the first.
@@ -120,8 +124,9 @@ class ForwardRecord:
         compared: Collection[str],
         *,
         weights_move: bool,
+        adjusts: bool = False,
     ) -> None:
-        self._all = tuple(names)
+        self._all, self._adjusts = tuple(names), adjusts
         self._summed = [index for index, name in enumerate(names) if name in summed]
         self._weights_move = weights_move
         self.names: tuple[str, ...] = ()
@@ -154,7 +159,8 @@ class ForwardRecord:
         """Goes on with the step on another device."""
         if self.awaits_step:  # a table may be on another device than later passes
             self._add_up()
-        shape = (_COUNT + 1, len(self._all) + 1)  # of the table that compiled graphs add to
+        rows = _FINDS if self._adjusts else _COUNT
+        shape = (rows + 1, len(self._all) + 1)  # of the table that compiled graphs add to
         self._compiled = keeps_address(torch.zeros(shape, dtype=torch.float32, device=device))
 
     def add(self, parts: Parts, skipped: frozenset[str]) -> bool:
@@ -163,7 +169,9 @@ class ForwardRecord:
         Returns whether the clock, which matters to weights, seems to be forgotten, after each many
         forward passes.
         """
-        _, (names, raws, losses, vector), weights, factors, penalties, _ = parts
+        _, (names, raws, losses, vector), weights, factors, penalties, _, before = parts
+        if before is None and self._adjusts:  # no balanced term is present
+            before = weights if factors is None else weights * factors
         self.names = names
         found: Pass = tuple.__new__(  # in half the time of the named tuple's own constructor
             Pass,
@@ -176,6 +184,7 @@ class ForwardRecord:
                 # The losses themselves may be overwritten; the vector is a copy.
                 {name: raw.detach().clone() for name, raw in raws.items()} if raws else raws,
                 skipped,
+                None if before is None else before.detach(),
             ),
         )
         if penalties is not None:
@@ -261,11 +270,14 @@ class ForwardRecord:
         with `accumulates: sum`; what terms add to the total is a mean over all passes.
         """
         tables = _tables_of_steps(steps, self._all)
-        count = tables[:, _COUNT:].clamp(min=1)  # sums of terms that were not given are 0
+        count = tables[:, _COUNT:_FOUND].clamp(min=1)  # sums of terms that were not given are 0
         of_all = count[..., -1:].expand(-1, _COUNT - _PENALTY, count.shape[-1])
         divisors = torch.cat([count.expand(-1, _PENALTY, -1), of_all, count], dim=1)
         for index in self._summed:
             divisors[:, _RAW:_WEIGHT, index] = divisors[:, _PENALTY:_COUNT, index] = 1.0
+        if self._adjusts:
+            finds = tables[:, _FINDS:].clamp(min=1)
+            divisors = torch.cat([divisors, finds, finds], dim=1)
         sums, names = (tables / divisors).sum(dim=0), frozenset[str]()
         if earlier is not None:
             sums, names = sums + earlier.sums.to(sums.device), earlier.names
@@ -276,13 +288,14 @@ class ForwardRecord:
         """The parts of a total as means over steps, terms in the given order.
 
         Values and weights are means over the steps in which a term was given; penalties and
-        weighted values over all.
+        weighted values over all; found weights over those in which the balancer found any.
         """
         given = steps.sums[:_PENALTY] / steps.sums[_COUNT]
         added = steps.sums[_PENALTY:_COUNT] / steps.sums[_COUNT, -1]
         where = [index for index, name in enumerate(self._all) if name in steps.names]
         rows = [row.unbind() for part in (given, added) for row in part.unbind()]
         raw, value, weight, penalty, products = ([row[index] for index in where] for row in rows)
+        found = (steps.sums[_FOUND] / steps.sums[_FINDS]).unbind() if self._adjusts else ()
         return Breakdown.of(
             [self._all[index] for index in where],
             raw,
@@ -292,6 +305,7 @@ class ForwardRecord:
             products,
             order,
             steps.sums.new_zeros(()),
+            [found[index] for index in where] if found else (),
         )
 
     def unused_warning(self) -> str:
@@ -370,7 +384,7 @@ class ForwardRecord:
 
 
 def _sums(step: Step, names: Sequence[str]) -> Tensor:
-    """The table of all forward passes of a step, shape (6, n + 1)."""
+    """The table of all forward passes of a step, shape (rows, n + 1)."""
     if not step.passes:
         return cast("Tensor", step.sums)
     sums = _tables(step.passes, names).sum(dim=0)
@@ -378,7 +392,7 @@ def _sums(step: Step, names: Sequence[str]) -> Tensor:
 
 
 def _tables_of_steps(steps: Sequence[Step], names: Sequence[str]) -> Tensor:
-    """The tables of steps, shape (steps, 6, n + 1), on the device of the last."""
+    """The tables of steps, shape (steps, rows, n + 1), on the device of the last."""
     device, count = steps[-1].device, len(steps[-1].passes)
     if all(s.sums is None and len(s.passes) == count and s.device == device for s in steps):
         tables = _tables([each for step in steps for each in step.passes], names)  # all at once
@@ -388,7 +402,7 @@ def _tables_of_steps(steps: Sequence[Step], names: Sequence[str]) -> Tensor:
 
 @torch.no_grad()
 def _tables(passes: Sequence[Pass], names: Sequence[str]) -> Tensor:
-    """One table for each forward pass, shape (passes, 6, n + 1).
+    """One table for each forward pass, shape (passes, rows, n + 1).
 
     The last column is 0, but 1 in the row of counts, so that it counts passes.
     """
@@ -421,4 +435,10 @@ def _tables(passes: Sequence[Pass], names: Sequence[str]) -> Tensor:
         for index in () if at is None else set(range(n)).difference(at):
             count[row, index].zero_()
     rows = torch.stack([raw, value, weight, penalty, weighted], dim=1)
-    return torch.cat([torch.nn.functional.pad(rows, (0, 1)), count[:, None]], dim=1)
+    tables = [torch.nn.functional.pad(rows, (0, 1)), count[:, None]]
+    if passes[0].found is not None:
+        finds = stacked(None if e.found is None else ~e.found.isnan() for e in passes)
+        found = stacked(None if e.found is None else e.found.nan_to_num(0.0) for e in passes)
+        rows = torch.stack([found, finds.to(found.dtype)], dim=1)
+        tables.append(torch.nn.functional.pad(rows, (0, 1)))
+    return torch.cat(tables, dim=1)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lossweights.errors import did_you_mean, quoted
 
-QUANTITIES = ("raw", "value", "weight", "penalty", "weighted", "share")  # of a term
+QUANTITIES = ("raw", "value", "found", "weight", "penalty", "weighted", "share")  # of a term
 METRICS = (*QUANTITIES, "total", "controller")  # what a logger may include
+_SOMETIMES = ("found", "penalty")  # quantities that not every loss has
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Breakdown:
         weighted: `weight * value + penalty`; over a step, the mean or sum of that.
         share: $|w_i l_i| / \sum_j |w_j l_j|$, the part of each term in the loss; 0 if all are 0.
         step: Optimizer steps done before the forward pass; None if it is not known.
+        found: `weight` before the `normalize` and `bounds` of the balancer; nan if it found none,
+            empty if it has neither.
         controllers: The state of each controller now, by term.
         notes: Warnings about the training so far.
     """
@@ -40,6 +43,7 @@ class Breakdown:
     weighted: dict[str, Tensor]
     share: dict[str, Tensor]
     step: int | None = None
+    found: dict[str, Tensor] = field(default_factory=dict)
     controllers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -54,11 +58,12 @@ class Breakdown:
         products: Sequence[Tensor],
         order: Iterable[str],
         zero: Tensor,
+        found: Sequence[Tensor] = (),
     ) -> Breakdown:
         """From the parts of the terms in `names`, for those of `order` that are among them.
 
-        `products` are weights times values; `penalty` is empty if nothing is learned; `zero` is
-        the total without any term.
+        `products` are weights times values; `penalty` is empty if nothing is learned, and `found`
+        if nothing is adjusted; `zero` is the total without any term.
         """
         where = {name: names.index(name) for name in order if name in names}
 
@@ -78,6 +83,7 @@ class Breakdown:
             penalty=penalties,
             weighted=weighted,
             share=dict(zip(where, share.unbind(), strict=False)),
+            found=by_name(found),
         )
 
     def metrics(self, prefix: str = "", include: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -85,8 +91,8 @@ class Breakdown:
 
         Args:
             prefix: Prepended to each name, such as `train/`.
-            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total` and
-                `controller`; all of them by default.
+            include: Which of `raw`, `value`, `found`, `weight`, `penalty`, `weighted`, `share`,
+                `total` and `controller`; all of them by default.
 
         Raises:
             ValueError: For an unknown quantity.
@@ -107,7 +113,7 @@ class Breakdown:
 
     def __str__(self) -> str:
         numbers = on_host(self.metrics())
-        columns = [quantity for quantity in QUANTITIES if quantity != "penalty" or self.penalty]
+        columns = [each for each in QUANTITIES if each not in _SOMETIMES or getattr(self, each)]
         width = max([len("total"), *map(len, self.raw)])
         lines = [] if self.step is None else [f"step {self.step}"]
         lines.append(f"{'term':<{width}} " + "".join(f"{column:>12}" for column in columns))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lossweights.components.balancers import Balancer, GradientBalancer
+from lossweights.components.balancers.base import adjusted_weights
 from lossweights.components.context import Gradients, State, StepContext, orthonormal
 from lossweights.components.controllers import Controller
 from lossweights.components.durations import Horizon
@@ -30,6 +31,7 @@ class Slot:
 
     Attributes:
         now: What the component is given between forward passes.
+        adjusts: Whether the weights that a balancer finds are not those that are applied.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Slot:
         self._table, self._learned = table, learned or {}
         self._pairs = getattr(component, "pairs", ())
         self.now = self._inside = StepContext({}, terms=terms)
+        self.adjusts = isinstance(component, Balancer) and component.adjusts
         self._penalty = (
             component.penalty
             if isinstance(component, Balancer) and type(component).penalty is not Balancer.penalty
@@ -123,6 +126,16 @@ class Slot:
         if penalty is not None and penalty.is_leaf:
             penalty = penalty.clone()
         return weights, penalty
+
+    def adjusted(self, found: Tensor) -> Tensor:
+        """The weights that are applied, for those that a balancer that `adjusts` found."""
+        balancer = self.component
+        weights = adjusted_weights(found, balancer.normalize, balancer.bounds)  # type: ignore[union-attr]
+        if not found.requires_grad:
+            return weights
+        # Learned weights have the gradient that they would have without: beyond a bound there would
+        # be none, and the penalty alone would move them.
+        return weights.detach() + (found - found.detach())
 
     def learn(self, observed: Tensor, valid: Tensor, gradients: Gradients | None = None) -> None:
         """Updates the state from one step, or one interval.

@@ -131,6 +131,7 @@ class WeightedLoss(nn.Module):
             self.adaptive.summed,
             self.adaptive.compared,
             weights_move=_weights_move(config, self.adaptive),
+            adjusts=config.balancer is not None and config.balancer.adjusts,
         )
         self._issued: set[str] = set()
         self._divided_by: int | None = None
@@ -280,6 +281,7 @@ class WeightedLoss(nn.Module):
             ],
             self.config.terms,
             weights.new_zeros(()),
+            () if parts.found is None else parts.found.unbind(),
         )
 
     def wrap(self, function: Callable[..., Mapping[str, Tensor | None]]) -> WrappedLoss:
@@ -633,8 +635,8 @@ class WeightedLoss(nn.Module):
 
         Args:
             prefix: Prepended to each name, such as `train/`.
-            include: Which of `raw`, `value`, `weight`, `penalty`, `weighted`, `share`, `total`
-                and `controller` (as in `controller/kl/error`).
+            include: Which of `raw`, `value`, `found`, `weight`, `penalty`, `weighted`, `share`,
+                `total` and `controller` (as in `controller/kl/error`).
             tensors: Whether to return 0-dim tensors, without waiting for the device; floats take
                 one transfer for all.
 

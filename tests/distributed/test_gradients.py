@@ -20,6 +20,7 @@ from tests.distributed.gradient_training import (
 )
 from tests.distributed.pool import Pool
 from tests.distributed.test_agreement import agree
+from tests.setups.models import Products
 
 OF = pytest.mark.parametrize("of", ["features", "parameters"])
 N = 3  # terms
@@ -179,6 +180,19 @@ def test_absent_terms_count_as_0_where_they_are_absent(
         assert seen == pytest.approx({f"weight/{t}": wanted[f"weight/{t}"] for t in mine})
         assert standing == pytest.approx({f"weight/{t}": 1.0 for t in "abc"} | wanted)
         assert standing == found[0][1]
+
+
+@OF
+def test_weights_are_scaled_over_the_terms_of_all_ranks(pool: Pool, of: Of) -> None:
+    by_rank = [{"b": [0.0, 1.0]}, {"a": [2.0, 0.0], "c": [0.0, 4.0]}]
+    options = {"balancer": Products(normalize="sum", bounds=(0.0, 0.5))}
+    whole = sums(by_rank, of)
+    wanted = {name: min(weight / sum(whole.values()), 0.5) for name, weight in whole.items()}
+    found = pool.run(2, cases.weights, by_rank, of, options)
+    for mine, (seen, kept) in zip(by_rank, found, strict=True):
+        assert seen == pytest.approx({f"weight/{t}": wanted[f"weight/{t}"] for t in mine})
+        assert kept == pytest.approx(wanted)
+        assert kept == found[0][1]
 
 
 @pytest.mark.parametrize("term", [{"after": "5 steps"}, {"weight": 0.0, "when_zero": "skip"}])

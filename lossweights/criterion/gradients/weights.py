@@ -39,6 +39,7 @@ class GradientStep(NamedTuple):
     rows: Rows | None = None  # the gradients themselves, multiplied by `scale`
     shared: Shared | None = None  # what they were computed with respect to
     scale: Tensor | None = None  # None for 1
+    found: Tensor | None = None  # `balance` before it is adjusted; None if it is not
 
 
 class GradientWeights:
@@ -55,6 +56,7 @@ class GradientWeights:
             counts of the weights since then; `scale` multiplies float16 gradients, `overflows`
             counts since the last step, `calm` the steps without one; the other tensors are sums of
             the statistics that `update` reads.
+        adjusts: Whether the weights that are found are not those that are applied and kept.
         is_due: Whether the next forward pass computes gradients.
         is_frozen: Whether the weights are held until `freeze` ends.
         has_new: Whether gradients were computed since the last step.
@@ -64,6 +66,7 @@ class GradientWeights:
         self.balancer, self._slot = cast("GradientBalancer", slot.component), slot
         self.names, n = slot.terms, len(slot.terms)
         self._keeps_rows = self.balancer.heads == "plain"
+        self.adjusts = slot.adjusts
         self._checks = GraphChecks()
         self._has_scaled = self._has_warned = False
         needs = self.balancer.statistics
@@ -119,15 +122,18 @@ class GradientWeights:
             )
         found = None if shared is None else Shared(shared)
         rows, scale = ({}, None) if found is None else self._rows(losses, found)
-        kept = (rows, found, scale) if self._keeps_rows else (None, None, scale)
+        kept: tuple[Rows | None, Shared | None, Tensor | None] = None, None, scale
+        if self._keeps_rows:
+            kept = rows, found, scale
         if not computes:
             return GradientStep(self.current(names).to(vector), None, None, *kept)
         if vector.device.type == "mps":
             raise RuntimeError(_NO_FLOAT64)
         gradients, seen = self._collector.collect(rows, vector.double(), found, scale)
-        weights = self._weights(seen, gradients, vector)
-        balance = take(weights, [gradients.names.index(name) for name in names])
-        return GradientStep(balance, weights, gradients, *kept)
+        weights, as_found = self._weights(seen, gradients, vector)
+        where = [gradients.names.index(name) for name in names]
+        before = None if as_found is None else take(as_found, where)
+        return GradientStep(take(weights, where), weights, gradients, *kept, before)
 
     def _rows(self, losses: Mapping[str, Tensor], shared: Shared) -> tuple[Rows, Tensor | None]:
         """The gradients of some terms, with what they are multiplied by."""
@@ -142,16 +148,25 @@ class GradientWeights:
         return shared.rows(losses, scale), scale
 
     @torch.no_grad()
-    def _weights(self, losses: Tensor, gradients: Gradients, like: Tensor) -> Tensor:
-        """The weights, or the current ones if not all is finite."""
+    def _weights(
+        self, losses: Tensor, gradients: Gradients, like: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """The weights, or the current ones if not all is finite; and the weights as found.
+
+        The latter are nan if not all is finite, and None if they are not adjusted.
+        """
         last = self.current(gradients.names).to(like)
         if not gradients.names:
-            return last
+            return last, None
         where, pairs, state = self._where(gradients.names), self.balancer.pairs, self._slot.state
         state = {k: take(t, where, axes=2 if k in pairs else 1) for k, t in state.items()}
         weights = self.balancer.weigh(losses, state, self._slot.now.with_gradients(gradients))
         weights = weights.to(last)
-        return torch.where(all_finite(weights, *gradients.found.values()), weights, last)
+        finite = all_finite(weights, *gradients.found.values())
+        if not self.adjusts:
+            return torch.where(finite, weights, last), None
+        applied = self._slot.adjusted(weights)
+        return torch.where(finite, applied, last), torch.where(finite, weights, torch.nan)
 
     def record(self, step: GradientStep) -> None:
         """Adds what a training forward pass computed."""

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from lossweights.components.balancers.base import refuse_unbalanced
 from lossweights.components.balancers.gradient.base import GradientBalancer
 from lossweights.components.context import State, Statistic, StepContext
 from lossweights.components.numerics import nan_for_inf
-from lossweights.errors import did_you_mean, quoted
 
 
 class LRAnnealing(GradientBalancer, kind="lr-annealing"):
@@ -65,11 +65,7 @@ class LRAnnealing(GradientBalancer, kind="lr-annealing"):
 
     def check_terms(self, names: tuple[str, ...]) -> None:
         """Raises ValueError for a reference that is not a balanced term."""
-        if self.reference not in names:
-            raise ValueError(
-                f"reference {self.reference!r} is not a balanced term"
-                f"{did_you_mean(self.reference, names)} (balanced: {quoted(names)})"
-            )
+        refuse_unbalanced("reference", self.reference, names)
 
     def init(self, n: int) -> State:
         return {"weights": torch.ones(n)}
