@@ -31,3 +31,4 @@ from lossweights.components.balancers.stch import STCH as STCH
 from lossweights.components.balancers.uncertainty import (
     UncertaintyWeighting as UncertaintyWeighting,
 )
+from lossweights.components.balancers.uw_so import UWSO as UWSO

@@ -27,8 +27,11 @@ TABLES: list[dict[str, Any]] = [
     {"kind": "softadapt", "every": "2 steps", "variant": "loss_weighted"},
     {"kind": "stch", "temperature": 1e-3},
     {"kind": "uncertainty"},
+    {"kind": "uncertainty", "factor": "full", "regularizer": "log_variance"},
+    {"kind": "uw-so", "temperature": 1e-3},
 ]
 SUMS = {"cov": 1, "dwa": 3, "famo": 1, "random": 1, "relobralo": 3, "softadapt": 1, "stch": 1 / 3}
+SUMS |= {"uw-so": 1}
 HARD = {
     "all 0": [[0.0, 0.0, 0.0]],
     "one 0": [[0.0, 1.0, 2.0]],
