@@ -43,6 +43,64 @@ def test_log1p_is_as_published(deviation: float) -> None:
     assert float(criterion({"a": torch.tensor(3.0)}).detach()) == pytest.approx(expected)
 
 
+def kendall(loss: float, s: float) -> float:
+    """Equation 7 of the paper, with s = log sigma^2; LibMTL, torchjd."""
+    return 0.5 * math.exp(-s) * loss + 0.5 * s
+
+
+def kendall_of_a_cross_entropy(loss: float, s: float) -> float:
+    """Equation 10 of the paper: l / sigma^2 + log sigma."""
+    sigma = math.exp(s / 2)
+    return loss / sigma**2 + math.log(sigma)
+
+
+def gal(loss: float, s: float) -> float:
+    """The example code of the paper's authors, MultiMAE."""
+    return math.exp(-s) * loss + s
+
+
+def log_of_the_square(loss: float, s: float) -> float:
+    """Code that learns sigma: 0.5 / sigma^2 * l + log sigma^2."""
+    sigma = math.exp(s / 2)
+    return 0.5 / sigma**2 * loss + math.log(sigma**2)
+
+
+def liebel(loss: float, s: float) -> float:
+    """AutomaticWeightedLoss, which learns sigma."""
+    sigma = math.exp(s / 2)
+    return 0.5 / sigma**2 * loss + math.log(1 + sigma**2)
+
+
+def without_a_square(loss: float, s: float) -> float:
+    """l / sigma + log(1 + sigma), for which s is log sigma."""
+    sigma = math.exp(s)
+    return loss / sigma + math.log(1 + sigma)
+
+
+@pytest.mark.parametrize(
+    ("factor", "regularizer", "theirs"),
+    [
+        ("half", "log", kendall),
+        ("full", "log", kendall_of_a_cross_entropy),
+        ("full", "log_variance", gal),
+        ("half", "log_variance", log_of_the_square),
+        ("half", "log1p", liebel),
+        ("full", "log1p", without_a_square),
+    ],
+)
+@pytest.mark.parametrize("s", [-1.5, 0.0, 0.7])
+def test_variants_of_public_code(factor: str, regularizer: str, theirs: Any, s: float) -> None:
+    table = {"kind": "uncertainty", "factor": factor, "regularizer": regularizer, "initial": s}
+    criterion = WeightedLoss(terms=["a", "b"], balancer=table)
+    total = criterion({"a": torch.tensor(3.0), "b": torch.tensor(0.2)})
+    assert float(total.detach()) == pytest.approx(theirs(3.0, s) + theirs(0.2, s))
+    total.backward()  # the slopes in s, by differences
+    (log_variance,) = criterion.parameters()
+    slopes = [(theirs(loss, s + 1e-5) - theirs(loss, s - 1e-5)) / 2e-5 for loss in (3.0, 0.2)]
+    assert log_variance.grad is not None
+    assert log_variance.grad.tolist() == pytest.approx(slopes, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "initial"), [("uncertainty-sgd", 0.0), ("uncertainty-libmtl", -0.5)]
 )
@@ -140,6 +198,6 @@ def test_bounds_out_of_order(kind: str, bounds: dict[str, float]) -> None:
 
 
 def test_unknown_regularizer() -> None:
-    message = r"balancer\.regularizer: input should be 'log' or 'log1p', found 'l2'"
+    message = r"balancer\.regularizer: input should be 'log', 'log_variance' or 'log1p', found 'l2'"
     with pytest.raises(ConfigError, match=message):
         WeightedLoss(terms=["a"], balancer={"kind": "uncertainty", "regularizer": "l2"})
