@@ -43,9 +43,9 @@ def agree(ours: Tensor, theirs: Tensor, *, relative: float = 1e-9, message: str 
     )
 
 
-def moment(step: int) -> StepContext:
+def moment(step: int, terms: tuple[str, ...] = ()) -> StepContext:
     """When `step` steps are done."""
-    return StepContext({}, step=step, before=step - 1, horizon=Horizon())
+    return StepContext({}, terms=terms, step=step, before=step - 1, horizon=Horizon())
 
 
 def weights_of(
@@ -55,7 +55,8 @@ def weights_of(
     state = {k: t.detach().to(losses.dtype) for k, t in balancer.init(losses.shape[1]).items()}
     rows, seen = [], []
     for step, observed in enumerate(losses):
-        rows.append(balancer.weigh(observed, state, moment(step)).clone())
+        now = moment(step, NAMES[: losses.shape[1]])
+        rows.append(balancer.weigh(observed, state, now).clone())
         seen.append(observed)
         if balancer.interval is None or moment(step + 1).passed(balancer.interval):
             balancer.update(torch.stack(seen).mean(dim=0), state, moment(step + 1))
