@@ -46,12 +46,16 @@ _WORDS = {bool: "true or false", int: "whole number", float: "number", str: "tex
 
 
 class Field(NamedTuple):
-    """A field of a kind: its type in words, and its default if it is not required."""
+    """A field of a kind: its type in words, and its default if it is not required.
+
+    `is_shared` is true for a field that all kinds of the family have, with one meaning.
+    """
 
     name: str
     type: str
     default: str | None
     meaning: str
+    is_shared: bool
 
 
 def summary(cls: type) -> str:
@@ -65,15 +69,17 @@ def sources(cls: type) -> list[str]:
 
 
 def fields(cls: type[Component]) -> list[Field]:
-    """The fields of a kind, the required ones first."""
+    """The fields of a kind or of a family, the required ones first, the shared ones last."""
     documented = {name: text for base in reversed(cls.__mro__) for name, text in _arguments(base)}
+    of_family = dict(_arguments(getattr(cls, "family", object)))
     found = []
     for name, field in cls.model_fields.items():
         words = type_in_words(field.annotation, field.metadata)
         default = field.get_default(call_default_factory=True)
         shown = None if field.is_required() else written(default)
-        found.append(Field(name, words, shown, documented.get(name, field.description or "")))
-    return sorted(found, key=lambda field: field.default is not None)
+        meaning = documented.get(name, field.description or "")
+        found.append(Field(name, words, shown, meaning, of_family.get(name) == meaning))
+    return sorted(found, key=lambda field: (field.default is not None, field.is_shared))
 
 
 def written(value: Any) -> str:

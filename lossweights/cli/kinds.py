@@ -3,6 +3,7 @@
 import re
 import sys
 import textwrap
+from collections.abc import Iterable
 from importlib.resources import files
 from itertools import accumulate
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from rich.text import Text
 
 import lossweights
 from lossweights.cli.common import Imports, say
-from lossweights.cli.docstrings import fields, plain, sources, summary
+from lossweights.cli.docstrings import Field, fields, plain, sources, summary
 from lossweights.components.declaration import Component, load_plugins
 from lossweights.errors import did_you_mean, quoted
 
@@ -56,6 +57,10 @@ def kinds(
     if kind is None:
         for name, members in families.items():
             _list(name, members, console)
+            if family is not None and (shared := fields(next(iter(members.values())).family)):
+                console.print(Text(f"fields of every {name}", "bold"))
+                _show_fields(shared, console)
+                console.print()
         say("`lossweights kinds KIND` shows the fields of one, with an example.")
         return
     chosen = [members[kind] for members in families.values() if kind in members]
@@ -84,11 +89,11 @@ def _show(cls: type[Component], console: Console) -> None:
         console.print(f"  {_filled(about, 2, console)}")
     if found := fields(cls):
         console.print(Text("\nfields", "bold"))
-    for field in found:
-        end = "required" if field.default is None else f"default {field.default}"
-        console.print(Text.assemble("  ", (field.name, "cyan"), f": {field.type}, {end}"))
-        if field.meaning:
-            console.print(f"      {_filled(field.meaning, 6, console)}")
+    _show_fields([field for field in found if not field.is_shared], console)
+    if shared := [field._replace(meaning="") for field in found if field.is_shared]:
+        _show_fields(shared, console)
+        text = f"explained by `lossweights kinds --family {family}`"
+        console.print(f"      {_filled(text, 6, console)}")
     if papers := sources(cls):
         console.print(Text("\nsource", "bold"))
     for paper in papers:
@@ -98,6 +103,14 @@ def _show(cls: type[Component], console: Console) -> None:
         text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=sys.maxsize)
         console.print(textwrap.indent(text.rstrip(), "  "))
     console.print()
+
+
+def _show_fields(found: Iterable[Field], console: Console) -> None:
+    for field in found:
+        end = "required" if field.default is None else f"default {field.default}"
+        console.print(Text.assemble("  ", (field.name, "cyan"), f": {field.type}, {end}"))
+        if field.meaning:
+            console.print(f"      {_filled(field.meaning, 6, console)}")
 
 
 def _filled(text: str, indent: int, console: Console) -> str:

@@ -56,7 +56,8 @@ def test_a_kind_is_shown_in_full(cls: type[Component], call: Call) -> None:
 
 def test_formulas_are_printed_without_latex(call: Call) -> None:
     assert "w(t) = a + (b - a) f(min(t / T, 1))" in call("kinds", "ramp", columns=200).out
-    assert "`log`, s / 2; or `log1p`, log(1 + e^s)" in call("kinds", "uncertainty").out
+    out = " ".join(call("kinds", "uncertainty").out.split())
+    assert "`log`, s / 2; `log_variance`, s; or `log1p`, log(1 + e^s)" in out
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,20 @@ def test_papers_are_shown() -> None:
     assert "Fu et al., NAACL 2019" in sources(_of("Schedule", "cyclical"))[0]
     assert "arXiv 2202.01017" in sources(_of("Balancer", "nash-mtl"))[0]
     assert sources(_of("Shape", "linear")) == []
+
+
+def test_fields_of_every_kind_are_explained_with_the_family_alone(call: Call) -> None:
+    meaning, end = "The lowest and the highest weight", "`lossweights kinds --family balancer`"
+    for kind in ("dwa", "mgda"):
+        lines = call("kinds", kind).out.splitlines()
+        at = lines.index("  bounds: [number, number] or none, default none")
+        assert lines[at + 1] == "  normalize: none | mean | sum, default none"
+        assert lines[at + 2].strip() == f"explained by {end}"
+        assert not any(meaning in line for line in lines)
+    out = call("kinds", "--family", "balancer").out
+    assert out.count("fields of every balancer") == out.count(meaning) == 1
+    assert "fields of every" not in call("kinds", "--family", "shape").out
+    assert "explained by" not in call("kinds", "pid").out, "it describes `source` itself"
 
 
 def test_all_kinds_are_listed_by_family(call: Call) -> None:
