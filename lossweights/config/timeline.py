@@ -94,6 +94,9 @@ class Timeline:
         self._first, self._block = -1, np.empty((0, len(self._columns)))
         self._called, self._row = -1, np.empty(0)  # the last step for which functions were called
         self._why_positive: dict[int, str] = {}
+        still = [i for i, each in enumerate(self._columns) if each.is_constant]
+        self._still, self._constants = still, self.rows(np.array([0]), still)[:, still]
+        self._evaluated = [i for i in self._others if i not in set(still)]
         self.row(0)
         self._check_complements()
 
@@ -123,7 +126,8 @@ class Timeline:
         """
         first = step - step % self._block_steps
         if first != self._first:
-            self._block = self.rows(np.arange(first, first + self._block_steps), self._others)
+            self._block = self.rows(np.arange(first, first + self._block_steps), self._evaluated)
+            self._block[:, self._still] = self._constants
             self._first = first
         if not self._calling:
             return self._first, self._block
@@ -324,6 +328,11 @@ class Column(NamedTuple):
     is_weight: bool = False
     is_final: bool = True
     of: Column | None = None
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the value is the same at each step."""
+        return self.schedule is None and self.start == 0
 
     @property
     def calls_function(self) -> bool:
