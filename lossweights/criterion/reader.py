@@ -190,6 +190,15 @@ class Reader:
             found = [(names.index(name), inside) for name, inside in present if name in names]
         return [(place, inside) for place, inside in found if losses[place] is not None]
 
+    def needs_any(self, inactive: Collection[str]) -> bool:
+        """Whether any member of this group must be given, while some are inactive."""
+        inside = {self.names[index]: group for index, group in self._groups}
+        names = [f"{self._group}/{key}" for key in self.required]
+        return any(
+            name not in inactive and (name not in inside or inside[name].needs_any(inactive))
+            for name in names
+        )
+
     def is_off(self, mode: ReadMode) -> bool:
         """Whether all members of this group have weight 0; looked up on the host."""
         return not any(mode.members[self._group].tolist())
@@ -318,14 +327,14 @@ class Reader:
         both = zip(self._keys, self.names, strict=True)
         present = {name: given[key] for key, name in both if key in given}
         if len(present) < len(given) or not self.required <= given.keys():
-            inactive = mode.inactive
+            inactive, groups = mode.inactive, self._groups
+            off = [self.names[i] for i, inside in groups if not inside.needs_any(inactive)]
             if not training and not torch.compiler.is_compiling():
                 weights = mode.members[self._group] if self._group else mode.weights
                 pairs = zip(self.names, weights.tolist(), strict=True)
-                inactive = inactive.union(name for name, weight in pairs if weight == 0)
-                names = [self.names[index] for index, inside in self._groups if inside.is_off(mode)]
-                inactive = inactive.union(names)
-            self._check_names(given, inactive)
+                off += [name for name, weight in pairs if weight == 0]
+                off += [self.names[index] for index, inside in groups if inside.is_off(mode)]
+            self._check_names(given, inactive.union(off))
         return tuple(present), list(present.values())
 
     def _check_names(self, given: Mapping[str, Any], inactive: Collection[str]) -> None:
@@ -340,7 +349,7 @@ class Reader:
             for name in self._declared
             if name in self.required and name not in given and group + name not in inactive
         ]
-        known = [*self._declared, *sorted(self.members)]
+        known = [*self._declared, *(() if group else sorted(self.members))]
         not_given = [name for name in known if name not in given]
         what = f"a member of {self._group!r}" if group else "a term of this loss"
         problems = [

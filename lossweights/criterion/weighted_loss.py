@@ -853,13 +853,13 @@ class WeightedLoss(nn.Module):
         strict = loads_strictly(default=strict)
         found, inside = entries(state_dict, prefix), f"{prefix}adaptive."
         read: dict[str, Callable[[Any], Any]] = {"term_names": decoded, "horizon": _horizon_of}
-        read |= {"clock.unit": _unit_of, "clock.before": _step_of}
+        read["clock.unit"] = _unit_of
         if self._owns_clock:
-            read["clock.step"] = _step_of
+            read |= {"clock.step": _step_of, "clock.before": _step_of}
         values: dict[str, Any] = {}
         for key, reader in read.items():
             if key not in found:
-                missing += [prefix + key] if key in ("term_names", "clock.step") else []
+                missing += [] if key in ("horizon", "clock.unit") else [prefix + key]
                 continue
             try:
                 values[key] = reader(found[key])

@@ -145,7 +145,7 @@ def test_overrides_and_curves_take_another_total() -> None:
 
 def test_durations_in_a_unit_of_their_own() -> None:
     assert Duration.parse("1e8 Token") == Duration(10**8, "tokens")
-    assert Duration.parse("5 batch").unit == Duration.parse("5 batches").unit == "batches"
+    assert Duration.parse("5 box").unit == Duration.parse("5 boxes").unit == "boxes"
     assert str(Duration(2 * 10**9, "tokens")) == "2e9 tokens"
     assert str(Duration(2_500_000_000, "tokens")) == "2.5e9 tokens"
     assert str(Duration(123_000_000, "tokens")) == "1.23e8 tokens"

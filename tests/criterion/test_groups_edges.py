@@ -99,3 +99,13 @@ def test_a_config_of_many_terms_is_read_in_linear_time() -> None:
             loss_config.LossConfig.read({"terms": names, "eval_weights": dict.fromkeys(names, 1.0)})
         counts.append(calls[0])
     assert counts[0] == counts[1]
+
+
+def test_a_group_whose_required_members_are_dormant_may_be_absent() -> None:
+    late = Term(after="5 steps")
+    terms = {"a": 1.0, "g": Term(terms={"h": Term(terms={"x": late}), "y": Term(optional=True)})}
+    criterion = WeightedLoss(terms)
+    assert criterion({"a": leaf(2.0)}).item() == 2.0
+    criterion.set_step(5)
+    with pytest.raises(ValueError, match="term 'g' is missing"):
+        criterion({"a": leaf(2.0)})

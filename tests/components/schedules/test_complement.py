@@ -50,7 +50,7 @@ def test_the_rest_is_the_total_minus_the_other_weight() -> None:
     assert complement.rest(np.array([0.0, 0.5, 2.0, -1.0])).tolist() == [2.0, 1.5, 0.0, 3.0]
     assert complement.rest(np.array([])).tolist() == []
     assert complement.rest(np.array([3.0, 1.0]), np.array([False, True])).tolist() == [-1.0, 1.0]
-    with pytest.raises(ValueError, match=r"goes down to -1, because that of 'soft' goes up to 3"):
+    with pytest.raises(ValueError, match=r"goes down to -1, because 'soft' goes up to 3"):
         complement.rest(np.array([1.0, 3.0]))
 
 
