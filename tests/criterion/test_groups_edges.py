@@ -53,10 +53,10 @@ def test_a_group_whose_members_end_at_0_is_not_needed_in_evaluation(given: dict[
 
 def test_an_empty_optional_group_in_a_compiled_graph() -> None:
     torch._dynamo.reset()
-    criterion = WeightedLoss({"a": 1.0, "g": Term(optional=True, terms=["x"])})  # type: ignore[arg-type]
+    criterion = WeightedLoss({"a": 1.0, "g": Term(optional=True, terms=["x"])})
 
     def total(x: torch.Tensor) -> torch.Tensor:
-        loss: torch.Tensor = criterion({"a": x.sum(), "g": {}})  # type: ignore[dict-item]
+        loss: torch.Tensor = criterion({"a": x.sum(), "g": {}})
         return loss
 
     x = torch.ones(3, requires_grad=True)
@@ -103,7 +103,10 @@ def test_a_config_of_many_terms_is_read_in_linear_time() -> None:
 
 def test_a_group_whose_required_members_are_dormant_may_be_absent() -> None:
     late = Term(after="5 steps")
-    terms = {"a": 1.0, "g": Term(terms={"h": Term(terms={"x": late}), "y": Term(optional=True)})}
+    terms: dict[str, Any] = {
+        "a": 1.0,
+        "g": Term(terms={"h": Term(terms={"x": late}), "y": Term(optional=True)}),
+    }
     criterion = WeightedLoss(terms)
     assert criterion({"a": leaf(2.0)}).item() == 2.0
     criterion.set_step(5)
