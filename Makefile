@@ -60,5 +60,5 @@ clean:  ## remove the virtual environment and what was made
 $(VENV)/%: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[yaml,gradients,cli,plot]' --group $*
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[yaml,gradients,cli,plot,sweep]' --group $*
 	touch $@
