@@ -1,0 +1,3 @@
+"""The picture of a sweep."""
+
+from __future__ import annotations
