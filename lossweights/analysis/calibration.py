@@ -225,12 +225,12 @@ def calibrate(
         schedule: {kind: warmup, over: 10 steps}
     """
     if isinstance(source, WeightedLoss):
-        if by == "gradients" or at is not None or horizon is not None:
+        if (by, at, horizon) != (None, None, None):
             raise ValueError(
-                "batches have no gradients and no config: by='gradients', at= and horizon= are "
-                "for calibrate(history, config)"
+                "a criterion has its config, and batches have values alone: by=, at= and horizon= "
+                "are for calibrate(history, config)"
             )
-        return _of_batches(source, given, shares or {}, by)
+        return _of_batches(source, given, shares or {})
     if isinstance(source, History | str | os.PathLike):
         config = LossConfig.read(given, at)
         return _of_history(source, config, shares or {}, by, horizon or config.horizon)
@@ -240,15 +240,13 @@ def calibrate(
     )
 
 
-def _of_batches(
-    criterion: WeightedLoss, batches: Any, shares: Mapping[str, float], by: By | None
-) -> Calibration:
+def _of_batches(criterion: WeightedLoss, batches: Any, shares: Mapping[str, float]) -> Calibration:
     try:
         ends = final_weights(criterion.config, criterion.horizon)
     except HorizonError as error:
         raise HorizonError(f"{error}, with criterion.bind(...)") from None
     measured = Measurements.of_batches(criterion, batches() if callable(batches) else batches)
-    evidence = _fitted(criterion.config, ends, measured, basis(by, measured, "batches"), shares)
+    evidence = _fitted(criterion.config, ends, measured, "values", shares)
     terms, rows = _terms(evidence, "batches"), len(next(iter(evidence.sizes.values())))
     return Calibration(_with_weights(evidence.fit), terms, evidence.by, rows)
 
@@ -265,7 +263,7 @@ def _of_history(
     except HorizonError as error:
         raise HorizonError(f"{error}, with horizon=Horizon(...)") from None
     measured = Measurements.of_history(source, config)
-    by = basis(by, measured, "the history")
+    by = basis(by, measured)
     evidence = _fitted(config, ends, measured, by, shares)
     used = measured.used(by)
     return Calibration(

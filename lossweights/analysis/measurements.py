@@ -83,7 +83,7 @@ class Measurements:
         Raises:
             ValueError: If there is no batch, or one is invalid.
         """
-        if isinstance(batches, Mapping) or not isinstance(batches, Iterable):
+        if isinstance(batches, Mapping | History) or not isinstance(batches, Iterable):
             found = "one dict" if isinstance(batches, Mapping) else type(batches).__name__
             hint = ": write calibrate(history, criterion.config)" * isinstance(batches, History)
             raise ValueError(
@@ -171,7 +171,7 @@ def _check_names(keys: Iterable[str], config: LossConfig, place: str) -> None:
                 )
 
 
-def basis(by: By | None, measured: Measurements, place: str) -> By:
+def basis(by: By | None, measured: Measurements) -> By:
     """What weights are fitted to: by default the gradients, if they were measured.
 
     Raises:
@@ -185,8 +185,8 @@ def basis(by: By | None, measured: Measurements, place: str) -> By:
         return found
     if found == "gradients":
         raise ValueError(
-            f"by='gradients' needs gradients, and {place} has none: record them with "
+            "by='gradients' needs gradients, and the history has none: record them with "
             'History(criterion, gradients="500 steps"), and pass shared= in the call of the '
             "criterion; or write by='values'"
         )
-    raise ValueError(f"{place} has no value/<term>: let the history include value")
+    raise ValueError("the history has no value/<term>: let the history include value")

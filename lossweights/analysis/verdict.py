@@ -302,11 +302,13 @@ def _enough(evidence: Evidence, found: Mapping[Pair, PairCalibration]) -> str:
         return f"the proposed weights are stable over the training{which}"
     highest = max(pair.conflict for pair in found.values())
     rows = min(pair.rows for pair in found.values())
-    return (
-        f"no {'lasting ' * (highest > 0)}conflict ({rows} rows or more of each pair, at most "
-        f"{highest:.0%} of the measured steps), and the proposed weights are stable: fixed weights "
-        f"are enough{which}"
-    )
+    conflict = f"no conflict in any measured step ({rows} rows)"
+    if highest > 0:
+        conflict = (
+            f"no lasting conflict (two terms oppose each other in {highest:.0%} of the measured "
+            f"steps at most, {rows} rows)"
+        )
+    return f"{conflict}, and the proposed weights are stable: fixed weights are enough{which}"
 
 
 def _vanishing(evidence: Evidence) -> str:
