@@ -106,10 +106,10 @@ class Calibration:
     def _measured(self) -> list[str]:
         """The quartiles of each term in the training."""
         width = max(4, *map(len, self.terms))
-        lines = [f"{'term':<{width}}{'value':>28}{'gradient norm':>28}{'share':>24}"]
+        lines = [f"{'term':<{width}}{'value':>23}{'gradient norm':>25}{'share':>24}"]
         for name, term in self.terms.items():
             cells = (_range(term.value), _range(term.norm), _range(term.run_share, ".1%"))
-            lines.append(f"{name:<{width}}{cells[0]:>28}{cells[1]:>28}{cells[2]:>24}")
+            lines.append(f"{name:<{width}}{cells[0]:>23}{cells[1]:>25}{cells[2]:>24}")
         return lines
 
     def _agreement(self) -> list[str]:
@@ -134,7 +134,7 @@ class Calibration:
         """The proposed weights; for a training, how much they differ between rows."""
         width, in_time = max(4, *map(len, self.terms)), self.steps is not None
         head = f"{'term':<{width}}{'typical':>12}{'weight':>10}{'share':>8}{'proposed':>11}"
-        lines = [f"{head}{'share':>8}" + f"{'quartiles':>24}{'late/early':>12}" * in_time]
+        lines = [f"{head}{'share':>8}" + f"{'quartiles':>17}{'late/early':>12}" * in_time]
         for name, term in self.terms.items():
             typical = "-" if math.isnan(term.typical) else f"{term.typical:.4g}"
             line = (
@@ -142,8 +142,8 @@ class Calibration:
                 f"{term.weight:>11.4g}{term.share:>8.1%}"
             )
             if in_time and not math.isnan(term.spread.median):
-                quartiles = f"{term.spread.lower:.4g} to {term.spread.upper:.4g}"
-                line += f"{quartiles:>24}{term.moved:>12.3g}"
+                quartiles = f"{term.spread.lower:.4g}, {term.spread.upper:.4g}"
+                line += f"{quartiles:>17}{term.moved:>12.3g}"
             lines.append(line)
         return lines
 
@@ -367,7 +367,7 @@ def _short(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _range(found: Quartiles, form: str = ".4g") -> str:
+def _range(found: Quartiles, form: str = ".3g") -> str:
     """A median, with the quartiles around it."""
     lower, median, upper = (f"{each:{form}}" for each in found)
     return "-" if math.isnan(found.median) else f"{median} ({lower}, {upper})"

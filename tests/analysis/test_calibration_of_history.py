@@ -625,7 +625,7 @@ def test_the_tables_have_what_was_measured() -> None:
     ]
     assert parts[2].splitlines()[1].split() == ["a,", "b", "-0.25", "-0.25", "-0.25", "100%", "24"]
     assert parts[3].splitlines()[2].split() == [
-        *("b", "1", "1", "20.0%", "4", "50.0%", "4", "to", "4", "1")
+        *("b", "1", "1", "20.0%", "4", "50.0%", "4,", "4", "1")
     ]
     assert parts[4] == "\n".join(f"* {sentence}" for sentence in found.verdict)
     assert LossConfig.read(yaml.safe_load(parts[5])) == found.config
