@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import lossweights
+from lossweights.cli.calibrate import calibrate
 from lossweights.cli.check import check
 from lossweights.cli.common import Imports
 from lossweights.cli.init import init
@@ -43,6 +44,10 @@ def start(
       criterion = WeightedLoss.from_config("elbo.yaml")
       criterion.follow(optimizer)
       loss = criterion({"reconstruction": ..., "kl": ...})
+
+    \b
+    After a short one, recorded by History(criterion, path="run.jsonl"):
+      lossweights calibrate run.jsonl elbo.yaml   propose weights
     """
     if version:
         typer.echo(f"lossweights {lossweights.__version__}")
@@ -50,5 +55,5 @@ def start(
         typer.echo(context.get_help())
 
 
-for command in (init, check, preview, kinds, schema):
+for command in (init, check, preview, calibrate, kinds, schema):
     app.command()(command)
