@@ -49,9 +49,9 @@ class Outcome:
     number: int
     state: str
     params: Mapping[str, Any] = field(default_factory=dict)
-    results: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    results: Mapping[int, Mapping[str, float]] = field(default_factory=dict, repr=False)
     reason: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def values(self, measure: str) -> list[float]:
         """A measure by seed, in the order of the seeds; without those that lack it."""
