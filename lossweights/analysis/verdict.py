@@ -9,7 +9,7 @@ import numpy as np
 
 from lossweights.analysis.fitting import Fit
 from lossweights.analysis.measurements import By, Measurements, Pair, Quartiles, Series
-from lossweights.components.balancers.gradient.base import GramianBalancer
+from lossweights.analysis.monitor import resolved_terms
 from lossweights.config.loss_config import LossConfig
 from lossweights.errors import quoted
 
@@ -224,14 +224,12 @@ def _opposes(cosines: Series, deviations: float) -> bool:
 
 def _against_conflict(evidence: Evidence, pair: Pair) -> str:
     """What to write against a conflict."""
-    terms, balancer = evidence.config.terms, evidence.config.balancer
-    if isinstance(balancer, GramianBalancer):
-        return f"keep the balancer {balancer.kind!r}, which takes it into account"
-    advice = "try balancer: pcgrad or upgrad"
-    if unbalanced := [name for name in pair if not terms[name].is_balanced]:
+    config = evidence.config
+    if config.balancer is not None and set(pair) <= set(resolved_terms(config)):
+        return f"keep the balancer {config.balancer.kind!r}, which resolves it"
+    advice = "if both should improve, try balancer: pcgrad or upgrad"
+    if unbalanced := [name for name in pair if not config.terms[name].is_balanced]:
         advice += f", with balanced: true at {quoted(unbalanced)}"
-    if negative := [name for name in pair if evidence.fit.ends[name] < 0]:
-        advice += f"; the weight of {quoted(negative)} is negative: ignore this if it is intended"
     return advice
 
 

@@ -332,7 +332,7 @@ def test_a_lasting_conflict_has_a_remedy(rows: int) -> None:
     (sentence,) = found.verdict
     assert re.fullmatch(
         rf"'a' and 'b' oppose each other in 100% of the measured steps \({rows} rows, median "
-        r"cosine -0.3\d?\): try balancer: pcgrad or upgrad",
+        r"cosine -0.3\d?\): if both should improve, try balancer: pcgrad or upgrad",
         sentence,
     )
 
@@ -410,7 +410,8 @@ def test_of_many_conflicts_the_worst_are_named() -> None:
     [
         (["a", "b"], "cagrad", "keep the balancer 'cagrad'"),
         (["a", "b"], "norm-balance", "try balancer: pcgrad or upgrad"),
-        ({"a": -1.0, "b": 1.0}, None, "upgrad; the weight of 'a' is negative: ignore this if"),
+        ({"a": -1.0, "b": 1.0}, None, "if both should improve, try balancer: pcgrad or upgrad"),
+        ({"a": 1.0, "b": {"balanced": False}, "c": 1.0}, "cagrad", "balanced: true at 'b'"),
         (
             {"a": {"kind": "pid", "target": 1.0, "response": "5 steps"}, "b": 1.0, "c": 1.0},
             None,
