@@ -273,7 +273,7 @@ def _few_cosines(found: Mapping[Pair, PairCalibration]) -> str:
     which = "" if len(few) == len(found) else f" of {quoted(names)}"
     more = f" and {len(few) - len(names)} more pairs" * bool(which and len(few) > len(names))
     return (
-        f"too few rows to judge conflicts{which}{more} (from {min(few.values())} rows on, "
+        f"too few rows to judge conflicts{which}{more} ({min(few.values())}, at least "
         f"{_least_rows(found)} are needed): measure more often, with a shorter `gradients`"
     )
 
@@ -383,7 +383,7 @@ def _first(sentences: Mapping[Pair, str]) -> list[str]:
     """At most five sentences; the last one says how many more pairs there are."""
     kept = [*sentences.values()][:_MOST]
     if more := len(sentences) - len(kept):
-        kept[-1] += f"; so it is for {more} more pairs"
+        kept[-1] += f"; the same holds for {more} more pairs"
     return kept
 
 
