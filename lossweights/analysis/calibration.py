@@ -265,15 +265,15 @@ def _of_history(
     measured = Measurements.of_history(source, config)
     by = basis(by, measured)
     evidence = _fitted(config, ends, measured, by, shares)
-    used = measured.used(by)
+    used, found = measured.used(by), pairs(measured)
     return Calibration(
         _with_weights(evidence.fit),
         _terms(evidence, "rows"),
         by,
         len(used),
         (measured.steps[used[0]], measured.steps[used[-1]]),
-        pairs(measured),
-        verdict(evidence),
+        found,
+        verdict(evidence, found),
     )
 
 

@@ -60,8 +60,8 @@ class Measurements:
     Args:
         sizes: Absolute values of the terms after their transforms, and norms of their gradients.
         shares: Shares of the terms in these, as they were recorded; empty for batches.
-        cosines: Cosines of the gradients of two terms, if they were recorded.
-        conflicts: Part of the measurements of a row with a negative cosine.
+        cosines: Cosines of the gradients of two terms, in the rows with gradients.
+        conflicts: Part of the measurements of such a row with a negative cosine.
         steps: The step of each row; empty for batches.
     """
 
@@ -121,11 +121,13 @@ class Measurements:
         sizes = {by: _by_name(rows, keys, prefix, config) for by, prefix in _PREFIXES.items()}
         keys_of = {pair: "/".join(pair) for pair in combinations(sorted(sizes["gradients"]), 2)}
         pairs = {pair: key for pair, key in keys_of.items() if f"{_COSINE}{key}" in keys}
+        norms = [_PREFIXES["gradients"] + name for name in sizes["gradients"]]
+        measured = [row for row in rows if any(key in row for key in norms)]
         return cls(
             {by: {n: abs(series) for n, series in found.items()} for by, found in sizes.items()},
             {by: _by_name(rows, keys, prefix, config) for by, prefix in _SHARES.items()},
-            {pair: _series(rows, _COSINE + key) for pair, key in pairs.items()},
-            {pair: _series(rows, _CONFLICT + key) for pair, key in pairs.items()},
+            {pair: _series(measured, _COSINE + key) for pair, key in pairs.items()},
+            {pair: _series(measured, _CONFLICT + key) for pair, key in pairs.items()},
             tuple(int(row["step"]) for row in rows),
         )
 

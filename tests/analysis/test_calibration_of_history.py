@@ -332,7 +332,7 @@ def test_a_lasting_conflict_has_a_remedy(rows: int) -> None:
     (sentence,) = found.verdict
     assert re.fullmatch(
         rf"'a' and 'b' oppose each other in 100% of the measured steps \({rows} rows, median "
-        r"cosine -0.3\d?\): try balancer: pcgrad or upgrad",
+        r"cosine -0.3\d?\): if both should improve, try balancer: pcgrad or upgrad",
         sentence,
     )
 
@@ -390,11 +390,11 @@ def test_a_conflict_that_may_be_chance_is_open() -> None:
 def test_too_few_cosines_are_not_judged() -> None:
     cosines = [None, -0.5, -0.5] * 4
     found = judged(rows=10, norms=CALM, cosines={"a/b": cosines})
-    assert said(found, "too few rows to judge conflicts (from 6 rows on, 8 are needed)")
+    assert said(found, "too few rows to judge conflicts (6, at least 8 are needed)")
     assert not said(found, "oppose")
     many = {f"{x}/{y}": -0.5 for x in "abcdefgh" for y in "abcdefgh" if x < y}
     found = judged("abcdefgh", rows=8, norms=dict.fromkeys("abcdefgh", 1.0), cosines=many)
-    assert said(found, "too few rows to judge conflicts (from 8 rows on, 14 are needed)")
+    assert said(found, "too few rows to judge conflicts (8, at least 14 are needed)")
 
 
 def test_of_many_conflicts_the_worst_are_named() -> None:
@@ -402,7 +402,7 @@ def test_of_many_conflicts_the_worst_are_named() -> None:
     found = judged("abcde", norms=dict.fromkeys("abcde", 1.0), cosines=many)
     assert len(found.verdict) == 5
     assert found.verdict[0].startswith("'a' and 'b'")
-    assert found.verdict[4].endswith("so it is for 5 more pairs")
+    assert found.verdict[4].endswith("the same holds for 5 more pairs")
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,8 @@ def test_of_many_conflicts_the_worst_are_named() -> None:
     [
         (["a", "b"], "cagrad", "keep the balancer 'cagrad'"),
         (["a", "b"], "norm-balance", "try balancer: pcgrad or upgrad"),
-        ({"a": -1.0, "b": 1.0}, None, "upgrad; the weight of 'a' is negative: ignore this if"),
+        ({"a": -1.0, "b": 1.0}, None, "if both should improve, try balancer: pcgrad or upgrad"),
+        ({"a": 1.0, "b": {"balanced": False}, "c": 1.0}, "cagrad", "balanced: true at 'b'"),
         (
             {"a": {"kind": "pid", "target": 1.0, "response": "5 steps"}, "b": 1.0, "c": 1.0},
             None,
