@@ -17,7 +17,6 @@ _LEAST_ROWS = 8  # with fewer, nothing is said about conflicts, and with fewer t
 # each half nothing about time
 _FACTOR = 3.0  # between two weights that are called different
 _ORDERED = 0.9  # of all pairs of an early and a late row, that must agree in how a weight moved
-_OFTEN = 0.3  # part of the measured steps, from which a pair that opposes each other is named
 _OPPOSED = -0.1  # cosine: for gradients that are nearer to orthogonal, a projection changes little
 _CHANCE = 0.01  # of calling any conflict of independent gradients lasting, over all pairs
 _TESTS = 3  # of each pair: all rows, and both halves
@@ -104,7 +103,6 @@ def verdict(evidence: Evidence, found: Mapping[Pair, PairCalibration]) -> tuple[
         _few_cosines(found),
     ]
     remarks = [
-        *_frequent(found, lasting),
         _vanishing(evidence),
         _disagreement(evidence),
         _without_gradients(evidence),
@@ -238,29 +236,12 @@ def _unclear(found: Mapping[Pair, PairCalibration], lasting: Mapping[Pair, str])
     """Pairs that seem to oppose each other, in too few rows to tell."""
     return _first(
         {
-            pair: f"{_in_steps(pair, each)}: more rows are needed to tell this from chance"
+            pair: f"{pair[0]!r} and {pair[1]!r} oppose each other in {each.conflict:.0%} of the "
+            f"measured steps ({each.rows} rows), with a median cosine of {each.cosine:.2f}: more "
+            "rows are needed to tell this from chance"
             for pair, each in found.items()
             if each.cosine <= _OPPOSED and pair not in lasting and each.rows >= _least_rows(found)
         }
-    )
-
-
-def _frequent(found: Mapping[Pair, PairCalibration], lasting: Mapping[Pair, str]) -> list[str]:
-    """Pairs that often oppose each other, but hardly in the median."""
-    return _first(
-        {
-            pair: f"{_in_steps(pair, each)}: this is no lasting conflict"
-            for pair, each in sorted(found.items(), key=lambda item: -item[1].conflict)
-            if each.conflict >= _OFTEN and each.rows >= _least_rows(found)
-            if each.cosine > _OPPOSED and pair not in lasting
-        }
-    )
-
-
-def _in_steps(pair: Pair, each: PairCalibration) -> str:
-    return (
-        f"{pair[0]!r} and {pair[1]!r} oppose each other in {each.conflict:.0%} of the measured "
-        f"steps ({each.rows} rows), with a median cosine of {each.cosine:.2f}"
     )
 
 
@@ -299,14 +280,11 @@ def _enough(evidence: Evidence, found: Mapping[Pair, PairCalibration]) -> str:
         return ""
     if not found:
         return f"the proposed weights are stable over the training{which}"
-    highest = max(pair.conflict for pair in found.values())
     rows = min(pair.rows for pair in found.values())
     conflict = f"no conflict in any measured step ({rows} rows)"
-    if highest > 0:
-        conflict = (
-            f"no lasting conflict (two terms oppose each other in {highest:.0%} of the measured "
-            f"steps at most, {rows} rows)"
-        )
+    if any(pair.conflict for pair in found.values()):
+        lowest = min(pair.cosine for pair in found.values())
+        conflict = f"no lasting conflict (median cosines from {lowest:.2f} on, {rows} rows)"
     return f"{conflict}, and the proposed weights are stable: fixed weights are enough{which}"
 
 

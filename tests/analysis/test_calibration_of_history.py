@@ -364,17 +364,14 @@ def test_unrelated_gradients_are_no_lasting_conflict(size: int, count: int) -> N
     assert alarms <= 1  # each has a chance of 1% or less
 
 
-def test_a_frequent_conflict_that_does_not_last_is_named_without_a_remedy() -> None:
-    found = judged(norms=CALM, cosines={"a/b": [0.4, -0.4, 0.3] * 8})
-    assert found.verdict[0].startswith("no lasting conflict (two terms oppose each other in 33%")
-    assert found.verdict[1] == (
-        "'a' and 'b' oppose each other in 33% of the measured steps (24 rows), with a median "
-        "cosine of 0.30: this is no lasting conflict"
+def test_gradients_that_hardly_agree_are_no_conflict() -> None:
+    """Unrelated ones oppose each other in half of the steps."""
+    found = judged(norms=CALM, cosines={"a/b": [0.02, -0.02, -0.05] * 8})
+    (sentence,) = found.verdict
+    assert sentence == (
+        "no lasting conflict (median cosines from -0.02 on, 24 rows), and the proposed weights are "
+        "stable: fixed weights are enough"
     )
-    weak = judged(norms=CALM, cosines={"a/b": spread_out(-0.05)})
-    assert said(weak, "with a median cosine of -0.05: this is no lasting conflict")
-    rare = judged(norms=CALM, cosines={"a/b": [0.4, -0.4, 0.3, 0.3] * 6})
-    assert len(rare.verdict) == 1
 
 
 def test_a_conflict_that_may_be_chance_is_open() -> None:
