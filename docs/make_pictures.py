@@ -1,7 +1,7 @@
-"""Draws the pictures of schedules.md, logging.md, start.md and choosing.md from the code beside them.
+"""Draws the pictures of four pages from the code beside them.
 
 Each picture in schedules.md shows the terms of the YAML block before it, over a training of 1,000
-steps of which 100 make an epoch; those of the others are what their Python saves. Run it after
+steps of which 100 make an epoch; those of logging.md, start.md and choosing.md are what their Python saves. Run it after
 changing one, with matplotlib and PyYAML installed:
 
     python docs/make_pictures.py
