@@ -7,10 +7,12 @@ import typer
 import lossweights
 from lossweights.cli.check import check
 from lossweights.cli.common import Imports
+from lossweights.cli.front import front
 from lossweights.cli.init import init
 from lossweights.cli.kinds import kinds
 from lossweights.cli.preview import preview
 from lossweights.cli.schema import schema
+from lossweights.cli.sweep import sweep
 
 app = typer.Typer(
     name="lossweights",
@@ -50,5 +52,5 @@ def start(
         typer.echo(context.get_help())
 
 
-for command in (init, check, preview, kinds, schema):
+for command in (init, check, preview, kinds, schema, sweep, front):
     app.command()(command)
