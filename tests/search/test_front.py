@@ -59,7 +59,7 @@ def test_with_one_seed_the_front_is_that_of_a_brute_force_search() -> None:
 
     def beats(one: np.ndarray, other: np.ndarray) -> bool:
         gains = (other[0] - one[0], one[1] - other[1])
-        return min(gains) >= 0 and max(gains) > 0
+        return bool(min(gains) >= 0 and max(gains) > 0)
 
     expected = [i for i, p in enumerate(points) if not any(beats(q, p) for q in points)]
     assert numbers(found) == expected
@@ -171,9 +171,7 @@ def test_a_picture_shows_every_config(objectives: tuple[str, ...], tmp_path: Pat
     assert (tmp_path / "front.png").stat().st_size > 1000
     assert len(figure.axes) == {1: 1, 2: 2, 3: 4}[len(objectives)]
     drawn = sum(
-        len(line.get_xdata())  # type: ignore[arg-type]
-        for container in figure.axes[0].containers
-        for line in container[:1]
+        len(line.get_xdata()) for container in figure.axes[0].containers for line in container[:1]
     )
     assert drawn == 8
 

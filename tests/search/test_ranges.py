@@ -41,14 +41,14 @@ def test_what_is_wrong_is_named(vary: dict[str, Any], message: str) -> None:
 
 def test_all_problems_are_listed_and_nothing_is_trained() -> None:
     calls: list[int] = []
+
+    def train(config: LossConfig, seed: int, report: Any) -> dict[str, float]:
+        calls.append(seed)
+        return {"nll": 1.0}
+
+    vary = {"kl.weigt": [1.0], "kl.schedule.cycles": [0, -1]}
     with pytest.raises(ConfigError) as caught:
-        sweep(
-            CONFIG,
-            lambda config, seed, report: calls.append(seed) or {},
-            vary={"kl.weigt": [1.0], "kl.schedule.cycles": [0, -1]},
-            minimize=["nll"],
-            trials=3,
-        )
+        sweep(CONFIG, train, vary=vary, minimize=["nll"], trials=3)
     assert len(str(caught.value).splitlines()) == 3
     assert calls == []
 
