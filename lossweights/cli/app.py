@@ -8,10 +8,12 @@ import lossweights
 from lossweights.cli.calibrate import calibrate
 from lossweights.cli.check import check
 from lossweights.cli.common import Imports
+from lossweights.cli.front import front
 from lossweights.cli.init import init
 from lossweights.cli.kinds import kinds
 from lossweights.cli.preview import preview
 from lossweights.cli.schema import schema
+from lossweights.cli.sweep import sweep
 
 app = typer.Typer(
     name="lossweights",
@@ -55,5 +57,5 @@ def start(
         typer.echo(context.get_help())
 
 
-for command in (init, check, preview, calibrate, kinds, schema):
+for command in (init, check, preview, calibrate, kinds, schema, sweep, front):
     app.command()(command)

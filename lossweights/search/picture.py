@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PANEL = 3.1  # inches: the height of a panel
 _BLUE, _ORANGE = looks(0)["color"], looks(1)["color"]
-_MOST_LABELS = 25  # of points in a panel
+_APART = 0.05  # of a panel: closer numbers would overlap
 
 
 def draw(front: Front, width: float) -> Figure:
@@ -75,17 +75,22 @@ def _draw_pair(panel: Axes, front: Front, x: str, y: str) -> None:
     if len(front.objectives) == 2:
         _draw_edge(panel, front, x, y)
     _mark(panel, front, x, y)
-    shown = [each for each in (*front.points, *front.done[:1]) if len(front.points) <= _MOST_LABELS]
-    for each in dict.fromkeys(each.number for each in (*shown, *_marked(front))):
-        found = next(one for one in front.done if one.number == each)
-        panel.annotate(
-            str(each),
-            (found.mean(x), found.mean(y)),
-            xytext=(4, 4),
-            textcoords="offset points",
-            fontsize=7,
-        )
+    _number(panel, [*_marked(front), *front.points], x, y)
     panel.margins(0.08)
+
+
+def _number(panel: Axes, outcomes: Sequence[Outcome], x: str, y: str) -> None:
+    """The numbers of configs, the first ones first, without those that would hide another."""
+    (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
+    placed: list[tuple[float, float]] = []
+    for each in outcomes:
+        spot = each.mean(x), each.mean(y)
+        inside = (spot[0] - left) / (right - left), (spot[1] - low) / (high - low)
+        if all(max(abs(inside[0] - a), abs(inside[1] - b)) > _APART for a, b in placed):
+            placed.append(inside)
+            panel.annotate(
+                str(each.number), spot, xytext=(4, 4), textcoords="offset points", fontsize=7
+            )
 
 
 def _draw_edge(panel: Axes, front: Front, x: str, y: str) -> None:
