@@ -165,7 +165,8 @@ def _varying(proposals: Mapping[str, Series]) -> str:
     found = []
     for name, series in proposals.items():
         lower, _, upper = Quartiles.of(series)
-        if upper > _FACTOR * lower:
+        small, large = sorted((abs(lower), abs(upper)))  # a weight may be negative
+        if large > _FACTOR * small:
             found.append(f"{lower:.2g} and {upper:.2g} for {name!r}")
     if not found:
         return ""

@@ -453,6 +453,13 @@ def test_noise_alone_is_no_movement() -> None:
     assert not said(judged(norms={"a": 10.0, "b": spread_out(1.0, 1.7)}), "its quartiles are")
 
 
+def test_a_negative_weight_is_judged_by_its_size() -> None:
+    terms = {"a": -0.5, "b": 1.0}
+    assert said(judged(terms, norms=CALM, cosines=AGREE), "fixed weights are enough")
+    noisy = {"a": spread_out(1.0, 4.0), "b": 10.0}
+    assert said(judged(terms, norms=noisy), "its quartiles are -40 and -2.5 for 'a'")
+
+
 def test_terms_in_too_few_rows_are_not_judged() -> None:
     late = [None] * 18 + [1.0] * 6
     found = judged(norms={"a": 2.0, "b": late})
