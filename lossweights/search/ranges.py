@@ -131,8 +131,12 @@ def stored(config: LossConfig) -> dict[str, Any]:
         ) from None
 
 
-def grid(varied: Sequence[Varied], config: LossConfig) -> list[dict[str, Any]] | None:
-    """All combinations of choices that change the config, as Optuna's params; None with a range."""
+def grid(varied: Sequence[Varied], config: LossConfig, most: int) -> list[dict[str, Any]] | None:
+    """All combinations of choices that change the config, as Optuna's params.
+
+    Returns:
+        None with a range, or if there are more than `most` combinations.
+    """
     if not all(isinstance(each, Choices) for each in varied):
         return None
     tables = [each.by_label for each in varied if isinstance(each, Choices)]
@@ -146,6 +150,8 @@ def grid(varied: Sequence[Varied], config: LossConfig) -> list[dict[str, Any]] |
             is_unchanged = False
         if not is_unchanged:
             combinations.append(dict(zip(paths, labels, strict=True)))
+        if len(combinations) > most:  # there may be millions
+            return None
     return combinations
 
 

@@ -107,7 +107,7 @@ def sweep(
         _check_importable(train)
     with queue.quiet():
         studies = queue.open_studies(queue.open_storage(storage), name, settings)
-        combinations = grid(varied, read)
+        combinations = grid(varied, read, most=trials)
         wanted = _wanted(studies, combinations, trials, sampler)
         plan = Plan(
             train, read, varied, objectives, chosen, len(wanted), sampler=sampler, pruner=pruner
@@ -179,7 +179,7 @@ def _wanted(
     """The parameters by number of config; None for the unchanged config and those sampled."""
     known = queue.latest_by_slot(studies.varied)
     wanted: dict[int, dict[str, Any] | None] = {0: None}
-    if sampler is None and combinations is not None and len(combinations) <= trials:
+    if sampler is None and combinations is not None:
         fixed = {
             slot: trial.system_attrs.get("fixed_params", trial.params)
             for slot, trial in known.items()
