@@ -9,9 +9,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossweights.components.declaration import written
 from lossweights.config.loss_config import LossConfig
@@ -29,6 +30,8 @@ _STATES = {
     "RUNNING": "running",
     "WAITING": "waiting",
 }
+Costs: TypeAlias = NDArray[np.float64]  # a row per config, a column per objective
+
 _ROUNDING = 1e-12  # of a mean: less is no spread
 _BEYOND = 0.1  # of the range of each objective: by how much the reference point is worse
 
@@ -161,7 +164,8 @@ class Front:
         beyond = False
         for name in self.objectives:
             sign = 1 if name in self.maximize else -1
-            gains = sign * (np.array(one.values(name)) - np.array(other.values(name)))
+            pairs = [(one.results[s][name], other.results[s][name]) for s in one.results]
+            gains = sign * np.array([first - second for first, second in pairs])
             if gains.mean() < 0:
                 return False
             spread = gains.std(ddof=1) if len(gains) > 1 else 0.0
@@ -185,31 +189,33 @@ class Front:
         return min(self.done, key=lambda each: self._costs([each])[0, 0])
 
     def knee(self) -> Outcome | None:
-        r"""The point of the front that bulges most towards the ideal.
+        r"""The config whose means bulge most towards the ideal.
 
-        Each objective is scaled so that its best mean on the front is 0 and its worst 1. The knee
-        is the point with the greatest distance, towards 0, from the plane through the ends of the
-        axes, $\sum_i x_i = 1$. It is one of the front, never in between.
+        Only configs count whose means no other config dominates. Those that are on the front
+        because of the spread alone do not. Each objective is scaled so that its best mean among
+        them is 0 and its worst 1. The knee is the config with the greatest distance, towards 0,
+        from the plane through the ends of the axes, $\sum_i x_i = 1$. It is always one that was
+        trained.
 
         Returns:
-            None if no point is on that side of the plane: the front is straight, curved away from
-            the ideal, or has fewer than three points.
+            None if no config is on that side of the plane: the front is straight, curved away from
+            the ideal, or has fewer than three such configs.
 
-        Source: Das 1999, doi:10.1007/BF01195985.
+        Source: Das 1999, doi:10.1007/BF01195985. There the plane goes through the best point of
+        each objective, which is the same for two objectives.
         """
-        if len(self.points) < 3 or len(self.objectives) < 2:
+        best = self._best_means
+        if len(best) < 3 or len(self.objectives) < 2:
             return None
-        costs = self._costs(self.points)
-        low, high = costs.min(axis=0), costs.max(axis=0)
-        scaled = (costs - low) / np.where(high > low, high - low, 1.0)
-        sums = scaled.sum(axis=1)
-        return self.points[int(sums.argmin())] if sums.min() < 1 - 1e-9 else None
+        sums = self._scaled(best).sum(axis=1)
+        return best[int(sums.argmin())] if sums.min() < 1 - 1e-9 else None
 
     def hypervolume(self) -> list[float]:
         """The volume that the means dominate, after each config that is done, by number.
 
-        Each objective is scaled so that its best mean of all configs is 0 and its worst 1; the
-        reference point is 1.1 in each.
+        Objectives are scaled as for the `knee`, so that one bad config does not change the scale.
+        If the best configs do not differ in an objective, its worst mean of all configs is 1. The
+        reference point is 1.1 in each objective; a config beyond it adds nothing.
 
         Raises:
             ImportError: Without moocore (extra `sweep`).
@@ -219,16 +225,24 @@ class Front:
 
         if not self.done:
             return []
-        costs = self._costs(self.done)
-        low, high = costs.min(axis=0), costs.max(axis=0)
-        scaled = (costs - low) / np.where(high > low, high - low, 1.0)
+        scaled = self._scaled(self.done)
         reference = np.full(len(self.objectives), 1 + _BEYOND)
         return [
             float(moocore.hypervolume(scaled[: count + 1], ref=reference))
             for count in range(len(scaled))
         ]
 
-    def _costs(self, outcomes: Sequence[Outcome]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    @cached_property
+    def _best_means(self) -> tuple[Outcome, ...]:
+        """The configs that are done whose means no other config dominates, by number."""
+        costs = self._costs(self.done)
+        return tuple(
+            each
+            for each, own in zip(self.done, costs, strict=True)
+            if not ((costs <= own).all(axis=1) & (costs < own).any(axis=1)).any()
+        )
+
+    def _costs(self, outcomes: Sequence[Outcome]) -> Costs:
         """The means of the objectives, a row per config; small is good."""
         signs = [-1.0 if name in self.maximize else 1.0 for name in self.objectives]
         return np.array(
@@ -237,6 +251,14 @@ class Front:
                 for each in outcomes
             ]
         )
+
+    def _scaled(self, outcomes: Sequence[Outcome]) -> Costs:
+        """Costs, with 0 and 1 at the ends of the configs with the best means."""
+        best = self._costs(self._best_means)
+        low, high = best.min(axis=0), best.max(axis=0)
+        high = np.where(high > low, high, self._costs(self.done).max(axis=0))
+        scaled: Costs = (self._costs(outcomes) - low) / np.where(high > low, high - low, 1.0)
+        return scaled
 
     def config(self, number: int) -> LossConfig:
         """The config with this number.

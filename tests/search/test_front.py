@@ -110,6 +110,39 @@ def test_some_fronts_have_no_knee(rows: list[tuple[float, float]]) -> None:
     assert front(*([row] for row in rows), maximize=()).knee() is None
 
 
+def test_a_config_on_the_front_by_its_spread_alone_makes_no_knee() -> None:
+    """The means are on a line; the last config is worse than the first, but within the spread."""
+    line = [[(0.0, 10.0)] * 2, [(5.0, 5.0)] * 2, [(10.0, 0.0)] * 2]
+    noisy = [(-0.1, 9.9), (0.2, 13.0)]
+    found = front(*line, noisy, maximize=())
+    assert numbers(found) == [0, 1, 2, 3]
+    assert found.knee() is None
+    better = front(*line, noisy, [(2.0, 2.0)] * 2, maximize=()).knee()
+    assert better is not None
+    assert better.number == 4
+
+
+def test_seeds_are_paired_by_number_not_by_order() -> None:
+    first, second = front([(0.0, 1.0), (10.0, 1.0)], [(0.1, 1.0), (10.11, 1.0)]).outcomes
+    turned = Outcome(1, "done", {}, dict(reversed(second.results.items())))
+    found = Front([first, turned], minimize=["a"], maximize=["b"], seeds=[0, 1])
+    assert numbers(found) == [0]
+
+
+def test_one_bad_config_does_not_change_the_hypervolume() -> None:
+    rows = [[(0.0, 8.0)], [(4.0, 0.0)], [(2.0, 2.0)]]
+    bad = front(*rows, [(1e6, 1e9)], maximize=()).hypervolume()
+    assert bad[:3] == pytest.approx(front(*rows, maximize=()).hypervolume())
+    assert bad[3] == pytest.approx(bad[2])
+
+
+def test_the_hypervolume_with_one_best_config_has_no_unit() -> None:
+    rows = np.array([(3.0, 3.0), (2.0, 2.0), (1.0, 1.0)])
+    small, large = (front(*([row] for row in rows * unit), maximize=()) for unit in (1, 1e3))
+    assert small.hypervolume() == pytest.approx([0.01, 0.36, 1.21])
+    assert large.hypervolume() == pytest.approx([0.01, 0.36, 1.21])
+
+
 def test_the_hypervolume_is_the_area_that_is_dominated() -> None:
     """Scaled, the points are (0, 1), (1, 0) and (0.5, 0.25); the reference is (1.1, 1.1).
 
@@ -124,7 +157,9 @@ def test_the_hypervolume_is_that_of_a_fine_grid() -> None:
     points = np.random.default_rng(2).random((9, 2))
     volume = front(*([tuple(p)] for p in points)).hypervolume()[-1]
     costs = points * [1, -1]
-    scaled = (costs - costs.min(axis=0)) / np.ptp(costs, axis=0)
+    beaten = (costs[:, None] < costs[None]).all(axis=2).any(axis=0)
+    best = costs[~beaten]
+    scaled = (costs - best.min(axis=0)) / np.ptp(best, axis=0)
     ticks = (np.arange(550) + 0.5) / 500
     cells = np.array([*itertools.product(ticks, ticks)])
     covered = (cells[:, None] >= scaled[None]).all(axis=2).any(axis=1)
