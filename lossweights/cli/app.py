@@ -48,13 +48,13 @@ def start(
       loss = criterion({"reconstruction": ..., "kl": ...})
 
     \b
-    To choose weights:
-      lossweights calibrate run.jsonl elbo.yaml    propose them from a short training
-      lossweights sweep train.py:train elbo.yaml   try many, and see what each costs
+    To choose weights, after a training with History(criterion, path="run.jsonl"):
+      lossweights calibrate run.jsonl elbo.yaml   propose fixed weights
 
     \b
-    After a short one, recorded by History(criterion, path="run.jsonl"):
-      lossweights calibrate run.jsonl elbo.yaml   propose weights
+    To compare many configs, each trained with the same seeds:
+      lossweights sweep --help      how to start a sweep
+      lossweights front sweep.db    show its results
     """
     if version:
         typer.echo(f"lossweights {lossweights.__version__}")
