@@ -464,7 +464,7 @@ def test_terms_in_too_few_rows_are_not_judged() -> None:
     late = [None] * 18 + [1.0] * 6
     found = judged(norms={"a": 2.0, "b": late})
     assert said(found, "moves for 'b' (0 in the early half, 6 in the late half), 4 in each are")
-    assert said(found, "a shorter `gradients`")
+    assert said(found, "a shorter `gradients` and `every`")
     assert said(judged(rows=7, values={"a": 1.0, "b": 1.0}), "(3 in the early half, 4 in the late")
     assert said(judged(rows=7, values={"a": 1.0, "b": 1.0}), "a shorter `every`")
     assert not said(judged(rows=8, values={"a": 1.0, "b": 1.0}), "too few rows")
