@@ -153,24 +153,26 @@ class Front:
     @cached_property
     def points(self) -> tuple[Outcome, ...]:
         """The configs on the front, by number."""
+        results = self._results(self.done)
         return tuple(
             each
-            for each in self.done
-            if not any(self.dominates(other, each) for other in self.done if other is not each)
+            for each, own in zip(self.done, results, strict=True)
+            if not _dominates(own - results).any()
         )
 
     def dominates(self, one: Outcome, other: Outcome) -> bool:
         """Whether a config dominates another, as defined above."""
-        beyond = False
-        for name in self.objectives:
-            sign = 1 if name in self.maximize else -1
-            pairs = [(one.results[s][name], other.results[s][name]) for s in one.results]
-            gains = sign * np.array([first - second for first, second in pairs])
-            if gains.mean() < 0:
-                return False
-            spread = gains.std(ddof=1) if len(gains) > 1 else 0.0
-            beyond |= bool(gains.mean() > spread)
-        return beyond
+        own, others = self._results([one, other])
+        return bool(_dominates(others - own))
+
+    def _results(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+        """The objectives by config and seed, shape (configs, seeds, objectives); small is good."""
+        signs = [-1.0 if name in self.maximize else 1.0 for name in self.objectives]
+        found = [
+            [[each.results[seed][name] for name in self.objectives] for seed in self.seeds]
+            for each in outcomes
+        ]
+        return np.array(found).reshape(len(found), len(self.seeds), len(signs)) * signs
 
     @property
     def best(self) -> Outcome:
@@ -299,6 +301,7 @@ class Front:
         for name in measures:
             table.add_column(name, justify="right")
         table.add_column("")
+        marks = self._marks()
         for each in rows:
             cells = [_spread(each.mean(name), each.std(name)) for name in measures]
             params = [_short(each.params.get(path)) for path in paths]
@@ -306,16 +309,18 @@ class Front:
             if each.number == 0:
                 params = ["unchanged" if index == 0 else "" for index in range(len(paths))]
             note = "" if each.state == "done" else note
-            table.add_row(self._mark(each), str(each.number), *params, *cells, note)
+            table.add_row(marks.get(each.number, ""), str(each.number), *params, *cells, note)
         text = io.StringIO()
         Console(file=text, width=10_000, color_system=None, markup=False, emoji=False).print(table)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
-    def _mark(self, outcome: Outcome) -> str:
+    def _marks(self) -> dict[int, str]:
+        """The marks of the table by number."""
+        marks = {each.number: "*" for each in self.points}
         if len(self.objectives) == 1:
-            is_best = outcome.state == "done" and outcome is self.best
-            return "b" if is_best else "*" if outcome in self.points else ""
-        return "k" if outcome is self.knee() else "*" if outcome in self.points else ""
+            return marks | ({self.best.number: "b"} if self.done else {})
+        knee = self.knee()
+        return marks | ({} if knee is None else {knee.number: "k"})
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, width: float = 6.4) -> Figure:
         """A picture of the sweep, also written to a file if there is a `path`.
@@ -343,6 +348,14 @@ class Front:
         return (
             f"Front({self.name!r}: {len(self.done)} configs done, {len(self.points)} on the front)"
         )
+
+
+def _dominates(gains: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether gains, shape (..., seeds, objectives), mean dominance, shape (...)."""
+    means = gains.mean(axis=-2)
+    spread = gains.std(axis=-2, ddof=1) if gains.shape[-2] > 1 else 0.0
+    dominates: NDArray[np.bool_] = (means >= 0).all(axis=-1) & (means > spread).any(axis=-1)
+    return dominates
 
 
 def _short(value: object) -> str:
