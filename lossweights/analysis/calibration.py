@@ -65,7 +65,7 @@ class TermCalibration:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The result of `calibrate`; printed, tables, the verdict, and the terms to paste.
+    """The result of `calibrate`. Its text has tables, the verdict and the terms to paste.
 
     Args:
         config: The config with the proposed weights.
