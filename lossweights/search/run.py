@@ -87,6 +87,10 @@ def sweep(
     [0, 1, 2]
     """
     queue.need_optuna()
+    if not callable(train):
+        raise ValueError(
+            f"train: a function of (config, seed, report) is needed, found {shown(train)}"
+        )
     read = LossConfig.read(config, at)
     varied = read_vary(vary, read)
     chosen = _seeds(seeds)
@@ -143,8 +147,10 @@ def _run_here(plan: Plan, studies: Studies, seen: Callable[[], None]) -> None:
 
 def _objectives(minimize: Sequence[str], maximize: Sequence[str]) -> list[str]:
     for what, names in (("minimize", minimize), ("maximize", maximize)):
-        if isinstance(names, str) or not all(isinstance(each, str) for each in names):
+        if isinstance(names, str):
             raise ValueError(f"{what}: write a list of names, [{shown(names)}]")
+        if not isinstance(names, Sequence) or not all(isinstance(each, str) for each in names):
+            raise ValueError(f"{what}: a list of names is needed, found {shown(names)}")
     found = [*minimize, *maximize]
     if not found:
         raise ValueError("a sweep needs an objective: write minimize=[...] or maximize=[...]")
@@ -161,9 +167,12 @@ def _objectives(minimize: Sequence[str], maximize: Sequence[str]) -> list[str]:
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    given: object = seeds
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        given = range(seeds)
+    found = list(given) if isinstance(given, Sequence) else []
     are_whole = all(isinstance(each, int) and not isinstance(each, bool) for each in found)
-    if not found or isinstance(seeds, bool) or not are_whole or len(set(found)) < len(found):
+    if not found or not are_whole or len(set(found)) < len(found):
         raise ValueError(
             f"seeds: a number of at least 1, or a list of different seeds, found {shown(seeds)}"
         )
