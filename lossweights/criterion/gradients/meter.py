@@ -126,6 +126,8 @@ class GradientMeter:
     def _measure(
         self, losses: Mapping[str, Tensor], weights: Mapping[str, Tensor], shared: Shared
     ) -> None:
+        if not losses and self._group.count == 1:
+            return
         device = shared.tensors[0].device
         if device.type == "mps":
             raise RuntimeError(_NO_FLOAT64)
@@ -136,19 +138,31 @@ class GradientMeter:
                 self._scale = torch.full((), _FIRST_SCALE, device=device)
             scale = self._scale
         rows = shared.gradients(losses, scale)
-        vector = torch.stack([loss.detach().double() for loss in losses.values()])
+        vector = torch.zeros(0, dtype=torch.float64, device=device)
+        if losses:
+            vector = torch.stack([loss.detach().double() for loss in losses.values()])
         gradients, _ = self._collector.collect(rows, vector, shared, scale)
         with torch.no_grad():
-            factors = vector.new_zeros(len(self.names))
-            if weights:  # those of this rank
-                where = [self.names.index(name) for name in weights]
-                factors = put(torch.stack([*weights.values()]).double(), where, len(self.names))
+            factors = self._factors(weights, device)
             where = [self.names.index(name) for name in gradients.names]
             found = _measured(gradients.gramian, factors, where)
             self._step = found.plus(self._step)
             if scale is not None:
                 overflow = is_finite(gradients.gramian).all().logical_not()
                 self._scale = (scale * (1 - 0.5 * overflow)).clamp(min=1)
+
+    def _factors(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
+        """What multiplies all terms, shape (n,); of terms absent here, as in other processes."""
+        n, where = len(self.names), [self.names.index(name) for name in weights]
+        factors = counts = torch.zeros(n, dtype=torch.float64, device=device)
+        if weights:
+            given = torch.stack([*weights.values()]).double()
+            factors, counts = put(given, where, n), put(torch.ones_like(given), where, n)
+        if not self._collector.may_lack:
+            return factors
+        sums = torch.stack([factors, counts])
+        self._group.sum(sums)
+        return sums[0] / sums[1].clamp(min=1)
 
     def end_step(self) -> None:
         """Completes the step."""

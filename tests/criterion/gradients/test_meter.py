@@ -239,6 +239,17 @@ def test_an_absent_and_a_dormant_term_are_left_out() -> None:
     assert "norm/c" not in measured(history.rows[1])
 
 
+def test_a_forward_pass_without_terms_measures_nothing() -> None:
+    criterion = WeightedLoss({"a": {"optional": True}, "b": {"optional": True}})
+    history = History(criterion, "1 steps", gradients="1 steps")
+    features = torch.ones(2, requires_grad=True) * 1.0
+    for terms in ({}, {"a": features.sum()}):
+        criterion(terms, shared=features)
+        criterion.step()
+    assert "gradient/norm/a" not in history.rows[0]
+    assert history.rows[1]["gradient/norm/a"] == pytest.approx(2**0.5)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_is_left_out(value: float) -> None:
     criterion = WeightedLoss(["a", "b"])
