@@ -160,6 +160,7 @@ class Modes:
         """Learns from the step that was done, and sets the weights of the next."""
         if not stepped:
             self.adaptive.discard()
+            self.record.discard_measurements()
         done = stepped and step != before
         # A step that takes 0 units goes on: what it had counts with the next.
         is_due = (done or not stepped) and self.record.step_done(before) and done

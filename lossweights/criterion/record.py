@@ -419,6 +419,11 @@ class ForwardRecord:
         self.meters[handle.id] = meter
         return handle
 
+    def discard_measurements(self) -> None:
+        """Discards the gradients that were measured in a step that does not end as one."""
+        for meter in self.meters.values():
+            meter.discard()
+
     def call_back(self, step: int) -> None:
         """Runs the callbacks of a step."""
         self.is_due = False

@@ -173,6 +173,10 @@ class GradientMeter:
             self._steps = step._replace(sizes=step.sizes / whole).plus(self._steps)
         self._step = None
 
+    def discard(self) -> None:
+        """Discards the forward passes of this step."""
+        self._step = None
+
     def drop(self) -> None:
         """Begins a new row."""
         self._steps = None

@@ -250,6 +250,21 @@ def test_a_forward_pass_without_terms_measures_nothing() -> None:
     assert history.rows[1]["gradient/norm/a"] == pytest.approx(2**0.5)
 
 
+@pytest.mark.parametrize("moved", ["load", "set_step"])
+def test_a_forward_pass_before_the_clock_is_moved_does_not_count(moved: str) -> None:
+    criterion = WeightedLoss(["a", "b"])
+    history = History(criterion, "1 steps", gradients="1 steps")
+    state = criterion.state_dict()
+    call(criterion, {"a": [90.0, 0, 0, 0], "b": ROWS["b"]})
+    if moved == "load":
+        criterion.load_state_dict(state)
+    else:
+        criterion.set_step(5)
+    call(criterion, {"a": ROWS["a"], "b": ROWS["b"]})
+    criterion.step()
+    assert measured(history.rows[-1])["norm/a"] == 3.0
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_is_left_out(value: float) -> None:
     criterion = WeightedLoss(["a", "b"])
