@@ -453,6 +453,13 @@ def test_noise_alone_is_no_movement() -> None:
     assert not said(judged(norms={"a": 10.0, "b": spread_out(1.0, 1.7)}), "its quartiles are")
 
 
+def test_a_gradient_that_vanishes_in_many_rows_is_not_stable() -> None:
+    for zeros in (7, 10):
+        run = judged(norms=CALM | {"a": [1.0] * (ROWS - zeros) + [0.0] * zeros}, cosines=AGREE)
+        assert said(run, "and inf for 'a'")
+        assert not said(run, "fixed weights are enough")
+
+
 def test_a_negative_weight_is_judged_by_its_size() -> None:
     terms = {"a": -0.5, "b": 1.0}
     assert said(judged(terms, norms=CALM, cosines=AGREE), "fixed weights are enough")
