@@ -86,6 +86,18 @@ class Front:
         maximize: The objectives that should be large.
         seeds: The seeds of each config.
         name: The name of the sweep.
+
+    >>> from lossweights.search import Outcome
+    >>> measured = [(3.0, 0.0), (1.0, 1.0), (0.0, 3.0), (2.0, 2.0)]
+    >>> outcomes = [
+    ...     Outcome(number, "done", results={0: {"nll": nll, "kl": kl}})
+    ...     for number, (nll, kl) in enumerate(measured)
+    ... ]
+    >>> front = Front(outcomes, minimize=["nll", "kl"])
+    >>> [each.number for each in front.points]
+    [0, 1, 2]
+    >>> front.knee().number
+    1
     """
 
     def __init__(

@@ -153,7 +153,10 @@ def _objectives(minimize: Sequence[str], maximize: Sequence[str]) -> list[str]:
             raise ValueError(f"{what}: a list of names is needed, found {shown(names)}")
     found = [*minimize, *maximize]
     if not found:
-        raise ValueError("a sweep needs an objective: write minimize=[...] or maximize=[...]")
+        raise ValueError(
+            "a sweep needs an objective: write minimize=[...] or maximize=[...] "
+            "(--minimize, --maximize)"
+        )
     for each in found:
         if found.count(each) > 1:
             raise ValueError(f"the objective {each!r} is given twice: keep one")
