@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lossweights import Front, LossConfig
+from lossweights import Duration, Front, LossConfig
 from tests.cli.conftest import Call, write
 
 ELBO = "total_steps: 100\nterms:\n  nll: 1.0\n  kl: {weight: 0.5, schedule: {kind: cyclical}}\n"
@@ -47,7 +47,7 @@ def test_options_are_those_of_the_function(call: Call) -> None:
         config = front.config(each.number)
         assert 0.01 <= config.terms["kl"].weight <= 10
         assert isinstance(each.params["kl.schedule.cycles"], int)
-        assert 5 <= config.terms["kl"].after.value <= 60
+        assert 5 <= Duration.parse(config.terms["kl"].after).value <= 60
         assert each.params["nll"] in (1, "{weight: 2}")
     assert done.out == front.table() + "\n"
 
