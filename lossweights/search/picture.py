@@ -75,7 +75,7 @@ def _draw_pair(panel: Axes, front: Front, x: str, y: str) -> None:
     if len(front.objectives) == 2:
         _draw_edge(panel, front, x, y)
     _mark(panel, front, x, y)
-    _number(panel, [*_marked(front), *front.points], x, y)
+    _number(panel, [*_marked(front).values(), *front.points], x, y)
     panel.margins(0.08)
 
 
@@ -104,23 +104,26 @@ def _draw_edge(panel: Axes, front: Front, x: str, y: str) -> None:
     panel.step(edge_x, edge_y, where="post", color=_BLUE, linewidth=0.9, alpha=0.6, zorder=2.1)
 
 
-def _marked(front: Front) -> list[Outcome]:
-    unchanged = [each for each in front.done if each.number == 0]
-    knee = front.knee()
-    return unchanged if knee is None else [knee, *unchanged]
+def _marked(front: Front) -> dict[str, Outcome]:
+    """The configs with a mark of their own, by its name."""
+    knee, first = front.knee(), front.done[0]
+    found = {} if knee is None else {"knee": knee}
+    return found | ({"unchanged": first} if first.number == 0 else {})
 
 
 def _mark(panel: Axes, front: Front, x: str, y: str) -> None:
-    for each in _marked(front):
-        ring = {"markersize": 9, "linestyle": "", "fillstyle": "none", "zorder": 2.8}
-        is_unchanged = each.number == 0
+    for name, each in _marked(front).items():
+        is_knee = name == "knee"
         panel.plot(
             [each.mean(x)],
             [each.mean(y)],
-            marker="s" if is_unchanged else "D",
-            color=INK if is_unchanged else _ORANGE,
-            label="unchanged" if is_unchanged else "knee",
-            **ring,  # type: ignore[arg-type]
+            linestyle="",
+            marker="D" if is_knee else "s",
+            markersize=11 if is_knee else 8,
+            fillstyle="none",
+            color=_ORANGE if is_knee else INK,
+            label=name,
+            zorder=2.8,
         )
 
 
