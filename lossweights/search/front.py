@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lossweights.components.declaration import written
 from lossweights.config.loss_config import LossConfig
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
 
+Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+
 _STATES = {
     "COMPLETE": "done",
     "FAIL": "failed",
@@ -30,8 +31,6 @@ _STATES = {
     "RUNNING": "running",
     "WAITING": "waiting",
 }
-Costs: TypeAlias = NDArray[np.float64]  # a row per config, a column per objective
-
 _ROUNDING = 1e-12  # of a mean: less is no spread
 _BEYOND = 0.1  # of the range of each objective: by how much the reference point is worse
 
@@ -165,26 +164,19 @@ class Front:
     @cached_property
     def points(self) -> tuple[Outcome, ...]:
         """The configs on the front, by number."""
-        results = self._results(self.done)
+        if not self.done:
+            return ()
+        costs = self._costs_by_seed(self.done)
         return tuple(
             each
-            for each, own in zip(self.done, results, strict=True)
-            if not _dominates(own - results).any()
+            for each, own in zip(self.done, costs, strict=True)
+            if not _are_better(costs, own).any()
         )
 
     def dominates(self, one: Outcome, other: Outcome) -> bool:
-        """Whether a config dominates another, as defined above."""
-        own, others = self._results([one, other])
-        return bool(_dominates(others - own))
-
-    def _results(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-        """The objectives by config and seed, shape (configs, seeds, objectives); small is good."""
-        signs = [-1.0 if name in self.maximize else 1.0 for name in self.objectives]
-        found = [
-            [[each.results[seed][name] for name in self.objectives] for seed in self.seeds]
-            for each in outcomes
-        ]
-        return np.array(found).reshape(len(found), len(self.seeds), len(signs)) * signs
+        """Whether a config dominates another, as defined above; both are done."""
+        costs = self._costs_by_seed([one, other])
+        return bool(_are_better(costs[:1], costs[1])[0])
 
     @property
     def best(self) -> Outcome:
@@ -249,6 +241,8 @@ class Front:
     @cached_property
     def _best_means(self) -> tuple[Outcome, ...]:
         """The configs that are done whose means no other config dominates, by number."""
+        if not self.done:
+            return ()
         costs = self._costs(self.done)
         return tuple(
             each
@@ -256,22 +250,27 @@ class Front:
             if not ((costs <= own).all(axis=1) & (costs < own).any(axis=1)).any()
         )
 
-    def _costs(self, outcomes: Sequence[Outcome]) -> Costs:
+    def _costs(self, outcomes: Sequence[Outcome]) -> Numbers:
         """The means of the objectives, a row per config; small is good."""
-        signs = [-1.0 if name in self.maximize else 1.0 for name in self.objectives]
-        return np.array(
-            [
-                [sign * each.mean(name) for sign, name in zip(signs, self.objectives, strict=True)]
-                for each in outcomes
-            ]
-        )
+        means: Numbers = self._costs_by_seed(outcomes).mean(axis=2)
+        return means
 
-    def _scaled(self, outcomes: Sequence[Outcome]) -> Costs:
+    def _costs_by_seed(self, outcomes: Sequence[Outcome]) -> Numbers:
+        """The objectives by config, objective and seed; small is good."""
+        signs = [-1.0 if name in self.maximize else 1.0 for name in self.objectives]
+        values = [
+            [[each.results[seed][name] for seed in self.seeds] for name in self.objectives]
+            for each in outcomes
+        ]
+        costs: Numbers = np.array(values) * np.array(signs)[:, None]
+        return costs
+
+    def _scaled(self, outcomes: Sequence[Outcome]) -> Numbers:
         """Costs, with 0 and 1 at the ends of the configs with the best means."""
         best = self._costs(self._best_means)
         low, high = best.min(axis=0), best.max(axis=0)
         high = np.where(high > low, high, self._costs(self.done).max(axis=0))
-        scaled: Costs = (self._costs(outcomes) - low) / np.where(high > low, high - low, 1.0)
+        scaled: Numbers = (self._costs(outcomes) - low) / np.where(high > low, high - low, 1.0)
         return scaled
 
     def config(self, number: int) -> LossConfig:
@@ -307,13 +306,13 @@ class Front:
             name for each in rows for found in each.results.values() for name in found
         )
         measures = list(dict.fromkeys([*self.objectives, *others]))
+        marks = self._marks()
         table = Table(box=None, pad_edge=False, header_style="")
         for title in ("", "config", *paths):
             table.add_column(title)
         for name in measures:
             table.add_column(name, justify="right")
         table.add_column("")
-        marks = self._marks()
         for each in rows:
             cells = [_spread(each.mean(name), each.std(name)) for name in measures]
             params = [_short(each.params.get(path)) for path in paths]
@@ -327,12 +326,13 @@ class Front:
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
     def _marks(self) -> dict[int, str]:
-        """The marks of the table by number."""
-        marks = {each.number: "*" for each in self.points}
-        if len(self.objectives) == 1:
-            return marks | ({self.best.number: "b"} if self.done else {})
-        knee = self.knee()
-        return marks | ({} if knee is None else {knee.number: "k"})
+        """The marks in the table, by number."""
+        found = {each.number: "*" for each in self.points}
+        if self.done and len(self.objectives) == 1:
+            found[self.best.number] = "b"
+        elif (knee := self.knee()) is not None:
+            found[knee.number] = "k"
+        return found
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, width: float = 6.4) -> Figure:
         """A picture of the sweep, also written to a file if there is a `path`.
@@ -362,12 +362,14 @@ class Front:
         )
 
 
-def _dominates(gains: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether gains, shape (..., seeds, objectives), mean dominance, shape (...)."""
-    means = gains.mean(axis=-2)
-    spread = gains.std(axis=-2, ddof=1) if gains.shape[-2] > 1 else 0.0
-    dominates: NDArray[np.bool_] = (means >= 0).all(axis=-1) & (means > spread).any(axis=-1)
-    return dominates
+def _are_better(costs: Numbers, own: Numbers) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which configs dominate one, by their costs and its own."""
+    gains = own - costs
+    means = gains.mean(axis=2)
+    spreads = gains.std(axis=2, ddof=1) if gains.shape[2] > 1 else np.zeros_like(means)
+    better: np.ndarray[Any, np.dtype[np.bool_]] = (means > spreads).any(axis=1)
+    better &= (means >= 0).all(axis=1)
+    return better
 
 
 def _short(value: object) -> str:

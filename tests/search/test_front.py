@@ -186,6 +186,12 @@ def test_the_table_has_means_spreads_and_marks() -> None:
     assert lines[3].split()[0] == "2"
 
 
+def test_a_sweep_without_results_has_a_table() -> None:
+    found = Front([Outcome(0, "running")], minimize=["a", "b"])
+    assert "running" in found.table()
+    assert (found.points, found.knee(), found.hypervolume()) == ((), None, [])
+
+
 def test_a_config_that_does_not_exist_is_an_error() -> None:
     found = front([(0.0, 1.0)])
     with pytest.raises(ValueError, match="no config has the number 4: there are 0 to 0"):
