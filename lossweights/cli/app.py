@@ -48,7 +48,7 @@ def start(
       loss = criterion({"reconstruction": ..., "kl": ...})
 
     \b
-    After a short one with History(criterion, path="run.jsonl"):
+    After a short training with History(criterion, path="run.jsonl"):
       lossweights calibrate run.jsonl elbo.yaml   propose fixed weights
 
     \b
