@@ -124,7 +124,7 @@ def test_a_config_on_the_front_by_its_spread_alone_makes_no_knee() -> None:
 
 def test_seeds_are_paired_by_number_not_by_order() -> None:
     first, second = front([(0.0, 1.0), (10.0, 1.0)], [(0.1, 1.0), (10.11, 1.0)]).outcomes
-    turned = Outcome(1, "done", {}, dict(reversed(second.results.items())))
+    turned = Outcome(1, "done", {}, dict(reversed([*second.results.items()])))
     found = Front([first, turned], minimize=["a"], maximize=["b"], seeds=[0, 1])
     assert numbers(found) == [0]
 
