@@ -326,7 +326,7 @@ def _terms(evidence: Evidence, unit: str) -> dict[str, TermCalibration]:
             weight=fitted.weights[name],
             old_share=before[name],
             share=after[name],
-            spread=Quartiles.of(proposals.get(name, nothing)),
+            spread=Quartiles.of_weights(proposals.get(name, nothing)),
             moved=evidence.moved(name) if name in proposals and measured.steps else math.nan,
             note=_note(fitted.kept[name], evidence.sizes[name], unit),
         )

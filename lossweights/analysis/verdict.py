@@ -164,8 +164,9 @@ def _varying(proposals: Mapping[str, Series]) -> str:
     """Terms whose proposals differ from row to row."""
     found = []
     for name, series in proposals.items():
-        lower, _, upper = Quartiles.of(series)
-        if upper > _FACTOR * lower:
+        lower, _, upper = Quartiles.of_weights(series)
+        sizes = sorted((abs(lower), abs(upper)))  # a base weight may be negative
+        if sizes[1] > _FACTOR * sizes[0]:
             found.append(f"{lower:.2g} and {upper:.2g} for {name!r}")
     if not found:
         return ""

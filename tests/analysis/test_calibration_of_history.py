@@ -440,6 +440,23 @@ def test_a_gradient_that_vanishes_moves_the_proposal_without_bound() -> None:
     assert said(found, "'b' rises by a factor of inf, compared with 'a'")
 
 
+def test_the_sign_of_a_weight_says_nothing_about_its_spread() -> None:
+    terms = {"a": {"weight": -1.0}, "b": 1.0}
+    found = judged(terms, norms=CALM, cosines=AGREE)
+    assert said(found, "fixed weights are enough")
+    assert said(judged(terms, norms=CALM | {"a": spread_out(1.0, 5.0)}), "from row to row")
+
+
+@pytest.mark.parametrize("name", ["a", "b"])  # b keeps its weight, since it is larger
+def test_a_term_that_is_often_0_has_no_stable_proposal(name: str) -> None:
+    norms = {"a": 1.0, "b": 2.0}
+    often: Any = [0.0 if index % 3 == 0 else norms[name] for index in range(ROWS)]
+    found = judged(norms=norms | {name: often}, cosines=AGREE)
+    assert not said(found, "fixed weights are enough")
+    assert said(found, "from row to row")
+    assert found.terms["a"].spread == ((2.0, 2.0, math.inf) if name == "a" else (0.0, 2.0, 2.0))
+
+
 def test_noise_alone_is_no_movement() -> None:
     moved = 0
     for seed in range(100):
