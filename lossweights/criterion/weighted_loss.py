@@ -931,7 +931,7 @@ class WeightedLoss(nn.Module):
         if refused or not found:
             return
         self.adaptive.discard()  # observations belong to no step of the checkpoint
-        self._record.step_done(self.clock.step)
+        self._record.discard(self.clock.step)
         self._modes.loaded = _loaded_horizon(values)
         if "clock.step" in values:
             self.clock.restore(values["clock.step"], values.get("clock.before"))

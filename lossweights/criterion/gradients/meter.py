@@ -159,6 +159,10 @@ class GradientMeter:
             self._steps = step._replace(sizes=step.sizes / whole).plus(self._steps)
         self._step = None
 
+    def discard(self) -> None:
+        """Drops the forward passes of a step that was not done."""
+        self._step = None
+
     def drop(self) -> None:
         """Begins a new row."""
         self._steps = None

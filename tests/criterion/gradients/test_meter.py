@@ -270,6 +270,21 @@ def test_after_an_overflow_in_float16_the_next_measurement_has_a_smaller_scale()
     assert measured(history.rows[-1])["norm/a"] == pytest.approx(20 * 2**0.5, rel=0.01)
 
 
+@pytest.mark.parametrize("ends", ["load", "set_step"])
+def test_a_step_that_was_not_done_is_not_measured(ends: str) -> None:
+    criterion = WeightedLoss(["a", "b"])
+    history = History(criterion, "1 steps", gradients="1 steps")
+    checkpoint = copy.deepcopy(criterion.state_dict())
+    call(criterion, {"a": ROWS["a"], "b": ROWS["b"]}, 1000.0)
+    if ends == "load":
+        criterion.load_state_dict(checkpoint)
+    else:
+        criterion.set_step(7)
+    call(criterion, {"a": ROWS["a"], "b": ROWS["b"]})
+    criterion.step()
+    assert measured(history.rows[0])["norm/a"] == pytest.approx(3.0)
+
+
 # What keeps a measurement from being made is said once, and costs no training
 
 
