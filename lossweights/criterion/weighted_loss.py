@@ -223,6 +223,8 @@ class WeightedLoss(nn.Module):
     ) -> Tensor:
         values, mode = self._read(terms, training=training)
         if training:
+            if self._record.meters and isinstance(shared, Iterator):
+                shared = list(shared)  # it is read more than once
             parts = combine(
                 values,
                 mode,

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lossweights import Balancer, History, WeightedLoss
+from lossweights import Balancer, History, LossConfig, WeightedLoss
 from lossweights.components.balancers import GradientBalancer
 
 SIZE = 4
@@ -283,6 +283,21 @@ def test_a_step_that_was_not_done_is_not_measured(ends: str) -> None:
     call(criterion, {"a": ROWS["a"], "b": ROWS["b"]})
     criterion.step()
     assert measured(history.rows[0])["norm/a"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("balancer", [None, "imtl-g"])
+def test_parameters_as_a_generator_reach_the_balancer_and_every_history(
+    balancer: str | None,
+) -> None:
+    trunk = nn.Linear(2, 2)
+    criterion = WeightedLoss(LossConfig.read({"terms": ["a", "b"], "balancer": balancer}))
+    histories = [History(criterion, "1 steps", gradients="1 steps") for _ in range(2)]
+    features = trunk(torch.ones(1, 2))
+    terms = {"a": features.sum(), "b": features.square().sum()}
+    criterion(terms, shared=trunk.parameters()).backward()
+    criterion.step()
+    for history in histories:
+        assert measured(history.rows[0])["norm/a"] == pytest.approx(6**0.5)
 
 
 # What keeps a measurement from being made is said once, and costs no training
