@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 import os
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossweights.components.declaration import written
 from lossweights.config.loss_config import LossConfig
@@ -59,13 +59,11 @@ class Outcome:
 
     def mean(self, measure: str) -> float:
         """The mean over the seeds; nan without any."""
-        values = self.values(measure)
-        return statistics.fmean(values) if values else math.nan
+        return _mean(np.array(self.values(measure)))
 
     def std(self, measure: str) -> float:
         """The standard deviation over the seeds, with n - 1; nan for fewer than two."""
-        values = self.values(measure)
-        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        return _std(np.array(self.values(measure)))
 
 
 class Front:
@@ -162,10 +160,10 @@ class Front:
         for name in self.objectives:
             sign = 1 if name in self.maximize else -1
             gains = sign * (np.array(one.values(name)) - np.array(other.values(name)))
-            if gains.mean() < 0:
+            gain = _mean(gains)
+            if gain < 0:
                 return False
-            spread = gains.std(ddof=1) if len(gains) > 1 else 0.0
-            beyond |= bool(gains.mean() > spread)
+            beyond |= gain > (_std(gains) if len(gains) > 1 else 0.0)
         return beyond
 
     @property
@@ -228,7 +226,7 @@ class Front:
             for count in range(len(scaled))
         ]
 
-    def _costs(self, outcomes: Sequence[Outcome]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _costs(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
         """The means of the objectives, a row per config; small is good."""
         signs = [-1.0 if name in self.maximize else 1.0 for name in self.objectives]
         return np.array(
@@ -278,8 +276,11 @@ class Front:
             table.add_column(name, justify="right")
         table.add_column("")
         for each in rows:
-            cells = [_spread(each.mean(name), each.std(name)) for name in measures]
-            params = [_short(each.params.get(path)) for path in paths]
+            cells = [
+                _spread(each.mean(name), each.std(name)) if each.values(name) else ""
+                for name in measures
+            ]
+            params = [_short(each.params[path]) if path in each.params else "" for path in paths]
             note = each.state + (f": {each.reason}" if each.reason else "")
             if each.number == 0:
                 params = ["unchanged" if index == 0 else "" for index in range(len(paths))]
@@ -323,16 +324,38 @@ class Front:
         )
 
 
+def _mean(values: NDArray[np.float64]) -> float:
+    """The mean; nan without any value."""
+    if not len(values):
+        return math.nan
+    scale = _scale(values)
+    with np.errstate(all="ignore"):  # inf - inf
+        return float((values / scale).mean() * scale)
+
+
+def _std(values: NDArray[np.float64]) -> float:
+    """The standard deviation with n - 1; nan for fewer than two values, or infinite ones."""
+    if len(values) < 2:
+        return math.nan
+    scale = _scale(values)
+    with np.errstate(all="ignore"):
+        return float((values / scale).std(ddof=1) * scale)
+
+
+def _scale(values: NDArray[np.float64]) -> float:
+    """The power of 2 by which values are divided so that their squares, as of 1e200, are finite."""
+    largest = float(np.abs(values).max())
+    return 2.0 ** (math.frexp(largest)[1] - 1) if 0 < largest < math.inf else 1.0
+
+
 def _short(value: object) -> str:
-    if isinstance(value, str) or value is None:
-        return value or ""
+    if isinstance(value, str):
+        return value
     return f"{value:.4g}" if isinstance(value, float) else written(value)
 
 
 def _spread(mean: float, std: float) -> str:
     """`1.23 ± 0.04`: with two digits of the standard deviation."""
-    if math.isnan(mean):
-        return ""
     if math.isnan(std):
         return f"{mean:.4g}"
     if std <= _ROUNDING * abs(mean):

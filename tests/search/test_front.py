@@ -151,6 +151,37 @@ def test_the_table_has_means_spreads_and_marks() -> None:
     assert lines[3].split()[0] == "2"
 
 
+@pytest.mark.filterwarnings("error")
+def test_perplexities_of_diverged_trainings_are_compared_and_shown() -> None:
+    """Their squares, and the sums of the largest, are not finite."""
+    good, diverged = [(20.0, 1.0), (21.0, 1.0)], [(2e304, 1.0), (3e304, 1.0)]
+    found = front(good, diverged)
+    assert numbers(found) == [0]
+    assert found.outcomes[1].mean("a") == pytest.approx(2.5e304)
+    assert found.outcomes[1].std("a") == pytest.approx(0.5**0.5 * 1e304)
+    assert "2.5e+304 ± 7.1e+303" in found.table()
+    largest = 1.7e308
+    assert front([(largest, 1.0), (largest, 1.0)]).outcomes[0].mean("a") == largest
+
+
+@pytest.mark.filterwarnings("error")
+def test_further_measures_may_be_infinite_or_nan() -> None:
+    by_seed = {0: {"a": 1.0, "x": np.inf, "y": np.nan, "z": np.inf}}
+    by_seed[1] = {"a": 2.0, "x": np.inf, "y": 1.0, "z": -np.inf}
+    found = Front([Outcome(0, "done", {}, by_seed)], minimize=["a"], seeds=[0, 1])
+    assert found.table().splitlines()[1].split() == [
+        "b",
+        "0",
+        *["1.50", "±", "0.71", "inf", "nan", "nan"],
+    ]
+
+
+def test_a_choice_of_none_is_shown() -> None:
+    outcomes = [Outcome(n, "done", {"kl.schedule": None}, {0: {"a": 1.0}}) for n in (0, 1)]
+    table = Front(outcomes, minimize=["a"]).table()
+    assert table.splitlines()[2].split() == ["*", "1", "null", "1"]
+
+
 def test_a_config_that_does_not_exist_is_an_error() -> None:
     found = front([(0.0, 1.0)])
     with pytest.raises(ValueError, match="no config has the number 4: there are 0 to 0"):
