@@ -224,16 +224,19 @@ def calibrate(
         weight: 2.8
         schedule: {kind: warmup, over: 10 steps}
     """
+    wanted = {} if shares is None else shares
     if isinstance(source, WeightedLoss):
         if (by, at, horizon) != (None, None, None):
             raise ValueError(
                 "a criterion has its config, and batches have values alone: by=, at= and horizon= "
                 "are for calibrate(history, config)"
             )
-        return _of_batches(source, given, shares or {})
+        return _of_batches(source, given, wanted)
+    if horizon is not None and not isinstance(horizon, Horizon):
+        raise TypeError(f"horizon is a Horizon(total_steps=...), found {horizon!r}")
     if isinstance(source, History | str | os.PathLike):
         config = LossConfig.read(given, at)
-        return _of_history(source, config, shares or {}, by, horizon or config.horizon)
+        return _of_history(source, config, wanted, by, horizon or config.horizon)
     raise TypeError(
         "calibrate takes a criterion and batches, or a history (or its file) and a config, found "
         f"{type(source).__name__}"

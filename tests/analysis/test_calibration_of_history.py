@@ -584,6 +584,8 @@ def test_other_first_arguments_are_refused(source: Any, words: str) -> None:
             "has none: record them",
         ),
         (lambda run: calibrate(run, {"terms": ["a", "b"]}, {"a": 2.0}), "'a' needs a share above"),
+        (lambda run: calibrate(run, {"terms": ["a", "b"]}, ["a"]), "write a share by term"),  # type: ignore[call-overload]
+        (lambda run: calibrate(run, {"terms": ["a", "b"]}, {5: 0.1}), "write a share by term"),  # type: ignore[dict-item]
         (lambda run: calibrate(run, [{"a": 1.0}]), "a config is a LossConfig, a mapping"),
         (lambda run: calibrate(History(), {"terms": ["a"]}), "the history has no rows"),
         (
@@ -607,6 +609,28 @@ def test_other_first_arguments_are_refused(source: Any, words: str) -> None:
 def test_what_cannot_be_calibrated(call: Callable[[History], Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call(recorded(values={"a": 1.0, "b": 2.0}))
+
+
+def test_a_horizon_is_no_number() -> None:
+    with pytest.raises(TypeError, match=r"horizon is a Horizon\(total_steps=...\), found 100"):
+        calibrate(recorded(values={"a": 1.0}), {"terms": ["a"]}, horizon=100)  # type: ignore[call-overload]
+
+
+def test_a_share_may_be_a_number_of_numpy() -> None:
+    shares: Any = {"b": np.float32(0.25)}
+    found = calibrate(recorded(values={"a": 1.0, "b": 1.0}), {"terms": ["a", "b"]}, shares)
+    assert found.terms["b"].share == pytest.approx(0.25, rel=0.03)
+
+
+@pytest.mark.parametrize(("weight", "size", "share"), [(1e30, 1e-11, 0.5), (1e-30, 1.0, 1e-9)])
+def test_a_weight_that_a_config_refuses_is_not_proposed(
+    weight: float, size: float, share: float
+) -> None:
+    run = recorded(values={"a": 1.0, "b": size})
+    found = calibrate(run, {"terms": {"a": weight, "b": weight}}, {"b": share})
+    assert LossConfig.read(found.config.model_dump(mode="json")) == found.config
+    assert weights(found)["b"] == weight
+    assert "is no weight in float32" in notes(found)["b"]
 
 
 def test_files_that_are_no_history(tmp_path: Path) -> None:
