@@ -109,7 +109,7 @@ class Calibration:
         lines = [f"{'term':<{width}}{'value':>23}{'gradient norm':>25}{'share':>24}"]
         for name, term in self.terms.items():
             cells = (_range(term.value), _range(term.norm), _range(term.run_share, ".1%"))
-            lines.append(f"{name:<{width}}{cells[0]:>23}{cells[1]:>25}{cells[2]:>24}")
+            lines.append(f"{name:<{width}} {cells[0]:>22} {cells[1]:>24} {cells[2]:>23}")
         return lines
 
     def _agreement(self) -> list[str]:
@@ -143,7 +143,7 @@ class Calibration:
             )
             if in_time and not math.isnan(term.spread.median):
                 quartiles = f"{term.spread.lower:.4g}, {term.spread.upper:.4g}"
-                line += f"{quartiles:>17}{term.moved:>12.3g}"
+                line += f" {quartiles:>16}{term.moved:>12.3g}"
             lines.append(line)
         return lines
 

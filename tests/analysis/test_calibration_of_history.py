@@ -670,6 +670,13 @@ def test_the_tables_have_what_was_measured() -> None:
     assert LossConfig.read(yaml.safe_load(parts[5])) == found.config
 
 
+def test_numbers_of_different_columns_are_apart() -> None:
+    sizes = {"a": spread_out(1e25), "b": spread_out(1e15)}
+    lines = str(judged(values=sizes, norms=sizes)).splitlines()
+    assert [line.count(")") for line in lines if "1e+15 (" in line] == [2]
+    assert not any(re.search(r"\)\d|e\+\d\d\d+\.", line) for line in lines)
+
+
 def test_of_many_pairs_the_lowest_cosines_are_shown() -> None:
     names = [f"t{index}" for index in range(8)]
     cosines = {f"{x}/{y}": 0.1 for x in names for y in names if x < y} | {"t5/t7": -0.5}
