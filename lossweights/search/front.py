@@ -59,11 +59,13 @@ class Outcome:
 
     def mean(self, measure: str) -> float:
         """The mean over the seeds; nan without any."""
-        return _mean(np.array(self.values(measure)))
+        values = self.values(measure)
+        return float(_mean(np.array(values))) if values else math.nan
 
     def std(self, measure: str) -> float:
         """The standard deviation over the seeds, with n - 1; nan for fewer than two."""
-        return _std(np.array(self.values(measure)))
+        values = self.values(measure)
+        return float(_std(np.array(values))) if len(values) > 1 else math.nan
 
 
 class Front:
@@ -148,23 +150,33 @@ class Front:
     @cached_property
     def points(self) -> tuple[Outcome, ...]:
         """The configs on the front, by number."""
+        if not self.done:
+            return ()
+        goods = self._goods(self.done)
         return tuple(
             each
-            for each in self.done
-            if not any(self.dominates(other, each) for other in self.done if other is not each)
+            for each, own in zip(self.done, goods, strict=True)
+            if not self._dominating(goods - own).any()
         )
 
     def dominates(self, one: Outcome, other: Outcome) -> bool:
         """Whether a config dominates another, as defined above."""
-        beyond = False
-        for name in self.objectives:
-            sign = 1 if name in self.maximize else -1
-            gains = sign * (np.array(one.values(name)) - np.array(other.values(name)))
-            gain = _mean(gains)
-            if gain < 0:
-                return False
-            beyond |= gain > (_std(gains) if len(gains) > 1 else 0.0)
-        return beyond
+        goods = self._goods([one, other])
+        return bool(self._dominating(goods[0] - goods[1]))
+
+    def _goods(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+        """The objectives, shape (configs, objectives, seeds); large is good."""
+        signs = [1.0 if name in self.maximize else -1.0 for name in self.objectives]
+        found = [[each.values(name) for name in self.objectives] for each in outcomes]
+        goods: NDArray[np.float64] = np.array(found) * np.array(signs)[:, None]
+        return goods
+
+    @staticmethod
+    def _dominating(gains: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether gains by objective and seed, on the last two axes, are those of domination."""
+        means = _mean(gains)
+        spreads = _std(gains) if gains.shape[-1] > 1 else 0.0
+        return np.asarray((means >= 0).all(axis=-1) & (means > spreads).any(axis=-1))
 
     @property
     def best(self) -> Outcome:
@@ -275,6 +287,7 @@ class Front:
         for name in measures:
             table.add_column(name, justify="right")
         table.add_column("")
+        marks = self._marks()
         for each in rows:
             cells = [
                 _spread(each.mean(name), each.std(name)) if each.values(name) else ""
@@ -285,16 +298,19 @@ class Front:
             if each.number == 0:
                 params = ["unchanged" if index == 0 else "" for index in range(len(paths))]
             note = "" if each.state == "done" else note
-            table.add_row(self._mark(each), str(each.number), *params, *cells, note)
+            table.add_row(marks.get(each.number, ""), str(each.number), *params, *cells, note)
         text = io.StringIO()
         Console(file=text, width=10_000, color_system=None, markup=False, emoji=False).print(table)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
-    def _mark(self, outcome: Outcome) -> str:
-        if len(self.objectives) == 1:
-            is_best = outcome.state == "done" and outcome is self.best
-            return "b" if is_best else "*" if outcome in self.points else ""
-        return "k" if outcome is self.knee() else "*" if outcome in self.points else ""
+    def _marks(self) -> dict[int, str]:
+        """What marks the configs on the front, by number."""
+        marks = {each.number: "*" for each in self.points}
+        if len(self.objectives) == 1 and self.done:
+            marks[self.best.number] = "b"
+        elif (knee := self.knee()) is not None:
+            marks[knee.number] = "k"
+        return marks
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, width: float = 6.4) -> Figure:
         """A picture of the sweep, also written to a file if there is a `path`.
@@ -324,28 +340,27 @@ class Front:
         )
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    """The mean; nan without any value."""
-    if not len(values):
-        return math.nan
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over the last axis."""
     scale = _scale(values)
     with np.errstate(all="ignore"):  # inf - inf
-        return float((values / scale).mean() * scale)
+        found: NDArray[np.float64] = (values / scale).mean(axis=-1) * scale[..., 0]
+    return found
 
 
-def _std(values: NDArray[np.float64]) -> float:
-    """The standard deviation with n - 1; nan for fewer than two values, or infinite ones."""
-    if len(values) < 2:
-        return math.nan
+def _std(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The standard deviation over the last axis, with n - 1; nan with infinite values."""
     scale = _scale(values)
     with np.errstate(all="ignore"):
-        return float((values / scale).std(ddof=1) * scale)
+        found: NDArray[np.float64] = (values / scale).std(axis=-1, ddof=1) * scale[..., 0]
+    return found
 
 
-def _scale(values: NDArray[np.float64]) -> float:
+def _scale(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The power of 2 by which values are divided so that their squares, as of 1e200, are finite."""
-    largest = float(np.abs(values).max())
-    return 2.0 ** (math.frexp(largest)[1] - 1) if 0 < largest < math.inf else 1.0
+    largest = np.abs(values).max(axis=-1, keepdims=True)
+    is_number = (largest > 0) & np.isfinite(largest)
+    return np.ldexp(1.0, np.where(is_number, np.frexp(largest)[1] - 1, 0))
 
 
 def _short(value: object) -> str:
