@@ -259,15 +259,29 @@ def test_low_precision_keeps_small_gradients() -> None:
     assert measured(history.rows[0])["norm/a"] == pytest.approx(2**0.5 * 1e-7, rel=0.01)
 
 
-def test_after_an_overflow_in_float16_the_next_measurement_has_a_smaller_scale() -> None:
+@pytest.mark.parametrize("size", [20.0, 2e4])
+def test_an_overflow_in_float16_is_measured_again_with_a_smaller_scale(size: float) -> None:
     criterion = WeightedLoss(["a", "b"])
     history = History(criterion, "1 steps", gradients="1 steps")
-    for _ in range(8):
+    features = torch.zeros(2, dtype=torch.float16, requires_grad=True) * 1.0
+    total = features.float().sum()
+    criterion({"a": total * size, "b": total}, shared=features)
+    criterion.step()
+    found = measured(history.rows[0])
+    assert found["norm/a"] == pytest.approx(size * 2**0.5, rel=0.01)
+    assert found["cosine/a/b"] == pytest.approx(1.0)
+
+
+def test_a_term_that_is_never_finite_does_not_change_the_scale_of_the_others() -> None:
+    criterion = WeightedLoss(["a", "b"])
+    history = History(criterion, "1 steps", gradients="1 steps")
+    for _ in range(3):
         features = torch.zeros(2, dtype=torch.float16, requires_grad=True) * 1.0
-        criterion({"a": features.float().sum() * 20, "b": features.float().sum()}, shared=features)
+        total = features.float().sum()
+        criterion({"a": total * 1e-7, "b": total * math.inf}, shared=features)
         criterion.step()
-    assert "norm/a" not in measured(history.rows[0])
-    assert measured(history.rows[-1])["norm/a"] == pytest.approx(20 * 2**0.5, rel=0.01)
+    for row in history.rows:
+        assert measured(row)["norm/a"] == pytest.approx(2**0.5 * 1e-7, rel=0.01)
 
 
 @pytest.mark.parametrize("ends", ["load", "set_step"])
