@@ -4,12 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
 
 import numpy as np
 
 from lossweights.analysis.fitting import Fit
-from lossweights.analysis.measurements import By, Measurements, Pair, Series
+from lossweights.analysis.measurements import By, Measurements, Pair, Quartiles, Series
 from lossweights.analysis.monitor import resolved_terms
 from lossweights.config.loss_config import LossConfig
 from lossweights.errors import quoted
@@ -168,14 +167,9 @@ def _varying(proposals: Mapping[str, Series]) -> str:
     """Terms whose proposals differ from row to row."""
     found = []
     for name, series in proposals.items():
-        given = series[~np.isnan(series)]
-        if not len(given):
-            continue
-        # A size of 0 proposes an infinite weight, with which nothing can be interpolated.
-        method: Literal["linear", "nearest"] = "linear" if np.isfinite(given).all() else "nearest"
-        lower, upper = np.quantile(given, (0.25, 0.75), method=method)
-        small, large = sorted((abs(lower), abs(upper)))  # a weight may be negative
-        if large > _FACTOR * small:
+        lower, _, upper = Quartiles.of_weights(series)
+        sizes = sorted((abs(lower), abs(upper)))  # a base weight may be negative
+        if sizes[1] > _FACTOR * sizes[0]:
             found.append(f"{lower:.2g} and {upper:.2g} for {name!r}")
     if not found:
         return ""

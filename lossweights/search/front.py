@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 import os
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossweights.components.declaration import written
 from lossweights.config.loss_config import LossConfig
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
 
-Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+Numbers: TypeAlias = NDArray[np.float64]
 
 _STATES = {
     "COMPLETE": "done",
@@ -62,12 +62,12 @@ class Outcome:
     def mean(self, measure: str) -> float:
         """The mean over the seeds; nan without any."""
         values = self.values(measure)
-        return statistics.fmean(values) if values else math.nan
+        return float(_mean(np.array(values))) if values else math.nan
 
     def std(self, measure: str) -> float:
         """The standard deviation over the seeds, with n - 1; nan for fewer than two."""
         values = self.values(measure)
-        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        return float(_std(np.array(values))) if len(values) > 1 else math.nan
 
 
 class Front:
@@ -252,8 +252,7 @@ class Front:
 
     def _costs(self, outcomes: Sequence[Outcome]) -> Numbers:
         """The means of the objectives, a row per config; small is good."""
-        means: Numbers = self._costs_by_seed(outcomes).mean(axis=2)
-        return means
+        return _mean(self._costs_by_seed(outcomes))
 
     def _costs_by_seed(self, outcomes: Sequence[Outcome]) -> Numbers:
         """The objectives by config, objective and seed; small is good."""
@@ -313,9 +312,13 @@ class Front:
         for name in measures:
             table.add_column(name, justify="right")
         table.add_column("")
+        marks = self._marks()
         for each in rows:
-            cells = [_spread(each.mean(name), each.std(name)) for name in measures]
-            params = [_short(each.params.get(path)) for path in paths]
+            cells = [
+                _spread(each.mean(name), each.std(name)) if each.values(name) else ""
+                for name in measures
+            ]
+            params = [_short(each.params[path]) if path in each.params else "" for path in paths]
             note = each.state + (f": {each.reason}" if each.reason else "")
             if each.number == 0:
                 params = ["unchanged" if index == 0 else "" for index in range(len(paths))]
@@ -362,26 +365,45 @@ class Front:
         )
 
 
-def _are_better(costs: Numbers, own: Numbers) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _are_better(costs: Numbers, own: Numbers) -> NDArray[np.bool_]:
     """Which configs dominate one, by their costs and its own."""
     gains = own - costs
-    means = gains.mean(axis=2)
-    spreads = gains.std(axis=2, ddof=1) if gains.shape[2] > 1 else np.zeros_like(means)
-    better: np.ndarray[Any, np.dtype[np.bool_]] = (means > spreads).any(axis=1)
-    better &= (means >= 0).all(axis=1)
-    return better
+    means = _mean(gains)
+    spreads = _std(gains) if gains.shape[2] > 1 else np.zeros_like(means)
+    return np.asarray((means > spreads).any(axis=1) & (means >= 0).all(axis=1))
+
+
+def _mean(values: Numbers) -> Numbers:
+    """The mean over the last axis."""
+    scale = _scale(values)
+    with np.errstate(all="ignore"):  # inf - inf
+        found: Numbers = (values / scale).mean(axis=-1) * scale[..., 0]
+    return found
+
+
+def _std(values: Numbers) -> Numbers:
+    """The standard deviation over the last axis, with n - 1; nan with infinite values."""
+    scale = _scale(values)
+    with np.errstate(all="ignore"):
+        found: Numbers = (values / scale).std(axis=-1, ddof=1) * scale[..., 0]
+    return found
+
+
+def _scale(values: Numbers) -> Numbers:
+    """The power of 2 by which values are divided so that their squares, as of 1e200, are finite."""
+    largest = np.abs(values).max(axis=-1, keepdims=True)
+    is_number = (largest > 0) & np.isfinite(largest)
+    return np.ldexp(1.0, np.where(is_number, np.frexp(largest)[1] - 1, 0))
 
 
 def _short(value: object) -> str:
-    if isinstance(value, str) or value is None:
-        return value or ""
+    if isinstance(value, str):
+        return value
     return f"{value:.4g}" if isinstance(value, float) else written(value)
 
 
 def _spread(mean: float, std: float) -> str:
     """`1.23 ± 0.04`: with two digits of the standard deviation."""
-    if math.isnan(mean):
-        return ""
     if math.isnan(std):
         return f"{mean:.4g}"
     if std <= _ROUNDING * abs(mean):

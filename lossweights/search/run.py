@@ -7,8 +7,9 @@ import pickle
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from lossweights.config.loss_config import LossConfig
@@ -95,9 +96,15 @@ def sweep(
     varied = read_vary(vary, read)
     chosen = _seeds(seeds)
     objectives = _objectives(minimize, maximize)
+    if not callable(train):
+        raise ValueError(
+            "train: a function is needed, called as train(config, seed, report), found "
+            f"{shown(train)}"
+        )
     for what, value in (("trials", trials), ("workers", workers)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not _is_whole(value) or value < 1:
             raise ValueError(f"{what}: a whole number from 1 on is needed, found {shown(value)}")
+    trials, workers = int(trials), int(workers)
     settings = {
         "config": stored(read),
         "vary": {each.path: str(each) for each in varied},
@@ -147,10 +154,11 @@ def _run_here(plan: Plan, studies: Studies, seen: Callable[[], None]) -> None:
 
 def _objectives(minimize: Sequence[str], maximize: Sequence[str]) -> list[str]:
     for what, names in (("minimize", minimize), ("maximize", maximize)):
-        if isinstance(names, str):
-            raise ValueError(f"{what}: write a list of names, [{shown(names)}]")
-        if not isinstance(names, Sequence) or not all(isinstance(each, str) for each in names):
-            raise ValueError(f"{what}: a list of names is needed, found {shown(names)}")
+        # Not a set: its order may be another one when the sweep is resumed.
+        is_list = isinstance(names, list | tuple)
+        if not is_list or not all(isinstance(each, str) for each in names):
+            example = f"[{shown(names)}]" if isinstance(names, str) else "['nll', 'kl']"
+            raise ValueError(f"{what}: write a list of names, {example}, found {shown(names)}")
     found = [*minimize, *maximize]
     if not found:
         raise ValueError(
@@ -169,17 +177,19 @@ def _objectives(minimize: Sequence[str], maximize: Sequence[str]) -> list[str]:
     return found
 
 
-def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    given: object = seeds
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
-        given = range(seeds)
-    found = list(given) if isinstance(given, Sequence) else []
-    are_whole = all(isinstance(each, int) and not isinstance(each, bool) for each in found)
-    if not found or not are_whole or len(set(found)) < len(found):
+def _seeds(seeds: Any) -> list[int]:
+    found = list(range(seeds)) if _is_whole(seeds) else seeds
+    is_sequence = isinstance(found, Iterable) and not isinstance(found, str)
+    found = list(found) if is_sequence else []
+    if not found or not all(map(_is_whole, found)) or len(set(found)) < len(found):
         raise ValueError(
             f"seeds: a number of at least 1, or a list of different seeds, found {shown(seeds)}"
         )
-    return found
+    return [int(each) for each in found]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _wanted(

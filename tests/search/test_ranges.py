@@ -53,6 +53,18 @@ def test_all_problems_are_listed_and_nothing_is_trained() -> None:
     assert calls == []
 
 
+def test_a_path_inside_one_that_comes_later_is_refused() -> None:
+    tables = [{"weight": 0.5}, {"weight": 2.0}]
+    with pytest.raises(ConfigError, match=r"vary 'kl\.weight': 'kl' comes later and replaces it"):
+        read_vary({"kl.weight": (0.1, 1.0), "kl": tables}, LOSS)
+    schedules = [{"kind": "cyclical", "cycles": 3}, None]
+    with pytest.raises(ConfigError, match=r"'kl\.schedule' comes later"):
+        read_vary({"kl.schedule.cycles": [1, 2], "kl.schedule": schedules}, LOSS)
+    assert len(read_vary({"kl": tables, "kl.weight": (0.1, 1.0)}, LOSS)) == 2
+    dotted = LossConfig.read({"terms": {"kl": 1.0, "kl.x": 1.0}})  # two terms
+    assert len(read_vary({"kl.x.weight": [2.0, 3.0], "kl": [2.0, 3.0]}, dotted)) == 2
+
+
 def test_two_whole_numbers_are_a_range_of_whole_numbers() -> None:
     (whole,) = read_vary({"kl.schedule.cycles": (1, 4)}, LOSS)
     (real,) = read_vary({"kl.weight": (1, 4.0)}, LOSS)

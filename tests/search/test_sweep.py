@@ -325,12 +325,17 @@ def test_a_total_is_no_objective(name: str) -> None:
     [
         ({"minimize": [], "maximize": []}, "a sweep needs an objective"),
         ({"minimize": "nll"}, r"write a list of names, \['nll'\]"),
+        ({"minimize": None}, r"write a list of names, \['nll', 'kl'\], found None"),
+        ({"minimize": {"nll", "kl"}}, "minimize: write a list of names"),
         ({"minimize": ["nll"], "maximize": ["nll"]}, "'nll' is given twice"),
+        ({"train": "experiment:train"}, "train: a function is needed, .* found 'experiment:train'"),
         ({"trials": 0}, "trials: a whole number from 1 on is needed, found 0"),
         ({"workers": 1.5}, "workers: a whole number"),
         ({"seeds": 0}, "seeds: a number of at least 1"),
         ({"seeds": [1, 1]}, "a list of different seeds"),
-        ({"seeds": 2.5}, "seeds: a number of at least 1"),
+        ({"seeds": 2.5}, "seeds: a number of at least 1, .* found 2.5"),
+        ({"seeds": None}, "seeds: a number of at least 1, .* found None"),
+        ({"seeds": "12"}, "seeds: a number of at least 1, .* found '12'"),
         ({"minimize": None}, "minimize: a list of names is needed, found None"),
         ({"minimize": [1]}, "minimize: a list of names is needed"),
         ({"train": None}, r"train: a function of \(config, seed, report\) is needed"),
@@ -345,6 +350,13 @@ def test_a_wrong_argument_is_refused(
     with pytest.raises(ValueError, match=message):
         run(**changed)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seeds", [np.int64(2), np.arange(2), list(np.arange(2))])
+def test_whole_numbers_of_numpy_are_numbers(seeds: Any) -> None:
+    front = run(seeds=seeds, trials=np.int64(1), workers=np.int64(1))
+    assert front.seeds == (0, 1)
+    assert len(front.done) == 2
 
 
 def test_a_function_of_an_interactive_session_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
