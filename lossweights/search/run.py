@@ -96,11 +96,7 @@ def sweep(
     varied = read_vary(vary, read)
     chosen = _seeds(seeds)
     objectives = _objectives(minimize, maximize)
-    if not callable(train):
-        raise ValueError(
-            "train: a function is needed, called as train(config, seed, report), found "
-            f"{shown(train)}"
-        )
+    _check_parts(sampler, pruner)
     for what, value in (("trials", trials), ("workers", workers)):
         if not _is_whole(value) or value < 1:
             raise ValueError(f"{what}: a whole number from 1 on is needed, found {shown(value)}")
@@ -150,6 +146,22 @@ def _run_here(plan: Plan, studies: Studies, seen: Callable[[], None]) -> None:
         if not unclear or has_stopped(studies, plan.total):
             return
         time.sleep(1)
+
+
+def _check_parts(sampler: object, pruner: object) -> None:
+    from optuna.pruners import BasePruner  # noqa: PLC0415
+    from optuna.samplers import BaseSampler  # noqa: PLC0415
+
+    if sampler is not None and not isinstance(sampler, BaseSampler):
+        raise ValueError(
+            "sampler: an object of Optuna is needed, such as optuna.samplers.TPESampler(), found "
+            f"{shown(sampler)}"
+        )
+    if pruner is not None and not isinstance(pruner, BasePruner):
+        raise ValueError(
+            "pruner: an object of Optuna is needed, such as optuna.pruners.MedianPruner(), found "
+            f"{shown(pruner)}"
+        )
 
 
 def _objectives(minimize: Sequence[str], maximize: Sequence[str]) -> list[str]:
