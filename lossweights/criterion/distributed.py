@@ -61,7 +61,7 @@ class ProcessGroup:
         try:
             store.wait([verdict], _PATIENCE)
         except RuntimeError:  # DistStoreError
-            store.compare_set(verdict, "", "no")  # one answer for all, whoever comes later
+            store.compare_set(verdict, "", "no")  # the same answer for those that come later
         return bool(store.get(verdict) == b"yes")
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -200,7 +200,7 @@ class WeightedLoss(nn.Module):
                 name, for one that is optional or dormant.
             shared: What the terms share, for a balancer by gradients and a history that measures
                 them: features, as the trunk returned them, or parameters; a tensor, or a sequence
-                or mapping of tensors. All else ignores it.
+                or mapping of tensors. Nothing else uses it.
             *others: Refused; terms go by name.
             **by_name: Refused; the terms are one mapping.
 

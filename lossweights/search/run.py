@@ -248,7 +248,7 @@ def _check_importable(train: Callable[..., Any]) -> None:
 def _bar(
     plan: Plan, studies: Studies, settings: Mapping[str, Any], name: str
 ) -> Iterator[Callable[[], None]]:
-    """A bar of the seeds that are trained; what it gives is called to draw it again."""
+    """Shows a bar of the trainings; yields the function that draws it again."""
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
         BarColumn,

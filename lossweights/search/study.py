@@ -382,7 +382,7 @@ def _start(pid: int) -> str:
     """When a process of this machine started, as its system says it; empty if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-        return "" if fields[0] == "Z" else fields[19]  # Z: it ended, and nobody waited for it
+        return "" if fields[0] == "Z" else fields[19]  # Z: a zombie
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""
