@@ -42,6 +42,8 @@ BELOW_ROOT: dict[str, tuple[str, ...]] = {
 # Returned by public functions, and never constructed by a user.
 RETURNED = {
     "lossweights.analysis.calibration.TermCalibration",
+    "lossweights.analysis.measurements.Quartiles",
+    "lossweights.analysis.verdict.PairCalibration",
     "lossweights.criterion.clock.Follower",
     "lossweights.criterion.scheduled.Scheduled",
 }

@@ -216,7 +216,7 @@ def test_the_length_of_training_is_asked_for(term: Any, eval_weights: Any) -> No
     with pytest.raises(HorizonError, match=r"'?b\b.* total_steps is known.*bind\("):
         calibrate(criterion, [{"a": 1.0, "b": 1.0}])
     criterion.bind(total_steps=100)
-    assert calibrate(criterion, [{"a": 1.0, "b": 1.0}]).batches == 1
+    assert calibrate(criterion, [{"a": 1.0, "b": 1.0}]).rows == 1
 
 
 def test_what_ends_after_training_is_not_told_again() -> None:
