@@ -10,6 +10,8 @@ time divided by that of the floor in the same round.
   float32, and a weighted backward pass. No method can do with less.
 - features: `criterion(terms, shared=features)`; parameters: `shared=` those of the trunk. "ones" is
   a balancer that reads the Gramian and weighs all terms 1: the engine alone.
+- history: constant weights, and a `History` that measures the gradients in each step; idle: the
+  same, but between two measurements.
 - plain: a backward pass of the plain sum of the losses.
 - torchjd: `mtl_backward` and `jac_to_grad`, if that is installed (some methods need solvers).
 
@@ -37,7 +39,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from lossweights import Balancer, State, StepContext, WeightedLoss
+from lossweights import Balancer, History, State, StepContext, WeightedLoss
 from lossweights.components.balancers import GradientBalancer, GramianBalancer
 from lossweights.components.balancers.gradient.base import Array
 from timing import interleaved, ratio
@@ -68,6 +70,8 @@ PEERS: dict[str, tuple[str, dict[str, Any]]] = {
     "pcgrad": ("PCGrad", {}),
     "upgrad": ("UPGrad", {}),
 }
+
+MEASURES = {"history": "1 steps", "idle": "1000000 steps"}  # how often gradients are measured
 
 Of = Literal["features", "parameters"]
 Step = Callable[[int], None]
@@ -154,12 +158,16 @@ def floor(model: Model, of: Of) -> Step:
 
 
 def ours(model: Model, kind: str, count: int, of: Of) -> Step:
-    """Our balancer of that kind, with its defaults."""
+    """Our balancer of that kind, with its defaults, or a history."""
     names = [f"term_{index}" for index in range(count)]
-    balancer = {"kind": kind, **SETTINGS.get(kind, {})}
-    if of == "parameters":
-        balancer |= OF_PARAMETERS.get(kind, {})
-    criterion = WeightedLoss(terms=names, balancer=balancer, total_steps=1_000_000)
+    if kind in MEASURES:
+        criterion = WeightedLoss(terms=names, total_steps=1_000_000)
+        History(criterion, "100 steps", gradients=MEASURES[kind])
+    else:
+        balancer = {"kind": kind, **SETTINGS.get(kind, {})}
+        if of == "parameters":
+            balancer |= OF_PARAMETERS.get(kind, {})
+        criterion = WeightedLoss(terms=names, balancer=balancer, total_steps=1_000_000)
 
     def backward(features: Tensor, losses: list[Tensor]) -> None:
         terms = dict(zip(names, losses, strict=True))
@@ -246,6 +254,7 @@ def show(
 
 def main() -> None:
     kinds = [k for k in Balancer.kinds() if issubclass(Balancer.of_kind(k), GradientBalancer)]
+    kinds = [*MEASURES, *kinds]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--terms", type=int, nargs="+", default=[3, 8])

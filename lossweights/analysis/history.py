@@ -14,17 +14,24 @@ from types import NoneType
 from typing import Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.hooks import RemovableHandle
 
 from lossweights.components.durations import Duration, wrong_unit
 from lossweights.config.files import open_file
+from lossweights.criterion.gradients.meter import GradientMeter
 from lossweights.criterion.record import Step, Sums
 from lossweights.criterion.report import METRICS, QUANTITIES, chosen, on_host
 from lossweights.criterion.weighted_loss import WeightedLoss
 from lossweights.errors import HorizonError, did_you_mean, quoted, shown, warn
 
 _EVERY = 50  # steps
+_GRADIENTS_EVERY = 500
+_IN_GRAPH = (
+    "the criterion was called in a compiled graph, which cannot compute them: compile the model, "
+    "and call the criterion outside"
+)
 _LONGEST_ROW = 2**24  # bytes
 _LARGEST = 2**53  # float64 represents every whole number up to it
 
@@ -36,7 +43,7 @@ _NO_ROW: Final[Row] = {}
 
 
 class History:
-    """Keeps the metrics of a criterion, one row for each interval of optimizer steps.
+    r"""Keeps the metrics of a criterion, one row for each interval of optimizer steps.
 
     A row has the means of `WeightedLoss.metrics` over the steps of an interval, and the number of
     its last step; if the clock counts another unit, what was done of it before that step. Intervals
@@ -53,10 +60,26 @@ class History:
             rows from that step on. With several processes, pass it in one of them.
         include: Quantities to keep, as in `WeightedLoss.metrics`. By default all.
         reduce: Whether a row has the `mean` over the steps of its interval, or the `last` step.
+        gradients: Interval between two steps in which the gradients of the terms are measured, if
+            `criterion(terms, shared=...)` is passed what they share. By default never. While it
+            cannot be converted, 500 steps. With several processes, build the history in all of
+            them: each measures the whole batch.
+
+    The row of such a step has, for the gradient $g_i$ of each term with respect to the shared
+    tensors, before its weight $w_i$:
+
+    * `gradient/norm/kl`: $\lVert g_i \rVert$; 0 if the term does not depend on them;
+    * `gradient/share/kl`: $|w_i| \lVert g_i \rVert / \sum_j |w_j| \lVert g_j \rVert$;
+    * `gradient/cosine/kl/nll`: the cosine between the gradients of two terms (of $-g_i$ if $w_i$ is
+      negative); not if one of them is 0;
+    * `gradient/conflict/kl/nll`: the part of the measurements in which it was negative.
+
+    Groups are measured as a whole. A measurement takes a backward pass for each term to the shared
+    tensors, and changes nothing. If one cannot be made, a warning says why, once.
 
     Raises:
         TypeError: If something other than a criterion is passed.
-        ValueError: If the interval is 0 or in another unit than the clock counts, a quantity or
+        ValueError: If an interval is 0 or in another unit than the clock counts, a quantity or
             `reduce` is unknown, or the file is not a history.
         OSError: If the file cannot be read or written; if writing fails later, a warning is issued.
 
@@ -70,6 +93,16 @@ class History:
     array([1, 2])
     >>> history["weighted/nll"]
     array([3.5, 2. ])
+
+    The gradients of two terms with respect to features:
+
+    >>> history = History(criterion, every="2 steps", gradients="100 steps")
+    >>> criterion.set_step(100)
+    >>> features = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> _ = criterion({"nll": features.sum(), "kl": -3 * features[1]}, shared=features)
+    >>> criterion.step()
+    >>> history["gradient/norm/kl"], history["gradient/cosine/kl/nll"].round(3)
+    (array([3.]), array([-0.707]))
     """
 
     def __init__(
@@ -80,6 +113,7 @@ class History:
         include: Iterable[str] | None = None,
         *,
         reduce: Literal["mean", "last"] = "mean",
+        gradients: Duration | str | None = None,
     ) -> None:
         if criterion is not None and not hasattr(criterion, "on_step"):
             is_path = isinstance(criterion, str | os.PathLike)
@@ -89,14 +123,13 @@ class History:
             )
         if reduce not in ("mean", "last"):
             raise ValueError(f"reduce is 'mean' or 'last', found {reduce!r}")
-        self._every = Duration.parse(every)
-        if self._every.value == 0:
-            raise ValueError(f'every is at least "1 steps", found {str(every)!r}')
-        if criterion is not None and self._every.clock_unit not in (None, criterion.clock.unit):
-            raise ValueError(f"every: {wrong_unit(self._every, criterion.clock.unit)}")
+        self._every = _interval("every", every, criterion)
+        self._gradients_every = None
+        if gradients is not None:
+            self._gradients_every = _interval("gradients", gradients, criterion)
         self._unit = "steps"
         self._include = chosen(include, METRICS)
-        self._has_warned = False  # that the interval is not known yet
+        self._warned: set[str] = set()  # of what, by topic
         self._is_mean = reduce == "mean"
         self._rows: list[Row] = []
         self._steps: list[Step] = []  # of the interval that is not complete
@@ -112,10 +145,14 @@ class History:
                 self._rows = _read(self._path)
             self.save(self._path)  # without a line that was cut off
         self._handle: RemovableHandle | None = None
+        self._meter: GradientMeter | None = None
+        self._meter_handle: RemovableHandle | None = None
         if criterion is not None:  # it refers to this history, so no reference the other way
             self._criterion = weakref.ref(criterion)
             self._record = criterion._record  # noqa: SLF001
             self._handle = criterion.on_step(self._add)
+            if self._gradients_every is not None:
+                self._meter, self._meter_handle = criterion._add_meter(self._is_measured)  # noqa: SLF001
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -146,8 +183,9 @@ class History:
         Its interval may not be complete.
         """
         self._end_interval()
-        if self._handle is not None:
-            self._handle.remove()
+        for handle in (self._handle, self._meter_handle):
+            if handle is not None:
+                handle.remove()
 
     @property
     def rows(self) -> list[Row]:
@@ -209,7 +247,7 @@ class History:
         _ = self.unit
         kept = {key: value for key, value in self.__dict__.items() if key not in gone}
         kept |= {"_rows": rows, "_steps": [], "_sums": None, "_partial": _NO_ROW}
-        return kept | {"_path": None, "_handle": None}
+        return kept | {"_path": None, "_handle": None, "_meter": None, "_meter_handle": None}
 
     def _add(self, step: int) -> None:
         """Called after each step of the criterion."""
@@ -220,6 +258,8 @@ class History:
         interval = self._interval(criterion)
         if self._steps and self._last >= step:  # steps that are repeated
             self._steps, self._sums = [], None
+            if self._meter is not None:
+                self._meter.drop()
         while self._rows and self._rows[-1]["step"] >= step:
             self._rows.pop()
         if self._steps and self._last // interval != step // interval:  # `step(n)` passed its end
@@ -230,6 +270,8 @@ class History:
             self._steps, self._sums = [], self._record.add_up(self._steps, self._sums)
         self._steps.append(self._record.recent[-1])
         self._last = step
+        if self._meter is not None:
+            self._end_measurements(self._meter)
         if criterion.current_step // interval != step // interval:
             self._end_interval()
 
@@ -241,6 +283,8 @@ class History:
         row = self._row()
         self._rows.append(row)
         self._steps, self._sums = [], None
+        if self._meter is not None:
+            self._meter.drop()
         if self._path is None:
             return
         try:
@@ -259,7 +303,13 @@ class History:
         if (criterion := self._criterion()) is not None:
             controllers = criterion.adaptive.reported(found.total.device)
             found = replace(found, controllers=controllers)
-        numbers = on_host(found.metrics(include=self._include))
+        measured = {} if self._meter is None else self._meter.metrics()
+        device = found.total.device
+        tensors = {name: value.to(device, torch.float32) for name, value in measured.items()}
+        numbers = on_host(found.metrics(include=self._include) | tensors)
+        for name in measured:
+            if math.isnan(numbers[name]):  # it was not measured
+                del numbers[name]
         return {"step": self._last} | {sys.intern(name): value for name, value in numbers.items()}
 
     def _drop_partial(self) -> None:
@@ -271,13 +321,50 @@ class History:
         try:
             return max(1, self._every.steps(criterion.horizon))
         except HorizonError as error:
-            if not self._has_warned:
-                warn(
-                    f"the history keeps a row every {_EVERY} steps until the length of training "
-                    f"is known: {error}, with criterion.bind(...)"
-                )
-            self._has_warned = True
+            self._warn(
+                "every",
+                f"the history keeps a row every {_EVERY} steps until the length of training "
+                f"is known: {error}, with criterion.bind(...)",
+            )
             return _EVERY
+
+    def _is_measured(self) -> bool:
+        """Whether the gradients of the coming step are measured."""
+        if (criterion := self._criterion()) is None or self._gradients_every is None:
+            return False
+        clock = criterion.clock
+        try:
+            interval = max(1, self._gradients_every.steps(criterion.horizon))
+        except HorizonError as error:
+            self._warn(
+                "gradients",
+                f"the history measures gradients every {_GRADIENTS_EVERY} steps until the length "
+                f"of training is known: {error}, with criterion.bind(...)",
+            )
+            interval = _GRADIENTS_EVERY
+        return clock.step == 0 or clock.step // interval > clock.before // interval
+
+    def _end_measurements(self, meter: GradientMeter) -> None:
+        """Completes those of a step."""
+        meter.end_step()
+        if problem := meter.problem or _IN_GRAPH * self._record.in_graph:
+            self._warn("measurements", f"the history measures no gradients: {problem}")
+
+    def _warn(self, topic: str, message: str) -> None:
+        """Warns about each topic once."""
+        if topic not in self._warned:
+            self._warned.add(topic)
+            warn(message)
+
+
+def _interval(name: str, given: Duration | str, criterion: WeightedLoss | None) -> Duration:
+    """The interval of an argument, checked."""
+    interval = Duration.parse(given)
+    if interval.value == 0:
+        raise ValueError(f'{name} is at least "1 steps", found {str(given)!r}')
+    if criterion is not None and interval.clock_unit not in (None, criterion.clock.unit):
+        raise ValueError(f"{name}: {wrong_unit(interval, criterion.clock.unit)}")
+    return interval
 
 
 def _line(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Finds terms that collapse or are not finite: `diagnose` in rows, `Monitor` during training."""
+"""Finds terms that go wrong: `diagnose` in rows, `Monitor` during training."""
 
 import math
 import os
@@ -7,12 +7,14 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from torch.utils.hooks import RemovableHandle
 
 from lossweights.analysis.history import History
+from lossweights.components.balancers import GradientBalancer
 from lossweights.components.durations import Duration, Horizon
 from lossweights.components.schedules import Values
 from lossweights.config.loss_config import LossConfig
@@ -33,6 +35,8 @@ _KEPT = 0.25  # of their earlier values, for the other terms; below it all terms
 _ROSE = 1.05  # times their earlier values, for the other terms: medians differ by less
 _MINOR = 0.1  # of the largest weight: terms with less are meant to count for little
 _SETTLED = 0.1  # of its last weight, by which a scheduled weight may still differ
+_MOST_AGREEING = 1  # rows of a window in which conflicting gradients may agree
+_OPPOSED = -0.1  # the median cosine of a window; by chance it is near 0 for many parameters
 
 
 @dataclass(frozen=True)
@@ -41,21 +45,21 @@ class Finding:
 
     Args:
         step: The last step that was considered.
-        term: The name of the term.
-        trouble: `collapse` or `non-finite`.
+        term: The name of the term; of a conflict, both, as in `a and b`.
+        trouble: `collapse`, `non-finite` or `conflict`.
         message: The values, and what to write instead.
     """
 
     step: int
     term: str
-    trouble: Literal["collapse", "non-finite"]
+    trouble: Literal["collapse", "non-finite", "conflict"]
     message: str
 
 
 def diagnose(
     rows: Rows, config: LossConfig, horizon: Horizon | None = None, floors: Floors | None = None
 ) -> list[Finding]:
-    """Finds terms that have collapsed or are not finite at the end of some rows.
+    """Finds terms that have collapsed, are not finite or conflict at the end of some rows.
 
     Compares medians over whole windows of five rows. A term is *non-finite* if it is nan or inf in
     most rows of the last one. It has *collapsed* if, for four windows, it is below its floor or,
@@ -63,6 +67,10 @@ def diagnose(
 
     While the schedule of a term still moves its weight, it is not judged. Terms with a controller
     or a balancer, or with less than a tenth of the largest weight, collapse only below a floor.
+
+    Two terms are in *conflict* if, in each of the last four windows of rows in which gradients were
+    measured, the cosine between theirs is below 0 in four of five rows, with a median below -0.1.
+    Terms whose conflicts the balancer resolves are left out.
 
     Args:
         rows: Rows with `raw`, `weighted` and `share`, such as `history.rows`.
@@ -96,17 +104,19 @@ def diagnose(
             "let the history include raw, weighted and share"
         )
     rows = [row for row in rows if any(key.startswith("raw/") for key in row)]
+    conflicts = [*_conflicts(rows, config, horizon or config.horizon)]
     rows = rows[: len(rows) // _WINDOW * _WINDOW]
     if not rows:
-        return []
+        return conflicts
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, for medians of nothing
         windows = _Windows(rows, config, horizon, floors or {})
-        return [each for index, name in enumerate(judged) for each in windows.of(index, name)]
+        found = [each for index, name in enumerate(judged) for each in windows.of(index, name)]
+    return found + conflicts
 
 
 class Monitor:
-    """Warns once when a term of a training collapses or is not finite.
+    """Warns once when a term of a training collapses or is not finite, or two terms conflict.
 
     It keeps a `History`, and calls `diagnose` after every fifth row. It never stops a training: if
     warnings are errors, it prints them. Copies and pickles keep the findings and follow nothing.
@@ -117,6 +127,8 @@ class Monitor:
             training.
         path: File for the rows, as in `History`; a resumed training begins with its rows.
         floors: Values below which terms have collapsed, as in `diagnose`.
+        gradients: Interval between two measurements of gradients, as in `History`; without them no
+            conflict is found.
 
     Attributes:
         findings: The findings, in order.
@@ -145,6 +157,7 @@ class Monitor:
         path: str | os.PathLike[str] | None = None,
         *,
         floors: Floors | None = None,
+        gradients: Duration | str | None = None,
     ) -> None:
         if not hasattr(criterion, "on_step"):
             raise TypeError(
@@ -154,7 +167,7 @@ class Monitor:
         self._floors = dict(floors or {})
         diagnose([], criterion.config, floors=self._floors)  # checks the floors
         self.findings: list[Finding] = []
-        self.history = History(criterion, every, path, _QUANTITIES)
+        self.history = History(criterion, every, path, _QUANTITIES, gradients=gradients)
         look = partial(self._look, weakref.ref(criterion))
         self._handle: RemovableHandle | None = criterion.on_step(look)
 
@@ -296,6 +309,34 @@ class _Windows:
             columns += fields_of(place, transform, column.start, horizon).values()
         ends = [math.inf if (end := each.end()) is None else end for each in columns]
         return max([float(steps[moving[-1] + 1]) if len(moving) else 0.0, *ends])
+
+
+def _conflicts(rows: Rows, config: LossConfig, horizon: Horizon) -> Iterator[Finding]:
+    """The pairs of terms whose gradients oppose each other in the last rows with gradients."""
+    balancer = config.balancer
+    is_resolved = isinstance(balancer, GradientBalancer) and "gramian" in balancer.statistics
+    resolved = config.balanced_names if is_resolved else ()
+    for one, other in combinations(sorted(config.terms), 2):
+        if one in resolved and other in resolved:
+            continue
+        metric = f"gradient/cosine/{one}/{other}"
+        measured = [row for row in rows if metric in row][-_WINDOW * _WINDOWS :]
+        if len(measured) < _WINDOW * _WINDOWS:
+            continue
+        cosines = np.array([row[metric] for row in measured])
+        windows = cosines.reshape(_WINDOWS, _WINDOW)
+        oppose = (windows < 0).sum(axis=1) >= _WINDOW - _MOST_AGREEING
+        if not (oppose & (np.median(windows, axis=1) < _OPPOSED)).all():
+            continue
+        first, last = int(measured[0]["step"]), int(measured[-1]["step"])
+        message = (
+            f"terms {one!r} and {other!r} conflict: from {horizon.at(first)} to {last} the median "
+            f"cosine between their gradients is {np.median(cosines):.2f}. A step that improves one "
+            "makes the other worse, and their weights decide which. If both should improve, write "
+            "balancer: upgrad or balancer: pcgrad beside terms. If one limits the other on "
+            "purpose, as a penalty or a KL does, ignore this"
+        )
+        yield Finding(last, f"{one} and {other}", "conflict", message)
 
 
 def _judged(config: LossConfig) -> list[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["config", "overview", "shares", "values", "weights"]
+__all__ = ["config", "gradients", "overview", "shares", "values", "weights"]
 
 Columns: TypeAlias = Mapping[str, Values]  # by term
 Look: TypeAlias = dict[str, Any]  # color, dashes and width of a line
@@ -44,6 +44,7 @@ _SIMILAR = 20  # up to this ratio of their peaks, curves can be read from one li
 _DECADES = 100  # from this ratio of largest to smallest value on, the axis is logarithmic
 _AREAS = 120  # side by side, at most
 _MOST_LARGE = 4  # large panels of a config
+_MOST_CELLS = 7  # terms of a matrix whose cells have numbers
 _ROUNDING = 1e-3  # by which the sum of all shares may differ from 1
 _LABELS = {"raw": "value", "weight": "weight"}
 
@@ -239,6 +240,55 @@ def overview(history: History, *, group: str | None = None, width: float = _WIDT
     return _figure(width, panels, entries, history.unit)
 
 
+def gradients(history: History, *, width: float = _WIDTH) -> Figure:
+    """The norms of the terms' gradients over time, and how the gradients agree.
+
+    Each cell of the matrix has the mean cosine between two gradients and, below it, the part of the
+    measurements in which it was negative: there the terms conflict. Red is conflict.
+
+    Args:
+        history: A history that measured them: `History(criterion, gradients="500 steps")`.
+        width: Width in inches.
+
+    Raises:
+        ValueError: If the history has no rows, or none with gradients.
+
+    >>> import torch
+    >>> from lossweights import History, WeightedLoss
+    >>> from lossweights.analysis import plot
+    >>> criterion = WeightedLoss(terms=["a", "b"])
+    >>> history = History(criterion, gradients="100 steps")
+    >>> features = torch.ones(3, requires_grad=True)
+    >>> _ = criterion({"a": features.sum(), "b": features[0] - features[1]}, shared=features)
+    >>> criterion.step()
+    >>> figure = plot.gradients(history)
+    """
+    prefix = "gradient/norm/"
+    names = [metric.removeprefix(prefix) for metric in history if metric.startswith(prefix)]
+    if not names:
+        raise ValueError(
+            'no row has gradients: write History(criterion, gradients="500 steps"), and pass '
+            "shared= in the call, as in criterion(terms, shared=features)"
+        )
+    names = [name for name in history.terms if name in names] or names
+    norms = {name: history[prefix + name] for name in names}
+    measured = ~np.all([np.isnan(column) for column in norms.values()], axis=0)
+    lines: list[Line] = []
+    for index, column in enumerate(norms.values()):
+        lines.append((history.steps[measured], column[measured], looks(index)))
+    title = "norm of the gradient"
+    if len(names) == 1:
+        return _figure(width, [(title, partial(_draw, lines, "gradient", ""))], [], history.unit)
+    cosines, conflicts = (_pairs(history, kind, names) for kind in ("cosine", "conflict"))
+    return _figure(
+        width,
+        [(title, partial(_draw, lines, "gradient", ""))],
+        [(name, looks(index)) for index, name in enumerate(names)],
+        history.unit,
+        matrix=("cosine, and how often below 0", partial(_cells, names, cosines, conflicts)),
+    )
+
+
 def looks(index: int, *, dotted: bool = False) -> Look:
     """Color and dashes of a line by its index; 21 are different.
 
@@ -377,10 +427,12 @@ def _figure(
     unit: str,
     *,
     small: bool = False,
+    matrix: Painter | None = None,
 ) -> Figure:
     """Panels in a grid (`small` ones side by side), with a legend below, in the user's fonts.
 
-    The `unit` of the clock is the label of the time axis.
+    The `unit` of the clock is the label of the time axis. A `matrix`, which has none, is drawn
+    beside a single panel.
     """
     try:
         import matplotlib as mpl  # noqa: PLC0415  # an extra
@@ -407,8 +459,14 @@ def _figure(
         ground = Rectangle((-1, -1), 3, 3, transform=figure.transFigure, color="w", zorder=-1)
         ground.set_in_layout(False)
         figure.add_artist(ground)
-        axes: list[Axes] = [*figure.subplots(rows, columns, sharex=True, squeeze=False).flat]
-        for unused in axes[len(panels) :]:
+        grid: Any = {"sharex": True} if matrix is None else {"width_ratios": (3, 2)}
+        columns += matrix is not None
+        axes: list[Axes] = [*figure.subplots(rows, columns, squeeze=False, **grid).flat]
+        if matrix is not None:
+            title, paint = matrix
+            paint(axes[-1])
+            axes[-1].set_title(title, loc="left")
+        for unused in axes[len(panels) :] if matrix is None else ():
             unused.remove()
         del axes[len(panels) :]
         titles = _shortened((title for title, _ in panels), width / columns - 0.45)
@@ -481,6 +539,36 @@ def _draw(lines: Sequence[Line], quantity: str, label: str, panel: Axes) -> None
             panel.set_yscale("log")
     elif from_zero:
         panel.set_ylim(min(0.0, numbers.min() * 1.05), 0.0 if numbers.max() < 0 else None)
+
+
+def _pairs(history: History, kind: str, names: Sequence[str]) -> Values:
+    """The mean over the rows of a metric of each pair of terms, shape (n, n); nan without any."""
+    found = np.full((len(names), len(names)), np.nan)
+    for row, name in enumerate(names):
+        for column, other in enumerate(names):
+            metric = "/".join(["gradient", kind, *sorted((name, other))])
+            if name != other and metric in {*history}:
+                found[row, column] = np.nanmean(history[metric])
+    return found
+
+
+def _cells(names: Sequence[str], cosines: Values, conflicts: Values, panel: Axes) -> None:
+    """A matrix of cosines in color, with numbers if there is room."""
+    panel.imshow(cosines, cmap="RdBu", vmin=-1, vmax=1, aspect="equal")
+    panel.grid(visible=False)
+    panel.spines[:].set_visible(False)
+    places, shown = range(len(names)), _shortened(names, 0.8)
+    panel.set_yticks(places, shown, parse_math=False)
+    panel.set_xticks(
+        places, shown, parse_math=False, rotation=45, ha="right", rotation_mode="anchor"
+    )
+    panel.tick_params(length=0)
+    for row in places if len(names) <= _MOST_CELLS else ():
+        for column in places:
+            if not np.isnan(cosine := cosines[row, column]):
+                text = f"{cosine:.2f}\n{conflicts[row, column]:.0%}"
+                color = "w" if abs(cosine) > 0.6 else _INK  # on the dark ends of the scale
+                panel.text(column, row, text, ha="center", va="center", color=color, fontsize=6.5)
 
 
 def _share(group: str | None) -> str:

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from lossweights.components.durations import Horizon
 from lossweights.config.loss_config import LossConfig
 from lossweights.criterion.given import GivenTerms
+from lossweights.criterion.gradients.meter import GradientMeter
 from lossweights.criterion.gradients.weights import GradientStep
 from lossweights.criterion.indexing import put
 from lossweights.criterion.reader import Values
@@ -143,6 +144,8 @@ class ForwardRecord:
         recent: The last steps that had a forward pass.
         steps: How many there were.
         idle_steps: Optimizer steps in a row without a forward pass.
+        meters: What measures gradients in forward passes.
+        in_graph: Whether one of these was compiled, so that nothing is measured.
     """
 
     def __init__(
@@ -175,6 +178,8 @@ class ForwardRecord:
         self.steps = self.idle_steps = 0  # with a forward pass, and in a row without one
         self._has_penalties = False
         self._callbacks: OrderedDict[int, Callable[[int], object]] = OrderedDict()
+        self.meters: OrderedDict[int, GradientMeter] = OrderedDict()
+        self.in_graph = False
         self._patterns = _Patterns()  # of the step that is going on
         self._start_step()
         self.move(torch.device("cpu"))
@@ -408,6 +413,12 @@ class ForwardRecord:
         self._callbacks[handle.id] = call
         return handle
 
+    def add_meter(self, meter: GradientMeter) -> RemovableHandle:
+        """Measures gradients of the terms in forward passes, when the meter says so."""
+        handle = RemovableHandle(self.meters)
+        self.meters[handle.id] = meter
+        return handle
+
     def call_back(self, step: int) -> None:
         """Runs the callbacks of a step."""
         self.is_due = False
@@ -425,7 +436,8 @@ class ForwardRecord:
             step = self.recent[-1]
             self.recent[-1] = Step((), _sums(step, self._columns), step.names, step.numbers)
         last = deque([*self.recent][-1:], maxlen=self.recent.maxlen)
-        return {**self.__dict__, "_callbacks": OrderedDict(), "recent": last}
+        gone: dict[str, Any] = {"_callbacks": OrderedDict(), "meters": OrderedDict()}
+        return {**self.__dict__, **gone, "recent": last}
 
     @torch.inference_mode(mode=False)
     def __setstate__(self, kept: dict[str, Any]) -> None:

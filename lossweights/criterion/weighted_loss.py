@@ -30,10 +30,11 @@ from lossweights.criterion.clock import Clock, Follower, PerStep, unwrapped, who
 from lossweights.criterion.combine import combine, finite_terms
 from lossweights.criterion.diagnostics import audit, describe, misspelt_sources
 from lossweights.criterion.distributed import ProcessGroup
+from lossweights.criterion.gradients.meter import GradientMeter
 from lossweights.criterion.gradients.shared import SharedLike
 from lossweights.criterion.modes import Mode, Modes
 from lossweights.criterion.reader import Reader, Values, ignoring
-from lossweights.criterion.record import ForwardRecord
+from lossweights.criterion.record import ForwardRecord, Parts
 from lossweights.criterion.report import (
     METRICS,
     QUANTITIES,
@@ -137,7 +138,8 @@ class WeightedLoss(nn.Module):
             config.total_steps, config.steps_per_epoch, total=config.total, unit=config.unit
         )
         self._owns_clock = not clock.has_owner
-        self.adaptive = Adaptive(config, ProcessGroup(config.sync, process_group))
+        self._group = ProcessGroup(config.sync, process_group)
+        self.adaptive = Adaptive(config, self._group)
         self._reader = Reader(config.terms, ignoring(config.ignore))
         self._record = ForwardRecord(
             config,
@@ -196,9 +198,9 @@ class WeightedLoss(nn.Module):
         Args:
             terms: A scalar tensor for each term by name, in any order; None, like a missing
                 name, for one that is optional or dormant.
-            shared: For a balancer by gradients, what the terms share and gradients are computed
-                with respect to: features, as the trunk returned them, or parameters; a tensor, or
-                a sequence or mapping of tensors. Other balancers ignore it.
+            shared: What the terms share, for a balancer by gradients and a history that measures
+                them: features, as the trunk returned them, or parameters; a tensor, or a sequence
+                or mapping of tensors. All else ignores it.
             *others: Refused; terms go by name.
             **by_name: Refused; the terms are one mapping.
 
@@ -237,8 +239,35 @@ class WeightedLoss(nn.Module):
                 adaptive.record(parts.gradients)
             if adaptive.observes:
                 adaptive.observe(values, mode.inactive)
+            if self._record.meters:
+                if torch.compiler.is_compiling():
+                    self._record.in_graph = True
+                else:
+                    self._measure(parts, mode, shared)
             return parts.total
         return combine(values, mode, self._reader.names, shared).total
+
+    def _measure(self, parts: Parts, mode: Mode, shared: SharedLike) -> None:
+        """Measures the gradients of the terms for the histories for which this is due."""
+        if not (due := [meter for meter in self._record.meters.values() if meter.is_due()]):
+            return
+        values = parts.values
+        weights = parts.weights if parts.factors is None else parts.weights * parts.factors
+        counted = [index for index, n in enumerate(values.names) if n not in mode.inactive]
+        dtype = values.vector.dtype  # of losses in low precision too
+        losses = {values.names[index]: values.losses[index].to(dtype) for index in counted}
+        each = weights.detach().unbind()
+        for meter in due:
+            meter.measure(losses, {values.names[index]: each[index] for index in counted}, shared)
+
+    def _add_meter(self, is_due: Callable[[], bool]) -> tuple[GradientMeter, RemovableHandle]:
+        """Measures the gradients of forward passes for which `is_due()` is true."""
+        may_lack = self.config.on_nonfinite == "skip_term" or any(
+            term.optional for term in self.config.terms.values()
+        )
+        names, summed = self._reader.names, self.adaptive.summed
+        meter = GradientMeter(names, summed, self._group, is_due, may_lack=may_lack)
+        return meter, self._record.add_meter(meter)
 
     def _read(self, terms: Mapping[str, Tensor | None], *, training: bool) -> tuple[Values, Mode]:
         """The terms of a forward pass and the mode in which they count."""

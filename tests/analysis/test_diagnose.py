@@ -428,3 +428,70 @@ def test_the_length_of_training_is_that_of_the_config_or_the_one_given() -> None
     assert kinds(diagnose(rows, config, Horizon(20))) == [("b", "collapse")]
     assert kinds(diagnose(rows, config, Horizon(400))) == []
     assert kinds(diagnose(rows, config.override({"total_steps": 20}))) == [("b", "collapse")]
+
+
+# Conflicts
+
+
+def opposed(cosines: list[float], config: Any = ("a", "b"), gap: int = 1) -> list[Finding]:
+    """What rows find that have these cosines, with `gap` rows from one to the next."""
+    rows: list[dict[str, float]] = []
+    for index, cosine in enumerate(cosines):
+        for each in range(gap):
+            row = {"step": 10.0 * (index * gap + each)}
+            for name in "ab":
+                row |= {f"raw/{name}": 1.0, f"weighted/{name}": 1.0, f"share/{name}": 0.5}
+            rows.append(row | ({"gradient/cosine/a/b": cosine} if each == 0 else {}))
+    whole = config if isinstance(config, dict) else {"terms": list(config)}
+    return diagnose(rows, LossConfig.read(whole))
+
+
+@pytest.mark.parametrize("gap", [1, 4])
+def test_gradients_that_oppose_each_other_for_long_are_a_conflict(gap: int) -> None:
+    (found,) = opposed([-0.4] * 20, gap=gap)
+    assert (found.term, found.trouble, found.step) == ("a and b", "conflict", 190 * gap)
+    assert "from step 0 to" in found.message
+    assert "is -0.40" in found.message
+    assert pasted(found.message) == {"balancer": "upgrad"} or "balancer" in pasted(found.message)
+
+
+@pytest.mark.parametrize(
+    "cosines",
+    [
+        [-0.4] * 19,  # too few
+        [-0.4] * 15 + [0.4] * 5,  # over by now
+        [0.4] * 5 + [-0.4] * 15,  # not for long enough
+        [-0.4, 0.4] * 10,
+        [-0.4, -0.4, 0.4, -0.4, 0.4] * 4,  # in three of five
+        [-0.02] * 20,  # nearly orthogonal
+        [0.5] * 20,
+    ],
+)
+def test_what_may_be_chance_is_no_conflict(cosines: list[float]) -> None:
+    assert opposed(cosines) == []
+
+
+def test_chance_is_hardly_ever_a_conflict() -> None:
+    """Directions in a plane, where cosines are largest."""
+    angles = np.random.default_rng(0).uniform(0, 2 * math.pi, (400, 20))
+    assert sum(bool(opposed(list(row))) for row in np.cos(angles)) <= 2
+
+
+def test_a_conflict_that_the_balancer_resolves_is_none() -> None:
+    by = {"terms": ["a", "b"]}
+    assert opposed([-0.4] * 20, by | {"balancer": "pcgrad"}) == []
+    assert opposed([-0.4] * 20, by | {"balancer": "norm-balance"}) != []
+    apart = {"terms": {"a": 1.0, "b": {"balanced": False}, "c": 1.0}, "balancer": "pcgrad"}
+    assert opposed([-0.4] * 20, apart) != []
+
+
+def test_a_monitor_measures_gradients_and_finds_the_conflict() -> None:
+    criterion = WeightedLoss(["a", "b"], total_steps=100)
+    monitor = Monitor(criterion, "1 steps", gradients="2 steps")
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        for _ in range(60):
+            x = leaf(1.0)
+            criterion({"a": x * 1.0 + 5, "b": 5 - x * 0.5}, shared=x).backward()
+            criterion.step()
+    assert kinds(monitor.findings) == [("a and b", "conflict")]
+    assert len(caught) == 1

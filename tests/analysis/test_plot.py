@@ -448,3 +448,46 @@ def test_an_overview_has_the_scheduled_numbers_of_a_history() -> None:
     assert curves(figure.axes[-1]) == [[4.0, 3.0]]
     assert legend(figure) == ["nll", "kl"]
     assert titles(plot.weights(rows)) == [""]
+
+
+# Gradients
+
+
+def with_gradients(rows: Sequence[Mapping[str, float]]) -> History:
+    found = History()
+    for index, row in enumerate(rows):
+        named = {f"gradient/{key}": value for key, value in row.items()}
+        found.rows.append({"step": 10 * index, "raw/b": 1.0, "raw/a": 1.0, **named})
+    return found
+
+
+def test_gradients_have_their_norms_and_a_matrix_of_cosines() -> None:
+    both = {"norm/a": 1.0, "norm/b": 2.0, "cosine/a/b": -0.5, "conflict/a/b": 1.0}
+    other = {"norm/a": 3.0, "norm/b": 4.0, "cosine/a/b": 0.1, "conflict/a/b": 0.0}
+    figure = plot.gradients(with_gradients([both, {}, other]))
+    norms, matrix = figure.axes
+    assert curves(norms) == [[2.0, 4.0], [1.0, 3.0]]  # as declared, without the row between
+    assert list(lines(norms)[0].get_xdata()) == [0, 20]
+    assert legend(figure) == ["b", "a"]
+    (image,) = matrix.get_images()
+    shown = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), math.nan)
+    np.testing.assert_allclose(shown, [[math.nan, -0.2], [-0.2, math.nan]])
+    assert {text.get_text() for text in matrix.texts} == {"-0.20\n50%"}
+    assert [text.get_text() for text in matrix.get_yticklabels()] == ["b", "a"]
+
+
+def test_gradients_of_one_term_and_of_many() -> None:
+    assert len(plot.gradients(with_gradients([{"norm/a": 1.0}, {"norm/a": 2.0}])).axes) == 1
+    names = [f"t{index:02}" for index in range(12)]
+    row = {f"norm/{name}": 1.0 for name in names}
+    row |= {f"cosine/{one}/{other}": 0.1 for one in names for other in names if one < other}
+    figure = plot.gradients(
+        with_gradients([row | {k.replace("cosine", "conflict"): 0.0 for k in row}])
+    )
+    assert not figure.axes[1].texts  # the cells are too small for numbers
+    figure.canvas.draw()
+
+
+def test_a_history_without_gradients_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"History\(criterion, gradients=.*shared="):
+        plot.gradients(history({"a": [1.0]}))

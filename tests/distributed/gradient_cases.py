@@ -11,9 +11,18 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from lossweights import WeightedLoss
+from lossweights import History, WeightedLoss
 from tests.distributed.cases import Collectives
-from tests.distributed.gradient_training import Model, Of, Setup, average, rows, train_rank
+from tests.distributed.gradient_training import (
+    Model,
+    Of,
+    Setup,
+    average,
+    rows,
+    train_rank,
+    wrapped,
+)
+from tests.distributed.training import synchronized
 from tests.setups.models import Products
 
 Rows: TypeAlias = Mapping[str, Sequence[float]]  # the gradients of a rank's terms
@@ -201,3 +210,33 @@ def sparse(number: int) -> tuple[dict[str, float], Tensor]:
     gradient = table.weight.grad
     assert gradient is not None
     return found.metrics(include=["weight"]), gradient.to_dense()
+
+
+def measured_rank(setup: Setup) -> list[dict[str, float]]:
+    """The gradients that a history measures on a rank."""
+    return _measured(setup, [distributed.get_rank()], setup.wrap)
+
+
+def measured_alone(setup: Setup, ranks: int) -> list[dict[str, float]]:
+    """Those in one process, whose batch is that of all ranks together."""
+    return _measured(setup, range(ranks), "alone")
+
+
+def _measured(setup: Setup, ranks: Sequence[int] | range, wrap: str) -> list[dict[str, float]]:
+    torch.manual_seed(0)
+    model = Model(setup.of)
+    found = WeightedLoss({"a": 1.0, "b": 2.0, "c": {"optional": True, "weight": 0.5}})
+    outer = model if wrap == "alone" else wrapped(setup, model, found)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    found.follow(optimizer)
+    history = History(found, "1 steps", gradients="2 steps")
+    for step in range(4):
+        for micro in range(setup.micro_batches):
+            with synchronized(outer, last=micro == setup.micro_batches - 1):
+                batch = torch.cat([rows(step, micro, rank) for rank in ranks])
+                terms = outer(batch)
+                total = found(*terms) if isinstance(terms, tuple) else terms
+                (total / setup.micro_batches).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return [{k: x for k, x in row.items() if k.startswith("gradient")} for row in history.rows]

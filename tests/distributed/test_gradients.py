@@ -276,3 +276,25 @@ def test_what_learns_takes_one_more_in_a_step_and_maxima_one_more_in_a_forward_p
         assert found["forward"] == [wanted] * 3
         assert found["backward"] == [[]] * 3
         assert found["step"] == [[2 * N]] * 3
+
+
+@pytest.mark.parametrize(
+    ("ranks", "setup"),
+    [
+        (2, Setup(micro_batches=2)),
+        (4, Setup(of="parameters")),
+        (2, Setup(of="parameters", inside=True)),
+        (2, Setup(wrap="fsdp", micro_batches=2)),
+        (2, Setup(wrap="fsdp", inside=True)),
+    ],
+    ids=name,
+)
+def test_a_history_measures_the_gradients_of_the_whole_batch(
+    pool: Pool, ranks: int, setup: Setup
+) -> None:
+    found = pool.run(ranks, cases.measured_rank, setup)
+    assert all(other == found[0] for other in found)
+    wanted = cases.measured_alone(setup, ranks)
+    assert [bool(row) for row in found[0]] == [True, False, True, False]
+    for mine, theirs in zip(found[0], wanted, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)

@@ -1,7 +1,7 @@
 """Checks of the graph between terms and the tensors that they share."""
 
 from collections.abc import Collection, Mapping
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from lossweights.errors import warn
 _CHECK_EVERY = 512  # forward passes
 
 Edge: TypeAlias = tuple[Node, int]
+Refused: TypeAlias = Literal["any", "all"]
 
 
 class GraphChecks:
@@ -30,25 +31,32 @@ class GraphChecks:
         self._known: set[str] = set()
         self._calls = 0
 
-    def check(self, losses: Mapping[str, Tensor], shared: Shared) -> None:
+    def check(self, losses: Mapping[str, Tensor], shared: Shared, refuses: Refused = "any") -> None:
         """Checks the graph of the terms if a check is due, with the errors of `check_graph`."""
         self._calls += 1
         if self._known.issuperset(losses) and self._calls % _CHECK_EVERY:
             return
-        self.is_half = check_graph(losses, shared) or self.is_half
+        self.is_half = check_graph(losses, shared, refuses) or self.is_half
         self._known.update(name for name, loss in losses.items() if loss.requires_grad)
 
 
-def check_graph(losses: Mapping[str, Tensor], shared: Shared) -> bool:
+def check_graph(losses: Mapping[str, Tensor], shared: Shared, refuses: Refused = "any") -> bool:
     """Whether there is float16 in the graph between terms that need a gradient and `shared`.
 
+    Args:
+        losses: The terms.
+        shared: What they are to depend on.
+        refuses: Whether `any` term that does not depend on it is refused, or only if `all` do not.
+
     Raises:
-        ValueError: For a term that does not depend on any of the tensors.
+        ValueError: For terms that do not depend on any of the tensors, as `refuses` says.
         RuntimeError: For a part of the model whose gradients would be wrong without an error.
     """
     targets = {_edge(tensor) for tensor in shared.tensors}
     paths = {n: _path(loss, targets) for n, loss in losses.items() if loss.requires_grad}
-    shared.refuse_apart([name for name, (_, reached) in paths.items() if not reached], losses)
+    apart = [name for name, (_, reached) in paths.items() if not reached]
+    if refuses == "any" or len(apart) == len(paths):
+        shared.refuse_apart(apart, paths)
     nodes = {node for found, _ in paths.values() for node in found}
     kinds = {node.name() for node in nodes}
     if any(map(torch_internals.is_static_graph, nodes)):

@@ -120,9 +120,22 @@ class Shared:
                 f"gradient: write balanced: false at terms.{constant[0]}; or, if it is off in some "
                 f"batches, leave it out there and write optional: true at terms.{constant[0]}"
             )
+        rows = self.gradients(losses, scale)
+        self.refuse_apart([n for n, row in rows.items() if all(p is None for p in row)], rows)
+        return rows
+
+    def gradients(self, losses: Mapping[str, Tensor], scale: Tensor | None = None) -> Rows:
+        """As `rows`, but a term that depends on none of the tensors has None for each of them.
+
+        Raises:
+            RuntimeError: If torch cannot compute the gradients, with what to write instead.
+        """
         rows: Rows = {}
         try:
             for name, loss in losses.items():
+                if not loss.requires_grad:
+                    rows[name] = [None] * len(self.tensors)
+                    continue
                 factor = None if scale is None else scale.to(loss)
                 rows[name] = list(
                     torch.autograd.grad(
@@ -136,7 +149,6 @@ class Shared:
                 if words in str(error).lower():
                     raise RuntimeError(f"the gradients of the terms: {advice} ({error})") from error
             raise
-        self.refuse_apart([n for n, row in rows.items() if all(p is None for p in row)], rows)
         return rows
 
     def refuse_apart(self, apart: Sequence[str], given: Sized) -> None:
