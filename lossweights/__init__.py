@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from lossweights.criterion.report import Breakdown
     from lossweights.criterion.weighted_loss import WeightedLoss, WrappedLoss
     from lossweights.errors import ConfigError, HorizonError
+    from lossweights.search.front import Front
+    from lossweights.search.run import sweep
 
 __version__ = "0.1.0"
 
@@ -71,6 +73,7 @@ __all__ = [
     "Duration",
     "Exponential",
     "FreeBits",
+    "Front",
     "GradientBalancer",
     "GramianBalancer",
     "History",
@@ -104,6 +107,7 @@ __all__ = [
     "epochs",
     "percent",
     "steps",
+    "sweep",
 ]
 
 # Where the names are, for `__getattr__`.
@@ -124,6 +128,8 @@ _HOMES = {
     "criterion.report": "Breakdown",
     "criterion.weighted_loss": "WeightedLoss WrappedLoss",
     "errors": "ConfigError HorizonError",
+    "search.front": "Front",
+    "search.run": "sweep",
 }
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -53,14 +54,14 @@ _LABELS = {"raw": "value", "weight": "weight"}
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 _DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _DOTTED: Look = {"linestyle": (0, (1, 1.2)), "linewidth": 1.3, "zorder": 2.3}
-_REST = "#BBBBBB"  # the color of the terms that are combined
-_INK = "#222222"
-_ALONE: Look = {"color": _INK, "linewidth": 1.2}  # of a line that the legend does not have
+REST = "#BBBBBB"  # the color of the terms that are combined
+INK = "#222222"
+_ALONE: Look = {"color": INK, "linewidth": 1.2}  # of a line that the legend does not have
 _STYLE: Any = (  # newer stubs of matplotlib want their own type of key
     dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize"), 8)
     | dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 7)
-    | dict.fromkeys(("text.color", "axes.labelcolor"), _INK)
-    | dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), _INK)
+    | dict.fromkeys(("text.color", "axes.labelcolor"), INK)
+    | dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), INK)
     | dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#888888")
     | dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
     | {"axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "axes.xmargin": 0.01}
@@ -132,7 +133,7 @@ def config(
     if named_terms.difference(shown, *shown.values()):
         entries.append(("members without a curve follow their group", {"linestyle": ""}))
     if any(each.adaptive for each in curves.values()):
-        entries.append(("dotted: times a factor found in training", {"color": _REST} | _DOTTED))
+        entries.append(("dotted: times a factor found in training", {"color": REST} | _DOTTED))
     return _picture(panels, entries, "weight", width, _one_unit(curves), numbers)
 
 
@@ -222,7 +223,7 @@ def overview(history: History, *, group: str | None = None, width: float = _WIDT
     """
     columns = _columns(history, "share", group)
     look_of, entries = _largest(columns)
-    gray = {"color": _REST, "linewidth": 0.7}
+    gray = {"color": REST, "linewidth": 0.7}
     panels: list[Painter] = []
     for quantity, label in _LABELS.items():
         drawn = _columns(history, quantity, group)
@@ -384,7 +385,7 @@ def _largest(columns: Columns) -> tuple[dict[str, Look], list[Entry]]:
     ranked = sorted(sizes, key=lambda name: -sizes[name])
     large = set(ranked if len(ranked) <= len(_COLORS) else ranked[: len(_COLORS) - 1])
     look_of = {name: looks(i) for i, name in enumerate(name for name in columns if name in large)}
-    rest = [(f"{len(columns) - len(large)} others", {"color": _REST})]
+    rest = [(f"{len(columns) - len(large)} others", {"color": REST})]
     return look_of, [*look_of.items(), *(rest if len(large) < len(columns) else ())]
 
 
@@ -434,31 +435,16 @@ def _figure(
     The `unit` of the clock is the label of the time axis. A `matrix`, which has none, is drawn
     beside a single panel.
     """
-    try:
-        import matplotlib as mpl  # noqa: PLC0415  # an extra
-        from matplotlib import style  # noqa: PLC0415
-        from matplotlib.figure import Figure  # noqa: PLC0415
-        from matplotlib.lines import Line2D  # noqa: PLC0415
-        from matplotlib.patches import Rectangle  # noqa: PLC0415
-        from matplotlib.ticker import EngFormatter, MaxNLocator  # noqa: PLC0415
-    except ImportError:
-        raise ImportError(
-            "lossweights.analysis.plot needs matplotlib: pip install 'lossweights[plot]'"
-        ) from None
-    # One by one: to read them all would choose a backend.
-    fonts: Any = {key: mpl.rcParams[key] for key in mpl.rcParams if key.startswith("font.")}
     time = "step" if unit == "steps" else unit
     columns = min(len(panels), max(int(width / _PANEL), 1)) if small else 1
     rows = math.ceil(len(panels) / columns)
     widest = max((len(name) for name, _ in entries), default=0) * _LETTER + 0.55
     beside = max(1, min(len(entries), int(width / widest)))
     height = rows * (_SMALL if small else _LARGE) + math.ceil(len(entries) / beside) * _LINE + 0.3
-    with style.context(["default", fonts | _STYLE]):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        # `savefig` takes the background from the user's style, which may be as dark as the text.
-        ground = Rectangle((-1, -1), 3, 3, transform=figure.transFigure, color="w", zorder=-1)
-        ground.set_in_layout(False)
-        figure.add_artist(ground)
+    with blank(width, height) as figure:
+        from matplotlib.lines import Line2D  # noqa: PLC0415  # an extra
+        from matplotlib.ticker import EngFormatter, MaxNLocator  # noqa: PLC0415
+
         grid: Any = {"sharex": True} if matrix is None else {"width_ratios": (3, 2)}
         columns += matrix is not None
         axes: list[Axes] = [*figure.subplots(rows, columns, squeeze=False, **grid).flat]
@@ -492,6 +478,33 @@ def _figure(
                 text.set_parse_math(False)  # a name may contain dollars
                 text.set_text(name)
         return figure
+
+
+@contextmanager
+def blank(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of a size in inches; our style, with the user's fonts, is set in the block.
+
+    Raises:
+        ImportError: Without matplotlib (extra `plot`).
+    """
+    try:
+        import matplotlib as mpl  # noqa: PLC0415  # an extra
+        from matplotlib import style  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.patches import Rectangle  # noqa: PLC0415
+    except ImportError:
+        raise ImportError(
+            "lossweights.analysis.plot needs matplotlib: pip install 'lossweights[plot]'"
+        ) from None
+    # One by one: to read them all would choose a backend.
+    fonts: Any = {key: mpl.rcParams[key] for key in mpl.rcParams if key.startswith("font.")}
+    with style.context(["default", fonts | _STYLE]):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        # `savefig` takes the background from the user's style, which may be as dark as the text.
+        ground = Rectangle((-1, -1), 3, 3, transform=figure.transFigure, color="w", zorder=-1)
+        ground.set_in_layout(False)
+        figure.add_artist(ground)
+        yield figure
 
 
 def _shortened(names: Iterable[str], inches: float) -> list[str]:
@@ -584,7 +597,7 @@ def _stack(
     """
     from matplotlib.ticker import PercentFormatter  # noqa: PLC0415  # an extra
 
-    colors = [*(look["color"] for look in look_of.values()), _REST]
+    colors = [*(look["color"] for look in look_of.values()), REST]
     shares = [np.nan_to_num(columns[name]) for name in look_of]  # 0 for a missing term
     others = [np.nan_to_num(columns[name]) for name in columns if name not in look_of]
     shares += [np.sum(others, axis=0)] if others else []

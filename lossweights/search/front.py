@@ -1,0 +1,343 @@
+"""The results of a sweep: outcomes of its configs, their front, its knee and hypervolume."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lossweights.components.declaration import written
+from lossweights.config.loss_config import LossConfig
+from lossweights.errors import quoted, shown
+from lossweights.search import study as queue
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from optuna.trial import FrozenTrial
+
+_STATES = {
+    "COMPLETE": "done",
+    "FAIL": "failed",
+    "PRUNED": "pruned",
+    "RUNNING": "running",
+    "WAITING": "waiting",
+}
+_ROUNDING = 1e-12  # of a mean: less is no spread
+_BEYOND = 0.1  # of the range of each objective: by how much the reference point is worse
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One config of a sweep, with its results.
+
+    Args:
+        number: 0 for the unchanged config, then in the order of the queue.
+        state: `"done"`, `"failed"`, `"pruned"`, `"running"`, or `"waiting"`.
+        params: What varies, by path; empty for the unchanged config.
+        results: What `train` returned, by seed.
+        reason: Why it failed or was pruned; otherwise empty.
+        data: The config, for `LossConfig.read`; empty while it waits.
+    """
+
+    number: int
+    state: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[int, Mapping[str, float]] = field(default_factory=dict, repr=False)
+    reason: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def values(self, measure: str) -> list[float]:
+        """A measure by seed, in the order of the seeds; without those that lack it."""
+        return [found[measure] for found in self.results.values() if measure in found]
+
+    def mean(self, measure: str) -> float:
+        """The mean over the seeds; nan without any."""
+        values = self.values(measure)
+        return statistics.fmean(values) if values else math.nan
+
+    def std(self, measure: str) -> float:
+        """The standard deviation over the seeds, with n - 1; nan for fewer than two."""
+        values = self.values(measure)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+class Front:
+    r"""The results of a sweep.
+
+    A config *dominates* another if its mean is at least as good in each objective and, in at least
+    one, better beyond the spread: the mean of the differences of the two, seed by seed, is greater
+    than their standard deviation (with n - 1). With one seed any difference counts. The front is
+    every config that is done and that no other dominates. It includes those that are worse in the
+    mean, but within the spread.
+
+    Args:
+        outcomes: Of all configs, by number.
+        minimize: The objectives that should be small.
+        maximize: The objectives that should be large.
+        seeds: The seeds of each config.
+        name: The name of the sweep.
+    """
+
+    def __init__(
+        self,
+        outcomes: Iterable[Outcome],
+        *,
+        minimize: Sequence[str] = (),
+        maximize: Sequence[str] = (),
+        seeds: Sequence[int] = (0,),
+        name: str = "sweep",
+    ) -> None:
+        self.outcomes = tuple(outcomes)
+        self.minimize, self.maximize = tuple(minimize), tuple(maximize)
+        self.seeds, self.name = tuple(seeds), name
+
+    @classmethod
+    def load(cls, storage: str | os.PathLike[str], name: str = "sweep") -> Front:
+        """The results in a storage, also while the sweep is running.
+
+        Raises:
+            ValueError: If there is no such storage, or no sweep of this name in it.
+            ImportError: Without the extra `sweep`.
+        """
+        queue.need_optuna()
+        if "://" not in os.fspath(storage) and not os.path.exists(storage):  # noqa: PTH110
+            raise ValueError(f"there is no storage {shown(os.fspath(storage))}")
+        with queue.quiet():
+            studies, settings = queue.load_studies(queue.open_storage(storage), name)
+            return cls.of(studies.trials(), settings, name)
+
+    @classmethod
+    def of(cls, trials: Iterable[FrozenTrial], settings: Mapping[str, Any], name: str) -> Front:
+        """The results of the last trial of each config."""
+        outcomes = []
+        for trial in trials:
+            known, reason = trial.user_attrs, queue.reason(trial)
+            state = _STATES[trial.state.name]
+            if state == "failed" and not reason:
+                state = "waiting"  # it was interrupted
+            by_seed = {seed: known.get(f"seed {seed}") for seed in settings["seeds"]}
+            results = {seed: found for seed, found in by_seed.items() if found is not None}
+            outcomes.append(
+                Outcome(
+                    known["slot"],
+                    state,
+                    dict(trial.params),
+                    results,
+                    reason if state in ("failed", "pruned") else "",
+                    known.get("config", {}),
+                )
+            )
+        keys = ("minimize", "maximize", "seeds")
+        return cls(outcomes, name=name, **{key: settings[key] for key in keys})
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The names of the objectives, those to minimize first."""
+        return (*self.minimize, *self.maximize)
+
+    @cached_property
+    def done(self) -> tuple[Outcome, ...]:
+        """The configs that were trained with all seeds."""
+        return tuple(each for each in self.outcomes if each.state == "done")
+
+    @cached_property
+    def points(self) -> tuple[Outcome, ...]:
+        """The configs on the front, by number."""
+        return tuple(
+            each
+            for each in self.done
+            if not any(self.dominates(other, each) for other in self.done if other is not each)
+        )
+
+    def dominates(self, one: Outcome, other: Outcome) -> bool:
+        """Whether a config dominates another, as defined above."""
+        beyond = False
+        for name in self.objectives:
+            sign = 1 if name in self.maximize else -1
+            gains = sign * (np.array(one.values(name)) - np.array(other.values(name)))
+            if gains.mean() < 0:
+                return False
+            spread = gains.std(ddof=1) if len(gains) > 1 else 0.0
+            beyond |= bool(gains.mean() > spread)
+        return beyond
+
+    @property
+    def best(self) -> Outcome:
+        """The config with the best mean, with one objective.
+
+        Raises:
+            ValueError: With several objectives, or if no config is done.
+        """
+        if len(self.objectives) > 1:
+            raise ValueError(
+                f"there is no best config for several objectives ({quoted(self.objectives)}): "
+                "choose one of front.points, such as front.knee()"
+            )
+        if not self.done:
+            raise ValueError("no config is done yet")
+        return min(self.done, key=lambda each: self._costs([each])[0, 0])
+
+    def knee(self) -> Outcome | None:
+        r"""The point of the front that bulges most towards the ideal.
+
+        Each objective is scaled so that its best mean on the front is 0 and its worst 1. The knee
+        is the point with the greatest distance, towards 0, from the plane through the ends of the
+        axes, $\sum_i x_i = 1$. It is one of the front, never in between.
+
+        Returns:
+            None if no point is on that side of the plane: the front is straight, curved away from
+            the ideal, or has fewer than three points.
+
+        Source: Das 1999, doi:10.1007/BF01195985.
+        """
+        if len(self.points) < 3 or len(self.objectives) < 2:
+            return None
+        costs = self._costs(self.points)
+        low, high = costs.min(axis=0), costs.max(axis=0)
+        scaled = (costs - low) / np.where(high > low, high - low, 1.0)
+        sums = scaled.sum(axis=1)
+        return self.points[int(sums.argmin())] if sums.min() < 1 - 1e-9 else None
+
+    def hypervolume(self) -> list[float]:
+        """The volume that the means dominate, after each config that is done, by number.
+
+        Each objective is scaled so that its best mean of all configs is 0 and its worst 1; the
+        reference point is 1.1 in each.
+
+        Raises:
+            ImportError: Without moocore (extra `sweep`).
+        """
+        queue.need_optuna()
+        import moocore  # noqa: PLC0415
+
+        if not self.done:
+            return []
+        costs = self._costs(self.done)
+        low, high = costs.min(axis=0), costs.max(axis=0)
+        scaled = (costs - low) / np.where(high > low, high - low, 1.0)
+        reference = np.full(len(self.objectives), 1 + _BEYOND)
+        return [
+            float(moocore.hypervolume(scaled[: count + 1], ref=reference))
+            for count in range(len(scaled))
+        ]
+
+    def _costs(self, outcomes: Sequence[Outcome]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The means of the objectives, a row per config; small is good."""
+        signs = [-1.0 if name in self.maximize else 1.0 for name in self.objectives]
+        return np.array(
+            [
+                [sign * each.mean(name) for sign, name in zip(signs, self.objectives, strict=True)]
+                for each in outcomes
+            ]
+        )
+
+    def config(self, number: int) -> LossConfig:
+        """The config with this number.
+
+        Raises:
+            ValueError: If there is none, or it has not started.
+        """
+        found = {each.number: each for each in self.outcomes}.get(number)
+        if found is None:
+            raise ValueError(
+                f"no config has the number {shown(number)}: there are 0 to {len(self.outcomes) - 1}"
+            )
+        if not found.data:
+            raise ValueError(f"config {number} is {found.state}: it is known when it starts")
+        return LossConfig.read(found.data)
+
+    def table(self) -> str:
+        """All configs that have started: means and standard deviations over seeds, as text.
+
+        `*` marks the front, `k` its knee, and `b` the best config with one objective.
+
+        Raises:
+            ImportError: Without rich (extra `sweep`).
+        """
+        queue.need_optuna()
+        from rich.console import Console  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+
+        rows = [each for each in self.outcomes if each.state != "waiting" or each.results]
+        paths = list(dict.fromkeys(path for each in rows for path in each.params))
+        others = dict.fromkeys(
+            name for each in rows for found in each.results.values() for name in found
+        )
+        measures = list(dict.fromkeys([*self.objectives, *others]))
+        table = Table(box=None, pad_edge=False, header_style="")
+        for title in ("", "config", *paths):
+            table.add_column(title)
+        for name in measures:
+            table.add_column(name, justify="right")
+        table.add_column("")
+        for each in rows:
+            cells = [_spread(each.mean(name), each.std(name)) for name in measures]
+            params = [_short(each.params.get(path)) for path in paths]
+            note = each.state + (f": {each.reason}" if each.reason else "")
+            if each.number == 0:
+                params = ["unchanged" if index == 0 else "" for index in range(len(paths))]
+            note = "" if each.state == "done" else note
+            table.add_row(self._mark(each), str(each.number), *params, *cells, note)
+        text = io.StringIO()
+        Console(file=text, width=10_000, color_system=None, markup=False, emoji=False).print(table)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+    def _mark(self, outcome: Outcome) -> str:
+        if len(self.objectives) == 1:
+            is_best = outcome.state == "done" and outcome is self.best
+            return "b" if is_best else "*" if outcome in self.points else ""
+        return "k" if outcome is self.knee() else "*" if outcome in self.points else ""
+
+    def plot(self, path: str | os.PathLike[str] | None = None, *, width: float = 6.4) -> Figure:
+        """A picture of the sweep, also written to a file if there is a `path`.
+
+        With two objectives: all configs with their standard deviations, the front, its knee, the
+        unchanged config, and the hypervolume. With more: each pair of them. With one: its mean by
+        number of the config.
+
+        Args:
+            path: A file, such as `front.png`.
+            width: Width in inches.
+
+        Raises:
+            ImportError: Without matplotlib (extra `plot`).
+            ValueError: If no config is done.
+        """
+        from lossweights.search.picture import draw  # noqa: PLC0415  # an extra
+
+        figure = draw(self, width)
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+    def __repr__(self) -> str:
+        return (
+            f"Front({self.name!r}: {len(self.done)} configs done, {len(self.points)} on the front)"
+        )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, str) or value is None:
+        return value or ""
+    return f"{value:.4g}" if isinstance(value, float) else written(value)
+
+
+def _spread(mean: float, std: float) -> str:
+    """`1.23 ± 0.04`: with two digits of the standard deviation."""
+    if math.isnan(mean):
+        return ""
+    if math.isnan(std):
+        return f"{mean:.4g}"
+    if std <= _ROUNDING * abs(mean):
+        return f"{mean:.4g} ± 0"
+    digits = 1 - math.floor(math.log10(std))
+    return (
+        f"{mean:.{digits}f} ± {std:.{digits}f}" if 0 <= digits <= 6 else f"{mean:.4g} ± {std:.2g}"
+    )
