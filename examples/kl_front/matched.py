@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
@@ -31,8 +30,9 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of a value for each seed."""
-        return cls(fmean(values), stdev(values) if len(values) > 1 else np.nan)
+        """Of a value for each seed; nan if one of them is."""
+        deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
+        return cls(float(np.mean(values)), float(deviation))
 
 
 def at(outcomes: Iterable[Outcome], seed: int, measure: str, level: float) -> float:
