@@ -108,7 +108,7 @@ def test_import_needs_the_core_alone() -> None:
             "hydra",
             "pandas",
         ),
-        *("lightning", "transformers", "accelerate", "ignite"),
+        *("lightning", "transformers", "accelerate", "ignite", "optuna", "moocore"),
     )
     code = (
         f"import sys; from lossweights import *; print([m for m in {extras!r} if m in sys.modules])"

@@ -32,6 +32,7 @@ BELOW_ROOT: dict[str, tuple[str, ...]] = {
             "lossweights.components.balancers",
             "lossweights.components.controllers",
             "lossweights.components.schedules",
+            "lossweights.search",
             "lossweights.testing",
         ],
         (),

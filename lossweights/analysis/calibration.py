@@ -106,10 +106,10 @@ class Calibration:
     def _measured(self) -> list[str]:
         """The quartiles of each term in the training."""
         width = max(4, *map(len, self.terms))
-        lines = [f"{'term':<{width}}{'value':>28}{'gradient norm':>28}{'share':>24}"]
+        lines = [f"{'term':<{width}}{'value':>23}{'gradient norm':>25}{'share':>24}"]
         for name, term in self.terms.items():
             cells = (_range(term.value), _range(term.norm), _range(term.run_share, ".1%"))
-            lines.append(f"{name:<{width}}{cells[0]:>28}{cells[1]:>28}{cells[2]:>24}")
+            lines.append(f"{name:<{width}}{cells[0]:>23}{cells[1]:>25}{cells[2]:>24}")
         return lines
 
     def _agreement(self) -> list[str]:
@@ -134,7 +134,7 @@ class Calibration:
         """The proposed weights; for a training, how much they differ between rows."""
         width, in_time = max(4, *map(len, self.terms)), self.steps is not None
         head = f"{'term':<{width}}{'typical':>12}{'weight':>10}{'share':>8}{'proposed':>11}"
-        lines = [f"{head}{'share':>8}" + f"{'quartiles':>24}{'late/early':>12}" * in_time]
+        lines = [f"{head}{'share':>8}" + f"{'quartiles':>17}{'late/early':>12}" * in_time]
         for name, term in self.terms.items():
             typical = "-" if math.isnan(term.typical) else f"{term.typical:.4g}"
             line = (
@@ -142,8 +142,8 @@ class Calibration:
                 f"{term.weight:>11.4g}{term.share:>8.1%}"
             )
             if in_time and not math.isnan(term.spread.median):
-                quartiles = f"{term.spread.lower:.4g} to {term.spread.upper:.4g}"
-                line += f"{quartiles:>24}{term.moved:>12.3g}"
+                quartiles = f"{term.spread.lower:.4g}, {term.spread.upper:.4g}"
+                line += f"{quartiles:>17}{term.moved:>12.3g}"
             lines.append(line)
         return lines
 
@@ -225,12 +225,12 @@ def calibrate(
         schedule: {kind: warmup, over: 10 steps}
     """
     if isinstance(source, WeightedLoss):
-        if by == "gradients" or at is not None or horizon is not None:
+        if (by, at, horizon) != (None, None, None):
             raise ValueError(
-                "batches have no gradients and no config: by='gradients', at= and horizon= are "
-                "for calibrate(history, config)"
+                "a criterion has its config, and batches have values alone: by=, at= and horizon= "
+                "are for calibrate(history, config)"
             )
-        return _of_batches(source, given, shares or {}, by)
+        return _of_batches(source, given, shares or {})
     if isinstance(source, History | str | os.PathLike):
         config = LossConfig.read(given, at)
         return _of_history(source, config, shares or {}, by, horizon or config.horizon)
@@ -240,15 +240,13 @@ def calibrate(
     )
 
 
-def _of_batches(
-    criterion: WeightedLoss, batches: Any, shares: Mapping[str, float], by: By | None
-) -> Calibration:
+def _of_batches(criterion: WeightedLoss, batches: Any, shares: Mapping[str, float]) -> Calibration:
     try:
         ends = final_weights(criterion.config, criterion.horizon)
     except HorizonError as error:
         raise HorizonError(f"{error}, with criterion.bind(...)") from None
     measured = Measurements.of_batches(criterion, batches() if callable(batches) else batches)
-    evidence = _fitted(criterion.config, ends, measured, basis(by, measured, "batches"), shares)
+    evidence = _fitted(criterion.config, ends, measured, "values", shares)
     terms, rows = _terms(evidence, "batches"), len(next(iter(evidence.sizes.values())))
     return Calibration(_with_weights(evidence.fit), terms, evidence.by, rows)
 
@@ -265,17 +263,17 @@ def _of_history(
     except HorizonError as error:
         raise HorizonError(f"{error}, with horizon=Horizon(...)") from None
     measured = Measurements.of_history(source, config)
-    by = basis(by, measured, "the history")
+    by = basis(by, measured)
     evidence = _fitted(config, ends, measured, by, shares)
-    used = measured.used(by)
+    used, found = measured.used(by), pairs(measured)
     return Calibration(
         _with_weights(evidence.fit),
         _terms(evidence, "rows"),
         by,
         len(used),
         (measured.steps[used[0]], measured.steps[used[-1]]),
-        pairs(measured),
-        verdict(evidence),
+        found,
+        verdict(evidence, found),
     )
 
 
@@ -369,7 +367,7 @@ def _short(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _range(found: Quartiles, form: str = ".4g") -> str:
+def _range(found: Quartiles, form: str = ".3g") -> str:
     """A median, with the quartiles around it."""
     lower, median, upper = (f"{each:{form}}" for each in found)
     return "-" if math.isnan(found.median) else f"{median} ({lower}, {upper})"

@@ -60,8 +60,8 @@ class Measurements:
     Args:
         sizes: Absolute values of the terms after their transforms, and norms of their gradients.
         shares: Shares of the terms in these, as they were recorded; empty for batches.
-        cosines: Cosines of the gradients of two terms, if they were recorded.
-        conflicts: Part of the measurements of a row with a negative cosine.
+        cosines: Cosines of the gradients of two terms, in the rows with gradients.
+        conflicts: Part of the measurements of such a row with a negative cosine.
         steps: The step of each row; empty for batches.
     """
 
@@ -83,7 +83,7 @@ class Measurements:
         Raises:
             ValueError: If there is no batch, or one is invalid.
         """
-        if isinstance(batches, Mapping) or not isinstance(batches, Iterable):
+        if isinstance(batches, Mapping | History) or not isinstance(batches, Iterable):
             found = "one dict" if isinstance(batches, Mapping) else type(batches).__name__
             hint = ": write calibrate(history, criterion.config)" * isinstance(batches, History)
             raise ValueError(
@@ -121,11 +121,13 @@ class Measurements:
         sizes = {by: _by_name(rows, keys, prefix, config) for by, prefix in _PREFIXES.items()}
         keys_of = {pair: "/".join(pair) for pair in combinations(sorted(sizes["gradients"]), 2)}
         pairs = {pair: key for pair, key in keys_of.items() if f"{_COSINE}{key}" in keys}
+        norms = [_PREFIXES["gradients"] + name for name in sizes["gradients"]]
+        measured = [row for row in rows if any(key in row for key in norms)]
         return cls(
             {by: {n: abs(series) for n, series in found.items()} for by, found in sizes.items()},
             {by: _by_name(rows, keys, prefix, config) for by, prefix in _SHARES.items()},
-            {pair: _series(rows, _COSINE + key) for pair, key in pairs.items()},
-            {pair: _series(rows, _CONFLICT + key) for pair, key in pairs.items()},
+            {pair: _series(measured, _COSINE + key) for pair, key in pairs.items()},
+            {pair: _series(measured, _CONFLICT + key) for pair, key in pairs.items()},
             tuple(int(row["step"]) for row in rows),
         )
 
@@ -171,7 +173,7 @@ def _check_names(keys: Iterable[str], config: LossConfig, place: str) -> None:
                 )
 
 
-def basis(by: By | None, measured: Measurements, place: str) -> By:
+def basis(by: By | None, measured: Measurements) -> By:
     """What weights are fitted to: by default the gradients, if they were measured.
 
     Raises:
@@ -185,8 +187,8 @@ def basis(by: By | None, measured: Measurements, place: str) -> By:
         return found
     if found == "gradients":
         raise ValueError(
-            f"by='gradients' needs gradients, and {place} has none: record them with "
+            "by='gradients' needs gradients, and the history has none: record them with "
             'History(criterion, gradients="500 steps"), and pass shared= in the call of the '
             "criterion; or write by='values'"
         )
-    raise ValueError(f"{place} has no value/<term>: let the history include value")
+    raise ValueError("the history has no value/<term>: let the history include value")

@@ -313,9 +313,7 @@ class _Windows:
 
 def _conflicts(rows: Rows, config: LossConfig, horizon: Horizon) -> Iterator[Finding]:
     """The pairs of terms whose gradients oppose each other in the last rows with gradients."""
-    balancer = config.balancer
-    is_resolved = isinstance(balancer, GradientBalancer) and "gramian" in balancer.statistics
-    resolved = config.balanced_names if is_resolved else ()
+    resolved = resolved_terms(config)
     for one, other in combinations(sorted(config.terms), 2):
         if one in resolved and other in resolved:
             continue
@@ -337,6 +335,13 @@ def _conflicts(rows: Rows, config: LossConfig, horizon: Horizon) -> Iterator[Fin
             "purpose, as a penalty or a KL does, ignore this"
         )
         yield Finding(last, f"{one} and {other}", "conflict", message)
+
+
+def resolved_terms(config: LossConfig) -> tuple[str, ...]:
+    """The terms whose conflicts the balancer resolves, because it looks at their directions."""
+    balancer = config.balancer
+    is_resolved = isinstance(balancer, GradientBalancer) and "gramian" in balancer.statistics
+    return config.balanced_names if is_resolved else ()
 
 
 def _judged(config: LossConfig) -> list[str]:

@@ -580,7 +580,7 @@ def _cells(names: Sequence[str], cosines: Values, conflicts: Values, panel: Axes
         for column in places:
             if not np.isnan(cosine := cosines[row, column]):
                 text = f"{cosine:.2f}\n{conflicts[row, column]:.0%}"
-                color = "w" if abs(cosine) > 0.6 else _INK  # on the dark ends of the scale
+                color = "w" if abs(cosine) > 0.6 else INK  # on the dark ends of the scale
                 panel.text(column, row, text, ha="center", va="center", color=color, fontsize=6.5)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lossweights.analysis.fitting import Fit
 from lossweights.analysis.measurements import By, Measurements, Pair, Quartiles, Series
-from lossweights.components.balancers.gradient.base import GramianBalancer
+from lossweights.analysis.monitor import resolved_terms
 from lossweights.config.loss_config import LossConfig
 from lossweights.errors import quoted
 
@@ -17,7 +17,6 @@ _LEAST_ROWS = 8  # with fewer, nothing is said about conflicts, and with fewer t
 # each half nothing about time
 _FACTOR = 3.0  # between two weights that are called different
 _ORDERED = 0.9  # of all pairs of an early and a late row, that must agree in how a weight moved
-_OFTEN = 0.3  # part of the measured steps, from which a pair that opposes each other is named
 _OPPOSED = -0.1  # cosine: for gradients that are nearer to orthogonal, a projection changes little
 _CHANCE = 0.01  # of calling any conflict of independent gradients lasting, over all pairs
 _TESTS = 3  # of each pair: all rows, and both halves
@@ -83,17 +82,17 @@ class Evidence:
 def pairs(measured: Measurements) -> dict[Pair, PairCalibration]:
     """How the gradients of each two terms agree; pairs that were never measured are left out."""
     found = {}
-    for pair in measured.cosines:
-        cosines, conflicts = _agreement(measured, pair)
+    for pair, cosines in measured.cosines.items():
         if rows := int(np.isfinite(cosines).sum()):
+            conflict = _mean(measured.conflicts[pair])
             early, late = map(_median, _halves(cosines))
-            found[pair] = PairCalibration(_median(cosines), _mean(conflicts), early, late, rows)
+            found[pair] = PairCalibration(_median(cosines), conflict, early, late, rows)
     return found
 
 
-def verdict(evidence: Evidence) -> tuple[str, ...]:
-    """What the measurements of a training say, and what to write."""
-    proposals, found = evidence.proposals, pairs(evidence.measured)
+def verdict(evidence: Evidence, found: Mapping[Pair, PairCalibration]) -> tuple[str, ...]:
+    """What the measurements of a training say, and what to write; `found` are its pairs."""
+    proposals = evidence.proposals
     moved, lasting = _moved(evidence, proposals), _lasting(evidence, found)
     against = [  # fixed weights, or not known yet
         _unjudged(evidence, proposals),
@@ -104,7 +103,6 @@ def verdict(evidence: Evidence) -> tuple[str, ...]:
         _few_cosines(found),
     ]
     remarks = [
-        *_frequent(found, lasting),
         _vanishing(evidence),
         _disagreement(evidence),
         _without_gradients(evidence),
@@ -182,9 +180,10 @@ def _is_ordered(early: Series, late: Series) -> bool:
     early, late = early[~np.isnan(early)], late[~np.isnan(late)]
     if min(len(early), len(late)) < _LEAST_ROWS // 2:
         return False
-    higher = np.mean(late[:, None] > early)
-    lower = np.mean(late[:, None] < early)
-    return bool(max(higher, lower) >= _ORDERED)
+    early = np.sort(early)
+    below = np.searchsorted(early, late, "left").mean()  # of the early rows
+    above = len(early) - np.searchsorted(early, late, "right").mean()
+    return bool(max(below, above) >= _ORDERED * len(early))
 
 
 # Conflicts
@@ -194,7 +193,7 @@ def _lasting(evidence: Evidence, found: Mapping[Pair, PairCalibration]) -> dict[
     """Pairs that oppose each other more often than chance explains, and not only slightly."""
     sentences = {}
     for pair in sorted(found, key=lambda pair: found[pair].cosine):
-        cosines, conflicts = _agreement(evidence.measured, pair)
+        cosines, conflicts = evidence.measured.cosines[pair], evidence.measured.conflicts[pair]
         whole = ("", cosines, conflicts)
         early, late = zip(
             (" of the early half", " of the late half"),
@@ -224,14 +223,12 @@ def _opposes(cosines: Series, deviations: float) -> bool:
 
 def _against_conflict(evidence: Evidence, pair: Pair) -> str:
     """What to write against a conflict."""
-    terms, balancer = evidence.config.terms, evidence.config.balancer
-    if isinstance(balancer, GramianBalancer):
-        return f"keep the balancer {balancer.kind!r}, which takes it into account"
-    advice = "try balancer: pcgrad or upgrad"
-    if unbalanced := [name for name in pair if not terms[name].is_balanced]:
+    config = evidence.config
+    if config.balancer is not None and set(pair) <= set(resolved_terms(config)):
+        return f"keep the balancer {config.balancer.kind!r}, which resolves it"
+    advice = "if both should improve, try balancer: pcgrad or upgrad"
+    if unbalanced := [name for name in pair if not config.terms[name].is_balanced]:
         advice += f", with balanced: true at {quoted(unbalanced)}"
-    if negative := [name for name in pair if evidence.fit.ends[name] < 0]:
-        advice += f"; the weight of {quoted(negative)} is negative: ignore this if it is intended"
     return advice
 
 
@@ -239,29 +236,12 @@ def _unclear(found: Mapping[Pair, PairCalibration], lasting: Mapping[Pair, str])
     """Pairs that seem to oppose each other, in too few rows to tell."""
     return _first(
         {
-            pair: f"{_in_steps(pair, each)}: more rows are needed to tell this from chance"
+            pair: f"{pair[0]!r} and {pair[1]!r} oppose each other in {each.conflict:.0%} of the "
+            f"measured steps ({each.rows} rows), with a median cosine of {each.cosine:.2f}: more "
+            "rows are needed to tell this from chance"
             for pair, each in found.items()
             if each.cosine <= _OPPOSED and pair not in lasting and each.rows >= _least_rows(found)
         }
-    )
-
-
-def _frequent(found: Mapping[Pair, PairCalibration], lasting: Mapping[Pair, str]) -> list[str]:
-    """Pairs that often oppose each other, but hardly in the median."""
-    return _first(
-        {
-            pair: f"{_in_steps(pair, each)}: this is no lasting conflict"
-            for pair, each in sorted(found.items(), key=lambda item: -item[1].conflict)
-            if each.conflict >= _OFTEN and each.rows >= _least_rows(found)
-            if each.cosine > _OPPOSED and pair not in lasting
-        }
-    )
-
-
-def _in_steps(pair: Pair, each: PairCalibration) -> str:
-    return (
-        f"{pair[0]!r} and {pair[1]!r} oppose each other in {each.conflict:.0%} of the measured "
-        f"steps ({each.rows} rows), with a median cosine of {each.cosine:.2f}"
     )
 
 
@@ -274,7 +254,7 @@ def _few_cosines(found: Mapping[Pair, PairCalibration]) -> str:
     which = "" if len(few) == len(found) else f" of {quoted(names)}"
     more = f" and {len(few) - len(names)} more pairs" * bool(which and len(few) > len(names))
     return (
-        f"too few rows to judge conflicts{which}{more} (from {min(few.values())} rows on, "
+        f"too few rows to judge conflicts{which}{more} ({min(few.values())}, at least "
         f"{_least_rows(found)} are needed): measure more often, with a shorter `gradients`"
     )
 
@@ -300,13 +280,12 @@ def _enough(evidence: Evidence, found: Mapping[Pair, PairCalibration]) -> str:
         return ""
     if not found:
         return f"the proposed weights are stable over the training{which}"
-    highest = max(pair.conflict for pair in found.values())
     rows = min(pair.rows for pair in found.values())
-    return (
-        f"no {'lasting ' * (highest > 0)}conflict ({rows} rows or more of each pair, at most "
-        f"{highest:.0%} of the measured steps), and the proposed weights are stable: fixed weights "
-        f"are enough{which}"
-    )
+    conflict = f"no conflict in any measured step ({rows} rows)"
+    if any(pair.conflict for pair in found.values()):
+        lowest = min(pair.cosine for pair in found.values())
+        conflict = f"no lasting conflict (median cosines from {lowest:.2f} on, {rows} rows)"
+    return f"{conflict}, and the proposed weights are stable: fixed weights are enough{which}"
 
 
 def _vanishing(evidence: Evidence) -> str:
@@ -362,12 +341,6 @@ def _replaced(evidence: Evidence) -> str:
     )
 
 
-def _agreement(measured: Measurements, pair: Pair) -> tuple[Series, Series]:
-    """The cosines of a pair and how often they are negative, in the rows with gradients."""
-    used = measured.used("gradients")
-    return measured.cosines[pair][used], measured.conflicts[pair][used]
-
-
 def _halves(series: Series) -> tuple[Series, Series]:
     """The early and the late half of the rows."""
     middle = len(series) // 2
@@ -375,7 +348,8 @@ def _halves(series: Series) -> tuple[Series, Series]:
 
 
 def _median(series: Series) -> float:
-    return Quartiles.of(series).median
+    finite = series[np.isfinite(series)]
+    return float(np.median(finite)) if len(finite) else math.nan
 
 
 def _mean(series: Series) -> float:
@@ -387,7 +361,7 @@ def _first(sentences: Mapping[Pair, str]) -> list[str]:
     """At most five sentences; the last one says how many more pairs there are."""
     kept = [*sentences.values()][:_MOST]
     if more := len(sentences) - len(kept):
-        kept[-1] += f"; so it is for {more} more pairs"
+        kept[-1] += f"; the same holds for {more} more pairs"
     return kept
 
 

@@ -5,12 +5,15 @@ from typing import Annotated
 import typer
 
 import lossweights
+from lossweights.cli.calibrate import calibrate
 from lossweights.cli.check import check
 from lossweights.cli.common import Imports
+from lossweights.cli.front import front
 from lossweights.cli.init import init
 from lossweights.cli.kinds import kinds
 from lossweights.cli.preview import preview
 from lossweights.cli.schema import schema
+from lossweights.cli.sweep import sweep
 
 app = typer.Typer(
     name="lossweights",
@@ -43,6 +46,15 @@ def start(
       criterion = WeightedLoss.from_config("elbo.yaml")
       criterion.follow(optimizer)
       loss = criterion({"reconstruction": ..., "kl": ...})
+
+    \b
+    To choose weights:
+      lossweights calibrate run.jsonl elbo.yaml    propose them from a short training
+      lossweights sweep train.py:train elbo.yaml   try many, and see what each costs
+
+    \b
+    After a short one, recorded by History(criterion, path="run.jsonl"):
+      lossweights calibrate run.jsonl elbo.yaml   propose weights
     """
     if version:
         typer.echo(f"lossweights {lossweights.__version__}")
@@ -50,5 +62,5 @@ def start(
         typer.echo(context.get_help())
 
 
-for command in (init, check, preview, kinds, schema):
+for command in (init, check, preview, calibrate, kinds, schema, sweep, front):
     app.command()(command)

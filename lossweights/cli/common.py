@@ -16,7 +16,7 @@ import typer
 import lossweights  # whose names import torch when they are used, which takes seconds
 from lossweights.components.durations import read_total, read_total_steps
 from lossweights.config.files import Source
-from lossweights.errors import ConfigError, quoted
+from lossweights.errors import ConfigError, HorizonError, quoted
 
 _NARROWEST = 20  # columns of a paragraph, however narrow the terminal is
 
@@ -174,6 +174,12 @@ def fail(message: str) -> NoReturn:
     """Prints an error on standard error and exits with status 1."""
     say(f"error: {message}", err=True)
     raise typer.Exit(1)
+
+
+def fail_without_length(name: str, error: HorizonError) -> NoReturn:
+    """Says which option gives the length of training that a config lacks."""
+    lacks = str(error).rpartition("before ")[2].removesuffix(" is known")
+    fail(f"{name}: {error}, with --{lacks.replace('_', '-')}")
 
 
 def save(path: Path, content: bytes) -> None:

@@ -75,8 +75,7 @@ def preview(
         except ConfigError as error:
             common.fail(str(error))
         except HorizonError as error:
-            lacks = str(error).rpartition("before ")[2].removesuffix(" is known")
-            common.fail(f"{name}: {error}, with --{lacks.replace('_', '-')}")
+            common.fail_without_length(name, error)
     units = {name: config.horizon.unit for name, (config, _) in found.items()}
     if len(set(units.values())) > 1:
         raise typer.BadParameter(f"a drawing has one time axis, and the configs count {units}")

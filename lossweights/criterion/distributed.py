@@ -1,13 +1,15 @@
 """The ranks of a distributed training: sums over them, and gradients averaged over them."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Self
 
 import torch
 from torch import Tensor, distributed, nn
 
-from lossweights.criterion.torch_internals import after_backward
+from lossweights.criterion.torch_internals import after_backward, store_of
 
+_PATIENCE = timedelta(seconds=30)
 _LOST = "lost"  # instead of a group, which belongs to its process, after pickling
 
 
@@ -43,6 +45,24 @@ class ProcessGroup:
         """Replaces a tensor by its maximum over the processes, without waiting for the device."""
         if self.count > 1:
             distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self._group)
+
+    def all_arrive(self, place: str) -> bool:
+        """Whether all processes call this, in the same order; waits for them up to 30 seconds.
+
+        A collective would wait for a process that never comes, until training fails.
+        """
+        if (count := self.count) == 1:
+            return True
+        store, place = store_of(self._group), f"lossweights/{place}"
+        times = store.add(f"{place}/{distributed.get_rank(self._group)}", 1)
+        arrived, verdict = f"{place}/arrived/{times}", f"{place}/verdict/{times}"
+        if store.add(arrived, 1) == count:
+            store.compare_set(verdict, "", "yes")
+        try:
+            store.wait([verdict], _PATIENCE)
+        except RuntimeError:  # DistStoreError
+            store.compare_set(verdict, "", "no")  # one answer for all, whoever comes later
+        return bool(store.get(verdict) == b"yes")
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Makes each backward pass leave the mean over the processes in the parameters' gradients.

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import CodeType, FrameType
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.autograd.graph import Node
 
 # Names of nodes of a graph: a whole function that `torch.compile` compiled, and a part under
@@ -45,6 +46,14 @@ def keeps_address(tensor: Tensor) -> Tensor:
 def after_backward(call: Callable[[], None]) -> None:
     """Runs `call` at the end of the backward pass that is running, after everything queued."""
     torch.autograd.Variable._execution_engine.queue_callback(call)  # noqa: SLF001
+
+
+def store_of(group: Any) -> Any:
+    """The store that the processes of a group share; None for all processes."""
+    found = distributed.distributed_c10d
+    return found._get_process_group_store(  # noqa: SLF001
+        found._get_default_group() if group is None else group  # noqa: SLF001
+    )
 
 
 def dtypes(node: Node) -> list[torch.dtype]:

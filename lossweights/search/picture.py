@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PANEL = 3.1  # inches: the height of a panel
 _BLUE, _ORANGE = looks(0)["color"], looks(1)["color"]
-_MOST_LABELS = 25  # of points in a panel
+_APART = 0.05  # of a panel: closer numbers would overlap
 
 
 def draw(front: Front, width: float) -> Figure:
@@ -75,17 +75,22 @@ def _draw_pair(panel: Axes, front: Front, x: str, y: str) -> None:
     if len(front.objectives) == 2:
         _draw_edge(panel, front, x, y)
     _mark(panel, front, x, y)
-    shown = [each for each in (*front.points, *front.done[:1]) if len(front.points) <= _MOST_LABELS]
-    for each in dict.fromkeys(each.number for each in (*shown, *_marked(front))):
-        found = next(one for one in front.done if one.number == each)
-        panel.annotate(
-            str(each),
-            (found.mean(x), found.mean(y)),
-            xytext=(4, 4),
-            textcoords="offset points",
-            fontsize=7,
-        )
+    _number(panel, [*_marked(front).values(), *front.points], x, y)
     panel.margins(0.08)
+
+
+def _number(panel: Axes, outcomes: Sequence[Outcome], x: str, y: str) -> None:
+    """The numbers of configs, the first ones first, without those that would hide another."""
+    (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
+    placed: list[tuple[float, float]] = []
+    for each in outcomes:
+        spot = each.mean(x), each.mean(y)
+        inside = (spot[0] - left) / (right - left), (spot[1] - low) / (high - low)
+        if all(max(abs(inside[0] - a), abs(inside[1] - b)) > _APART for a, b in placed):
+            placed.append(inside)
+            panel.annotate(
+                str(each.number), spot, xytext=(4, 4), textcoords="offset points", fontsize=7
+            )
 
 
 def _draw_edge(panel: Axes, front: Front, x: str, y: str) -> None:
@@ -99,23 +104,26 @@ def _draw_edge(panel: Axes, front: Front, x: str, y: str) -> None:
     panel.step(edge_x, edge_y, where="post", color=_BLUE, linewidth=0.9, alpha=0.6, zorder=2.1)
 
 
-def _marked(front: Front) -> list[Outcome]:
-    unchanged = [each for each in front.done if each.number == 0]
-    knee = front.knee()
-    return unchanged if knee is None else [knee, *unchanged]
+def _marked(front: Front) -> dict[str, Outcome]:
+    """The configs with a mark of their own, by its name."""
+    knee, first = front.knee(), front.done[0]
+    found = {} if knee is None else {"knee": knee}
+    return found | ({"unchanged": first} if first.number == 0 else {})
 
 
 def _mark(panel: Axes, front: Front, x: str, y: str) -> None:
-    for each in _marked(front):
-        ring = {"markersize": 9, "linestyle": "", "fillstyle": "none", "zorder": 2.8}
-        is_unchanged = each.number == 0
+    for name, each in _marked(front).items():
+        is_knee = name == "knee"
         panel.plot(
             [each.mean(x)],
             [each.mean(y)],
-            marker="s" if is_unchanged else "D",
-            color=INK if is_unchanged else _ORANGE,
-            label="unchanged" if is_unchanged else "knee",
-            **ring,  # type: ignore[arg-type]
+            linestyle="",
+            marker="D" if is_knee else "s",
+            markersize=11 if is_knee else 8,
+            fillstyle="none",
+            color=_ORANGE if is_knee else INK,
+            label=name,
+            zorder=2.8,
         )
 
 

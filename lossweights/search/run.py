@@ -93,9 +93,7 @@ def sweep(
     objectives = _objectives(minimize, maximize)
     for what, value in (("trials", trials), ("workers", workers)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"{what}: a whole number of at least 1 is needed, found {shown(value)}"
-            )
+            raise ValueError(f"{what}: a whole number from 1 on is needed, found {shown(value)}")
     settings = {
         "config": stored(read),
         "vary": {each.path: str(each) for each in varied},

@@ -2,7 +2,7 @@
 
 A sweep is two studies. The unchanged config is alone in one, because a trial without parameters
 would disturb the sampler of the other. The queue is made of trials that wait: Optuna gives each to
-one process only, whatever their number. A trial has a number of ours, its `slot`, which is the
+one process only. A trial has a number of ours, its `slot`, which is the
 number of its config. A trial that was interrupted is repeated by a new one of the same slot, which
 takes over the results of the seeds that are done.
 """
@@ -24,10 +24,11 @@ from lossweights.errors import quoted, shown
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.storages import BaseStorage
+    from optuna.storages import BaseStorage, RDBStorage
     from optuna.trial import FrozenTrial
 
 HEARTBEAT = 60  # seconds; a trial without one for twice as long is repeated
+_LOCK = 10  # seconds; the lock of a journal is free afterwards, if its process was killed
 _UNCLAIMED = timedelta(seconds=30)  # from the start of a trial to the name of its process
 _MOST_DEATHS = 3  # of processes that train the same config
 _ATTRIBUTE = "lossweights"
@@ -96,7 +97,7 @@ def open_storage(storage: str | os.PathLike[str] | None) -> BaseStorage:
         RDBStorage,
         RetryHeartbeatStaleTrialCallback,
     )
-    from optuna.storages.journal import JournalFileBackend  # noqa: PLC0415
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock  # noqa: PLC0415
 
     if storage is None:
         return InMemoryStorage()
@@ -104,7 +105,8 @@ def open_storage(storage: str | os.PathLike[str] | None) -> BaseStorage:
     if "://" not in address:
         ending = Path(address).suffix
         if ending in (".journal", ".log"):
-            return JournalStorage(JournalFileBackend(address))
+            lock = JournalFileOpenLock(address, grace_period=_LOCK)
+            return JournalStorage(JournalFileBackend(address, lock_obj=lock))
         if ending not in (".db", ".sqlite", ".sqlite3"):
             raise ValueError(
                 f"storage: write a file that ends in .db (SQLite) or .journal, or the address of "
@@ -112,13 +114,29 @@ def open_storage(storage: str | os.PathLike[str] | None) -> BaseStorage:
             )
         address = f"sqlite:///{address}"
     is_file = address.startswith("sqlite")
-    return RDBStorage(
+    database = RDBStorage(
         address,
-        # Several processes write to one file: they wait for each other.
         engine_kwargs={"connect_args": {"timeout": 120}} if is_file else None,
         heartbeat_interval=HEARTBEAT,
         heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
     )
+    if is_file:
+        _lock_when_reading(database)
+    return database
+
+
+def _lock_when_reading(database: RDBStorage) -> None:
+    """Lets one process at a time read and change a SQLite file.
+
+    Optuna reads the state of a trial and then takes it from the queue. SQLite has no SELECT FOR
+    UPDATE: two processes would read the same state, and both would train the config.
+    """
+    from sqlalchemy import event  # noqa: PLC0415  # Optuna needs it
+
+    engine = database.engine
+    event.listen(engine, "connect", lambda raw, _: setattr(raw, "isolation_level", None))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    engine.dispose()  # connections without it
 
 
 def open_studies(storage: BaseStorage, name: str, settings: Mapping[str, Any]) -> Studies:

@@ -470,7 +470,7 @@ def test_gradients_have_their_norms_and_a_matrix_of_cosines() -> None:
     assert list(lines(norms)[0].get_xdata()) == [0, 20]
     assert legend(figure) == ["b", "a"]
     (image,) = matrix.get_images()
-    shown = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), math.nan)
+    shown: Any = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), math.nan)
     np.testing.assert_allclose(shown, [[math.nan, -0.2], [-0.2, math.nan]])
     assert {text.get_text() for text in matrix.texts} == {"-0.20\n50%"}
     assert [text.get_text() for text in matrix.get_yticklabels()] == ["b", "a"]

@@ -13,7 +13,7 @@ import lossweights
 from tests.cli.conftest import Call, write
 
 CONFIG = "total_steps: 100\nterms: {nll: 1.0, größe: {kind: warmup, over: 50%}}\n"
-COMMANDS = ("init", "check", "preview", "kinds", "schema")
+COMMANDS = ("init", "check", "preview", "calibrate", "kinds", "schema")
 SAID = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONIOENCODING", "TERM")
 
 

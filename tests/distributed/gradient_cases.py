@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 import torch
@@ -12,6 +13,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolic
 from torch.nn.parallel import DistributedDataParallel
 
 from lossweights import History, WeightedLoss
+from lossweights.criterion import distributed as ranks
 from tests.distributed.cases import Collectives
 from tests.distributed.gradient_training import (
     Model,
@@ -240,3 +242,30 @@ def _measured(setup: Setup, ranks: Sequence[int] | range, wrap: str) -> list[dic
         optimizer.step()
         optimizer.zero_grad()
     return [{k: x for k, x in row.items() if k.startswith("gradient")} for row in history.rows]
+
+
+def measured_on_some_ranks() -> list[str]:
+    """What a history on the first rank alone warns of, in a training of all."""
+    before, ranks._PATIENCE = ranks._PATIENCE, timedelta(seconds=1)
+    found = WeightedLoss(["a", "b"])
+    if distributed.get_rank() == 0:
+        History(found, "1 steps", gradients="1 steps")
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        for _ in range(3):
+            shared = torch.ones(2, requires_grad=True) * 1.0
+            found({"a": shared.sum(), "b": shared[0]}, shared=shared)
+            distributed.barrier()
+            found.step()
+    ranks._PATIENCE = before
+    return [str(each.message) for each in caught]
+
+
+def measured_by_two() -> list[float]:
+    """Norms in two histories of two criteria."""
+    pair = [WeightedLoss(["a", "b"]), WeightedLoss(["a", "b"])]
+    histories = [History(found, "1 steps", gradients="1 steps") for found in pair]
+    for found in pair:
+        shared = torch.ones(2, requires_grad=True) * 1.0
+        found({"a": shared.sum(), "b": shared[0]}, shared=shared)
+        found.step()
+    return [history["gradient/norm/b"][0] for history in histories]

@@ -298,3 +298,17 @@ def test_a_history_measures_the_gradients_of_the_whole_batch(
     assert [bool(row) for row in found[0]] == [True, False, True, False]
     for mine, theirs in zip(found[0], wanted, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+def test_a_history_on_some_ranks_measures_nothing_and_says_so(
+    pool: Pool,
+) -> None:
+    first, second = pool.run(2, cases.measured_on_some_ranks)
+    (message,) = first
+    assert "build the history in every process" in message
+    assert second == []
+
+
+def test_two_histories_on_all_ranks_measure(pool: Pool) -> None:
+    first, second = pool.run(2, cases.measured_by_two)
+    assert first == second == pytest.approx([0.5**0.5] * 2)

@@ -17,6 +17,10 @@ _NO_SHARED = (
     "shared= was not passed in the call: pass what the terms share, as in criterion(terms, "
     "shared=features) with what the trunk returned, or shared=trunk.parameters()"
 )
+_NOT_ALL = (
+    "only some processes do, and each measures the whole batch: build the history in every process "
+    "(with path= in one of them), or without gradients="
+)
 _NO_FLOAT64 = "gradients are measured in float64, which mps does not support"
 
 
@@ -87,7 +91,7 @@ class GradientMeter:
         may_lack: bool,
     ) -> None:
         self.names, self.is_due, self._group = names, is_due, group
-        self.problem, self._is_broken = "", False
+        self.problem, self._all_measure = "", False
         self._collector = Collector(names, ("gramian",), group, may_lack=may_lack)
         self._checks = GraphChecks()
         self._summed = torch.tensor([name in summed for name in names]) if summed else None
@@ -105,15 +109,19 @@ class GradientMeter:
             weights: What multiplies them, detached.
             shared: What they depend on; None if it was not passed.
         """
-        if self._is_broken:
+        if self.problem == _NOT_ALL:
             return
         if shared is None:
             self.problem = _NO_SHARED
             return
+        if not self._all_measure and not self._group.all_arrive("gradients"):
+            self.problem = _NOT_ALL
+            return
+        self._all_measure = True
         try:
             self._measure(losses, weights, Shared(shared))
         except (ValueError, RuntimeError) as error:
-            self.problem, self._is_broken = str(error), True  # it would probably fail again
+            self.problem = str(error)
 
     def _measure(
         self, losses: Mapping[str, Tensor], weights: Mapping[str, Tensor], shared: Shared

@@ -29,7 +29,8 @@ def call(
     """A forward pass in which the gradients of the terms are `rows`."""
     features = torch.zeros(SIZE, requires_grad=True) * 1.0
     terms = {name: scale * (torch.tensor(row) * features).sum() for name, row in rows.items()}
-    return criterion(terms, shared=features)
+    total: Tensor = criterion(terms, shared=features)
+    return total
 
 
 def measured(row: Mapping[str, float]) -> dict[str, float]:
@@ -110,16 +111,17 @@ def test_it_measures_at_multiples_of_the_interval(
 
 
 def test_nothing_is_computed_between_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    criterion, calls = WeightedLoss(["a", "b"]), []
+    criterion, calls = WeightedLoss(["a", "b"]), list[int]()
     history = History(criterion, "1 steps", gradients="5 steps")
     original = torch.autograd.grad
-    monkeypatch.setattr(
-        torch.autograd,
-        "grad",
-        lambda *a, **k: calls.append(criterion.current_step) or original(*a, **k),
-    )
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(criterion.current_step)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
     for _ in range(11):
-        call(criterion, {"a": ROWS["a"], "b": ROWS["b"]}).backward()
+        call(criterion, {"a": ROWS["a"], "b": ROWS["b"]})
         criterion.step()
     assert calls == [0, 0, 5, 5, 10, 10]  # once for each term
     assert len(history) == 11
@@ -302,10 +304,11 @@ def test_what_cannot_be_measured_is_one_warning(shared: Any, words: str) -> None
     assert not any(map(measured, history.rows))
 
 
-def test_a_call_without_shared_is_measured_once_it_has_it() -> None:
+@pytest.mark.parametrize("wrong", [lambda _: None, torch.clone])
+def test_a_call_is_measured_once_its_shared_is_right(wrong: Any) -> None:
     calls = iter([True, False, False])
     found, history = run(
-        WeightedLoss(["a", "b"]), lambda features: None if next(calls) else features
+        WeightedLoss(["a", "b"]), lambda features: wrong(features) if next(calls) else features
     )
     assert len(found) == 1
     assert [bool(measured(row)) for row in history.rows] == [False, True, True]
@@ -346,6 +349,15 @@ def test_a_length_that_is_not_known_yet_is_one_warning() -> None:
     (found,) = caught
     assert "measures gradients every 500 steps until the length" in str(found.message)
     assert [bool(measured(row)) for row in history.rows] == [True, False, False]
+
+
+def test_it_measures_when_a_step_of_many_tokens_passes_a_multiple() -> None:
+    criterion = WeightedLoss(["a", "b"], total="9000 tokens")
+    history = History(criterion, "1 tokens", gradients="1000 tokens")
+    for _ in range(8):
+        call(criterion, {"a": ROWS["a"], "b": ROWS["b"]})
+        criterion.step(300)
+    assert [row["step"] for row in history.rows if measured(row)] == [0, 1200, 2100]
 
 
 @pytest.mark.parametrize(
