@@ -5,20 +5,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from lossweights.search import Outcome
 from rich.table import Table
 
 from harness.tables import empty_table
 from kl_front.families import families_of
 from lossweights import Front
+from lossweights.search import Outcome
 
 LEVELS = (0.5, 1.0, 2.0, 3.0, 4.0)  # nats
 MEASURES = {
     "negative_elbo": "-ELBO (nats)",
     "first_phoneme": "first phoneme (%)",
+    "syllables": "syllables (%)",
     "mutual_information": "MI (nats)",
 }
-DIGITS = {"negative_elbo": 2, "first_phoneme": 1, "mutual_information": 2}
+DIGITS = {"negative_elbo": 2, "first_phoneme": 1, "syllables": 1, "mutual_information": 2}
 REFERENCE = "constant"
 
 

@@ -10,7 +10,7 @@ from kl_front.families import FAMILIES, families_of
 from kl_front.matched import MEASURES
 from lossweights import Front
 
-MOST = 7.0  # nats that are shown
+MOST = 6.0  # nats that are shown
 MARKERS = dict(zip(FAMILIES, "osD^vP", strict=True))
 
 
@@ -19,8 +19,8 @@ def save_families(front: Front, path: Path) -> Path:
     families = families_of(front)
     line_of = lines(families, list(FAMILIES))
     with mpl.rc_context({**STYLE, "axes.grid": True}):
-        figure = Figure(figsize=(COLUMN, 6.4))
-        axes = figure.subplots(len(MEASURES), sharex=True)
+        figure = Figure(figsize=(2 * COLUMN, 4.8))
+        axes = figure.subplots(2, 2, sharex=True).flatten()
         for panel, (measure, name) in zip(axes, MEASURES.items(), strict=True):
             panel.set_ylabel(name)
             inside = []
@@ -41,7 +41,7 @@ def save_families(front: Front, path: Path) -> Path:
             margin = 0.05 * (max(inside) - min(inside)) + 0.01
             panel.set_ylim(min(inside) - margin, max(inside) + margin)
         axes[0].set_xlim(-0.2, MOST)
-        axes[-1].set_xlabel("KL (nats)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        figure.supxlabel("KL (nats)", fontsize=8)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
         figure.savefig(path)
     return path

@@ -54,7 +54,7 @@ def check(printed: str, out: Path) -> None:
     table = (out / "matched.md").read_text("utf-8")
     assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line] == [
         name
-        for measure in ("-ELBO (nats)", "first phoneme (%)", "MI (nats)")
+        for measure in ("-ELBO (nats)", "first phoneme (%)", "syllables (%)", "MI (nats)")
         for name in (measure, "|---|---:|---:|---:|---:|---:|", *FAMILIES)
     ]
     for picture in ("front.png", "families.png"):
