@@ -48,13 +48,9 @@ def start(
       loss = criterion({"reconstruction": ..., "kl": ...})
 
     \b
-    To choose weights:
-      lossweights calibrate run.jsonl elbo.yaml    propose them from a short training
-      lossweights sweep train.py:train elbo.yaml   try many, and see what each costs
-
-    \b
     After a short one, recorded by History(criterion, path="run.jsonl"):
       lossweights calibrate run.jsonl elbo.yaml   propose weights
+      lossweights sweep train.py:train elbo.yaml  try many, and see what each costs
     """
     if version:
         typer.echo(f"lossweights {lossweights.__version__}")

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from lossweights.search import study as queue
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
+
+Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 _STATES = {
     "COMPLETE": "done",
@@ -150,23 +152,19 @@ class Front:
     @cached_property
     def points(self) -> tuple[Outcome, ...]:
         """The configs on the front, by number."""
+        if not self.done:
+            return ()
+        costs = self._costs_by_seed(self.done)
         return tuple(
             each
-            for each in self.done
-            if not any(self.dominates(other, each) for other in self.done if other is not each)
+            for each, own in zip(self.done, costs, strict=True)
+            if not _are_better(costs, own).any()
         )
 
     def dominates(self, one: Outcome, other: Outcome) -> bool:
-        """Whether a config dominates another, as defined above."""
-        beyond = False
-        for name in self.objectives:
-            sign = 1 if name in self.maximize else -1
-            gains = sign * (np.array(one.values(name)) - np.array(other.values(name)))
-            if gains.mean() < 0:
-                return False
-            spread = gains.std(ddof=1) if len(gains) > 1 else 0.0
-            beyond |= bool(gains.mean() > spread)
-        return beyond
+        """Whether a config dominates another, as defined above; both are done."""
+        costs = self._costs_by_seed([one, other])
+        return bool(_are_better(costs[:1], costs[1])[0])
 
     @property
     def best(self) -> Outcome:
@@ -228,15 +226,17 @@ class Front:
             for count in range(len(scaled))
         ]
 
-    def _costs(self, outcomes: Sequence[Outcome]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _costs(self, outcomes: Sequence[Outcome]) -> Numbers:
         """The means of the objectives, a row per config; small is good."""
+        means: Numbers = self._costs_by_seed(outcomes).mean(axis=2)
+        return means
+
+    def _costs_by_seed(self, outcomes: Sequence[Outcome]) -> Numbers:
+        """The objectives by config, objective and seed; small is good."""
         signs = [-1.0 if name in self.maximize else 1.0 for name in self.objectives]
-        return np.array(
-            [
-                [sign * each.mean(name) for sign, name in zip(signs, self.objectives, strict=True)]
-                for each in outcomes
-            ]
-        )
+        values = [[each.values(name) for name in self.objectives] for each in outcomes]
+        costs: Numbers = np.array(values) * np.array(signs)[:, None]
+        return costs
 
     def config(self, number: int) -> LossConfig:
         """The config with this number.
@@ -271,6 +271,7 @@ class Front:
             name for each in rows for found in each.results.values() for name in found
         )
         measures = list(dict.fromkeys([*self.objectives, *others]))
+        marks = self._marks()
         table = Table(box=None, pad_edge=False, header_style="")
         for title in ("", "config", *paths):
             table.add_column(title)
@@ -284,16 +285,19 @@ class Front:
             if each.number == 0:
                 params = ["unchanged" if index == 0 else "" for index in range(len(paths))]
             note = "" if each.state == "done" else note
-            table.add_row(self._mark(each), str(each.number), *params, *cells, note)
+            table.add_row(marks.get(each.number, ""), str(each.number), *params, *cells, note)
         text = io.StringIO()
         Console(file=text, width=10_000, color_system=None, markup=False, emoji=False).print(table)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
-    def _mark(self, outcome: Outcome) -> str:
-        if len(self.objectives) == 1:
-            is_best = outcome.state == "done" and outcome is self.best
-            return "b" if is_best else "*" if outcome in self.points else ""
-        return "k" if outcome is self.knee() else "*" if outcome in self.points else ""
+    def _marks(self) -> dict[int, str]:
+        """The marks in the table, by number."""
+        found = {each.number: "*" for each in self.points}
+        if self.done and len(self.objectives) == 1:
+            found[self.best.number] = "b"
+        elif (knee := self.knee()) is not None:
+            found[knee.number] = "k"
+        return found
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, width: float = 6.4) -> Figure:
         """A picture of the sweep, also written to a file if there is a `path`.
@@ -321,6 +325,16 @@ class Front:
         return (
             f"Front({self.name!r}: {len(self.done)} configs done, {len(self.points)} on the front)"
         )
+
+
+def _are_better(costs: Numbers, own: Numbers) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which configs dominate one, by their costs and its own."""
+    gains = own - costs
+    means = gains.mean(axis=2)
+    spreads = gains.std(axis=2, ddof=1) if gains.shape[2] > 1 else np.zeros_like(means)
+    better: np.ndarray[Any, np.dtype[np.bool_]] = (means > spreads).any(axis=1)
+    better &= (means >= 0).all(axis=1)
+    return better
 
 
 def _short(value: object) -> str:

@@ -13,7 +13,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -75,11 +74,14 @@ def work(plan: Plan, studies: Studies, seen: Callable[[], None], *, workers: int
             if plan.sampler is None:
                 # By the number, a sweep of one worker is the same if it is interrupted.
                 study.sampler = optuna.samplers.TPESampler(seed=number if workers == 1 else None)
-            # The exception: another process took this one for dead, and repeats its trial.
-            with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            try:
                 study.optimize(
                     lambda trial: _objective(plan, trial, seen), n_trials=1, catch=(TrialFailed,)
                 )
+            except (ValueError, optuna.exceptions.UpdateFinishedTrialError) as error:
+                # Another process took this one for dead, and repeats its trial.
+                if isinstance(error, ValueError) and not str(error).startswith("Cannot tell a "):
+                    raise
             seen()
 
 

@@ -198,6 +198,34 @@ def test_results_that_do_not_exist_are_an_error(storage: str) -> None:
         run(storage="sweep.txt")
 
 
+@pytest.mark.parametrize("when", [2, 3])
+def test_a_config_that_another_machine_has_taken_over_is_trained_there(
+    storage: str, when: int
+) -> None:
+    """As if the heartbeat of this one was late: its results do not count twice."""
+    calls = Calls()
+
+    def train(config: LossConfig, seed: int, report: Any) -> dict[str, float]:
+        if len(calls.made) == when:
+            calls.made.append(("taken", seed))
+            studies, _ = queue.load_studies(queue.open_storage(storage), "sweep")
+            (own,) = studies.varied.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+            studies.varied.tell(own.number, state=optuna.trial.TrialState.FAIL)
+            queue._retry(studies.varied, own)
+        return calls(config, seed, report)
+
+    front = run(train, storage=storage)
+    assert [each.state for each in front.outcomes] == ["done"] * 4
+    assert sorted(means(front)) == sorted(means(Front.load(storage)))
+    assert len(set(means(front))) == 4
+
+
+def test_an_error_of_the_sampler_is_no_failure_of_a_config() -> None:
+    grid = optuna.samplers.GridSampler({"another.path": [1.0]})
+    with pytest.raises(ValueError, match=r"kl\.weight, is not found in the given grid"):
+        run(sampler=grid)
+
+
 def test_two_machines_that_start_at_once_do_not_repeat_a_config(
     storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
