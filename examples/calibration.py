@@ -7,7 +7,7 @@ compared with equal weights, weights chosen by hand, and a way that adapts, on f
 other examples: five tasks on one trunk, a physics-informed network, a VAE of pronunciations and one
 of sprites.
 
-    python examples/calibration.py             # all, five seeds: about 25 minutes on two cores
+    python examples/calibration.py             # all, five seeds: a hundred trainings
     python examples/calibration.py --quick     # a few steps of each, in seconds
     python examples/calibration.py --problems equation --ways equal by-gradients --seeds 1
     python examples/calibration.py --tune      # how weights by hand were found for the five tasks

@@ -76,7 +76,7 @@ def cells(front: Front, measure: str) -> Mapping[str, list[str]]:
         if np.isnan(spread.mean):
             return "-"
         deviation = "" if np.isnan(spread.deviation) else f" ± {spread.deviation:.{digits}f}"
-        return f"{spread.mean:{form}.{digits}f}{deviation}"
+        return f"{spread.mean:{form}z.{digits}f}{deviation}"
 
     return {
         family: [cell(spread, "" if family == REFERENCE else "+") for spread in spreads]
