@@ -65,7 +65,7 @@ class TermCalibration:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The result of `calibrate`; printed, tables, the verdict, and the terms to paste.
+    """The result of `calibrate`. Its text has tables, the verdict and the terms to paste.
 
     Args:
         config: The config with the proposed weights.
@@ -109,7 +109,7 @@ class Calibration:
         lines = [f"{'term':<{width}}{'value':>23}{'gradient norm':>25}{'share':>24}"]
         for name, term in self.terms.items():
             cells = (_range(term.value), _range(term.norm), _range(term.run_share, ".1%"))
-            lines.append(f"{name:<{width}}{cells[0]:>23}{cells[1]:>25}{cells[2]:>24}")
+            lines.append(f"{name:<{width}} {cells[0]:>22} {cells[1]:>24} {cells[2]:>23}")
         return lines
 
     def _agreement(self) -> list[str]:
@@ -143,7 +143,7 @@ class Calibration:
             )
             if in_time and not math.isnan(term.spread.median):
                 quartiles = f"{term.spread.lower:.4g}, {term.spread.upper:.4g}"
-                line += f"{quartiles:>17}{term.moved:>12.3g}"
+                line += f" {quartiles:>16}{term.moved:>12.3g}"
             lines.append(line)
         return lines
 
@@ -224,16 +224,19 @@ def calibrate(
         weight: 2.8
         schedule: {kind: warmup, over: 10 steps}
     """
+    wanted = {} if shares is None else shares
     if isinstance(source, WeightedLoss):
         if (by, at, horizon) != (None, None, None):
             raise ValueError(
                 "a criterion has its config, and batches have values alone: by=, at= and horizon= "
                 "are for calibrate(history, config)"
             )
-        return _of_batches(source, given, shares or {})
+        return _of_batches(source, given, wanted)
+    if horizon is not None and not isinstance(horizon, Horizon):
+        raise TypeError(f"horizon is a Horizon(total_steps=...), found {horizon!r}")
     if isinstance(source, History | str | os.PathLike):
         config = LossConfig.read(given, at)
-        return _of_history(source, config, shares or {}, by, horizon or config.horizon)
+        return _of_history(source, config, wanted, by, horizon or config.horizon)
     raise TypeError(
         "calibrate takes a criterion and batches, or a history (or its file) and a config, found "
         f"{type(source).__name__}"
@@ -326,7 +329,7 @@ def _terms(evidence: Evidence, unit: str) -> dict[str, TermCalibration]:
             weight=fitted.weights[name],
             old_share=before[name],
             share=after[name],
-            spread=Quartiles.of(proposals.get(name, nothing)),
+            spread=Quartiles.of_weights(proposals.get(name, nothing)),
             moved=evidence.moved(name) if name in proposals and measured.steps else math.nan,
             note=_note(fitted.kept[name], evidence.sizes[name], unit),
         )

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from lossweights.analysis.measurements import By, Series
 from lossweights.components.durations import Horizon
+from lossweights.components.limits import LARGEST_FLOAT32, SMALLEST_FLOAT32
 from lossweights.components.schedules import Complement
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.term import Term
@@ -16,6 +18,7 @@ from lossweights.config.timeline import weight_of
 from lossweights.errors import did_you_mean, quoted
 
 _MOST = 1e12  # the largest factor of a weight: a term that needs more is practically 0
+_LARGEST = 0.9 * LARGEST_FLOAT32  # rounded to two digits it may be larger
 _ROUNDING = 0.01  # by which the sum of all shares may differ from 1
 
 
@@ -94,6 +97,8 @@ def fit(
         weight = found.weight(name, typical[name], typical[anchor])
         if not 1 / _MOST < weight / weights[name] < _MOST:
             kept[name] = f"it is practically 0 compared to {anchor!r}"
+        elif not SMALLEST_FLOAT32 < abs(weight) < _LARGEST:
+            kept[name] = f"the proposal, {weight:.1e}, is no weight in float32"
         elif name != anchor:
             weights[name] = float(f"{weight:.1e}")
     return found
@@ -147,6 +152,8 @@ def _wanted(
     config: LossConfig, shares: Mapping[str, float], kept: Mapping[str, str]
 ) -> dict[str, float]:
     """The share of each term that is calibrated."""
+    if not isinstance(shares, Mapping) or not all(isinstance(name, str) for name in shares):
+        raise ValueError(f"shares: write a share by term, as in {{'kl': 0.1}}, found {shares!r}")
     for name, share in shares.items():
         if name not in config.terms:
             if config.lineage(name):
@@ -160,9 +167,10 @@ def _wanted(
             )
         if kept[name]:
             raise ValueError(f"shares: {name!r} cannot have one, it keeps its weight: {kept[name]}")
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
             raise ValueError(f"shares: {name!r} needs a share above 0 and up to 1, found {share!r}")
     rest = [name for name, why in kept.items() if not why and name not in shares]
+    shares = {name: float(share) for name, share in shares.items()}
     total = math.fsum(shares.values())
     if rest and total >= 1:
         raise ValueError(f"shares: their sum is {total:g}, which leaves nothing for {quoted(rest)}")

@@ -71,7 +71,7 @@ class History:
     * `gradient/norm/kl`: $\lVert g_i \rVert$; 0 if the term does not depend on them;
     * `gradient/share/kl`: $|w_i| \lVert g_i \rVert / \sum_j |w_j| \lVert g_j \rVert$;
     * `gradient/cosine/kl/nll`: the cosine between the gradients of two terms (of $-g_i$ if $w_i$ is
-      negative); not if one of them is 0;
+      negative); absent if one of them is 0;
     * `gradient/conflict/kl/nll`: the part of the measurements in which it was negative.
 
     Groups are measured as a whole. A measurement takes a backward pass for each term to the shared

@@ -52,6 +52,15 @@ class Quartiles(NamedTuple):
             return cls(np.nan, np.nan, np.nan)
         return cls(*np.quantile(finite, (0.25, 0.5, 0.75)).tolist())
 
+    @classmethod
+    def of_weights(cls, series: Series) -> "Quartiles":
+        """The quartiles of proposed weights: infinite where a term is 0, nan where it is absent."""
+        given = series[~np.isnan(series)]
+        if np.isfinite(given).all():
+            return cls.of(given)
+        # Between two of them there may be nothing to interpolate.
+        return cls(*np.quantile(given, (0.25, 0.5, 0.75), method="nearest").tolist())
+
 
 @dataclass(frozen=True)
 class Measurements:

@@ -329,10 +329,10 @@ def _conflicts(rows: Rows, config: LossConfig, horizon: Horizon) -> Iterator[Fin
         first, last = int(measured[0]["step"]), int(measured[-1]["step"])
         message = (
             f"terms {one!r} and {other!r} conflict: from {horizon.at(first)} to {last} the median "
-            f"cosine between their gradients is {np.median(cosines):.2f}. A step that improves one "
-            "makes the other worse, and their weights decide which. If both should improve, write "
-            "balancer: upgrad or balancer: pcgrad beside terms. If one limits the other on "
-            "purpose, as a penalty or a KL does, ignore this"
+            f"cosine between their gradients is {np.median(cosines):.2f}. A small step for "
+            "one alone makes the other worse, so their weights decide how much each of them "
+            "improves. If both should improve, write balancer: upgrad or balancer: pcgrad beside "
+            "terms. If one limits the other on purpose, as a penalty or a KL does, ignore this"
         )
         yield Finding(last, f"{one} and {other}", "conflict", message)
 

@@ -556,11 +556,11 @@ def _draw(lines: Sequence[Line], quantity: str, label: str, panel: Axes) -> None
 
 def _pairs(history: History, kind: str, names: Sequence[str]) -> Values:
     """The mean over the rows of a metric of each pair of terms, shape (n, n); nan without any."""
-    found = np.full((len(names), len(names)), np.nan)
+    found, known = np.full((len(names), len(names)), np.nan), {*history}
     for row, name in enumerate(names):
         for column, other in enumerate(names):
             metric = "/".join(["gradient", kind, *sorted((name, other))])
-            if name != other and metric in {*history}:
+            if name != other and metric in known:
                 found[row, column] = np.nanmean(history[metric])
     return found
 

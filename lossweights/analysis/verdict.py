@@ -24,7 +24,10 @@ _MOST = 5  # pairs that are named in sentences of one kind
 
 _OTHER: dict[By, By] = {"gradients": "values", "values": "gradients"}
 _BALANCERS: dict[By, str] = {"gradients": "norm-balance", "values": "moving-average"}
-_INTERVALS: dict[By, str] = {"gradients": "gradients", "values": "every"}  # of a history
+_INTERVALS: dict[By, str] = {  # of a history; a row ends after `every`
+    "gradients": "`gradients` and `every`",
+    "values": "`every`",
+}
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def _unjudged(evidence: Evidence, proposals: Mapping[str, Series]) -> str:
         return ""
     return (
         f"too few rows to judge whether the proposal moves for {_and(few)}, {least} in each are "
-        f"needed: record more, with a shorter `{_INTERVALS[evidence.by]}` or a longer training"
+        f"needed: record more, with a shorter {_INTERVALS[evidence.by]} or a longer training"
     )
 
 
@@ -164,8 +167,9 @@ def _varying(proposals: Mapping[str, Series]) -> str:
     """Terms whose proposals differ from row to row."""
     found = []
     for name, series in proposals.items():
-        lower, _, upper = Quartiles.of(series)
-        if upper > _FACTOR * lower:
+        lower, _, upper = Quartiles.of_weights(series)
+        sizes = sorted((abs(lower), abs(upper)))  # a base weight may be negative
+        if sizes[1] > _FACTOR * sizes[0]:
             found.append(f"{lower:.2g} and {upper:.2g} for {name!r}")
     if not found:
         return ""
@@ -255,7 +259,8 @@ def _few_cosines(found: Mapping[Pair, PairCalibration]) -> str:
     more = f" and {len(few) - len(names)} more pairs" * bool(which and len(few) > len(names))
     return (
         f"too few rows to judge conflicts{which}{more} ({min(few.values())}, at least "
-        f"{_least_rows(found)} are needed): measure more often, with a shorter `gradients`"
+        f"{_least_rows(found)} are needed): record more, with a shorter {_INTERVALS['gradients']} "
+        "or a longer training"
     )
 
 

@@ -48,9 +48,13 @@ def start(
       loss = criterion({"reconstruction": ..., "kl": ...})
 
     \b
-    After a short one, recorded by History(criterion, path="run.jsonl"):
-      lossweights calibrate run.jsonl elbo.yaml   propose weights
-      lossweights sweep train.py:train elbo.yaml  try many, and see what each costs
+    After a short training with History(criterion, path="run.jsonl"):
+      lossweights calibrate run.jsonl elbo.yaml   propose fixed weights
+
+    \b
+    To compare many configs, each trained with the same seeds:
+      lossweights sweep --help      how to start a sweep
+      lossweights front sweep.db    show its results
     """
     if version:
         typer.echo(f"lossweights {lossweights.__version__}")

@@ -44,7 +44,7 @@ def calibrate(
     ] = None,
     by: Annotated[
         Literal["gradients", "values"] | None,
-        typer.Option(help="What has these shares. By default gradients, if they were recorded."),
+        typer.Option(help="What the shares are of. By default gradients, if they were recorded."),
     ] = None,
     out: Annotated[
         Path | None,

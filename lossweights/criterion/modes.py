@@ -160,9 +160,10 @@ class Modes:
         """Learns from the step that was done, and sets the weights of the next."""
         if not stepped:
             self.adaptive.discard()
+            self.record.discard(before)
         done = stepped and step != before
         # A step that takes 0 units goes on: what it had counts with the next.
-        is_due = (done or not stepped) and self.record.step_done(before) and done
+        is_due = done and self.record.step_done(before)
         if done and not is_due:
             self.record.idle_steps += 1
         if self.adaptive.learns_after and self.train is not None:

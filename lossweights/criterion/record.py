@@ -288,6 +288,12 @@ class ForwardRecord:
         self.awaits_step, self.step = False, step
         return True
 
+    def discard(self, step: int) -> None:
+        """Ends a step that was not done: callbacks do not run, and measurements are dropped."""
+        self.step_done(step)
+        for meter in self.meters.values():
+            meter.discard()
+
     def _latest(self) -> Step:
         """The step that is going on, as far as it went."""
         if not (patterns := vars(self._patterns)):

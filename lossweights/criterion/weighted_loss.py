@@ -223,6 +223,8 @@ class WeightedLoss(nn.Module):
     ) -> Tensor:
         values, mode = self._read(terms, training=training)
         if training:
+            if self._record.meters and isinstance(shared, Iterator):
+                shared = list(shared)  # it is read more than once
             parts = combine(
                 values,
                 mode,
@@ -931,7 +933,7 @@ class WeightedLoss(nn.Module):
         if refused or not found:
             return
         self.adaptive.discard()  # observations belong to no step of the checkpoint
-        self._record.step_done(self.clock.step)
+        self._record.discard(self.clock.step)
         self._modes.loaded = _loaded_horizon(values)
         if "clock.step" in values:
             self.clock.restore(values["clock.step"], values.get("clock.before"))

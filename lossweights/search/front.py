@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 import os
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossweights.components.declaration import written
 from lossweights.config.loss_config import LossConfig
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
 
-Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+Numbers: TypeAlias = NDArray[np.float64]
 
 _STATES = {
     "COMPLETE": "done",
@@ -62,12 +62,12 @@ class Outcome:
     def mean(self, measure: str) -> float:
         """The mean over the seeds; nan without any."""
         values = self.values(measure)
-        return statistics.fmean(values) if values else math.nan
+        return float(_mean(np.array(values))) if values else math.nan
 
     def std(self, measure: str) -> float:
         """The standard deviation over the seeds, with n - 1; nan for fewer than two."""
         values = self.values(measure)
-        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        return float(_std(np.array(values))) if len(values) > 1 else math.nan
 
 
 class Front:
@@ -85,6 +85,18 @@ class Front:
         maximize: The objectives that should be large.
         seeds: The seeds of each config.
         name: The name of the sweep.
+
+    >>> from lossweights.search import Outcome
+    >>> measured = [(3.0, 0.0), (1.0, 1.0), (0.0, 3.0), (2.0, 2.0)]
+    >>> outcomes = [
+    ...     Outcome(number, "done", results={0: {"nll": nll, "kl": kl}})
+    ...     for number, (nll, kl) in enumerate(measured)
+    ... ]
+    >>> front = Front(outcomes, minimize=["nll", "kl"])
+    >>> [each.number for each in front.points]
+    [0, 1, 2]
+    >>> front.knee().number
+    1
     """
 
     def __init__(
@@ -183,31 +195,33 @@ class Front:
         return min(self.done, key=lambda each: self._costs([each])[0, 0])
 
     def knee(self) -> Outcome | None:
-        r"""The point of the front that bulges most towards the ideal.
+        r"""The config whose means bulge most towards the ideal.
 
-        Each objective is scaled so that its best mean on the front is 0 and its worst 1. The knee
-        is the point with the greatest distance, towards 0, from the plane through the ends of the
-        axes, $\sum_i x_i = 1$. It is one of the front, never in between.
+        Only configs count whose means no other config dominates. Those that are on the front
+        because of the spread alone do not. Each objective is scaled so that its best mean among
+        them is 0 and its worst 1. The knee is the config with the greatest distance, towards 0,
+        from the plane through the ends of the axes, $\sum_i x_i = 1$. It is always one that was
+        trained.
 
         Returns:
-            None if no point is on that side of the plane: the front is straight, curved away from
-            the ideal, or has fewer than three points.
+            None if no config is on that side of the plane: the front is straight, curved away from
+            the ideal, or has fewer than three such configs.
 
-        Source: Das 1999, doi:10.1007/BF01195985.
+        Source: Das 1999, doi:10.1007/BF01195985. There the plane goes through the best point of
+        each objective, which is the same for two objectives.
         """
-        if len(self.points) < 3 or len(self.objectives) < 2:
+        best = self._best_means
+        if len(best) < 3 or len(self.objectives) < 2:
             return None
-        costs = self._costs(self.points)
-        low, high = costs.min(axis=0), costs.max(axis=0)
-        scaled = (costs - low) / np.where(high > low, high - low, 1.0)
-        sums = scaled.sum(axis=1)
-        return self.points[int(sums.argmin())] if sums.min() < 1 - 1e-9 else None
+        sums = self._scaled(best).sum(axis=1)
+        return best[int(sums.argmin())] if sums.min() < 1 - 1e-9 else None
 
     def hypervolume(self) -> list[float]:
         """The volume that the means dominate, after each config that is done, by number.
 
-        Each objective is scaled so that its best mean of all configs is 0 and its worst 1; the
-        reference point is 1.1 in each.
+        Objectives are scaled as for the `knee`, so that one bad config does not change the scale.
+        If the best configs do not differ in an objective, its worst mean of all configs is 1. The
+        reference point is 1.1 in each objective; a config beyond it adds nothing.
 
         Raises:
             ImportError: Without moocore (extra `sweep`).
@@ -217,26 +231,46 @@ class Front:
 
         if not self.done:
             return []
-        costs = self._costs(self.done)
-        low, high = costs.min(axis=0), costs.max(axis=0)
-        scaled = (costs - low) / np.where(high > low, high - low, 1.0)
+        scaled = self._scaled(self.done)
         reference = np.full(len(self.objectives), 1 + _BEYOND)
         return [
             float(moocore.hypervolume(scaled[: count + 1], ref=reference))
             for count in range(len(scaled))
         ]
 
+    @cached_property
+    def _best_means(self) -> tuple[Outcome, ...]:
+        """The configs that are done whose means no other config dominates, by number."""
+        if not self.done:
+            return ()
+        costs = self._costs(self.done)
+        return tuple(
+            each
+            for each, own in zip(self.done, costs, strict=True)
+            if not ((costs <= own).all(axis=1) & (costs < own).any(axis=1)).any()
+        )
+
     def _costs(self, outcomes: Sequence[Outcome]) -> Numbers:
         """The means of the objectives, a row per config; small is good."""
-        means: Numbers = self._costs_by_seed(outcomes).mean(axis=2)
-        return means
+        return _mean(self._costs_by_seed(outcomes))
 
     def _costs_by_seed(self, outcomes: Sequence[Outcome]) -> Numbers:
         """The objectives by config, objective and seed; small is good."""
         signs = [-1.0 if name in self.maximize else 1.0 for name in self.objectives]
-        values = [[each.values(name) for name in self.objectives] for each in outcomes]
+        values = [
+            [[each.results[seed][name] for seed in self.seeds] for name in self.objectives]
+            for each in outcomes
+        ]
         costs: Numbers = np.array(values) * np.array(signs)[:, None]
         return costs
+
+    def _scaled(self, outcomes: Sequence[Outcome]) -> Numbers:
+        """Costs, with 0 and 1 at the ends of the configs with the best means."""
+        best = self._costs(self._best_means)
+        low, high = best.min(axis=0), best.max(axis=0)
+        high = np.where(high > low, high, self._costs(self.done).max(axis=0))
+        scaled: Numbers = (self._costs(outcomes) - low) / np.where(high > low, high - low, 1.0)
+        return scaled
 
     def config(self, number: int) -> LossConfig:
         """The config with this number.
@@ -278,9 +312,13 @@ class Front:
         for name in measures:
             table.add_column(name, justify="right")
         table.add_column("")
+        marks = self._marks()
         for each in rows:
-            cells = [_spread(each.mean(name), each.std(name)) for name in measures]
-            params = [_short(each.params.get(path)) for path in paths]
+            cells = [
+                _spread(each.mean(name), each.std(name)) if each.values(name) else ""
+                for name in measures
+            ]
+            params = [_short(each.params[path]) if path in each.params else "" for path in paths]
             note = each.state + (f": {each.reason}" if each.reason else "")
             if each.number == 0:
                 params = ["unchanged" if index == 0 else "" for index in range(len(paths))]
@@ -327,26 +365,45 @@ class Front:
         )
 
 
-def _are_better(costs: Numbers, own: Numbers) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _are_better(costs: Numbers, own: Numbers) -> NDArray[np.bool_]:
     """Which configs dominate one, by their costs and its own."""
     gains = own - costs
-    means = gains.mean(axis=2)
-    spreads = gains.std(axis=2, ddof=1) if gains.shape[2] > 1 else np.zeros_like(means)
-    better: np.ndarray[Any, np.dtype[np.bool_]] = (means > spreads).any(axis=1)
-    better &= (means >= 0).all(axis=1)
-    return better
+    means = _mean(gains)
+    spreads = _std(gains) if gains.shape[2] > 1 else np.zeros_like(means)
+    return np.asarray((means > spreads).any(axis=1) & (means >= 0).all(axis=1))
+
+
+def _mean(values: Numbers) -> Numbers:
+    """The mean over the last axis."""
+    scale = _scale(values)
+    with np.errstate(all="ignore"):  # inf - inf
+        found: Numbers = (values / scale).mean(axis=-1) * scale[..., 0]
+    return found
+
+
+def _std(values: Numbers) -> Numbers:
+    """The standard deviation over the last axis, with n - 1; nan with infinite values."""
+    scale = _scale(values)
+    with np.errstate(all="ignore"):
+        found: Numbers = (values / scale).std(axis=-1, ddof=1) * scale[..., 0]
+    return found
+
+
+def _scale(values: Numbers) -> Numbers:
+    """The power of 2 by which values are divided so that their squares, as of 1e200, are finite."""
+    largest = np.abs(values).max(axis=-1, keepdims=True)
+    is_number = (largest > 0) & np.isfinite(largest)
+    return np.ldexp(1.0, np.where(is_number, np.frexp(largest)[1] - 1, 0))
 
 
 def _short(value: object) -> str:
-    if isinstance(value, str) or value is None:
-        return value or ""
+    if isinstance(value, str):
+        return value
     return f"{value:.4g}" if isinstance(value, float) else written(value)
 
 
 def _spread(mean: float, std: float) -> str:
     """`1.23 ± 0.04`: with two digits of the standard deviation."""
-    if math.isnan(mean):
-        return ""
     if math.isnan(std):
         return f"{mean:.4g}"
     if std <= _ROUNDING * abs(mean):

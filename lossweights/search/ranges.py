@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -112,9 +113,32 @@ def read_vary(vary: Mapping[str, Any], config: LossConfig) -> list[Varied]:
                 stored(config.override({path: value}))
             except ConfigError as error:
                 problems.append(f"vary {path!r}: {shown(value)} is refused: {error}")
+    if not problems:
+        pairs = itertools.combinations(found, 2)
+        problems = [
+            f"vary {one.path!r}: {other.path!r} comes later and replaces it: write it first"
+            for one, other in pairs
+            if _is_replaced(one, other, config)
+        ]
     if problems:
         raise ConfigError("\n".join(problems))
     return found
+
+
+def _is_replaced(one: Varied, other: Varied, config: LossConfig) -> bool:
+    """Whether the path of `one` is inside that of `other`, which is applied later and hides it."""
+    inner, outer = (each.path.removeprefix("terms.") for each in (one, other))
+    if not inner.startswith(f"{outer}."):
+        return False
+    first, *_, last = one.values() * 2
+    if config.override({one.path: first}) == config.override({one.path: last}):
+        return False
+    for value in other.values():
+        with suppress(ConfigError):  # of values that are fine alone
+            both = [config.override({one.path: x, other.path: value}) for x in (first, last)]
+            if both[0] == both[1]:
+                return True
+    return False
 
 
 def stored(config: LossConfig) -> dict[str, Any]:
@@ -131,8 +155,12 @@ def stored(config: LossConfig) -> dict[str, Any]:
         ) from None
 
 
-def grid(varied: Sequence[Varied], config: LossConfig) -> list[dict[str, Any]] | None:
-    """All combinations of choices that change the config, as Optuna's params; None with a range."""
+def grid(varied: Sequence[Varied], config: LossConfig, most: int) -> list[dict[str, Any]] | None:
+    """All combinations of choices that change the config, as Optuna's params.
+
+    Returns:
+        None with a range, or if there are more than `most` combinations.
+    """
     if not all(isinstance(each, Choices) for each in varied):
         return None
     tables = [each.by_label for each in varied if isinstance(each, Choices)]
@@ -146,6 +174,8 @@ def grid(varied: Sequence[Varied], config: LossConfig) -> list[dict[str, Any]] |
             is_unchanged = False
         if not is_unchanged:
             combinations.append(dict(zip(paths, labels, strict=True)))
+        if len(combinations) > most:  # there may be millions
+            return None
     return combinations
 
 

@@ -7,8 +7,9 @@ import pickle
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from lossweights.config.loss_config import LossConfig
@@ -87,13 +88,19 @@ def sweep(
     [0, 1, 2]
     """
     queue.need_optuna()
+    if not callable(train):
+        raise ValueError(
+            f"train: a function of (config, seed, report) is needed, found {shown(train)}"
+        )
     read = LossConfig.read(config, at)
     varied = read_vary(vary, read)
     chosen = _seeds(seeds)
     objectives = _objectives(minimize, maximize)
+    _check_parts(sampler, pruner)
     for what, value in (("trials", trials), ("workers", workers)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not _is_whole(value) or value < 1:
             raise ValueError(f"{what}: a whole number from 1 on is needed, found {shown(value)}")
+    trials, workers = int(trials), int(workers)
     settings = {
         "config": stored(read),
         "vary": {each.path: str(each) for each in varied},
@@ -107,7 +114,7 @@ def sweep(
         _check_importable(train)
     with queue.quiet():
         studies = queue.open_studies(queue.open_storage(storage), name, settings)
-        combinations = grid(varied, read)
+        combinations = grid(varied, read, most=trials)
         wanted = _wanted(studies, combinations, trials, sampler)
         plan = Plan(
             train, read, varied, objectives, chosen, len(wanted), sampler=sampler, pruner=pruner
@@ -141,13 +148,35 @@ def _run_here(plan: Plan, studies: Studies, seen: Callable[[], None]) -> None:
         time.sleep(1)
 
 
+def _check_parts(sampler: object, pruner: object) -> None:
+    from optuna.pruners import BasePruner  # noqa: PLC0415
+    from optuna.samplers import BaseSampler  # noqa: PLC0415
+
+    if sampler is not None and not isinstance(sampler, BaseSampler):
+        raise ValueError(
+            "sampler: an object of Optuna is needed, such as optuna.samplers.TPESampler(), found "
+            f"{shown(sampler)}"
+        )
+    if pruner is not None and not isinstance(pruner, BasePruner):
+        raise ValueError(
+            "pruner: an object of Optuna is needed, such as optuna.pruners.MedianPruner(), found "
+            f"{shown(pruner)}"
+        )
+
+
 def _objectives(minimize: Sequence[str], maximize: Sequence[str]) -> list[str]:
     for what, names in (("minimize", minimize), ("maximize", maximize)):
-        if isinstance(names, str) or not all(isinstance(each, str) for each in names):
-            raise ValueError(f"{what}: write a list of names, [{shown(names)}]")
+        # Not a set: its order may be another one when the sweep is resumed.
+        is_list = isinstance(names, list | tuple)
+        if not is_list or not all(isinstance(each, str) for each in names):
+            example = f"[{shown(names)}]" if isinstance(names, str) else "['nll', 'kl']"
+            raise ValueError(f"{what}: write a list of names, {example}, found {shown(names)}")
     found = [*minimize, *maximize]
     if not found:
-        raise ValueError("a sweep needs an objective: write minimize=[...] or maximize=[...]")
+        raise ValueError(
+            "a sweep needs an objective: write minimize=[...] or maximize=[...] "
+            "(--minimize, --maximize)"
+        )
     for each in found:
         if found.count(each) > 1:
             raise ValueError(f"the objective {each!r} is given twice: keep one")
@@ -160,14 +189,19 @@ def _objectives(minimize: Sequence[str], maximize: Sequence[str]) -> list[str]:
     return found
 
 
-def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    are_whole = all(isinstance(each, int) and not isinstance(each, bool) for each in found)
-    if not found or isinstance(seeds, bool) or not are_whole or len(set(found)) < len(found):
+def _seeds(seeds: Any) -> list[int]:
+    found = list(range(seeds)) if _is_whole(seeds) else seeds
+    is_sequence = isinstance(found, Iterable) and not isinstance(found, str)
+    found = list(found) if is_sequence else []
+    if not found or not all(map(_is_whole, found)) or len(set(found)) < len(found):
         raise ValueError(
             f"seeds: a number of at least 1, or a list of different seeds, found {shown(seeds)}"
         )
-    return found
+    return [int(each) for each in found]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _wanted(
@@ -179,7 +213,7 @@ def _wanted(
     """The parameters by number of config; None for the unchanged config and those sampled."""
     known = queue.latest_by_slot(studies.varied)
     wanted: dict[int, dict[str, Any] | None] = {0: None}
-    if sampler is None and combinations is not None and len(combinations) <= trials:
+    if sampler is None and combinations is not None:
         fixed = {
             slot: trial.system_attrs.get("fixed_params", trial.params)
             for slot, trial in known.items()

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import subprocess
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from copy import copy
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -89,40 +91,85 @@ def open_storage(storage: str | os.PathLike[str] | None) -> BaseStorage:
     """Optuna's storage in memory (None), in a file, or in the database at an address.
 
     Raises:
-        ValueError: For another ending of a file.
+        ValueError: For another ending of a file, and if it cannot be opened.
     """
-    from optuna.storages import (  # noqa: PLC0415
-        InMemoryStorage,
-        JournalStorage,
-        RDBStorage,
-        RetryHeartbeatStaleTrialCallback,
-    )
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock  # noqa: PLC0415
+    from optuna.storages import InMemoryStorage  # noqa: PLC0415
 
     if storage is None:
         return InMemoryStorage()
-    address = os.fspath(storage)
-    if "://" not in address:
-        ending = Path(address).suffix
-        if ending in (".journal", ".log"):
-            lock = JournalFileOpenLock(address, grace_period=_LOCK)
-            return JournalStorage(JournalFileBackend(address, lock_obj=lock))
-        if ending not in (".db", ".sqlite", ".sqlite3"):
-            raise ValueError(
-                f"storage: write a file that ends in .db (SQLite) or .journal, or the address of "
-                f"a database, such as postgresql://host/name, found {shown(address)}"
-            )
-        address = f"sqlite:///{address}"
-    is_file = address.startswith("sqlite")
-    database = RDBStorage(
-        address,
-        engine_kwargs={"connect_args": {"timeout": 120}} if is_file else None,
-        heartbeat_interval=HEARTBEAT,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+    usage = (
+        "write a file that ends in .db (SQLite) or .journal, or the address of a database, such as "
+        "postgresql://host/name"
     )
-    if is_file:
-        _lock_when_reading(database)
+    if not isinstance(storage, str | os.PathLike):
+        raise ValueError(f"storage: {usage}, found {shown(storage)}")
+    address = os.fspath(storage)
+    is_journal = "://" not in address and Path(address).suffix in (".journal", ".log")
+    if "://" not in address and not is_journal:
+        if Path(address).suffix not in (".db", ".sqlite", ".sqlite3"):
+            raise ValueError(f"storage: {usage}, found {shown(address)}")
+        address = f"sqlite:///{address}"
+    try:
+        return _journal(address) if is_journal else _database(address)
+    except _not_opened() as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"storage: {shown(os.fspath(storage))} cannot be opened: {reason}; {usage}"
+        ) from None
+
+
+def _not_opened() -> tuple[type[Exception], ...]:
+    """The errors of a storage that cannot be opened."""
+    from optuna.exceptions import StorageInternalError  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  # Optuna needs it
+
+    return SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError, ImportError, ValueError
+
+
+def _journal(path: str) -> BaseStorage:
+    from optuna.storages import JournalStorage  # noqa: PLC0415
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock  # noqa: PLC0415
+
+    lock = JournalFileOpenLock(path, grace_period=_LOCK)
+    return JournalStorage(JournalFileBackend(path, lock_obj=lock))
+
+
+def _database(address: str) -> BaseStorage:
+    from optuna.storages import RDBStorage  # noqa: PLC0415
+    from optuna.storages.journal import JournalFileOpenLock  # noqa: PLC0415
+
+    def connected() -> RDBStorage:
+        return RDBStorage(
+            address,
+            engine_kwargs={"connect_args": {"timeout": 120}} if is_file else None,
+            heartbeat_interval=HEARTBEAT,
+            heartbeat_stale_trial_callback=_retry,
+        )
+
+    prefix = "sqlite:///"
+    is_file = address.startswith(prefix)
+    if not is_file:
+        return connected()
+    path = address.removeprefix(prefix)
+    lock = JournalFileOpenLock(path, grace_period=_LOCK)
+    lock.acquire()  # two processes that make the tables of one file fail
+    try:
+        _refuse_foreign(path)
+        database = connected()
+    finally:
+        lock.release()
+    _lock_when_reading(database)
     return database
+
+
+def _refuse_foreign(path: str) -> None:
+    """Refuses a SQLite file that has tables, but none of Optuna, which would add its own."""
+    if not Path(path).exists() or not Path(path).stat().st_size:
+        return
+    with closing(sqlite3.connect(path)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if tables and "studies" not in tables:
+        raise ValueError("it is the database of another program")
 
 
 def _lock_when_reading(database: RDBStorage) -> None:
@@ -155,7 +202,8 @@ def open_studies(storage: BaseStorage, name: str, settings: Mapping[str, Any]) -
             storage=storage, study_name=each, directions=directions, load_if_exists=True
         )
         known = study.user_attrs.get(_ATTRIBUTE)
-        if known is None and study.get_trials(deepcopy=False):
+        is_other = bool(study.get_trials(deepcopy=False)) or study.directions != directions
+        if known is None and is_other:
             raise ValueError(f"the study {each!r} is not of a sweep: write another name=")
         if known is None:
             study.set_user_attr(_ATTRIBUTE, dict(settings))
@@ -241,7 +289,10 @@ def fill(study: Study, wanted: Mapping[int, Mapping[str, Any] | None], *, failed
 def _retry(study: Study, trial: FrozenTrial) -> None:
     from optuna.storages import RetryHeartbeatStaleTrialCallback  # noqa: PLC0415
 
-    RetryHeartbeatStaleTrialCallback()(study, trial)
+    again = copy(trial)
+    # The name of the process that is gone would be that of the new trial until it is taken.
+    again.user_attrs = {key: x for key, x in trial.user_attrs.items() if key != "process"}
+    RetryHeartbeatStaleTrialCallback()(study, again)
 
 
 def latest_by_slot(study: Study) -> dict[int, FrozenTrial]:
@@ -264,6 +315,13 @@ def waiting(study: Study) -> int | None:
 
     queue = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     return queue[0].number if queue else None
+
+
+def is_running(study: Study) -> bool:
+    """Whether any process trains a config."""
+    from optuna.trial import TrialState  # noqa: PLC0415
+
+    return bool(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
 
 def is_duplicate(study: Study, number: int) -> bool:

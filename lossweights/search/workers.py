@@ -6,7 +6,6 @@ import math
 import multiprocessing
 import os
 import signal
-import statistics
 import sys
 import threading
 import time
@@ -73,7 +72,8 @@ def work(plan: Plan, studies: Studies, seen: Callable[[], None], *, workers: int
         while (number := queue.waiting(study)) is not None and not has_stopped(studies, plan.total):
             if plan.sampler is None:
                 # By the number, a sweep of one worker is the same if it is interrupted.
-                study.sampler = optuna.samplers.TPESampler(seed=number if workers == 1 else None)
+                is_alone = workers == 1 and not queue.is_running(study)
+                study.sampler = optuna.samplers.TPESampler(seed=number if is_alone else None)
             try:
                 study.optimize(
                     lambda trial: _objective(plan, trial, seen), n_trials=1, catch=(TrialFailed,)
@@ -129,7 +129,9 @@ def _objective(plan: Plan, trial: Trial, seen: Callable[[], None]) -> list[float
     except optuna.TrialPruned as pruned:
         trial.set_user_attr("reason", str(pruned))
         raise
-    return [statistics.fmean(each[name] for each in results) for name in plan.objectives]
+    # Not the sum divided by their number, which may be too large.
+    n = len(results)
+    return [math.fsum(each[name] / n for each in results) for name in plan.objectives]
 
 
 def _report(trial: Trial, *, may_prune: bool) -> Callable[[int, float], None]:
@@ -159,20 +161,18 @@ def _trained(
     except optuna.TrialPruned:
         raise
     except (Exception, SystemExit) as error:
-        text = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise TrialFailed(f"seed {seed}: {text}{_line_of(error)}") from error
+        raise TrialFailed(f"seed {seed}: {_told(error)}{_line_of(error)}") from error
     usage = "return a mapping of numbers such as {'nll': 14.8}"
     if not isinstance(found, Mapping):
         raise TrialFailed(f"seed {seed}: train returned {shown(found)}: {usage}")
-    measures: dict[str, float] = {}
+    measures = {}
     for name, value in found.items():
-        problem = f"seed {seed}: train returned {shown(value)} as {shown(name)}: {usage}"
-        if not isinstance(name, str) or isinstance(value, str | bool):
-            raise TrialFailed(problem)
-        try:
-            measures[name] = float(value)
-        except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several values
-            raise TrialFailed(problem) from None
+        number = _number(value)
+        if number is None or not isinstance(name, str):
+            raise TrialFailed(
+                f"seed {seed}: train returned {shown(value)} as {shown(name)}: {usage}"
+            )
+        measures[name] = number
     for name in plan.objectives:
         if name not in measures:
             raise TrialFailed(
@@ -182,6 +182,24 @@ def _trained(
         if not math.isfinite(measures[name]):
             raise TrialFailed(f"seed {seed}: {name} is {measures[name]}")
     return measures
+
+
+def _number(value: Any) -> float | None:
+    """A number, also of a tensor with its graph; None if it is none."""
+    if isinstance(value, str | bool):
+        return None
+    try:
+        return float(value.detach() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # of tensors, and of 10**400
+        return None
+
+
+def _told(error: BaseException) -> str:
+    """The type and the message of an error."""
+    try:
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    except Exception:  # noqa: BLE001  # of the user's __str__
+        return type(error).__name__
 
 
 def _line_of(error: BaseException) -> str:

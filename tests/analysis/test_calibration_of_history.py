@@ -440,6 +440,23 @@ def test_a_gradient_that_vanishes_moves_the_proposal_without_bound() -> None:
     assert said(found, "'b' rises by a factor of inf, compared with 'a'")
 
 
+def test_the_sign_of_a_weight_says_nothing_about_its_spread() -> None:
+    terms = {"a": {"weight": -1.0}, "b": 1.0}
+    found = judged(terms, norms=CALM, cosines=AGREE)
+    assert said(found, "fixed weights are enough")
+    assert said(judged(terms, norms=CALM | {"a": spread_out(1.0, 5.0)}), "from row to row")
+
+
+@pytest.mark.parametrize("name", ["a", "b"])  # b keeps its weight, since it is larger
+def test_a_term_that_is_often_0_has_no_stable_proposal(name: str) -> None:
+    norms = {"a": 1.0, "b": 2.0}
+    often: Any = [0.0 if index % 3 == 0 else norms[name] for index in range(ROWS)]
+    found = judged(norms=norms | {name: often}, cosines=AGREE)
+    assert not said(found, "fixed weights are enough")
+    assert said(found, "from row to row")
+    assert found.terms["a"].spread == ((2.0, 2.0, math.inf) if name == "a" else (0.0, 2.0, 2.0))
+
+
 def test_noise_alone_is_no_movement() -> None:
     moved = 0
     for seed in range(100):
@@ -453,11 +470,25 @@ def test_noise_alone_is_no_movement() -> None:
     assert not said(judged(norms={"a": 10.0, "b": spread_out(1.0, 1.7)}), "its quartiles are")
 
 
+def test_a_gradient_that_vanishes_in_many_rows_is_not_stable() -> None:
+    for zeros in (7, 10):
+        run = judged(norms=CALM | {"a": [1.0] * (ROWS - zeros) + [0.0] * zeros}, cosines=AGREE)
+        assert said(run, "and inf for 'a'")
+        assert not said(run, "fixed weights are enough")
+
+
+def test_a_negative_weight_is_judged_by_its_size() -> None:
+    terms = {"a": -0.5, "b": 1.0}
+    assert said(judged(terms, norms=CALM, cosines=AGREE), "fixed weights are enough")
+    noisy = {"a": spread_out(1.0, 4.0), "b": 10.0}
+    assert said(judged(terms, norms=noisy), "its quartiles are -40 and -2.5 for 'a'")
+
+
 def test_terms_in_too_few_rows_are_not_judged() -> None:
     late = [None] * 18 + [1.0] * 6
     found = judged(norms={"a": 2.0, "b": late})
     assert said(found, "moves for 'b' (0 in the early half, 6 in the late half), 4 in each are")
-    assert said(found, "a shorter `gradients`")
+    assert said(found, "a shorter `gradients` and `every`")
     assert said(judged(rows=7, values={"a": 1.0, "b": 1.0}), "(3 in the early half, 4 in the late")
     assert said(judged(rows=7, values={"a": 1.0, "b": 1.0}), "a shorter `every`")
     assert not said(judged(rows=8, values={"a": 1.0, "b": 1.0}), "too few rows")
@@ -567,6 +598,8 @@ def test_other_first_arguments_are_refused(source: Any, words: str) -> None:
             "has none: record them",
         ),
         (lambda run: calibrate(run, {"terms": ["a", "b"]}, {"a": 2.0}), "'a' needs a share above"),
+        (lambda run: calibrate(run, {"terms": ["a", "b"]}, ["a"]), "write a share by term"),  # type: ignore[call-overload]
+        (lambda run: calibrate(run, {"terms": ["a", "b"]}, {5: 0.1}), "write a share by term"),  # type: ignore[dict-item]
         (lambda run: calibrate(run, [{"a": 1.0}]), "a config is a LossConfig, a mapping"),
         (lambda run: calibrate(History(), {"terms": ["a"]}), "the history has no rows"),
         (
@@ -590,6 +623,28 @@ def test_other_first_arguments_are_refused(source: Any, words: str) -> None:
 def test_what_cannot_be_calibrated(call: Callable[[History], Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call(recorded(values={"a": 1.0, "b": 2.0}))
+
+
+def test_a_horizon_is_no_number() -> None:
+    with pytest.raises(TypeError, match=r"horizon is a Horizon\(total_steps=...\), found 100"):
+        calibrate(recorded(values={"a": 1.0}), {"terms": ["a"]}, horizon=100)  # type: ignore[call-overload]
+
+
+def test_a_share_may_be_a_number_of_numpy() -> None:
+    shares: Any = {"b": np.float32(0.25)}
+    found = calibrate(recorded(values={"a": 1.0, "b": 1.0}), {"terms": ["a", "b"]}, shares)
+    assert found.terms["b"].share == pytest.approx(0.25, rel=0.03)
+
+
+@pytest.mark.parametrize(("weight", "size", "share"), [(1e30, 1e-11, 0.5), (1e-30, 1.0, 1e-9)])
+def test_a_weight_that_a_config_refuses_is_not_proposed(
+    weight: float, size: float, share: float
+) -> None:
+    run = recorded(values={"a": 1.0, "b": size})
+    found = calibrate(run, {"terms": {"a": weight, "b": weight}}, {"b": share})
+    assert LossConfig.read(found.config.model_dump(mode="json")) == found.config
+    assert weights(found)["b"] == weight
+    assert "is no weight in float32" in notes(found)["b"]
 
 
 def test_files_that_are_no_history(tmp_path: Path) -> None:
@@ -627,6 +682,13 @@ def test_the_tables_have_what_was_measured() -> None:
     ]
     assert parts[4] == "\n".join(f"* {sentence}" for sentence in found.verdict)
     assert LossConfig.read(yaml.safe_load(parts[5])) == found.config
+
+
+def test_numbers_of_different_columns_are_apart() -> None:
+    sizes = {"a": spread_out(1e25), "b": spread_out(1e15)}
+    lines = str(judged(values=sizes, norms=sizes)).splitlines()
+    assert [line.count(")") for line in lines if "1e+15 (" in line] == [2]
+    assert not any(re.search(r"\)\d|e\+\d\d\d+\.", line) for line in lines)
 
 
 def test_of_many_pairs_the_lowest_cosines_are_shown() -> None:

@@ -260,6 +260,23 @@ def measured_on_some_ranks() -> list[str]:
     return [str(each.message) for each in caught]
 
 
+def measured_of_absent_terms() -> tuple[dict[str, float], list[str]]:
+    """A row of two terms, of which each rank lacks one, and then a batch of one rank alone."""
+    terms: dict[str, Any] = {"a": {"optional": True}, "b": {"optional": True, "weight": -2.0}}
+    found = WeightedLoss(terms)
+    history = History(found, "1 steps", gradients="1 steps")
+    rank = distributed.get_rank()
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        for lacks in ("ba"[rank], "ab" * rank):
+            shared = torch.ones(2, requires_grad=True) * 1.0
+            given = {"a": shared.sum(), "b": 3 * shared[0]}
+            found({k: x for k, x in given.items() if k not in lacks}, shared=shared)
+            found.step()
+    row = {k: x for k, x in history.rows[-1].items() if k.startswith("gradient")}
+    both = {k: x for k, x in history.rows[0].items() if k.startswith("gradient")}
+    return both | {f"alone/{k}": x for k, x in row.items()}, [str(each.message) for each in caught]
+
+
 def measured_by_two() -> list[float]:
     """Norms in two histories of two criteria."""
     pair = [WeightedLoss(["a", "b"]), WeightedLoss(["a", "b"])]

@@ -312,3 +312,19 @@ def test_a_history_on_some_ranks_measures_nothing_and_says_so(
 def test_two_histories_on_all_ranks_measure(pool: Pool) -> None:
     first, second = pool.run(2, cases.measured_by_two)
     assert first == second == pytest.approx([0.5**0.5] * 2)
+
+
+def test_the_weight_of_a_term_that_a_rank_lacks_is_that_of_the_others(pool: Pool) -> None:
+    """Gradients of the batch: (1, 1) / 2 and (3, 0) / 2, which exists on the other rank only."""
+    first, second = pool.run(2, cases.measured_of_absent_terms)
+    assert first == second
+    found, warned = first
+    assert warned == []
+    norms = {"a": 2**0.5 / 2, "b": 1.5}
+    assert found["gradient/norm/b"] == pytest.approx(norms["b"])
+    assert found["gradient/share/a"] == pytest.approx(norms["a"] / (norms["a"] + 2 * norms["b"]))
+    assert found["gradient/share/b"] == pytest.approx(
+        2 * norms["b"] / (norms["a"] + 2 * norms["b"])
+    )
+    assert found["alone/gradient/share/b"] == pytest.approx(found["gradient/share/b"])
+    assert found["alone/gradient/cosine/a/b"] == pytest.approx(-(0.5**0.5)), "b counts negatively"

@@ -65,6 +65,20 @@ def test_with_one_seed_the_front_is_that_of_a_brute_force_search() -> None:
     assert numbers(found) == expected
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_the_front_is_what_no_other_config_dominates(seeds: int) -> None:
+    results = np.random.default_rng(seeds).normal(size=(30, 1, 2)).repeat(seeds, axis=1)
+    results += 0.3 * np.random.default_rng(0).normal(size=results.shape)
+    found = front(*results.tolist())
+    by_pairs = [
+        each.number
+        for each in found.done
+        if not any(found.dominates(other, each) for other in found.done if other is not each)
+    ]
+    assert 0 < len(by_pairs) < 30
+    assert numbers(found) == by_pairs
+
+
 def test_the_front_is_never_empty_and_has_every_best_mean() -> None:
     rng = np.random.default_rng(1)
     for _ in range(20):
@@ -110,6 +124,39 @@ def test_some_fronts_have_no_knee(rows: list[tuple[float, float]]) -> None:
     assert front(*([row] for row in rows), maximize=()).knee() is None
 
 
+def test_a_config_on_the_front_by_its_spread_alone_makes_no_knee() -> None:
+    """The means are on a line; the last config is worse than the first, but within the spread."""
+    line = [[(0.0, 10.0)] * 2, [(5.0, 5.0)] * 2, [(10.0, 0.0)] * 2]
+    noisy = [(-0.1, 9.9), (0.2, 13.0)]
+    found = front(*line, noisy, maximize=())
+    assert numbers(found) == [0, 1, 2, 3]
+    assert found.knee() is None
+    better = front(*line, noisy, [(2.0, 2.0)] * 2, maximize=()).knee()
+    assert better is not None
+    assert better.number == 4
+
+
+def test_seeds_are_paired_by_number_not_by_order() -> None:
+    first, second = front([(0.0, 1.0), (10.0, 1.0)], [(0.1, 1.0), (10.11, 1.0)]).outcomes
+    turned = Outcome(1, "done", {}, dict(reversed([*second.results.items()])))
+    found = Front([first, turned], minimize=["a"], maximize=["b"], seeds=[0, 1])
+    assert numbers(found) == [0]
+
+
+def test_one_bad_config_does_not_change_the_hypervolume() -> None:
+    rows = [[(0.0, 8.0)], [(4.0, 0.0)], [(2.0, 2.0)]]
+    bad = front(*rows, [(1e6, 1e9)], maximize=()).hypervolume()
+    assert bad[:3] == pytest.approx(front(*rows, maximize=()).hypervolume())
+    assert bad[3] == pytest.approx(bad[2])
+
+
+def test_the_hypervolume_with_one_best_config_has_no_unit() -> None:
+    rows = np.array([(3.0, 3.0), (2.0, 2.0), (1.0, 1.0)])
+    small, large = (front(*([row] for row in rows * unit), maximize=()) for unit in (1, 1e3))
+    assert small.hypervolume() == pytest.approx([0.01, 0.36, 1.21])
+    assert large.hypervolume() == pytest.approx([0.01, 0.36, 1.21])
+
+
 def test_the_hypervolume_is_the_area_that_is_dominated() -> None:
     """Scaled, the points are (0, 1), (1, 0) and (0.5, 0.25); the reference is (1.1, 1.1).
 
@@ -124,7 +171,9 @@ def test_the_hypervolume_is_that_of_a_fine_grid() -> None:
     points = np.random.default_rng(2).random((9, 2))
     volume = front(*([tuple(p)] for p in points)).hypervolume()[-1]
     costs = points * [1, -1]
-    scaled = (costs - costs.min(axis=0)) / np.ptp(costs, axis=0)
+    beaten = (costs[:, None] < costs[None]).all(axis=2).any(axis=0)
+    best = costs[~beaten]
+    scaled = (costs - best.min(axis=0)) / np.ptp(best, axis=0)
     ticks = (np.arange(550) + 0.5) / 500
     cells = np.array([*itertools.product(ticks, ticks)])
     covered = (cells[:, None] >= scaled[None]).all(axis=2).any(axis=1)
@@ -149,6 +198,50 @@ def test_the_table_has_means_spreads_and_marks() -> None:
     assert lines[1].split() == ["*", "0", "0.10", "±", "0.14", "10", "±", "0"]
     assert lines[2].split()[:2] == ["1", "1.050"]
     assert lines[3].split()[0] == "2"
+
+
+def test_a_sweep_without_results_has_a_table() -> None:
+    found = Front([Outcome(0, "running")], minimize=["a", "b"])
+    assert "running" in found.table()
+    assert (found.points, found.knee(), found.hypervolume()) == ((), None, [])
+
+
+@pytest.mark.filterwarnings("error")
+def test_perplexities_of_diverged_trainings_are_compared_and_shown() -> None:
+    """Their squares, and the sums of the largest, are not finite."""
+    good, diverged = [(20.0, 1.0), (21.0, 1.0)], [(2e304, 1.0), (3e304, 1.0)]
+    found = front(good, diverged)
+    assert numbers(found) == [0]
+    assert found.outcomes[1].mean("a") == pytest.approx(2.5e304)
+    assert found.outcomes[1].std("a") == pytest.approx(0.5**0.5 * 1e304)
+    assert "2.5e+304 ± 7.1e+303" in found.table()
+    largest = 1.7e308
+    assert front([(largest, 1.0), (largest, 1.0)]).outcomes[0].mean("a") == largest
+
+
+@pytest.mark.filterwarnings("error")
+def test_further_measures_may_be_infinite_or_nan() -> None:
+    by_seed = {0: {"a": 1.0, "x": np.inf, "y": np.nan, "z": np.inf}}
+    by_seed[1] = {"a": 2.0, "x": np.inf, "y": 1.0, "z": -np.inf}
+    found = Front([Outcome(0, "done", {}, by_seed)], minimize=["a"], seeds=[0, 1])
+    assert found.table().splitlines()[1].split() == [
+        "b",
+        "0",
+        *["1.50", "±", "0.71", "inf", "nan", "nan"],
+    ]
+
+
+def test_a_choice_of_none_is_shown() -> None:
+    outcomes = [Outcome(n, "done", {"kl.schedule": None}, {0: {"a": 1.0}}) for n in (0, 1)]
+    table = Front(outcomes, minimize=["a"]).table()
+    assert table.splitlines()[2].split() == ["*", "1", "null", "1"]
+
+
+@pytest.mark.parametrize("minimize", [["a"], ["a", "b"]])
+def test_before_a_config_is_done_the_front_is_empty(minimize: list[str]) -> None:
+    found = Front([Outcome(0, "running"), Outcome(1, "waiting")], minimize=minimize)
+    assert (found.points, found.knee(), found.hypervolume()) == ((), None, [])
+    assert found.table().splitlines()[1].split() == ["0", "running"]
 
 
 def test_a_config_that_does_not_exist_is_an_error() -> None:

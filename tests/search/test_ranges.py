@@ -53,6 +53,18 @@ def test_all_problems_are_listed_and_nothing_is_trained() -> None:
     assert calls == []
 
 
+def test_a_path_inside_one_that_comes_later_is_refused() -> None:
+    tables = [{"weight": 0.5}, {"weight": 2.0}]
+    with pytest.raises(ConfigError, match=r"vary 'kl\.weight': 'kl' comes later and replaces it"):
+        read_vary({"kl.weight": (0.1, 1.0), "kl": tables}, LOSS)
+    schedules = [{"kind": "cyclical", "cycles": 3}, None]
+    with pytest.raises(ConfigError, match=r"'kl\.schedule' comes later"):
+        read_vary({"kl.schedule.cycles": [1, 2], "kl.schedule": schedules}, LOSS)
+    assert len(read_vary({"kl": tables, "kl.weight": (0.1, 1.0)}, LOSS)) == 2
+    dotted = LossConfig.read({"terms": {"kl": 1.0, "kl.x": 1.0}})  # two terms
+    assert len(read_vary({"kl.x.weight": [2.0, 3.0], "kl": [2.0, 3.0]}, dotted)) == 2
+
+
 def test_two_whole_numbers_are_a_range_of_whole_numbers() -> None:
     (whole,) = read_vary({"kl.schedule.cycles": (1, 4)}, LOSS)
     (real,) = read_vary({"kl.weight": (1, 4.0)}, LOSS)
@@ -81,11 +93,19 @@ def test_a_choice_may_be_any_part_of_a_config() -> None:
 
 def test_the_grid_has_every_combination_but_the_unchanged_one() -> None:
     varied = read_vary({"kl.weight": [0.5, 1.0], "kl.schedule.cycles": [1, 2, 4]}, LOSS)
-    found = grid(varied, LOSS)
+    found = grid(varied, LOSS, most=5)
     assert found is not None
     assert len(found) == 5
     assert {"kl.weight": 0.5, "kl.schedule.cycles": 4} not in found
-    assert grid(read_vary({"kl.weight": (0.5, 1.0)}, LOSS), LOSS) is None
+    assert grid(read_vary({"kl.weight": (0.5, 1.0)}, LOSS), LOSS, most=5) is None
+
+
+def test_a_grid_of_too_many_combinations_is_not_written_out() -> None:
+    varied = read_vary({"kl.weight": [0.5, 1.0], "kl.schedule.cycles": [1, 2, 4]}, LOSS)
+    assert grid(varied, LOSS, most=4) is None
+    many = {path: [0.1 * n for n in range(1, 101)] for path in ("kl.weight", "nll.weight")}
+    many["kl.schedule.ratio"] = [0.01 * n for n in range(1, 101)]
+    assert grid(read_vary(many, LOSS), LOSS, most=10) is None  # of a million
 
 
 def test_a_function_in_a_config_cannot_be_stored() -> None:

@@ -176,6 +176,31 @@ def test_another_sweep_of_the_same_name_is_refused(
     assert len(Front.load(storage).outcomes) == 4
 
 
+def test_a_storage_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database " * 100)
+    for name in ("text.db", "missing/sweep.db", "missing/sweep.journal"):
+        with pytest.raises(ValueError, match=rf"storage: '.*{name}' cannot be opened: "):
+            run(storage=str(tmp_path / name))
+    with pytest.raises(ValueError, match=r"cannot be opened: .*oracle"):
+        run(storage="oracle+nothing://host/name")
+
+
+def test_a_trial_that_is_repeated_is_of_no_process_yet(tmp_path: Path) -> None:
+    study = optuna.create_study()
+    study.add_trial(
+        optuna.create_trial(
+            state=optuna.trial.TrialState.FAIL,
+            user_attrs={"slot": 1, "process": ["host", 1, "0"], "seed 0": {"nll": 1.0}},
+        )
+    )
+    with queue.quiet():
+        queue.fill(study, {1: None}, failed=False)
+    again = study.trials[-1]
+    assert again.state == optuna.trial.TrialState.WAITING
+    assert {"slot": 1, "seed 0": {"nll": 1.0}}.items() <= again.user_attrs.items()
+    assert "process" not in again.user_attrs
+
+
 def test_a_study_of_something_else_is_refused(storage: str) -> None:
     with queue.quiet():
         study = optuna.create_study(
@@ -325,11 +350,20 @@ def test_a_total_is_no_objective(name: str) -> None:
     [
         ({"minimize": [], "maximize": []}, "a sweep needs an objective"),
         ({"minimize": "nll"}, r"write a list of names, \['nll'\]"),
+        ({"minimize": None}, r"write a list of names, \['nll', 'kl'\], found None"),
+        ({"minimize": {"nll", "kl"}}, "minimize: write a list of names"),
         ({"minimize": ["nll"], "maximize": ["nll"]}, "'nll' is given twice"),
+        ({"train": "experiment:train"}, "train: a function .* found 'experiment:train'"),
         ({"trials": 0}, "trials: a whole number from 1 on is needed, found 0"),
         ({"workers": 1.5}, "workers: a whole number"),
         ({"seeds": 0}, "seeds: a number of at least 1"),
         ({"seeds": [1, 1]}, "a list of different seeds"),
+        ({"seeds": 2.5}, "seeds: a number of at least 1, .* found 2.5"),
+        ({"seeds": None}, "seeds: a number of at least 1, .* found None"),
+        ({"seeds": "12"}, "seeds: a number of at least 1, .* found '12'"),
+        ({"minimize": None}, r"minimize: write a list of names, .* found None"),
+        ({"minimize": [1]}, r"minimize: write a list of names, .* found \[1\]"),
+        ({"train": None}, r"train: a function of \(config, seed, report\) is needed"),
         ({"workers": 2}, "several workers share a storage"),
         ({"workers": 2, "storage": "a.db", "train": lambda *_: {}}, "top level of a module"),
     ],
@@ -341,6 +375,13 @@ def test_a_wrong_argument_is_refused(
     with pytest.raises(ValueError, match=message):
         run(**changed)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seeds", [np.int64(2), np.arange(2), list(np.arange(2))])
+def test_whole_numbers_of_numpy_are_numbers(seeds: Any) -> None:
+    front = run(seeds=seeds, trials=np.int64(1), workers=np.int64(1))
+    assert front.seeds == (0, 1)
+    assert len(front.done) == 2
 
 
 def test_a_function_of_an_interactive_session_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

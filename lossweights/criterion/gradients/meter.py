@@ -6,13 +6,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lossweights.components.context import Gradients
 from lossweights.criterion.distributed import ProcessGroup
 from lossweights.criterion.gradients.checks import GraphChecks
 from lossweights.criterion.gradients.shared import Shared, SharedLike
 from lossweights.criterion.gradients.statistics import Collector
 from lossweights.criterion.indexing import is_finite, put
 
-_FIRST_SCALE = 2.0**16  # of float16 gradients; halved after each overflow
+_FIRST_SCALE = 2.0**16  # of float16 gradients; smaller after an overflow
+_LESS = 2.0**4  # by which it is divided to measure again
 _NO_SHARED = (
     "shared= was not passed in the call: pass what the terms share, as in criterion(terms, "
     "shared=features) with what the trunk returned, or shared=trunk.parameters()"
@@ -126,6 +128,8 @@ class GradientMeter:
     def _measure(
         self, losses: Mapping[str, Tensor], weights: Mapping[str, Tensor], shared: Shared
     ) -> None:
+        if not losses and self._group.count == 1:
+            return
         device = shared.tensors[0].device
         if device.type == "mps":
             raise RuntimeError(_NO_FLOAT64)
@@ -135,20 +139,53 @@ class GradientMeter:
             if self._scale is None or self._scale.device != device:
                 self._scale = torch.full((), _FIRST_SCALE, device=device)
             scale = self._scale
-        rows = shared.gradients(losses, scale)
-        vector = torch.stack([loss.detach().double() for loss in losses.values()])
-        gradients, _ = self._collector.collect(rows, vector, shared, scale)
+        gradients = self._collected(losses, shared, scale)
+        if scale is not None and self._group.count == 1:
+            gradients = self._without_overflow(gradients, losses, shared, scale)
         with torch.no_grad():
-            factors = vector.new_zeros(len(self.names))
-            if weights:  # those of this rank
-                where = [self.names.index(name) for name in weights]
-                factors = put(torch.stack([*weights.values()]).double(), where, len(self.names))
+            factors = self._factors(weights, device)
             where = [self.names.index(name) for name in gradients.names]
             found = _measured(gradients.gramian, factors, where)
             self._step = found.plus(self._step)
-            if scale is not None:
+            if scale is not None and self._group.count > 1:
+                # To measure again, one process alone could wait for the others.
                 overflow = is_finite(gradients.gramian).all().logical_not()
                 self._scale = (scale * (1 - 0.5 * overflow)).clamp(min=1)
+
+    def _factors(self, weights: Mapping[str, Tensor], device: torch.device) -> Tensor:
+        """What multiplies all terms, shape (n,); of terms absent here, as in other processes."""
+        n, where = len(self.names), [self.names.index(name) for name in weights]
+        factors = counts = torch.zeros(n, dtype=torch.float64, device=device)
+        if weights:
+            given = torch.stack([*weights.values()]).double()
+            factors, counts = put(given, where, n), put(torch.ones_like(given), where, n)
+        if not self._collector.may_lack:
+            return factors
+        sums = torch.stack([factors, counts])
+        self._group.sum(sums)
+        return sums[0] / sums[1].clamp(min=1)
+
+    def _collected(
+        self, losses: Mapping[str, Tensor], shared: Shared, scale: Tensor | None
+    ) -> Gradients:
+        rows = shared.gradients(losses, scale)
+        vector = torch.zeros(0, dtype=torch.float64, device=shared.tensors[0].device)
+        if losses:
+            vector = torch.stack([loss.detach().double() for loss in losses.values()])
+        return self._collector.collect(rows, vector, shared, scale)[0]
+
+    def _without_overflow(
+        self, first: Gradients, losses: Mapping[str, Tensor], shared: Shared, scale: Tensor
+    ) -> Gradients:
+        """The gradients at a scale at which all are finite; the `first` ones if there is none."""
+        found = first
+        while not is_finite(found.gramian).all():
+            scale = scale / _LESS
+            if scale < 1:
+                return first
+            found = self._collected(losses, shared, scale)
+        self._scale = scale
+        return found
 
     def end_step(self) -> None:
         """Completes the step."""
@@ -157,6 +194,10 @@ class GradientMeter:
             step = self._step.mean(None if summed is None else summed.to(self._step.counts.device))
             whole = step.sizes.sum().clamp(min=torch.finfo(step.sizes.dtype).tiny)
             self._steps = step._replace(sizes=step.sizes / whole).plus(self._steps)
+        self._step = None
+
+    def discard(self) -> None:
+        """Discards the forward passes of this step."""
         self._step = None
 
     def drop(self) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lossweights import Balancer, History, WeightedLoss
+from lossweights import Balancer, History, LossConfig, WeightedLoss
 from lossweights.components.balancers import GradientBalancer
 
 SIZE = 4
@@ -239,6 +239,32 @@ def test_an_absent_and_a_dormant_term_are_left_out() -> None:
     assert "norm/c" not in measured(history.rows[1])
 
 
+def test_a_forward_pass_without_terms_measures_nothing() -> None:
+    criterion = WeightedLoss({"a": {"optional": True}, "b": {"optional": True}})
+    history = History(criterion, "1 steps", gradients="1 steps")
+    features = torch.ones(2, requires_grad=True) * 1.0
+    for terms in ({}, {"a": features.sum()}):
+        criterion(terms, shared=features)
+        criterion.step()
+    assert "gradient/norm/a" not in history.rows[0]
+    assert history.rows[1]["gradient/norm/a"] == pytest.approx(2**0.5)
+
+
+@pytest.mark.parametrize("moved", ["load", "set_step"])
+def test_a_forward_pass_before_the_clock_is_moved_does_not_count(moved: str) -> None:
+    criterion = WeightedLoss(["a", "b"])
+    history = History(criterion, "1 steps", gradients="1 steps")
+    state = criterion.state_dict()
+    call(criterion, {"a": [90.0, 0, 0, 0], "b": ROWS["b"]})
+    if moved == "load":
+        criterion.load_state_dict(state)
+    else:
+        criterion.set_step(5)
+    call(criterion, {"a": ROWS["a"], "b": ROWS["b"]})
+    criterion.step()
+    assert measured(history.rows[-1])["norm/a"] == 3.0
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_is_left_out(value: float) -> None:
     criterion = WeightedLoss(["a", "b"])
@@ -259,15 +285,59 @@ def test_low_precision_keeps_small_gradients() -> None:
     assert measured(history.rows[0])["norm/a"] == pytest.approx(2**0.5 * 1e-7, rel=0.01)
 
 
-def test_after_an_overflow_in_float16_the_next_measurement_has_a_smaller_scale() -> None:
+@pytest.mark.parametrize("size", [20.0, 2e4])
+def test_an_overflow_in_float16_is_measured_again_with_a_smaller_scale(size: float) -> None:
     criterion = WeightedLoss(["a", "b"])
     history = History(criterion, "1 steps", gradients="1 steps")
-    for _ in range(8):
+    features = torch.zeros(2, dtype=torch.float16, requires_grad=True) * 1.0
+    total = features.float().sum()
+    criterion({"a": total * size, "b": total}, shared=features)
+    criterion.step()
+    found = measured(history.rows[0])
+    assert found["norm/a"] == pytest.approx(size * 2**0.5, rel=0.01)
+    assert found["cosine/a/b"] == pytest.approx(1.0)
+
+
+def test_a_term_that_is_never_finite_does_not_change_the_scale_of_the_others() -> None:
+    criterion = WeightedLoss(["a", "b"])
+    history = History(criterion, "1 steps", gradients="1 steps")
+    for _ in range(3):
         features = torch.zeros(2, dtype=torch.float16, requires_grad=True) * 1.0
-        criterion({"a": features.float().sum() * 20, "b": features.float().sum()}, shared=features)
+        total = features.float().sum()
+        criterion({"a": total * 1e-7, "b": total * math.inf}, shared=features)
         criterion.step()
-    assert "norm/a" not in measured(history.rows[0])
-    assert measured(history.rows[-1])["norm/a"] == pytest.approx(20 * 2**0.5, rel=0.01)
+    for row in history.rows:
+        assert measured(row)["norm/a"] == pytest.approx(2**0.5 * 1e-7, rel=0.01)
+
+
+@pytest.mark.parametrize("ends", ["load", "set_step"])
+def test_a_step_that_was_not_done_is_not_measured(ends: str) -> None:
+    criterion = WeightedLoss(["a", "b"])
+    history = History(criterion, "1 steps", gradients="1 steps")
+    checkpoint = copy.deepcopy(criterion.state_dict())
+    call(criterion, {"a": ROWS["a"], "b": ROWS["b"]}, 1000.0)
+    if ends == "load":
+        criterion.load_state_dict(checkpoint)
+    else:
+        criterion.set_step(7)
+    call(criterion, {"a": ROWS["a"], "b": ROWS["b"]})
+    criterion.step()
+    assert measured(history.rows[0])["norm/a"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("balancer", [None, "imtl-g"])
+def test_parameters_as_a_generator_reach_the_balancer_and_every_history(
+    balancer: str | None,
+) -> None:
+    trunk = nn.Linear(2, 2)
+    criterion = WeightedLoss(LossConfig.read({"terms": ["a", "b"], "balancer": balancer}))
+    histories = [History(criterion, "1 steps", gradients="1 steps") for _ in range(2)]
+    features = trunk(torch.ones(1, 2))
+    terms = {"a": features.sum(), "b": features.square().sum()}
+    criterion(terms, shared=trunk.parameters()).backward()
+    criterion.step()
+    for history in histories:
+        assert measured(history.rows[0])["norm/a"] == pytest.approx(6**0.5)
 
 
 # What keeps a measurement from being made is said once, and costs no training
