@@ -8,7 +8,7 @@ other examples: five tasks on one trunk, a physics-informed network, a VAE of pr
 of sprites.
 
     python examples/calibration.py             # all, five seeds: a hundred trainings
-    python examples/calibration.py --quick     # a few steps of each, in seconds
+    python examples/calibration.py --quick     # a few steps of each: about a minute
     python examples/calibration.py --problems equation --ways equal by-gradients --seeds 1
     python examples/calibration.py --tune      # how weights by hand were found for the five tasks
 
@@ -103,7 +103,7 @@ def main() -> None:
 def read_options() -> argparse.Namespace:
     """The options on the command line."""
     parser = Parser(__doc__ or "")
-    parser.add_argument("--quick", action="store_true", help="a few steps of each, in seconds")
+    parser.add_argument("--quick", action="store_true", help="a few steps of each")
     parser.add_argument(
         "--problems",
         nargs="+",
