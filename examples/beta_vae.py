@@ -10,9 +10,10 @@ the optimizer, the number of steps and, seed by seed, the initialisation and the
     python examples/beta_vae.py --quick     # a few steps of each, in seconds
     python examples/beta_vae.py --configs beta-1 beta-4 pid --seeds 1
 
-`train` is the part to read: a plain training loop that uses the library.
+`training` is the part to read: a plain training loop that uses the library.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -35,29 +36,40 @@ SEEDS = 5
 STEPS, QUICK_STEPS = 8_000, 40
 
 
-def train(run: Run, show: Show) -> Result:
-    """Train one model and measure it."""
-    sprites, held_out = load_sprites()
-    torch.manual_seed(run.seed)
-    model = SpriteVAE()
+def training(run: Run, model: SpriteVAE, criterion: WeightedLoss) -> Iterator[None]:
+    """Train a model, and stop for a moment after each step."""
+    sprites, _ = load_sprites()
     optimizer = torch.optim.Adam(model.parameters(), lr=run.learning_rate, fused=True)
-    criterion = WeightedLoss.from_config(CONFIGS, at=run.config).bind(total_steps=run.steps)
     criterion.follow(optimizer)
 
     generator = torch.Generator().manual_seed(run.seed)  # of the batches and the noise of codes
-    history = History(criterion, every=f"{EVERY} steps", include=["raw", "weight"])
     for _ in range(run.steps):
         images = sprites.batch(run.batch_size, generator)
-        reconstruction, kl = model(images, generator)
-        loss = criterion({"reconstruction": reconstruction.mean(), "kl": kl.mean()})
+        posterior = model.encode(images)
+        reconstruction, kl = model.terms(images, posterior, generator)
+        terms = {"reconstruction": reconstruction.mean(), "kl": kl.mean()}
+        # Both terms depend on the encoder through the posterior alone. Only what looks at gradients
+        # needs `shared`.
+        loss = criterion(terms, shared=posterior)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        yield
+
+
+def train(run: Run, show: Show) -> Result:
+    """Train one model and measure it."""
+    torch.manual_seed(run.seed)
+    model = SpriteVAE()
+    criterion = WeightedLoss.from_config(CONFIGS, at=run.config).bind(total_steps=run.steps)
+    history = History(criterion, every=f"{EVERY} steps", include=["raw", "weight"])
+    for _ in training(run, model, criterion):
         if history.is_complete:
             last = history.rows[-1]
             note = f"KL {last['raw/kl']:5.2f} at weight {last['weight/kl']:.2f}"
             show(criterion.current_step, run.steps, note)
 
+    _, held_out = load_sprites()
     figures, code = measure(model, held_out, run.seed)
     traversals = traverse(model, held_out.images[TRAVERSED], code.dimensions)
     metrics = {name: history[name].tolist() for name in history}

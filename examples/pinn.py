@@ -11,9 +11,10 @@ points.
     python examples/pinn.py --quick                          # a few steps of each, in seconds
     python examples/pinn.py --configs equal by-hand --seeds 1
 
-`train` is the part to read: a plain training loop that uses the library.
+`training` is the part to read: a plain training loop that uses the library.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from time import process_time
 
@@ -35,28 +36,35 @@ SEEDS = 5
 STEPS, QUICK_STEPS = 4000, 20
 
 
-def train(run: Run, show: Show) -> Result:
-    """Train one network and measure it."""
-    torch.manual_seed(run.seed)
-    network = Network()
+def training(run: Run, network: Network, criterion: WeightedLoss) -> Iterator[None]:
+    """Train a network, and stop for a moment after each step."""
     optimizer = torch.optim.Adam(network.parameters(), lr=run.learning_rate, fused=True)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.01 ** (1 / run.steps))
-    criterion = WeightedLoss.from_config(CONFIGS, at=run.config)
-    criterion.bind(total_steps=run.steps)
     criterion.follow(optimizer)
-    history = History(criterion, every=f"{run.interval} steps", include=["weight"])
 
     generator = torch.Generator().manual_seed(run.seed)
-    errors: dict[int, float] = {}
-    seconds = 0.0
-    for step in range(run.steps):
-        began = process_time()  # what else the machine does is not counted
+    for _ in range(run.steps):
         terms = losses(network, draw(run.points, generator))
         loss = criterion(terms, shared=network.parameters())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         decay.step()
+        yield
+
+
+def train(run: Run, show: Show) -> Result:
+    """Train one network and measure it."""
+    torch.manual_seed(run.seed)
+    network = Network()
+    criterion = WeightedLoss.from_config(CONFIGS, at=run.config).bind(total_steps=run.steps)
+    history = History(criterion, every=f"{run.interval} steps", include=["weight"])
+    steps = training(run, network, criterion)
+    errors: dict[int, float] = {}
+    seconds = 0.0
+    for step in range(run.steps):
+        began = process_time()  # what else the machine does is not counted
+        next(steps)
         seconds += process_time() - began
 
         if step % run.interval == 0 or step == run.steps - 1:

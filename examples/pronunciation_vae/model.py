@@ -117,6 +117,11 @@ class PronunciationVAE(nn.Module):
 
         The KL comes unreduced, since what a config does to it may be done to each dimension.
         """
-        mean, log_variance = self.encode(words)
-        code = draw(mean, log_variance, generator)
-        return self.negative_log_likelihood(words, code), kl_to_prior(mean, log_variance)
+        return self.terms(words, self.encode(words), generator)
+
+    def terms(
+        self, words: Words, posterior: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The same, from the mean and log variance of q(z|x)."""
+        code = draw(*posterior, generator)
+        return self.negative_log_likelihood(words, code), kl_to_prior(*posterior)

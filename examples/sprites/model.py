@@ -20,9 +20,14 @@ class SpriteVAE(nn.Module):
 
     def forward(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Reconstruction error over pixels and KL over the dimensions of the code, shape (n,)."""
-        mean, log_variance = self.encode(images)
-        code = draw(mean, log_variance, generator)
-        return self.reconstruction(images, code), kl_to_prior(mean, log_variance).sum(dim=1)
+        return self.terms(images, self.encode(images), generator)
+
+    def terms(
+        self, images: Tensor, posterior: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The same, from the mean and log-variance of q(z|x)."""
+        code = draw(*posterior, generator)
+        return self.reconstruction(images, code), kl_to_prior(*posterior).sum(dim=1)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each of shape (n, code)."""
