@@ -20,6 +20,8 @@ _ORDERED = 0.9  # of all pairs of an early and a late row, that must agree in ho
 _OPPOSED = -0.1  # cosine: for gradients that are nearer to orthogonal, a projection changes little
 _CHANCE = 0.01  # of calling any conflict of independent gradients lasting, over all pairs
 _TESTS = 3  # of each pair: all rows, and both halves
+_SMALL = 0.04  # of an equal share of the values, as in a monitor
+_FELL = 0.5  # of its earlier value, likewise
 _MOST = 5  # pairs that are named in sentences of one kind
 
 _OTHER: dict[By, By] = {"gradients": "values", "values": "gradients"}
@@ -108,6 +110,7 @@ def verdict(evidence: Evidence, found: Mapping[Pair, PairCalibration]) -> tuple[
     remarks = [
         _vanishing(evidence),
         _disagreement(evidence),
+        _collapsing(evidence),
         _without_gradients(evidence),
         _replaced(evidence),
     ]
@@ -233,7 +236,10 @@ def _against_conflict(evidence: Evidence, pair: Pair) -> str:
     advice = "if both should improve, try balancer: pcgrad or upgrad"
     if unbalanced := [name for name in pair if not config.terms[name].is_balanced]:
         advice += f", with balanced: true at {quoted(unbalanced)}"
-    return advice
+    return (
+        f"{advice}; if one limits the other, as a KL or a penalty does, equal shares are not the "
+        "goal: choose its weight with a sweep, or give it a target"
+    )
 
 
 def _unclear(found: Mapping[Pair, PairCalibration], lasting: Mapping[Pair, str]) -> list[str]:
@@ -322,7 +328,29 @@ def _disagreement(evidence: Evidence) -> str:
         return ""
     return (
         f"by {other}, the proposal would be {_and(found)}, compared with {fit.anchor!r}: "
-        "gradients, not values, move the shared tensors"
+        "try both, for example in a sweep"
+    )
+
+
+def _collapsing(evidence: Evidence) -> str:
+    """Terms whose value fell, further than the others, to a small part of the loss."""
+    values = evidence.measured.sizes["values"]
+    halves = {name: [*map(_median, _halves(series))] for name, series in values.items()}
+    whole = math.fsum(late for _, late in halves.values() if math.isfinite(late))
+    kept = {name: late / early for name, (early, late) in halves.items() if early > 0}
+    found = []
+    for name in [name for name in evidence.fit.names if kept.get(name, 1.0) <= _FELL]:
+        early, late = halves[name]
+        others = [ratio for other, ratio in kept.items() if other != name]
+        is_small = late * len(values) < _SMALL * whole
+        if is_small and others and kept[name] <= _FELL * float(np.nanmedian(others)):
+            found.append(f"{name!r} from {early:.2g} to {late:.2g}, {late / whole:.2%} of the sum")
+    if not found:
+        return ""
+    return (
+        f"from the early to the late half of the rows, the value fell for {_and(found)}: if such a "
+        "term should keep its value, as the KL of a VAE should, an equal share makes it vanish. "
+        "Give it a smaller weight, a schedule or a target"
     )
 
 

@@ -332,7 +332,7 @@ def test_a_lasting_conflict_has_a_remedy(rows: int) -> None:
     (sentence,) = found.verdict
     assert re.fullmatch(
         rf"'a' and 'b' oppose each other in 100% of the measured steps \({rows} rows, median "
-        r"cosine -0.3\d?\): if both should improve, try balancer: pcgrad or upgrad",
+        r"cosine -0.3\d?\): if both should improve, try balancer: pcgrad or upgrad; if .*",
         sentence,
     )
 
@@ -498,12 +498,25 @@ def test_values_and_gradients_that_disagree_are_named() -> None:
     found = judged(values={"a": 100.0, "b": 1.0}, norms={"a": 1.0, "b": 1.0})
     assert said(
         found,
-        "by values, the proposal would be 1e+02 instead of 1 for 'b', compared with 'a': gradients",
+        "by values, the proposal would be 1e+02 instead of 1 for 'b', compared with 'a': try both",
     )
     found = judged(by="values", values={"a": 100.0, "b": 1.0}, norms={"a": 1.0, "b": 1.0})
     assert said(found, "by gradients, the proposal would be 1 instead of 1e+02 for 'b'")
     assert not said(judged(values={"a": 2.9, "b": 1.0}, norms={"a": 1.0, "b": 1.0}), "by values")
     assert not said(judged(values={"a": 0.0, "b": 1.0}, norms={"a": 1.0, "b": 1.0}), "by values")
+
+
+def test_a_value_that_vanishes_in_the_rows_is_named() -> None:
+    falling = [0.3] * (ROWS // 2) + [0.05] * (ROWS // 2)
+    found = judged(values={"a": 17.0, "b": falling}, norms=CALM, cosines=AGREE)
+    assert said(found, "the value fell for 'b' from 0.3 to 0.05, 0.29% of the sum: if such a term")
+    large = judged(values={"a": 2.0, "b": falling}, norms=CALM, cosines=AGREE)
+    assert not said(large, "the value fell")  # it is still 2.4% of two terms
+    steady = judged(values={"a": 17.0, "b": 0.05}, norms=CALM, cosines=AGREE)
+    assert not said(steady, "the value fell")
+    all_fall = [60 * value for value in falling]
+    together = judged(values={"a": all_fall, "b": falling}, norms=CALM, cosines=AGREE)
+    assert not said(together, "the value fell")
 
 
 def test_a_gradient_of_0_is_named() -> None:

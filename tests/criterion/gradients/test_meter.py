@@ -385,6 +385,7 @@ def test_a_call_is_measured_once_its_shared_is_right(wrong: Any) -> None:
 
 
 def test_a_compiled_criterion_is_one_warning() -> None:
+    torch.compiler.reset()  # after many graphs of other tests it would not be compiled
     criterion = WeightedLoss(["a", "b"])
     history = History(criterion, "1 steps", gradients="1 steps")
     compiled = torch.compile(criterion, backend="eager", fullgraph=True)
