@@ -20,6 +20,7 @@ _ORDERED = 0.9  # of all pairs of an early and a late row, that must agree in ho
 _OPPOSED = -0.1  # cosine: for gradients that are nearer to orthogonal, a projection changes little
 _CHANCE = 0.01  # of calling any conflict of independent gradients lasting, over all pairs
 _TESTS = 3  # of each pair: all rows, and both halves
+_CLEARLY = 1.5  # factor by which one proposal moves less than another
 _SMALL = 0.04  # of an equal share of the values, as in a monitor
 _FELL = 0.5  # of its earlier value, likewise
 _MOST = 5  # pairs that are named in sentences of one kind
@@ -328,8 +329,26 @@ def _disagreement(evidence: Evidence) -> str:
         return ""
     return (
         f"by {other}, the proposal would be {_and(found)}, compared with {fit.anchor!r}: "
-        "try both, for example in a sweep"
+        f"{_steadier(evidence, other)}"
     )
+
+
+def _steadier(evidence: Evidence, other: By) -> str:
+    """Which of two proposals moves less between the halves of the rows."""
+    drift = {by: _drift(evidence, by) for by in (evidence.by, other)}
+    low, high = sorted(drift, key=lambda by: drift[by])
+    if not drift[high] > drift[low] + math.log(_CLEARLY):
+        return "both move as much between the early and the late half, so try both"
+    return f"prefer the one by {low}, which moves less between the early and the late half"
+
+
+def _drift(evidence: Evidence, by: By) -> float:
+    """By how much, at most, a proposal moves between the halves of the rows, as a logarithm."""
+    used, sizes = evidence.measured.used(by), evidence.measured.sizes[by]
+    halves = {name: [*map(_median, _halves(sizes[name][used]))] for name in evidence.fit.names}
+    with np.errstate(all="ignore"):
+        moved = [float(np.log(np.divide(late, early))) for early, late in halves.values()]
+    return max(moved) - min(moved) if np.isfinite(moved).all() else math.inf
 
 
 def _collapsing(evidence: Evidence) -> str:

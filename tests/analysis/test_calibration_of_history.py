@@ -498,12 +498,24 @@ def test_values_and_gradients_that_disagree_are_named() -> None:
     found = judged(values={"a": 100.0, "b": 1.0}, norms={"a": 1.0, "b": 1.0})
     assert said(
         found,
-        "by values, the proposal would be 1e+02 instead of 1 for 'b', compared with 'a': try both",
+        "by values, the proposal would be 1e+02 instead of 1 for 'b', compared with 'a': both move",
     )
     found = judged(by="values", values={"a": 100.0, "b": 1.0}, norms={"a": 1.0, "b": 1.0})
     assert said(found, "by gradients, the proposal would be 1 instead of 1e+02 for 'b'")
     assert not said(judged(values={"a": 2.9, "b": 1.0}, norms={"a": 1.0, "b": 1.0}), "by values")
     assert not said(judged(values={"a": 0.0, "b": 1.0}, norms={"a": 1.0, "b": 1.0}), "by values")
+
+
+def test_the_steadier_of_two_proposals_is_preferred() -> None:
+    rising = [1.0] * (ROWS // 2) + [2.5] * (ROWS // 2)
+    steady = {"a": 100.0, "b": 1.0}
+    words = "prefer the one by {}, which moves less between the early and the late half"
+    found = judged(values=steady, norms={"a": 1.0, "b": rising})
+    assert said(found, words.format("values"))
+    found = judged(by="values", values=steady, norms={"a": 1.0, "b": rising})
+    assert said(found, words.format("values"))
+    found = judged(values={"a": 100.0, "b": rising}, norms={"a": 1.0, "b": 1.0})
+    assert said(found, words.format("gradients"))
 
 
 def test_a_value_that_vanishes_in_the_rows_is_named() -> None:
