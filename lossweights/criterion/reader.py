@@ -395,7 +395,7 @@ class Reader:
 
 
 def _are_tensors(values: Sequence[object]) -> bool:
-    return bool(values) and all(isinstance(value, Tensor) for value in values)
+    return len(values) > 0 and all(isinstance(value, Tensor) for value in values)
 
 
 def ignoring(patterns: Sequence[str]) -> re.Pattern[str]:
