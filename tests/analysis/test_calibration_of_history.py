@@ -516,6 +516,8 @@ def test_the_steadier_of_two_proposals_is_preferred() -> None:
     assert said(found, words.format("values"))
     found = judged(values={"a": 100.0, "b": rising}, norms={"a": 1.0, "b": 1.0})
     assert said(found, words.format("gradients"))
+    hardly = [1.0] * (ROWS // 2) + [1.4] * (ROWS // 2)
+    assert said(judged(values=steady, norms={"a": 1.0, "b": hardly}), "try both")
 
 
 def test_a_value_that_vanishes_in_the_rows_is_named() -> None:

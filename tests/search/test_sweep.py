@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,63 @@ def test_a_storage_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
             run(storage=str(tmp_path / name))
     with pytest.raises(ValueError, match=r"cannot be opened: .*oracle"):
         run(storage="oracle+nothing://host/name")
+
+
+def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="database of another program"):
+        Front.load(path)
+    with pytest.raises(ValueError, match="database of another program"):
+        run(storage=path)
+    assert path.read_bytes() == before
+
+
+def test_an_empty_study_of_other_directions_is_refused(storage: str) -> None:
+    with queue.quiet():
+        optuna.create_study(
+            storage=queue.open_storage(storage),
+            study_name="sweep",
+            directions=["minimize", "minimize"],
+        )
+    with pytest.raises(ValueError, match="not of a sweep: write another name="):
+        run(storage=storage)
+
+
+def test_a_new_file_may_be_opened_by_several_processes_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from lossweights.search.study import open_storage; open_storage(sys.argv[1])"
+    )
+    for index in range(2):
+        command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / f"{index}.db")]
+        processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+        for process in processes:
+            _, error = process.communicate()
+            assert process.returncode == 0, error.decode()
+
+
+class Odd(Exception):  # noqa: N818
+    """An error that cannot be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_results_and_errors_do_not_end_a_sweep() -> None:
+    def train(config: LossConfig, seed: int, report: Any) -> dict[str, Any]:
+        if config.terms["kl"].weight == 2.0:
+            raise Odd
+        if config.terms["kl"].weight == 3.0:
+            return {"nll": 10**400}
+        return {"nll": torch.tensor(1.7e308, dtype=torch.float64, requires_grad=True)}
+
+    front = run(train, vary={"kl.weight": [2.0, 3.0]}, trials=2, maximize=[])
+    assert [each.state for each in front.outcomes] == ["done", "failed", "failed"]
+    assert front.best.mean("nll") == pytest.approx(1.7e308)
+    assert front.outcomes[1].reason.startswith("seed 0: Odd (")
 
 
 def test_a_trial_that_is_repeated_is_of_no_process_yet(tmp_path: Path) -> None:
@@ -364,6 +423,9 @@ def test_a_total_is_no_objective(name: str) -> None:
         ({"minimize": None}, r"minimize: write a list of names, .* found None"),
         ({"minimize": [1]}, r"minimize: write a list of names, .* found \[1\]"),
         ({"train": None}, r"train: a function of \(config, seed, report\) is needed"),
+        ({"sampler": 5}, r"sampler: .* such as optuna.samplers.TPESampler\(\), found 5"),
+        ({"pruner": optuna.pruners.NopPruner}, "pruner: an object of Optuna is needed"),
+        ({"storage": 5}, "storage: write a file that ends in .db"),
         ({"workers": 2}, "several workers share a storage"),
         ({"workers": 2, "storage": "a.db", "train": lambda *_: {}}, "top level of a module"),
     ],
