@@ -216,10 +216,18 @@ def test_a_new_file_may_be_opened_by_several_processes_at_once(tmp_path: Path) -
     )
     for index in range(2):
         command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / f"{index}.db")]
-        processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+        processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]  # noqa: S603
         for process in processes:
             _, error = process.communicate()
             assert process.returncode == 0, error.decode()
+
+
+def test_the_values_of_a_trial_are_means_over_seeds(storage: str) -> None:
+    front = run(storage=storage)
+    with queue.quiet():
+        studies, _ = queue.load_studies(queue.open_storage(storage), "sweep")
+    for outcome, trial in zip(front.outcomes, studies.trials(), strict=True):
+        assert trial.values == pytest.approx([outcome.mean("nll"), outcome.mean("probe")])
 
 
 class Odd(Exception):  # noqa: N818
