@@ -31,7 +31,7 @@ from sprites.run import Run as SpritesRun
 
 CONFIGS = Path(__file__).parents[1] / "calibration.yaml"
 WORDS, EPOCHS = 40_000, 6
-# What single tasks reach on test images, to which the five together are compared: docs/results.md.
+# What single tasks reach on test images, to which the five together are compared: docs/results/multi_task_by_task.md.
 ALONE = {"digit": 76.5, "position": 0.227, "ink": 1.26, "scene": 6.61, "photo": 65.0}
 
 Figures = Mapping[str, float]
