@@ -1,10 +1,11 @@
-"""Ways to weigh the KL of a variational autoencoder, and whether they disentangle its code.
+"""Does a larger weight of the KL disentangle the code of a variational autoencoder?
 
-Every picture is of one sprite, whose shape, size, rotation and place are drawn independently. The
-autoencoder is not told of these factors. Does each get a dimension of the code to itself? A larger
-weight of the KL is known to help, at a price; other ways say how many nats the code is to hold.
-Each way is a section of `beta_vae.yaml`, beside this program; all share the pictures, the model,
-the optimizer, the number of steps and, seed by seed, the initialisation and the batches.
+Every picture shows one sprite whose shape, size, rotation and place are drawn independently. The
+autoencoder does not see these factors. Does each factor get a dimension of the code to itself? A
+larger weight of the KL is known to help, at a price. Other methods set how many nats the code
+holds. Each config is a section of `beta_vae.yaml`, next to this program. All configs have the same
+pictures, model, optimizer and number of steps and, for each seed, the same initialization and
+batches.
 
     python examples/beta_vae.py             # all of them, five seeds: 18 minutes on two cores
     python examples/beta_vae.py --quick     # a few steps of each, in seconds
@@ -37,19 +38,19 @@ STEPS, QUICK_STEPS = 8_000, 40
 
 
 def training(run: Run, model: SpriteVAE, criterion: WeightedLoss) -> Iterator[None]:
-    """Train a model, and stop for a moment after each step."""
+    """Train a model; yield after each step."""
     sprites, _ = load_sprites()
     optimizer = torch.optim.Adam(model.parameters(), lr=run.learning_rate, fused=True)
     criterion.follow(optimizer)
 
-    generator = torch.Generator().manual_seed(run.seed)  # of the batches and the noise of codes
+    generator = torch.Generator().manual_seed(run.seed)  # for the batches and the noise of codes
     for _ in range(run.steps):
         images = sprites.batch(run.batch_size, generator)
         posterior = model.encode(images)
         reconstruction, kl = model.terms(images, posterior, generator)
         terms = {"reconstruction": reconstruction.mean(), "kl": kl.mean()}
-        # Both terms depend on the encoder through the posterior alone. Only what looks at gradients
-        # needs `shared`.
+        # Both terms depend on the encoder through the posterior only. `shared` is for methods that
+        # use gradients.
         loss = criterion(terms, shared=posterior)
         loss.backward()
         optimizer.step()
@@ -77,13 +78,13 @@ def train(run: Run, show: Show) -> Result:
 
 
 def try_out(config: str, steps: int) -> None:
-    """Weigh made-up terms, so that a section of other terms is not found out in mid-run."""
+    """Weight made-up terms, so that a section with wrong terms fails before training."""
     criterion = WeightedLoss.from_config(CONFIGS, at=config).bind(total_steps=steps)
     criterion.breakdown({"reconstruction": torch.ones(()), "kl": torch.ones(())})
 
 
 def main() -> None:
-    """Train under every config, then show what the codes came to hold."""
+    """Train with every config, then show what the codes hold."""
     names = list(yaml.safe_load(CONFIGS.read_text("utf-8")))
     parser = experiment_parser(__doc__ or "", "beta_vae", names)
     options = read_experiment(parser, try_out, seeds=SEEDS, steps=STEPS, quick_steps=QUICK_STEPS)
@@ -97,7 +98,7 @@ def main() -> None:
         config: [result.figures for result in group] for config, group in by_config(results).items()
     }
     console = Console()
-    console.print(screen_table("Which factor has a dimension?", caption(runs[0]), COLUMNS, rows))
+    console.print(screen_table("Which factors have a dimension?", caption(runs[0]), COLUMNS, rows))
     for file in (
         save_markdown(COLUMNS, rows, options.out / "table.md"),
         save(results, options.out / "figures.json"),

@@ -1,18 +1,18 @@
-"""Do fixed weights hold up that were read off a short training?
+"""Do fixed weights from a short training hold up in a whole training?
 
-A probe is the first 5% of a training under equal weights, with a `History` that records values and
-gradients of the terms. `calibrate` proposes fixed weights from it, which give the terms equal
-shares of the gradients or of the loss. With these weights the training starts again. The result is
-compared with equal weights, weights chosen by hand, and a way that adapts, on four problems of the
-other examples: five tasks on one trunk, a physics-informed network, a VAE of pronunciations and one
-of sprites.
+A probe is the first 5% of a training with equal weights, with a `History` that records values and
+gradients of the terms. From it `calibrate` proposes fixed weights that give the terms equal shares
+of the gradients or of the loss. The training then starts again with these weights. The result is
+compared with equal weights, weights chosen by hand and an adaptive method, on four problems of the
+other examples: five tasks on one trunk, a physics-informed network, a VAE of pronunciations and a
+VAE of sprites.
 
     python examples/calibration.py             # all, five seeds: a hundred trainings
     python examples/calibration.py --quick     # a few steps of each: about a minute
     python examples/calibration.py --problems equation --ways equal by-gradients --seeds 1
-    python examples/calibration.py --tune      # how weights by hand were found for the five tasks
+    python examples/calibration.py --tune      # the search for weights by hand of the five tasks
 
-Configs are sections of `calibration.yaml`, beside this program. `probe` and `train` are the parts
+Configs are sections of `calibration.yaml`, next to this program. `probe` and `train` are the parts
 to read.
 """
 
@@ -41,7 +41,7 @@ CALIBRATED: dict[str, Literal["gradients", "values"]] = {
 
 
 def probe(problem: Problem, config: LossConfig, seed: int, steps: int) -> History:
-    """What the first part of a training shows of its terms."""
+    """Record values and gradients of the terms in the first part of a training."""
     criterion = WeightedLoss(config).bind(total_steps=steps)
     probed = max(MEASUREMENTS, round(PROBE * steps))
     every = f"{max(1, probed // MEASUREMENTS)} steps"
@@ -72,7 +72,7 @@ def train(job: report.Job, show: Show) -> report.Result:
 
 
 def main() -> None:
-    """Train every problem in every way, then compare."""
+    """Train every problem with every weighting, then compare."""
     options = read_options()
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console()
@@ -103,32 +103,32 @@ def main() -> None:
 def read_options() -> argparse.Namespace:
     """The options on the command line."""
     parser = Parser(__doc__ or "")
-    parser.add_argument("--quick", action="store_true", help="a few steps of each")
+    parser.add_argument("--quick", action="store_true", help="a few steps of each training")
     parser.add_argument(
         "--problems",
         nargs="+",
         choices=list(PROBLEMS),
         default=list(PROBLEMS),
         metavar="PROBLEM",
-        help=f"some of them only ({' '.join(PROBLEMS)})",
+        help=f"only these problems ({' '.join(PROBLEMS)})",
     )
     parser.add_argument(
         "--ways",
         nargs="+",
         metavar="WAY",
-        help=f"some of them only (configs of the problem, {' '.join(CALIBRATED)})",
+        help=f"only these weightings (configs of the problem, {' '.join(CALIBRATED)})",
     )
-    parser.add_argument("--seeds", type=count, help=f"runs of each ({SEEDS}; 1 with --quick)")
-    parser.add_argument("--tune", action="store_true", help="look for weights of the five tasks")
-    parser.add_argument("--workers", type=count, default=2, help="processes at a time (2)")
+    parser.add_argument("--seeds", type=count, help=f"number of seeds ({SEEDS}; 1 with --quick)")
+    parser.add_argument("--tune", action="store_true", help="search for weights of the five tasks")
+    parser.add_argument("--workers", type=count, default=2, help="parallel processes (2)")
     out = Path("runs/calibration")
-    parser.add_argument("--out", type=Path, default=out, help=f"folder of the files ({out})")
+    parser.add_argument("--out", type=Path, default=out, help=f"output folder ({out})")
     options = parser.parse_args()
     sections = yaml.safe_load(CONFIGS.read_text("utf-8"))
     known = {way for problem in options.problems for way in sections[problem]} | {*CALIBRATED}
     for way in options.ways or []:
         if way not in known:
-            parser.error(f"--ways: no problem has the way {way!r}; there are {sorted(known)}")
+            parser.error(f"--ways: no problem has the way {way!r}; known: {sorted(known)}")
     return options
 
 

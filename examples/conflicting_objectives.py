@@ -1,11 +1,11 @@
-"""Two objectives that conflict, under the methods that weigh by gradients and some that do not.
+"""Two objectives that conflict, with balancers by gradients and some other methods.
 
-A point moves in the plane; both objectives are terms of a loss, and what they share is the point.
-From some of the five starts a plain sum of the objectives stays in a narrow valley, where each
-gradient undoes what the other has done. Each method is a section of `conflicting_objectives.yaml`,
-beside this program.
+A point moves in the plane. Both objectives are terms of a loss, and they share the point. From some
+of the five starts a plain sum of the objectives stays in a narrow valley, in which each gradient
+undoes what the other has done. Each method is a section of `conflicting_objectives.yaml`, next to
+this program.
 
-    python examples/conflicting_objectives.py               # all: about ten minutes on two cores
+    python examples/conflicting_objectives.py               # all: 43 minutes on two busy cores
     python examples/conflicting_objectives.py --quick       # a few steps of each, in seconds
     python examples/conflicting_objectives.py --methods sum cagrad
 
@@ -31,15 +31,15 @@ from two_objectives.problem import STARTS, Front, objectives, pareto_front
 from two_objectives.run import EVERY, Result, Run
 
 METHODS = Path(__file__).with_suffix(".yaml")
-TOLERANCE = 0.1  # how far from the front counts as on it; from end to end it is 28 long
+TOLERANCE = 0.1  # points this close count as on the front, which is 28 long
 QUICK_STEPS = 40
 
 
 def descend(run: Run, show: Show) -> Result:
-    """Move a point from a start, for as many steps as are asked for."""
+    """Move a point from a start, for the steps of the run."""
     point = torch.tensor(run.start, requires_grad=True)
     criterion = WeightedLoss.from_config(METHODS, at=run.method)
-    learned = criterion.param_groups()  # of `uncertainty`; empty for the others
+    learned = criterion.param_groups()  # for `uncertainty`; empty for the others
     optimizer = torch.optim.Adam([{"params": [point]}, *learned], lr=run.learning_rate, fused=True)
     criterion.follow(optimizer)
 
@@ -59,25 +59,25 @@ def descend(run: Run, show: Show) -> Result:
 
 
 def descend_all(runs: Sequence[Run], show: Show) -> list[Result]:
-    """The same for one run after another."""
+    """Call `descend` for one run after another."""
     return [
         descend(run, partial(show_as_one, show, index, len(runs))) for index, run in enumerate(runs)
     ]
 
 
 def show_as_one(show: Show, index: int, count: int, done: int, total: int, note: str) -> None:
-    """Show how far the run of that index is as a part of all runs."""
+    """Show the progress of one run as a part of all runs."""
     show(index * total + done, count * total, note)
 
 
 def table(results: Sequence[Result], front: Front) -> Table:
-    """A row for each method: which starts lead to the front, where on it, and how soon."""
+    """A row for each method: which starts lead to the front, to which point, and after how long."""
     run = results[0].run
     rows = empty_table(
         f"Where {run.steps:,} steps of Adam lead (learning rate {run.learning_rate:g})",
-        "f1 above f2 at the end, and after how many steps the point stays within "
-        f"{TOLERANCE:g} of the Pareto front, in the plane of the objectives; - where it is "
-        "elsewhere at the end.",
+        "From top to bottom: f1 and f2 at the end, and the number of steps after which the point "
+        f"stays within {TOLERANCE:g} of the Pareto front, in the plane of the objectives. A dash: "
+        "it does not end there.",
         first="",
     )
     for heading in ("on the\nfront", *(f"{x:g},\n{y:g}" for x, y in STARTS)):
@@ -92,7 +92,7 @@ def table(results: Sequence[Result], front: Front) -> Table:
 
 
 def cell(result: Result, reached: int | None) -> str:
-    """Both objectives at the end, and the steps that it took to the front."""
+    """Both objectives at the end, and the number of steps to the front."""
     first, second = result.values()[-1].tolist()
     return f"{first:.2f}\n{second:.2f}\n{'-' if reached is None else f'{reached:,}'}"
 
@@ -102,20 +102,22 @@ def read_options(names: Sequence[str]) -> argparse.Namespace:
     parser = Parser(__doc__ or "")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps")
     parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="METHOD")
-    parser.add_argument("--steps", type=int, default=15_000, help="from each start (15000)")
-    parser.add_argument("--learning-rate", type=float, default=4e-3, help="of Adam (4e-3)")
-    parser.add_argument("--workers", type=int, default=2, help="processes at a time (2)")
+    parser.add_argument("--steps", type=int, default=15_000, help="steps from each start (15000)")
+    parser.add_argument(
+        "--learning-rate", type=float, default=4e-3, help="learning rate of Adam (4e-3)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="parallel processes (2)")
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("runs/conflicting_objectives"),
-        help="folder (runs/conflicting_objectives)",
+        help="output folder (runs/conflicting_objectives)",
     )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Run every method from every start, then show where they came to."""
+    """Run every method from every start, then show where the points end."""
     options = read_options(list(yaml.safe_load(METHODS.read_text("utf-8"))))
     steps = QUICK_STEPS if options.quick else options.steps
     jobs = {

@@ -1,17 +1,17 @@
-"""At the same KL, does it matter how one got there?
+"""At the same KL, does it matter how the KL is weighted?
 
 Schedules, controllers and transforms of the KL of a variational autoencoder end at different KLs,
-so a comparison of two configs mostly says that one has more nats in its code than the other. This
-program sweeps over six families of configs, with several settings of each, which reach overlapping
-KLs: constant weights, ramps, cycles, PID targets, free bits and capacities. Then it compares the
-families at the same KLs. The model and the words are those of `vae_elbo.py`.
+so two configs mostly differ in how many nats their code holds. This program sweeps over six
+families of configs, with several settings of each, which reach overlapping KLs: constant weights,
+ramps, cycles, PID targets, free bits and capacities. Then it compares the families at the same
+KLs. The model and the words are those of `vae_elbo.py`.
 
     python examples/front.py             # all configs, three seeds: about an hour on two busy cores
     python examples/front.py --quick     # a few steps of some configs: about a minute
 
-The results are kept in a file: the same command resumes an interrupted sweep.
+The results are kept in a file. The same command resumes an interrupted sweep.
 
-`training` is the part to read: a plain training loop that uses the library; `main` has the sweep.
+`training` is the part to read: a plain training loop that uses the library. `main` has the sweep.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,17 +39,17 @@ LEARNING_RATE = 2e-3
 def training(
     model: PronunciationVAE, criterion: WeightedLoss, *, words: Words, steps: int, seed: int
 ) -> Iterator[None]:
-    """Train a model, and stop for a moment after each step."""
+    """Train a model; yield after each step."""
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
     criterion.follow(optimizer)
 
-    generator = torch.Generator().manual_seed(seed)  # of the order of words and the noise of codes
+    generator = torch.Generator().manual_seed(seed)  # for the order of words and the noise of codes
     batches = chain.from_iterable(words.batches(BATCH_SIZE, generator) for _ in repeat(None))
     for batch in islice(batches, steps):
         posterior = model.encode(batch)
         nll, kl = model.terms(batch, posterior, generator)
-        # Both terms depend on the encoder through the posterior alone. Only what looks at gradients
-        # needs `shared`.
+        # Both terms depend on the encoder through the posterior only. `shared` is for methods that
+        # use gradients.
         loss = criterion({"reconstruction": nll, "kl": kl}, shared=posterior)
         loss.backward()
         optimizer.step()
@@ -60,7 +60,7 @@ def training(
 def train(
     config: LossConfig, seed: int, _report: Callable[[int, float], None], words: int, epochs: int
 ) -> dict[str, float]:
-    """Train a model under a config and measure it on held-out words. It is what `sweep` calls."""
+    """Train a model with a config and measure it on held-out words. `sweep` calls this."""
     train_words, test_words = load_words(words)
     torch.manual_seed(seed)
     model = PronunciationVAE()
@@ -75,10 +75,10 @@ def train(
 def main() -> None:
     """Sweep over all families, then compare them at the same KL."""
     parser = Parser(__doc__ or "")
-    parser.add_argument("--quick", action="store_true", help="a few steps of two configs of each")
-    parser.add_argument("--workers", type=count, default=2, help="processes at a time (2)")
+    parser.add_argument("--quick", action="store_true", help="a few steps of some configs")
+    parser.add_argument("--workers", type=count, default=2, help="parallel processes (2)")
     out = Path("runs/front")
-    parser.add_argument("--out", type=Path, default=out, help=f"folder of the files ({out})")
+    parser.add_argument("--out", type=Path, default=out, help=f"output folder ({out})")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 

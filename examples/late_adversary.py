@@ -1,17 +1,18 @@
 """A term that starts late: an adversary for an autoencoder, as VQGAN is trained.
 
-An autoencoder that minimises the squared error gives blurred images. A discriminator that tells
-images from reconstructions makes them sharper, but is of little use before there is something to
-sharpen, and costs time in every step. So VQGAN starts it late (P. Esser, R. Rombach, B. Ommer,
-*Taming transformers for high-resolution image synthesis*, CVPR 2021, arXiv 2012.09841; in its code
-`disc_start`). When and how is a section of `late_adversary.yaml`, beside this program; all share
-the images, the models, the optimizers, the number of steps and, seed by seed, the initialisation.
+An autoencoder that minimizes the squared error gives blurred images. A discriminator that tells
+images from reconstructions makes them sharper. But it is of little use before there is something to
+sharpen, and it costs time in every step. So VQGAN starts it late (P. Esser, R. Rombach, B. Ommer,
+*Taming transformers for high-resolution image synthesis*, CVPR 2021, arXiv 2012.09841; `disc_start`
+in its code). Each config is a section of `late_adversary.yaml`, next to this program. All configs
+have the same images, models, optimizers and number of steps and, for each seed, the same
+initialization.
 
     python examples/late_adversary.py               # five configs, five seeds: about two minutes
     python examples/late_adversary.py --quick       # a few steps of each, in seconds
     torchrun --standalone --nproc-per-node 2 examples/late_adversary.py --configs late-ramp
 
-`train` is the part to read: a plain training loop with two optimizers, that uses the library.
+`train` is the part to read: a plain training loop with two optimizers that uses the library.
 """
 
 import time
@@ -40,18 +41,18 @@ SEEDS, STEPS, QUICK_STEPS = 5, 2000, 60
 
 
 def train(run: Run, show: Show) -> Result:
-    """Train an autoencoder, and its adversary while there is one; then measure it."""
+    """Train an autoencoder, and its adversary while that is active; then measure it."""
     images = load_images()
     torch.manual_seed(run.seed)
     autoencoder, discriminator = Autoencoder(), Discriminator()
-    # Under torchrun each is a DistributedDataParallel of its own; otherwise they are themselves.
+    # Under torchrun each is wrapped in its own DistributedDataParallel.
     reconstruct, judge = ranks.on_all_ranks(autoencoder), ranks.on_all_ranks(discriminator)
     adam = partial(torch.optim.Adam, lr=2e-3, betas=(0.5, 0.9), fused=True)  # VQGAN's betas
     optimizer = adam(autoencoder.parameters())
     discriminator_optimizer = adam(discriminator.parameters())
 
     criterion, judgement = losses(run)
-    criterion.follow(optimizer)  # the clock of both counts the steps of this optimizer
+    criterion.follow(optimizer)  # the clock of both losses counts the steps of this optimizer
 
     history, seconds = [], []
     for step, batch in enumerate(images.batches(run.steps, BATCH, run.seed)):
@@ -63,7 +64,7 @@ def train(run: Run, show: Show) -> Result:
 
         real = ranks.share(batch)
         fake = reconstruct(real)
-        if judgement.is_active("fake"):  # else no forward, no step; DDP has nothing to wait for
+        if judgement.is_active("fake"):  # otherwise no forward and no step
             with_penalty = judgement.is_active("r1")
             terms = discriminator_terms(judge, real, fake.detach(), with_penalty=with_penalty)
             judgement(terms).backward()
@@ -72,12 +73,12 @@ def train(run: Run, show: Show) -> Result:
 
         terms = {"reconstruction": functional.mse_loss(fake, real)}
         if criterion.is_active("adversarial"):
-            # Not `judge`: DistributedDataParallel would average gradients that nobody wants.
+            # Not `judge`: DistributedDataParallel would average gradients that are not used.
             terms["adversarial"] = -discriminator(fake).mean()
         criterion(terms).backward()
         optimizer.step()
         optimizer.zero_grad()
-        discriminator_optimizer.zero_grad()  # what the adversarial term has left there
+        discriminator_optimizer.zero_grad()  # left by the adversarial term
         seconds.append(time.process_time() - began)
 
     ranks.check_that_ranks_agree(autoencoder, discriminator)
@@ -100,14 +101,14 @@ def losses(run: Run) -> tuple[WeightedLoss, WeightedLoss]:
 
 
 def try_out(config: str, steps: int) -> None:
-    """Weigh made-up terms, so that a section of other terms is not found out in mid-run."""
+    """Weight made-up terms, so that a section with wrong terms fails before training."""
     criterion, judgement = losses(Run(config, 0, steps))
     criterion.breakdown(dict.fromkeys(("reconstruction", "adversarial"), torch.ones(())))
     judgement.breakdown(dict.fromkeys(("real", "fake", "r1"), torch.ones(())))
 
 
 def train_all(runs: Sequence[Run], workers: int) -> list[Result]:
-    """All runs; under torchrun one after the other, with all processes at work on each."""
+    """All runs. Under torchrun they run one after the other, each on all processes."""
     if distributed.is_torchelastic_launched():
         with ranks.process_group():
             return [train(run, lambda *_: None) for run in runs]
@@ -115,7 +116,7 @@ def train_all(runs: Sequence[Run], workers: int) -> list[Result]:
 
 
 def main() -> None:
-    """Train with every config and seed, then show what came out."""
+    """Train with every config and seed, then show the results."""
     names = list(yaml.safe_load(CONFIGS.read_text("utf-8")))
     parser = experiment_parser(__doc__ or "", "late_adversary", names)
     options = read_experiment(
@@ -132,7 +133,7 @@ def main() -> None:
 
     console = Console()
     rows = {name: [r.figures for r in group] for name, group in by_config(results).items()}
-    console.print(screen_table("When the adversary comes", caption(runs[0]), COLUMNS, rows))
+    console.print(screen_table("When the adversary starts", caption(runs[0]), COLUMNS, rows))
     for file in (
         save_markdown(COLUMNS, rows, options.out / "table.md"),
         save_figures(results, options.out / "figures.json"),

@@ -1,16 +1,16 @@
-"""Several heads on one trunk, under every balancer of the library and without any.
+"""Several heads on one trunk, with every balancer of the library and with fixed weights.
 
-Digits lie on patches of photographs. One network is to tell the digit, where it is, how much ink
-it has, what lies beneath, and which photograph that is, a task whose labels are mostly random. The
-losses are in the units of their tasks, up to 65 times apart, and the trunk is narrow. Each way to
-weigh them is a section of `multi_task.yaml`, beside this program.
+Images are digits on patches of photographs. One network predicts the digit, its position, its
+amount of ink, the pixels behind it, and which photograph that is; the labels of the last task are
+mostly random. The losses have the units of their tasks and differ by factors of up to 65. The trunk
+is narrow. Each config is a section of `multi_task.yaml`, next to this program.
 
     python examples/multi_task.py                     # all, five seeds: twenty minutes
     python examples/multi_task.py --quick             # a few steps of each, in seconds
     python examples/multi_task.py --configs equal relative imtl-g --seeds 2
 
-The five single tasks and `equal` are trained whatever `--configs` says: the others are measured
-against them.
+The five single tasks and `equal` are always trained, because the other configs are compared with
+them.
 
 `training` is the part to read: a plain training loop that uses the library.
 """
@@ -34,7 +34,7 @@ from harness.workers import Show, run_in_parallel, run_program
 from lossweights import History, WeightedLoss
 
 CONFIGS = Path(__file__).with_suffix(".yaml")
-LEARNING_RATE_OF_WEIGHTS = 1e-2  # where they are learned, as in the library's README
+LEARNING_RATE_OF_WEIGHTS = 1e-2  # of learned weights
 TIMED_STEPS = 40
 
 
@@ -45,7 +45,7 @@ def criterion_of(run: Run) -> WeightedLoss:
 
 
 def training(run: Run, model: Network, criterion: WeightedLoss) -> Iterator[None]:
-    """Train a model, and stop for a moment after each step."""
+    """Train a model; yield after each step."""
     learned = criterion.param_groups(lr=LEARNING_RATE_OF_WEIGHTS)  # empty for most balancers
     optimizer = torch.optim.Adam(
         [{"params": list(model.parameters())}, *learned], lr=run.learning_rate, fused=True
@@ -54,7 +54,7 @@ def training(run: Run, model: Network, criterion: WeightedLoss) -> Iterator[None
 
     for batch in load("training").batches(run.steps, run.seed):
         features, outputs = model(batch.images)
-        # Balancers of gradients look at `shared`; the others need it not, and may have it.
+        # Balancers by gradients use `shared`; the others ignore it.
         loss = criterion(losses(outputs, batch.targets), shared=features)
         loss.backward()
         optimizer.step()
@@ -67,7 +67,7 @@ def training(run: Run, model: Network, criterion: WeightedLoss) -> Iterator[None
 
 
 def train(run: Run, show: Show) -> Result:
-    """Train a model and measure it, as it is after the last step."""
+    """Train a model and measure it after the last step."""
     model = network(run.seed)
     criterion = criterion_of(run)
     history = History(criterion, every=f"{EVERY} steps", include=["share"])
@@ -79,13 +79,13 @@ def train(run: Run, show: Show) -> Result:
 
 
 def network(seed: int) -> Network:
-    """A network as it is at the start."""
+    """A network before training."""
     torch.manual_seed(seed)
     return Network()
 
 
 def every_run(options: argparse.Namespace, seed: int) -> list[Run]:
-    """Each task alone, and all together under each config."""
+    """Runs of each task alone, and of all tasks together with each config."""
     return [
         Run(config, seed, options.steps, options.learning_rate, options.split)
         for config in dict.fromkeys((*SINGLE.values(), "equal", *options.configs))
@@ -93,7 +93,7 @@ def every_run(options: argparse.Namespace, seed: int) -> list[Run]:
 
 
 def time_steps(options: argparse.Namespace) -> list[dict[str, float]]:
-    """In one round for each seed, how many seconds a step of each config takes."""
+    """Seconds that a step of each config takes, in one round per seed."""
     count = min(TIMED_STEPS, options.steps // 2)
     return [
         step_times(
@@ -108,7 +108,7 @@ def time_steps(options: argparse.Namespace) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Train each task alone and all together under each config, then compare."""
+    """Train each task alone and all tasks together with each config, then compare."""
     options = read_options(__doc__ or "", CONFIGS)
     jobs = {
         f"{run.config}, seed {seed}": run

@@ -1,11 +1,11 @@
-"""Ways to weigh the terms of a physics-informed network, compared on one footing.
+"""Compare weights for the terms of a physics-informed network under equal conditions.
 
 A network is trained to solve a differential equation (Raissi, Perdikaris, Karniadakis, Journal of
-Computational Physics 2019). One term of its loss is what is left of the equation, the others are
-what is wrong on the sides and at the start. They differ by orders of magnitude, and how they are
-weighed decides what comes out. Each way is a section of `pinn.yaml`, beside this program; all share
-the network, the optimizer, the number of steps and, seed by seed, the initialisation and the
-points.
+Computational Physics 2019). One term of its loss is the residual of the equation. The others are
+the errors on the sides and at the start. They differ by orders of magnitude, and their weights
+decide whether the equation is solved. Each config is a section of `pinn.yaml`, next to this
+program. All configs have the same network, optimizer and number of steps and, for each seed, the
+same initialization and points.
 
     python examples/pinn.py                                  # all, five seeds: twenty minutes
     python examples/pinn.py --quick                          # a few steps of each, in seconds
@@ -37,7 +37,7 @@ STEPS, QUICK_STEPS = 4000, 20
 
 
 def training(run: Run, network: Network, criterion: WeightedLoss) -> Iterator[None]:
-    """Train a network, and stop for a moment after each step."""
+    """Train a network; yield after each step."""
     optimizer = torch.optim.Adam(network.parameters(), lr=run.learning_rate, fused=True)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.01 ** (1 / run.steps))
     criterion.follow(optimizer)
@@ -63,7 +63,7 @@ def train(run: Run, show: Show) -> Result:
     errors: dict[int, float] = {}
     seconds = 0.0
     for step in range(run.steps):
-        began = process_time()  # what else the machine does is not counted
+        began = process_time()  # other work of the machine does not count
         next(steps)
         seconds += process_time() - began
 
@@ -77,13 +77,13 @@ def train(run: Run, show: Show) -> Result:
 
 
 def try_out(config: str, steps: int) -> None:
-    """Weigh made-up terms, so that a section of other terms is not found out in mid-run."""
+    """Weight made-up terms, so that a section with wrong terms fails before training."""
     criterion = WeightedLoss.from_config(CONFIGS, at=config).bind(total_steps=steps)
     criterion.breakdown(dict.fromkeys(TERMS, torch.ones(())))
 
 
 def main() -> None:
-    """Train under every config, then show how all the runs came out."""
+    """Train with every config, then show all results."""
     names = list(yaml.safe_load(CONFIGS.read_text("utf-8")))
     parser = experiment_parser(__doc__ or "", "pinn", names)
     options = read_experiment(parser, try_out, seeds=SEEDS, steps=STEPS, quick_steps=QUICK_STEPS)

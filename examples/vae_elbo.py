@@ -1,17 +1,17 @@
-"""Ways to weigh the KL term of a variational autoencoder, compared on one footing.
+"""Compare weights for the KL term of a variational autoencoder under equal conditions.
 
-An LSTM decoder can spell out pronunciations without help, so an LSTM VAE trained on the plain ELBO
-learns to do without its code: the KL term vanishes. Annealing the weight of that term is the usual
-cure; others tell the KL where to stay. Each way is a config file in `vae_elbo/`, beside this
-program; all share the words, the model, the optimizer, the number of steps and, seed by seed, the
-initialisation.
+An LSTM decoder can spell out pronunciations without a code, so the KL term of an LSTM VAE that is
+trained on the plain ELBO vanishes. Annealing the weight of that term is the usual remedy. Others
+hold the KL at a target. Each config is a file in `vae_elbo/`, next to this program. All configs
+have the same words, model, optimizer and number of steps and, for each seed, the same
+initialization.
 
     python examples/vae_elbo.py                     # six of them, one seed: about three minutes
     python examples/vae_elbo.py --full              # all of them, five seeds
     python examples/vae_elbo.py --configs constant my_own.yaml
 
-`train` is the part to read: a plain training loop that uses the library. A run that was interrupted
-goes on from its last whole epoch, to the same figures bit for bit, when it is started again.
+`train` is the part to read: a plain training loop that uses the library. The same command resumes
+an interrupted run from its last whole epoch, with figures that are identical bit for bit.
 """
 
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ from pronunciation_vae.options import Run, read_options
 
 
 def train(folder: Path, run: Run, show: Show) -> report.Result:
-    """Train one model and measure it, from where an earlier attempt stopped if there was one."""
+    """Train one model and measure it; an interrupted training is resumed."""
     train_words, test_words = load_words(run.words)
     torch.manual_seed(run.seed)
     model = PronunciationVAE()
@@ -45,7 +45,7 @@ def train(folder: Path, run: Run, show: Show) -> report.Result:
     checkpoint = run.checkpoint(folder)
     history = History(
         criterion,
-        every="1 steps",  # a row waits for the device: on a GPU, take one now and then
+        every="1 steps",  # each row waits for the device; on a GPU, choose a longer interval
         path=checkpoint.with_suffix(".jsonl"),
         include=["raw", "weight"],
     )
@@ -72,11 +72,11 @@ def train(folder: Path, run: Run, show: Show) -> report.Result:
 
 
 def held_out_loss(model: PronunciationVAE, criterion: WeightedLoss, words: Words) -> float:
-    """The loss on words that are not trained on.
+    """The loss on held-out words.
 
     Without gradients a criterion uses its `eval_weights`. With `final`, schedules count as at the
     end of training and controllers as 1. So this is the negative ELBO for all epochs and configs,
-    wherever the weight stands, except that a transform still applies: free bits give their bound.
+    whatever the current weight, except that transforms still apply: free bits give their bound.
     """
     with torch.no_grad():
         nll, kl = model(words, torch.Generator().manual_seed(0))
@@ -85,16 +85,16 @@ def held_out_loss(model: PronunciationVAE, criterion: WeightedLoss, words: Words
 
 @dataclass
 class Training:
-    """All that changes during a run, which is what a checkpoint has to hold."""
+    """Everything that changes during a run: the contents of a checkpoint."""
 
     model: PronunciationVAE
     optimizer: torch.optim.Optimizer
     criterion: WeightedLoss
-    generator: torch.Generator  # of the order of the words and the noise of the codes
-    held_out: list[float] = field(default_factory=list)  # a loss for each epoch that is over
+    generator: torch.Generator  # for the order of the words and the noise of the codes
+    held_out: list[float] = field(default_factory=list)  # one loss per completed epoch
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; one that is half written never gets its name."""
+        """Write a checkpoint, atomically."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -107,7 +107,7 @@ class Training:
         unfinished.replace(path)
 
     def load(self, path: Path) -> None:
-        """Go back to where `save` was called."""
+        """Restore what `save` has written."""
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -117,7 +117,7 @@ class Training:
 
 
 def main() -> None:
-    """Train what is not trained yet, then show how all the runs came out."""
+    """Train the runs that are not complete, then show all results."""
     options = read_options(__doc__ or "")
     results = run_in_parallel(
         partial(train, options.out), {run.name: run for run in options.runs}, options.workers
@@ -137,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, "Interrupted. The same command goes on from the last whole epochs.")
+    run_program(main, "Interrupted. The same command resumes from the last whole epochs.")

@@ -2,10 +2,11 @@
 
 AdamW first. A head that only one term reaches goes through ten steps in which that term has a
 weight of 0. With `keep` the head still gets gradients, all zeros, so AdamW decays it, and moves it
-by old momentum if the term counted before. With `skip` it gets none and stays as it is, to the bit.
+by old momentum if the term counted before. With `skip` it gets none and does not change, to the
+bit.
 
-Then DistributedDataParallel, which waits for a gradient of every parameter of its module: without
-one the next forward fails. Which ways work is shown by trying them.
+Then DistributedDataParallel, which waits for a gradient of every parameter of its module. If one is
+missing, the next forward fails. The program tries each setting.
 
     python examples/zero_weight.py                                      # in one process
     torchrun --standalone --nproc-per-node 2 examples/zero_weight.py    # in two
@@ -34,13 +35,13 @@ class Trunk(nn.Module):
         self.layer, self.head = nn.Linear(4, 8), nn.Linear(8, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The features of a batch, and how far off their head is."""
+        """The features of a batch, and the error of their head."""
         features = torch.tanh(self.layer(x))
         return features, (self.head(features) - x[:, :1]).square().mean()
 
 
 class Head(nn.Module):
-    """What the extra term alone needs."""
+    """The head that only the extra term needs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ def steps_with_adamw(when_zero: str, weight_decay: float, before: int) -> tuple[
     Args:
         when_zero: `keep` or `skip`.
         weight_decay: Of AdamW.
-        before: Steps at a weight of 1 that come first.
+        before: Steps at a weight of 1 before these.
     """
     torch.manual_seed(0)
     model = Both()
@@ -93,7 +94,7 @@ def steps_with_adamw(when_zero: str, weight_decay: float, before: int) -> tuple[
 
 
 def train_together(extra: Term, **options: Any) -> None:
-    """All in one DistributedDataParallel."""
+    """Train with everything in one DistributedDataParallel."""
     model = DistributedDataParallel(Both(), **options)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     criterion = WeightedLoss({"main": 1.0, "extra": extra})
@@ -106,7 +107,7 @@ def train_together(extra: Term, **options: Any) -> None:
 
 
 def train_apart(extra: Term) -> None:
-    """The extra head in a DistributedDataParallel of its own.
+    """Train with the extra head in its own DistributedDataParallel.
 
     That is not called while the term is dormant, so it waits for nothing.
     """
@@ -139,8 +140,8 @@ WAYS = {
 
 
 def outcome(train: Callable[[], None]) -> str:
-    """Whether it trains."""
-    torch.manual_seed(distributed.get_rank())  # each rank has data of its own
+    """Whether a setting trains."""
+    torch.manual_seed(distributed.get_rank())  # each rank has different data
     try:
         train()
     except RuntimeError as error:
@@ -149,22 +150,22 @@ def outcome(train: Callable[[], None]) -> str:
 
 
 def start() -> None:
-    """Join the process group that torchrun has laid out, or make one of this process alone."""
+    """Join the process group of torchrun, or make one of this process alone."""
     if distributed.is_torchelastic_launched():
         distributed.init_process_group("gloo")
     else:
-        alone = distributed.HashStore()  # type: ignore[attr-defined]  # it is exported in fact
+        alone = distributed.HashStore()  # type: ignore[attr-defined]  # it is exported
         distributed.init_process_group("gloo", store=alone, rank=0, world_size=1)
 
 
 def show(*lines: str) -> None:
-    """Print lines, on the first rank."""
+    """Print lines on the first rank."""
     if distributed.get_rank() == 0:
         print(*lines, sep="\n", flush=True)
 
 
 def main() -> None:
-    """Try all ways."""
+    """Try all settings."""
     Parser(__doc__ or "").parse_args()
     start()
     try:
@@ -180,9 +181,9 @@ def main() -> None:
         show("", f"DistributedDataParallel, {distributed.get_world_size()} process(es)")
         for way, train in WAYS.items():
             show(f"{way:45}{outcome(train)}")
-        distributed.barrier()  # none leaves while another still speaks
+        distributed.barrier()  # no rank leaves while another still communicates
     finally:
-        gc.collect()  # what failed ends before its process group
+        gc.collect()  # frees failed models before their process group ends
         distributed.destroy_process_group()
 
 

@@ -1,1 +1,1 @@
-"""What `late_adversary.py` needs beside its training loop."""
+"""Data, models, measures and reports of `late_adversary.py`."""

@@ -1,4 +1,4 @@
-"""Handwritten digits of 8 x 8 pixels, which scikit-learn ships."""
+"""The handwritten digits of 8 x 8 pixels of scikit-learn."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Images:
     """Images of shape (n, 8, 8), from 0 for paper to 1 for ink.
 
     Args:
-        training: What is trained on.
-        held_out: What is measured on.
+        training: Images for training.
+        held_out: Images for the measures.
     """
 
     training: Tensor
@@ -30,7 +30,7 @@ class Images:
 
 
 def load_images() -> Images:
-    """All 1,797 images, split by chance, in the same way each time."""
+    """All 1,797 images, in a random split that is the same each time."""
     images = torch.tensor(load_digits().images, dtype=torch.float32) / 16
     images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
     return Images(images[HELD_OUT:], images[:HELD_OUT])

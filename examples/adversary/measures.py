@@ -1,4 +1,4 @@
-"""How far reconstructions are from the images, how blurred they are, and how easily told."""
+"""Error and sharpness of reconstructions, and how easily a classifier tells them from images."""
 
 from math import nan
 
@@ -16,7 +16,7 @@ def progress(
 ) -> dict[str, float]:
     """A point of the curves over training."""
     reconstructions = reconstruct(autoencoder, held_out)
-    raw = judgement.metrics(include=["raw"])  # of the discriminator's last batch; empty before
+    raw = judgement.metrics(include=["raw"])  # its last batch; empty before the first
     return {
         "step": criterion.current_step,
         "weight": criterion.weights["adversarial"],
@@ -28,13 +28,13 @@ def progress(
 
 @torch.no_grad()
 def reconstruct(autoencoder: nn.Module, images: Tensor) -> Tensor:
-    """Images as they come out of the autoencoder."""
+    """The reconstructions of images."""
     reconstructions: Tensor = autoencoder(images)
     return reconstructions
 
 
 def figures(images: Tensor, reconstructions: Tensor) -> dict[str, float]:
-    """What the table shows."""
+    """The figures of the table."""
     return {
         "error": error(images, reconstructions),
         "sharpness": sharpness(images, reconstructions),
@@ -48,9 +48,9 @@ def error(images: Tensor, reconstructions: Tensor) -> float:
 
 
 def sharpness(images: Tensor, reconstructions: Tensor) -> float:
-    """Squared differences of neighbouring pixels, as a fraction of those of the images.
+    """Squared differences of neighboring pixels, as a fraction of those of the images.
 
-    1 is as sharp as the images, and less is blurred.
+    1 is as sharp as the images; a smaller value is blurred.
     """
     return _contrast(reconstructions) / _contrast(images)
 
@@ -61,12 +61,12 @@ def _contrast(images: Tensor) -> float:
 
 
 def told_apart(images: Tensor, reconstructions: Tensor) -> float:
-    """The percentage of images and reconstructions that a fresh classifier tells from one another.
+    """The percentage of images and reconstructions that a fresh classifier classifies correctly.
 
-    50 is what guessing gives. The classifier is trained on one half of the images and on their
-    reconstructions and tried on the other half, then the other way round: a classifier two-sample
-    test, D. Lopez-Paz, M. Oquab, ICLR 2017, arXiv 1610.06545. It is scikit-learn's SVC with its
-    defaults, which nothing in the training has seen.
+    Guessing gives 50. The classifier is trained on one half of the images and their reconstructions
+    and tested on the other half, then the reverse: a classifier two-sample test, D. Lopez-Paz, M.
+    Oquab, ICLR 2017, arXiv 1610.06545. It is scikit-learn's SVC with its defaults. Training
+    does not use it.
     """
     halves = [
         (torch.cat(pair).flatten(1).numpy(), np.repeat([1, 0], len(pair[0])))

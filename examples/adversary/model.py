@@ -1,4 +1,4 @@
-"""An autoencoder, the discriminator that is its adversary, and what the latter learns from."""
+"""An autoencoder, its adversarial discriminator, and the loss terms of the discriminator."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CODE = 8  # numbers for an image; too few for all of its 64 pixels
+CODE = 8  # numbers per image, too few for its 64 pixels
 HIDDEN = 128
 
 
@@ -27,7 +27,7 @@ class Autoencoder(nn.Sequential):
 
 
 class Discriminator(nn.Module):
-    """A logit for each image: above 0 for a real one. It counts how often it is called."""
+    """A logit for each image, positive for a real one. It counts its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,11 +53,11 @@ def discriminator_terms(
     *,
     with_penalty: bool,
 ) -> dict[str, Tensor]:
-    r"""The hinge loss of both sides, and $\lVert \nabla_x D(x) \rVert^2$ at real images on demand.
+    r"""The hinge loss of both sides, and $\lVert \nabla_x D(x) \rVert^2$ at real images on request.
 
     The penalty is R1 of L. Mescheder, A. Geiger, S. Nowozin, *Which training methods for GANs do
-    actually converge?*, ICML 2018, arXiv 1801.04406: there its weight is $\gamma / 2$. One forward
-    serves all: DistributedDataParallel expects one before each backward.
+    actually converge?*, ICML 2018, arXiv 1801.04406, with a weight of $\gamma / 2$. There is one
+    forward only, because DistributedDataParallel expects one before each backward.
     """
     both = torch.cat([images, reconstructions]).requires_grad_(with_penalty)
     real, fake = discriminator(both).chunk(2)

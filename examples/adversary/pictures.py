@@ -1,4 +1,4 @@
-"""Reconstructions beside the images, and what happens when the adversary comes."""
+"""Pictures of the reconstructions, and of the training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +21,10 @@ PANELS = {
 
 
 def save_curves(results: Sequence[Result], configs: Sequence[str], path: Path) -> Path:
-    """Draw weight, losses and sharpness over training: each line the mean over the seeds.
+    """Draw weight, losses and sharpness over training: each line is the mean over the seeds.
 
     Args:
-        results: Those of the runs.
+        results: Results of the runs.
         configs: All configs of the example, drawn or not.
         path: The file.
     """
@@ -38,7 +38,7 @@ def save_curves(results: Sequence[Result], configs: Sequence[str], path: Path) -
             for config, group in groups.items():
                 steps = _curve(group[:1], "step")
                 panel.plot(steps, _curve(group, key), label=config, **line_of[config])
-        # The first steps would flatten all the rest.
+        # The first steps would flatten the rest.
         axes[-2].set_ylim(bottom=np.quantile(_all(results, "sharpness"), 0.1))
         errors = _all(results, "error")
         axes[-1].set_ylim(min(errors) - 1, np.quantile(errors, 0.9))
@@ -59,13 +59,13 @@ def _curve(group: Sequence[Result], key: str) -> NDArray[np.float64]:
 
 
 def save_images(results: Sequence[Result], held_out: Tensor, path: Path) -> Path:
-    """Draw images that were held out, and under them their reconstructions by the first seed."""
+    """Draw held-out images, and below them their reconstructions by the first seed."""
     rows = {"images": held_out[:SHOWN].tolist()}
     rows |= {config: group[0].reconstructions for config, group in by_config(results).items()}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(COLUMN, 0.43 * len(rows)))
         for axes, (name, images) in zip(figure.subplots(len(rows)), rows.items(), strict=True):
-            gaps = np.pad(np.array(images), ((0, 0), (0, 0), (0, 1)))  # white between two images
+            gaps = np.pad(np.array(images), ((0, 0), (0, 0), (0, 1)))  # white between images
             axes.imshow(np.hstack(list(gaps)), cmap="gray_r", vmin=0, vmax=1)
             axes.set_ylabel(name, rotation=0, ha="right", va="center")
             axes.set(xticks=[], yticks=[])

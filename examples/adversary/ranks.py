@@ -1,4 +1,4 @@
-"""The same training on several processes of `torchrun`, where there are any."""
+"""The training on several processes, if `torchrun` started them."""
 
 import os
 import sys
@@ -13,34 +13,34 @@ from torch.nn.parallel import DistributedDataParallel
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that `torchrun` has started."""
-    # A false alarm, about the stride of a dimension of length 1.
+    """Join the process group of `torchrun`."""
+    # A false alarm about the stride of a dimension of length 1.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     distributed.init_process_group("gloo")
     try:
         yield
-        distributed.barrier()  # none leaves while another still speaks
+        distributed.barrier()  # no rank leaves while another still communicates
     finally:
         distributed.destroy_process_group()
 
 
 def rank() -> int:
-    """Which of the processes this is."""
+    """The rank of this process."""
     return int(os.environ.get("RANK", "0"))
 
 
 def on_all_ranks(module: nn.Module) -> nn.Module:
-    """The module, its gradients averaged over the processes; with one process as it is."""
+    """The module with gradients averaged over the processes; unchanged with one process."""
     return DistributedDataParallel(module) if distributed.is_initialized() else module
 
 
 def share(batch: Tensor) -> Tensor:
-    """The part of a batch that belongs to this process."""
+    """This process's part of a batch."""
     return batch[rank() :: distributed.get_world_size()] if distributed.is_initialized() else batch
 
 
 def check_that_ranks_agree(*modules: nn.Module) -> None:
-    """End the program where two processes do not hold the same parameters, to the last bit."""
+    """End the program if two processes do not have the same parameters, to the last bit."""
     if not distributed.is_initialized():
         return
     here = torch.cat([p.detach().flatten() for module in modules for p in module.parameters()])

@@ -1,4 +1,4 @@
-"""What the table shows."""
+"""The columns and the caption of the table."""
 
 from adversary.images import HELD_OUT
 from adversary.run import Run
@@ -16,12 +16,12 @@ COLUMNS = {
 
 
 def caption(run: Run) -> str:
-    """How the figures came about and how to read them."""
+    """How the figures were measured and how to read them."""
     return (
-        f"After {run.steps:,} steps, on {HELD_OUT} images that were not trained on; ± is the "
-        "standard deviation over seeds. MSE: of a pixel, from 0 to 1. Sharpness: squared "
-        "differences of neighbouring pixels; 1 is that of the images. Told apart: of images and "
-        "reconstructions, by a fresh SVM; guessing gives 50. Calls of discrim.: forward passes of "
-        "the discriminator. Processor time in milliseconds: the median of the steps in each half "
-        "of training; in seconds: of all steps."
+        f"After {run.steps:,} steps, on {HELD_OUT} held-out images. ± is the standard deviation "
+        "over seeds. MSE: per pixel, from 0 to 1. Sharpness: squared differences of neighboring "
+        "pixels, relative to those of the images. Told apart: images and reconstructions that a "
+        "fresh SVM classifies correctly; guessing gives 50. Calls of discrim.: forward passes of "
+        "the discriminator. Processor time: ms/step is the median in each half of training, "
+        "seconds is the total of all steps."
     )

@@ -1,4 +1,4 @@
-"""A training: what it depends on, and what came out."""
+"""A training: its settings and its result."""
 
 import json
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 
 BATCH = 64
-POINTS = 100  # of a curve over a training
-SHOWN = 8  # images of the picture
+POINTS = 100  # points per curve
+SHOWN = 8  # images in the picture
 
 
 @dataclass(frozen=True)
@@ -21,24 +21,24 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What it is called where several run at a time."""
+        """The name of the run on the screen."""
         return f"{self.config}, seed {self.seed}"
 
     @property
     def every(self) -> int:
-        """Steps from one point of a curve to the next."""
+        """Steps between points of a curve."""
         return max(1, self.steps // POINTS)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave.
+    """The result of a run.
 
     Args:
-        run: What it depends on.
-        figures: Those of the table.
-        history: For each point of the curves, the values by name; nan where there is none yet.
-        reconstructions: Of the first images that were held out, shape (n, 8, 8).
+        run: The run.
+        figures: The figures of the table.
+        history: For each point of the curves, the values by name; nan if there is none yet.
+        reconstructions: Reconstructions of the first held-out images, shape (n, 8, 8).
     """
 
     run: Run
@@ -48,7 +48,7 @@ class Result:
 
 
 def times(seconds: Sequence[float]) -> dict[str, float]:
-    """Seconds of all steps together, and the median of a step in both halves in milliseconds."""
+    """Total seconds, and the median milliseconds of a step in each half."""
     half = len(seconds) // 2
     return {
         "first_half": 1000 * median(seconds[:half]),

@@ -1,1 +1,1 @@
-"""What `calibration.py` trains: four problems of the other examples, in one form."""
+"""The problems of `calibration.py`, its tuning by hand, and its reports."""

@@ -1,4 +1,4 @@
-"""Four problems of the other examples: each with its configs, its loop and its measures."""
+"""Four problems of the other examples, each with its configs, loop and measures."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,7 +31,8 @@ from sprites.run import Run as SpritesRun
 
 CONFIGS = Path(__file__).parents[1] / "calibration.yaml"
 WORDS, EPOCHS = 40_000, 6
-# What single tasks reach on test images, to which the five together are compared: docs/results/multi_task_by_task.md.
+# Metrics of single tasks on test images, the reference for the five tasks together:
+# docs/results/multi_task_by_task.md.
 ALONE = {"digit": 76.5, "position": 0.227, "ink": 1.26, "scene": 6.61, "photo": 65.0}
 
 Figures = Mapping[str, float]
@@ -41,13 +42,13 @@ Start = Callable[[int, int], tuple[Training, Callable[[], Figures]]]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something to train; its configs are a section of the file of configs.
+    """A problem to train; its configs are a section of the file of configs.
 
     Args:
-        start: Called with a seed and the steps of a training: returns its loop, which takes the
+        start: Called with a seed and the steps of a training. It returns the loop, which takes the
             criterion, and a function that measures the model.
-        steps: Of a training.
-        columns: What is shown of its figures.
+        steps: Steps of a training.
+        columns: The columns of its table.
     """
 
     start: Start

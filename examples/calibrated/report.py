@@ -1,4 +1,4 @@
-"""What the runs gave, as tables and as a file."""
+"""The results of the runs, as tables and as a file."""
 
 import json
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ class Job:
     """A training of a problem.
 
     Args:
-        problem: Its name.
-        way: A config of the problem, or how its weights are calibrated.
-        seed: Of the model and the batches; of the probe too.
-        steps: None for those of the problem.
+        problem: Name of the problem.
+        way: A config of the problem, or how its weights are proposed.
+        seed: Seed of the model, the batches and the probe.
+        steps: Optimizer steps; None for those of the problem.
     """
 
     problem: str
@@ -29,19 +29,19 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What the run is called on the screen."""
+        """The name of the run on the screen."""
         return f"{self.problem}, {self.way}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a training gave.
+    """The result of a training.
 
     Args:
-        job: What it depends on.
-        figures: What was measured at the end.
+        job: The training.
+        figures: The measures after training.
         weights: The base weights of the terms.
-        verdict: What `calibrate` said, if it was asked.
+        verdict: The verdict of `calibrate`, if it was called.
     """
 
     job: Job
@@ -59,13 +59,13 @@ def rows(results: Sequence[Result]) -> Rows:
 
 
 def table(results: Sequence[Result], problem: Problem) -> Table:
-    """A row for each way to weigh a problem."""
-    caption = "Measured after the last step; ± is the standard deviation over seeds."
+    """A row for each weighting of a problem."""
+    caption = "Measured after the last step. ± is the standard deviation over seeds."
     return screen_table(results[0].job.problem, caption, problem.columns, rows(results))
 
 
 def verdicts(results: Sequence[Result]) -> str:
-    """The weights that each probe proposed, and what `calibrate` said of it."""
+    """The weights that each probe proposed, and the verdict of `calibrate`."""
     lines = []
     for result in results:
         if result.verdict:

@@ -1,4 +1,4 @@
-"""How the weights by hand of the five tasks were found: a search on validation images."""
+"""The search for the weights by hand of the five tasks, on validation images."""
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -15,12 +15,12 @@ from digit_tasks.run import Run
 from digit_tasks.tasks import TASKS
 from lossweights import Front, LossConfig, WeightedLoss, sweep
 
-TRIALS, SEED = 30, 100  # a seed that no table has
+TRIALS, SEED = 30, 100  # a seed that is in no table
 QUICK_STEPS = 10
 
 
 def tune(storage: Path, *, quick: bool) -> Front:
-    """Weights of four tasks beside that of `digit`, from a thirtieth to thirty times as large."""
+    """Search the weights of four tasks, from 1/30 to 30 times that of `digit`."""
     steps = QUICK_STEPS if quick else PROBLEMS["five-tasks"].steps
     return sweep(
         LossConfig.read(CONFIGS, at="five-tasks.equal"),
@@ -37,14 +37,14 @@ def tune(storage: Path, *, quick: bool) -> Front:
 def train(
     config: LossConfig, seed: int, _report: Callable[[int, float], None], steps: int
 ) -> dict[str, float]:
-    """Train under a config; measure on validation images, also compared to single tasks."""
+    """Train with a config; measure on validation images, and compare with single tasks."""
     figures = trained(config, seed, steps)
     return {**figures, "delta_m": delta_m(figures, alone(seed, steps))}
 
 
 @cache
 def alone(seed: int, steps: int) -> Mapping[str, float]:
-    """The metric of each task when it is trained alone."""
+    """The metric of each task that is trained alone."""
     return {
         task: trained(LossConfig.read(multi_task.CONFIGS, at=name), seed, steps)[task]
         for task, name in SINGLE.items()

@@ -1,1 +1,1 @@
-"""What `multi_task.py` needs beside its training loop."""
+"""Data, model, measures and reports of `multi_task.py`."""

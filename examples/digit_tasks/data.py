@@ -1,7 +1,7 @@
-"""Handwritten digits on patches of photographs, and what is to be told of each.
+"""Handwritten digits on patches of photographs, and the targets of each task.
 
-Digits and photographs are those that scikit-learn ships. Training, validation and test have no
-digit in common and no column of a photograph.
+Digits and photographs are those of scikit-learn. Training, validation and test data share no digit
+and no column of a photograph.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,21 +13,21 @@ import torch
 from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
-SIZE = 12  # pixels, of an image
-DIGIT = 8  # pixels, of the digit in it
-WRONG = 0.4  # the chance that a training label of `photo` is wrong: it is random in 80% of all
+SIZE = 12  # pixels of an image
+DIGIT = 8  # pixels of the digit in it
+WRONG = 0.4  # probability that a training label of `photo` is wrong: 80% of them are random
 BATCH = 64
-_SHADE = 0.6  # photographs are darkened, so that a white digit can be read on most of them
+_SHADE = 0.6  # photographs are darkened, so that white digits can be read on most of them
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where a part of the data comes from.
+    """The source of a part of the data.
 
     Args:
         digits: The first and the last of the shuffled digits, the last not included.
-        columns: The same of the columns of the photographs.
-        images: How many are made of these.
+        columns: The first and the last column of the photographs, the last not included.
+        images: The number of images made from these.
     """
 
     digits: tuple[int, int]
@@ -45,18 +45,18 @@ STEPS_PER_EPOCH = SPLITS["training"].images // BATCH
 
 @dataclass(frozen=True)
 class Examples:
-    """Images, shape (n, 1, 12, 12), and for each task what is right for them."""
+    """Images, shape (n, 1, 12, 12), and their target for each task."""
 
     images: Tensor
     targets: Mapping[str, Tensor]
 
     def select(self, indices: Tensor) -> "Examples":
-        """Some of them."""
+        """The examples with these indices."""
         targets = {task: values[indices] for task, values in self.targets.items()}
         return Examples(self.images[indices], targets)
 
     def batches(self, steps: int, seed: int) -> Iterator["Examples"]:
-        """So many batches, each epoch in a random order of its own."""
+        """`steps` batches, with a new random order in each epoch."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.empty(0, dtype=torch.long)
         for _ in range(steps):
@@ -68,7 +68,7 @@ class Examples:
 
 @cache
 def load(name: str) -> Examples:
-    """The images of a split: the same in each run. Not to be written to."""
+    """The images of a split, the same in each run. Do not modify them."""
     split = SPLITS[name]
     generator = torch.Generator().manual_seed(list(SPLITS).index(name))
 
@@ -93,23 +93,23 @@ def load(name: str) -> Examples:
     for image, which, (y, x) in zip(ink, digit, offset.tolist(), strict=True):
         image[y : y + DIGIT, x : x + DIGIT] = digits[which]
 
-    told = photo
+    label = photo
     if name == "training":
         wrong = torch.rand(split.images, generator=generator) < WRONG
-        told = torch.where(wrong, 1 - photo, photo)
+        label = torch.where(wrong, 1 - photo, photo)
     targets = {
         "digit": labels[digit],
         "position": offset - (SIZE - DIGIT) / 2,  # pixels down and right of the middle
         "ink": 100 * (digits[digit].mean(dim=(1, 2)) - _mean_ink())[:, None],
         "scene": scenes.flatten(1),
-        "photo": told,
+        "photo": label,
     }
     return Examples((ink + (1 - ink) * _SHADE * scenes)[:, None], targets)
 
 
 @cache
 def _digits() -> tuple[Tensor, Tensor]:
-    """Digits in a fixed random order, from 0, no ink, to 1, and which digits they are."""
+    """Digits in a fixed random order, from 0 (no ink) to 1, and their labels."""
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.images))
     images = torch.tensor(digits.images[order] / 16, dtype=torch.float32)
@@ -117,14 +117,14 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 
 def _mean_ink() -> Tensor:
-    """How much of its area an average training digit covers."""
+    """The fraction of its area that an average training digit covers."""
     return _digits()[0][slice(*SPLITS["training"].digits)].mean()
 
 
 @cache
 def _photographs() -> Tensor:
-    """Both photographs in grey, from 0 to 1, each pixel the mean of four: shape (2, 213, 320)."""
-    grey = np.stack(load_sample_images().images).mean(axis=-1) / 255
-    count, height, width = grey.shape
-    blocks = grey[:, : height // 2 * 2].reshape(count, height // 2, 2, width // 2, 2)
+    """Both photographs in gray, from 0 to 1, each pixel the mean of four: shape (2, 213, 320)."""
+    gray = np.stack(load_sample_images().images).mean(axis=-1) / 255
+    count, height, width = gray.shape
+    blocks = gray[:, : height // 2 * 2].reshape(count, height // 2, 2, width // 2, 2)
     return torch.tensor(blocks.mean(axis=(2, 4)), dtype=torch.float32)

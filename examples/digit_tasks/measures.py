@@ -1,8 +1,8 @@
-"""How all tasks together came out, in one number.
+"""Measures of all tasks together.
 
-The first is as in Navon et al., *Multi-task learning as a bargaining game*, ICML 2022, arXiv
-2202.01017, section 6, who have it from Maninis et al., CVPR 2019, arXiv 1904.08918; the second as
-there, but single tasks are ranked too, and seed by seed.
+`delta_m` is as in Navon et al., *Multi-task learning as a bargaining game*, ICML 2022, arXiv
+2202.01017, section 6, after Maninis et al., CVPR 2019, arXiv 1904.08918. So are the mean ranks, but
+single tasks are ranked too, and ranks are taken seed by seed.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ Figures = Mapping[str, float]  # the metric of each task
 
 
 def delta_m(figures: Figures, single: Figures) -> float:
-    """By how many percent metrics are worse than those of single-task training, on average.
+    """The mean percentage by which metrics are worse than those of single-task training.
 
-    Below 0 they are better.
+    Negative if they are better.
     """
     return fmean(
         100 * (-1) ** task.higher_is_better * (figures[name] - single[name]) / single[name]
@@ -25,7 +25,7 @@ def delta_m(figures: Figures, single: Figures) -> float:
 
 
 def mean_ranks(by_method: Mapping[str, Figures]) -> dict[str, float]:
-    """The mean over the tasks of each method's rank: 1 if it is best at all; ties share theirs."""
+    """Each method's mean rank over the tasks: 1 if it is best in all; ties share a rank."""
     ranks: dict[str, list[float]] = {method: [] for method in by_method}
     for name, task in TASKS.items():
         sign = -1 if task.higher_is_better else 1

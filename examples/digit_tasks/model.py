@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from digit_tasks.data import Examples
 from digit_tasks.tasks import TASKS
 
-FEATURES = 32  # all that the heads see of an image: narrow, so that the tasks compete for it
+FEATURES = 32  # the only input of the heads: narrow, so that the tasks compete for it
 _HIDDEN = 32
 
 
 class Network(nn.Module):
-    """A small convolutional trunk; each head has one hidden layer."""
+    """A small convolutional trunk, and heads with one hidden layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Network(nn.Module):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The features of images, which all tasks share, and what each head makes of them."""
+        """The features of images, which all tasks share, and the output of each head."""
         features = self.trunk(images)
         return features, {name: head(features) for name, head in self.heads.items()}
 

@@ -1,4 +1,4 @@
-"""What to run: the options on the command line."""
+"""The options on the command line."""
 
 import argparse
 from functools import partial
@@ -21,7 +21,7 @@ LEARNING_RATE = 4e-3
 
 
 def read_options(description: str, configs: Path) -> argparse.Namespace:
-    """The options, checked; where one cannot be used, the program ends with a line on it.
+    """Read and check the options; a wrong option ends the program with one line.
 
     Args:
         description: The docstring of the program.
@@ -34,13 +34,13 @@ def read_options(description: str, configs: Path) -> argparse.Namespace:
         "--learning-rate",
         type=_rate,
         default=LEARNING_RATE,
-        help=f"of Adam ({LEARNING_RATE:g}: the best of four on validation)",
+        help=f"learning rate of Adam ({LEARNING_RATE:g}, the best of four on validation)",
     )
     parser.add_argument(
         "--split",
         choices=["validation", "test"],
         default="test",
-        help="what is measured on (test)",
+        help="images for the measures (test)",
     )
     return read_experiment(
         parser,
@@ -64,7 +64,7 @@ def _rate(text: str) -> float:
 
 
 def _try_out(configs: Path, name: str, steps: int) -> None:
-    """Weight made-up losses, so that a config of other terms is not found out in mid-run."""
+    """Weight made-up losses, so that a config with wrong terms fails before training."""
     criterion = WeightedLoss.from_config(configs, at=name)
     criterion.bind(total_steps=steps, steps_per_epoch=STEPS_PER_EPOCH)
     criterion.breakdown(dict.fromkeys(TASKS, torch.ones(())))

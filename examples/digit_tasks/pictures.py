@@ -1,4 +1,4 @@
-"""How the ways to weigh compare, and which tasks they let drive the loss."""
+"""Pictures of the comparison, and of the share of each task in the loss."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 
 from digit_tasks.run import EVERY, Result
 from digit_tasks.tasks import TASKS
-from harness.pictures import COLOURS, COLUMN, STYLE, means
+from harness.pictures import COLORS, COLUMN, STYLE, means
 from harness.tables import Rows
 
 SHOWN = ("equal", "relative", "uncertainty", "dwa", "stch", "famo", "gradnorm", "imtl-g")
-_WINDOW = 5  # looks at the shares that one point of a picture is the mean of
+_WINDOW = 5  # shares per point of a picture, averaged
 
 
 def save_delta_m(rows: Rows, path: Path) -> Path:
-    """Draw Delta-m of each config, the best on top: means and standard deviations over seeds."""
+    """Draw Delta-m of each config, the best on top, with standard deviations over seeds."""
     values = {name: [figures["delta_m"] for figures in seeds] for name, seeds in rows.items()}
     names = sorted(values, key=lambda name: fmean(values[name]), reverse=True)
     with mpl.rc_context({**STYLE, "axes.grid": True, "axes.grid.axis": "y"}):
@@ -33,11 +33,11 @@ def save_delta_m(rows: Rows, path: Path) -> Path:
             fmt="o",
             markersize=3.5,
             linewidth=1,
-            color=COLOURS[2],
+            color=COLORS[2],
         )
         axes.axvline(0, color="black", linewidth=0.8)
         if "equal" in values:
-            line: Any = {"color": COLOURS[5], "linestyle": "--", "linewidth": 0.8}
+            line: Any = {"color": COLORS[5], "linestyle": "--", "linewidth": 0.8}
             axes.axvline(fmean(values["equal"]), label="equal weights", **line)
             axes.legend(loc="center right")
         axes.set_ylim(-0.7, len(names) - 0.3)
@@ -47,7 +47,7 @@ def save_delta_m(rows: Rows, path: Path) -> Path:
 
 
 def save_shares(results: Sequence[Result], path: Path) -> Path:
-    """Draw which part of the weighted loss each task has: means over seeds, a panel a config."""
+    """Draw the share of each task in the weighted loss: means over seeds, a panel per config."""
     configs = dict.fromkeys(result.run.config for result in results)
     shown = [config for config in SHOWN if config in configs]
     with mpl.rc_context(STYLE):
@@ -59,9 +59,9 @@ def save_shares(results: Sequence[Result], path: Path) -> Path:
             over_seeds = {
                 task: np.mean([shares[task] for shares in of_config], axis=0) for task in TASKS
             }
-            looks, _ = means(over_seeds["digit"], _WINDOW)
+            middles, _ = means(over_seeds["digit"], _WINDOW)
             areas = [100 * means(over_seeds[task], _WINDOW)[1] for task in TASKS]
-            panel.stackplot(EVERY * looks, areas, labels=list(TASKS), colors=COLOURS[1:6])
+            panel.stackplot(EVERY * middles, areas, labels=list(TASKS), colors=COLORS[1:6])
             panel.set_title(config)
             panel.margins(0)
         for panel in panels[len(shown) :]:

@@ -1,4 +1,4 @@
-"""What the runs gave, as a table and as a file."""
+"""The results of the runs, as a table and as a file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from harness import tables
 from harness.tables import Column, Rows
 
 SINGLE = {task: f"single-{task}" for task in TASKS}  # the configs of one task
-_ALONE = "single tasks"  # what their common row is called
+_ALONE = "single tasks"  # the name of their common row
 _DIGITS = {"digit": 1, "position": 3, "ink": 2, "scene": 2, "photo": 1}
 _COLUMNS = {
     name: Column(
@@ -33,11 +33,11 @@ _COLUMNS = {
 
 
 def rows(results: Sequence[Result], rounds: Sequence[Mapping[str, float]]) -> Rows:
-    """For each config the figures of each seed; the first row is that of the tasks alone.
+    """The figures of each config and seed; the first row is that of the single tasks.
 
     Args:
-        results: Of all runs.
-        rounds: For each seed how long a step of each config takes, in seconds.
+        results: Results of all runs.
+        rounds: For each seed, the seconds of a step of each config.
     """
     by_config: dict[str, list[dict[str, float]]] = {}
     for result in results:
@@ -61,16 +61,16 @@ def rows(results: Sequence[Result], rounds: Sequence[Mapping[str, float]]) -> Ro
 
 
 def table(found: Rows, run: Run) -> Table:
-    """A row for each config: what was measured after the last step."""
+    """A row for each config, with the measures after the last step."""
     caption = (
         f"Measured on {SPLITS[run.split].images:,} {run.split} images of other digits and other "
         f"parts of the photographs, after {run.steps:,} steps at a learning rate of "
-        f"{run.learning_rate:g}; ± is the standard deviation over seeds. digit, photo: accuracy. "
+        f"{run.learning_rate:g}. ± is the standard deviation over seeds. digit, photo: accuracy. "
         "position: mean distance in pixels. ink: mean error in percentage points of the area. "
-        "scene: root mean squared error of grey levels.\n"
-        "Δm: the mean over the five tasks of how much worse the metric is than that of the task "
-        "alone; below 0 it is better. MR: the mean of the ranks among all rows. Time: to that of "
-        "equal, medians over steps in turn, one round for each seed; of single tasks the sum."
+        "scene: root mean squared error of gray levels.\n"
+        "Δm: how much worse the metrics of the five tasks are than those of single tasks, on "
+        "average; negative is better. MR: mean rank among all rows. Time: relative to equal, "
+        "medians over steps in turn, one round per seed; for single tasks the sum."
     )
     return tables.screen_table("Five tasks, one trunk", caption, _COLUMNS, found)
 
@@ -81,7 +81,7 @@ def save_markdown(found: Rows, path: Path) -> Path:
 
 
 def save_figures(results: Sequence[Result], found: Rows, path: Path) -> Path:
-    """Write every run's figures and shares, and the rows of the table seed by seed."""
+    """Write the figures and shares of every run, and the rows of the table seed by seed."""
     document = {"runs": [asdict(result) for result in results], "rows": found}
     path.write_text(json.dumps(document) + "\n", encoding="utf-8")
     return path

@@ -1,10 +1,10 @@
-"""A training run: what it depends on, and what came out."""
+"""A training run: its settings and its result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-EVERY = 10  # steps over which the shares of the loss are taken
+EVERY = 10  # steps over which the shares of the loss are averaged
 
 
 @dataclass(frozen=True)
@@ -13,10 +13,10 @@ class Run:
 
     Args:
         config: A section of the file of configs.
-        seed: Of the initialisation and of the batches.
-        steps: Of the optimizer.
-        learning_rate: Of the network.
-        split: What is measured on.
+        seed: Seed of the initialization and of the batches.
+        steps: Optimizer steps.
+        learning_rate: Learning rate of the network.
+        split: The images for the measures.
     """
 
     config: str
@@ -28,12 +28,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave.
+    """The result of a run.
 
     Args:
-        run: What it depends on.
-        figures: The metric of each task, of the last weights.
-        shares: For each task its share of the weighted loss, over each `EVERY` steps.
+        run: The run.
+        figures: The metric of each task, with the last weights.
+        shares: The share of each task in the weighted loss, over each `EVERY` steps.
     """
 
     run: Run

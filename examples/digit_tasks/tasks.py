@@ -1,4 +1,4 @@
-"""The tasks: the loss that trains each, and the metric that it is judged by."""
+"""The tasks, with the loss and the metric of each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from digit_tasks.data import SIZE
 
-OfBatch = Callable[[Tensor, Tensor], Tensor]  # of outputs and targets
+OfBatch = Callable[[Tensor, Tensor], Tensor]  # called with outputs and targets
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Percent of the labels that are right."""
+    """The percentage of correct labels."""
     return 100 * (outputs.argmax(dim=1) == labels).float().mean()
 
 
@@ -22,20 +22,20 @@ def distance(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def percent_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The root of the mean squared error, in percent of 1."""
+    """The root mean squared error, in percent of 1."""
     return 100 * (outputs - targets).square().mean().sqrt()
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a head has to learn.
+    """A task of one head.
 
     Args:
-        outputs: How many numbers its head gives.
-        loss: Of outputs and targets, in the units that the targets are in.
-        metric: Of the same, on held-out data.
-        unit: Of the metric.
-        higher_is_better: Whether a higher metric is.
+        outputs: The number of outputs of the head.
+        loss: The loss of outputs and targets, in the units of the targets.
+        metric: The metric of outputs and targets, on held-out data.
+        unit: The unit of the metric.
+        higher_is_better: Whether a higher metric is better.
     """
 
     outputs: int

@@ -1,16 +1,16 @@
-"""How long the steps of several training loops take."""
+"""The time of the steps of several training loops."""
 
 from collections.abc import Iterator, Mapping
 from statistics import median
 from time import perf_counter
 
-_WARM_UP = 3  # steps of each that do not count
+_WARM_UP = 3  # steps of each loop that do not count
 
 
 def step_times(loops: Mapping[str, Iterator[object]], steps: int) -> dict[str, float]:
-    """The median seconds of a step of each.
+    """The median seconds of a step of each loop.
 
-    One step of each in turn, so that whatever else the machine does slows all of them alike.
+    The loops take one step each in turn, so other work of the machine slows all of them equally.
     """
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for step in range(_WARM_UP + steps):

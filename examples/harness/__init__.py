@@ -1,1 +1,1 @@
-"""What the examples share: options, processes, tables and the looks of pictures."""
+"""Code that the examples share: options, processes, tables and the style of pictures."""

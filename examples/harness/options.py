@@ -1,4 +1,4 @@
-"""Options on the command line that several examples have."""
+"""Command-line options that several examples share."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows the docstring of a program as it is written, and says what is wrong in one line."""
+    """Shows a docstring unchanged, and reports errors in one line."""
 
     def __init__(self, description: str) -> None:
         super().__init__(
@@ -16,19 +16,19 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """End the program."""
+        """End the program with a line."""
         self.exit(2, f"{self.prog}: {'; '.join(message.splitlines())}\n")
 
 
 def experiment_parser(
     description: str, name: str, configs: Sequence[str]
 ) -> argparse.ArgumentParser:
-    """A parser with options that every experiment has; `read_experiment` adds the others.
+    """A parser with the options of every experiment; `read_experiment` adds the others.
 
     Args:
         description: The docstring of the program.
         name: Name of the program, and of the folder in `runs` where its files go.
-        configs: Names of all configs, which are run where none is asked for.
+        configs: Names of all configs, which are run by default.
     """
     parser = Parser(description)
     parser.add_argument("--quick", action="store_true", help="a few steps of each, in seconds")
@@ -38,11 +38,11 @@ def experiment_parser(
         choices=configs,
         default=list(configs),
         metavar="CONFIG",
-        help=f"some of them only ({' '.join(configs)})",
+        help=f"only these configs ({' '.join(configs)})",
     )
-    parser.add_argument("--workers", type=count, default=2, help="processes at a time (2)")
+    parser.add_argument("--workers", type=count, default=2, help="parallel processes (2)")
     out = Path("runs") / name
-    parser.add_argument("--out", type=Path, default=out, help=f"folder of the files ({out})")
+    parser.add_argument("--out", type=Path, default=out, help=f"output folder ({out})")
     return parser
 
 
@@ -56,26 +56,24 @@ def read_experiment(
     least_steps: int = 1,
     always: Sequence[str] = (),
 ) -> argparse.Namespace:
-    """The options, checked; where one cannot be used, the program ends with a line on it.
+    """Read and check the options; a wrong option ends the program with one line.
 
-    The folder of the files is made.
+    The output folder is made.
 
     Args:
-        parser: As `experiment_parser` makes it; it may have options of its own.
-        try_out: Called with each config and the steps; raises if that cannot be used.
-        seeds: How many seeds are run where nothing is said; one with `--quick`.
-        steps: Of each run where nothing is said.
-        quick_steps: The same with `--quick`.
-        least_steps: Fewer cannot be asked for.
-        always: Configs that are run whatever is asked for.
+        parser: The result of `experiment_parser`; it may have more options.
+        try_out: Called with each config and the steps; raises if they cannot be used.
+        seeds: Default number of seeds; 1 with `--quick`.
+        steps: Default steps of each run.
+        quick_steps: Default steps with `--quick`.
+        least_steps: The smallest number of steps allowed.
+        always: Configs that are always run.
     """
-    parser.add_argument(
-        "--seeds", type=count, help=f"how many runs of each ({seeds}; 1 with --quick)"
-    )
+    parser.add_argument("--seeds", type=count, help=f"number of seeds ({seeds}; 1 with --quick)")
     parser.add_argument(
         "--steps",
         type=partial(whole_number, least_steps, 1_000_000),
-        help=f"of each run ({steps}; {quick_steps} with --quick)",
+        help=f"steps of each run ({steps}; {quick_steps} with --quick)",
     )
     options = parser.parse_args()
     options.seeds = options.seeds or (1 if options.quick else seeds)

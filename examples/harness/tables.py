@@ -1,4 +1,4 @@
-"""Figures over several seeds, as a table on the screen and as one in Markdown."""
+"""Tables of figures over several seeds, for the screen and in Markdown."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from rich import box
 from rich.table import Table
 
-Rows = Mapping[str, Sequence[Mapping[str, float]]]  # by row, the figures of each seed by column
+Rows = Mapping[str, Sequence[Mapping[str, float]]]  # for each row and seed, the figures by column
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Column:
     """How a figure is shown.
 
     Args:
-        heading: What stands above it; on the screen it may have several lines.
-        digits: After the point, or a whole format such as ".1e".
-        best: `min` or `max` where one of them is better: in Markdown the best mean is bold.
+        heading: The heading; it may have several lines on the screen.
+        digits: Digits after the point, or a format such as ".1e".
+        best: `min` or `max`, if one is better: in Markdown the best mean is bold.
     """
 
     heading: str
@@ -26,7 +26,7 @@ class Column:
     best: Callable[..., float] | None = None
 
     def format(self, value: float) -> str:
-        """The value as it is shown."""
+        """The value as text."""
         return format(value, f"z.{self.digits}f" if isinstance(self.digits, int) else self.digits)
 
     def spread(self, values: Sequence[float]) -> str:
@@ -35,7 +35,7 @@ class Column:
 
 
 def empty_table(title: str, caption: str, first: str = "config") -> Table:
-    """A table that has only the column of names."""
+    """A table with only the column of names."""
     table = Table(
         title=title,
         caption=caption,
@@ -49,7 +49,7 @@ def empty_table(title: str, caption: str, first: str = "config") -> Table:
 
 
 def screen_table(title: str, caption: str, columns: Mapping[str, Column], rows: Rows) -> Table:
-    """A row for each name: the means, and under them the standard deviations over the seeds."""
+    """A row for each name, with means and standard deviations over the seeds."""
     table = empty_table(title, caption)
     for column in columns.values():
         table.add_column(column.heading, justify="right", no_wrap=True)
@@ -63,7 +63,7 @@ def screen_table(title: str, caption: str, columns: Mapping[str, Column], rows: 
 
 
 def save_markdown(columns: Mapping[str, Column], rows: Rows, path: Path) -> Path:
-    """Write the same table in Markdown, the best means in bold."""
+    """Write the table in Markdown, with the best means in bold."""
     means = {
         key: {name: fmean(figures[key] for figures in seeds) for name, seeds in rows.items()}
         for key in columns

@@ -1,4 +1,4 @@
-"""Jobs spread over a few processes, with a progress bar for each that is running."""
+"""Jobs in a few processes, with a progress bar for each running job."""
 
 import os
 import signal
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Show = Callable[[int, int, str], None]  # steps done, steps in all, a note
+Show = Callable[[int, int, str], None]  # steps done, total steps, a note
 
 REFRESH_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Message:
-    """How far a job has got."""
+    """The progress of a job."""
 
     name: str
     done: int
@@ -47,14 +47,14 @@ class Message:
 
 @dataclass(frozen=True)
 class Channel:
-    """What a worker shares with the process that started it."""
+    """What a worker shares with its parent process."""
 
     messages: "Queue[Message]"
-    stop: c_bool  # an Event would wait for ever for a worker that was killed while it looked
+    stop: c_bool  # an Event can hang if a worker is killed while it reads it
 
 
 class Bars:
-    """A bar for all jobs together and one for each that is running."""
+    """A bar for all jobs, and one for each running job."""
 
     def __init__(self, progress: Progress, jobs: int) -> None:
         self.progress = progress
@@ -62,7 +62,7 @@ class Bars:
         self.running: dict[str, TaskID] = {}
 
     def draw(self, messages: "Queue[Message]") -> None:
-        """Show what has come in."""
+        """Show the messages that have arrived."""
         while True:
             try:
                 message = messages.get_nowait()
@@ -78,7 +78,7 @@ class Bars:
             )
 
     def finish(self, name: str) -> None:
-        """Count a job as done and put a line in the place of its bar."""
+        """Count a job as done and replace its bar by a line."""
         self.progress.console.print(f"{name}: done")
         self.progress.advance(self.all)
         if name in self.running:
@@ -86,8 +86,8 @@ class Bars:
 
 
 def run_program(main: Callable[[], None], when_interrupted: str = "Interrupted.") -> None:
-    """Call `main`; Ctrl-C or a timeout ends the program with a line in place of a traceback."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a timeout ends as Ctrl-C does
+    """Call `main`; Ctrl-C or a timeout ends the program with a line instead of a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat a timeout like Ctrl-C
     try:
         main()
     except KeyboardInterrupt:
@@ -99,9 +99,9 @@ def run_in_parallel(
 ) -> list[Result]:
     """The results of `work(job, show)`, in the order of the jobs.
 
-    Interrupted, it ends the workers wherever they are, and raises.
+    An interrupt ends the workers at once and is raised.
     """
-    # Spawned processes start clean on every system; forked ones can hang in torch's threads.
+    # Spawned processes start clean on every system. Forked ones can hang in torch's threads.
     context = get_context("spawn")
     channel = Channel(context.Queue(), context.RawValue(c_bool))
     workers = min(processes, max(1, len(jobs)))
@@ -111,15 +111,15 @@ def run_in_parallel(
         try:
             with _interrupts_ignored():
                 names = {executor.submit(_do, work, name, job): name for name, job in jobs.items()}
-                # A submission wakes what watches the workers before it starts one (seen in Python
-                # 3.11 to 3.13): the last one would die unseen without another submission.
+                # A submission wakes the thread that watches the workers before it starts a worker
+                # (Python 3.11 to 3.13). Without one more, a crash of the last worker is not seen.
                 executor.submit(int)
             running = set(names)
             while running:
                 done, running = wait(running, REFRESH_SECONDS, FIRST_COMPLETED)
                 bars.draw(channel.messages)
                 for future in done:
-                    future.result()  # an error in one run ends all
+                    future.result()  # an error in one job ends all
                     bars.finish(names[future])
         except BaseException:
             channel.stop.value = True
@@ -140,7 +140,7 @@ def _progress() -> Progress:
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Processes that are started in here leave Ctrl-C to this one."""
+    """Processes that are started here ignore Ctrl-C; this process handles it."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -148,20 +148,20 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-_channel: Channel  # of this worker; a queue reaches it when it starts, not with each job
+_channel: Channel  # of this worker; a queue can only be passed when the worker starts
 
 
 def _start_worker(channel: Channel) -> None:
     global _channel  # noqa: PLW0603
     _channel = channel
-    Thread(target=_leave_when_told, args=(channel.stop,), daemon=True).start()
-    # Workers that each use all cores wait for one another most of the time.
+    Thread(target=_leave_when_stopped, args=(channel.stop,), daemon=True).start()
+    # Workers that each use all cores would mostly wait for one another.
     torch.set_num_threads(1)
-    threadpool_limits(1)  # those of numpy and scikit-learn
+    threadpool_limits(1)  # of numpy and scikit-learn
 
 
-def _leave_when_told(stop: c_bool) -> None:
-    """End this worker at once when it is asked to, or when nobody is left to ask."""
+def _leave_when_stopped(stop: c_bool) -> None:
+    """End this worker at `stop`, or when its parent is gone."""
     parent = parent_process()
     while parent is not None and parent.is_alive() and not stop.value:
         time.sleep(REFRESH_SECONDS)

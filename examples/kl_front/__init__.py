@@ -1,1 +1,1 @@
-"""What `front.py` does with its figures: families of configs compared at the same KL."""
+"""Families of configs, and their comparison at the same KL, for `front.py`."""

@@ -1,4 +1,4 @@
-"""The ways to weigh the KL that are compared, by family: values of `terms.kl` in a config."""
+"""The configs that are compared, by family: values of `terms.kl`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
@@ -8,7 +8,7 @@ from lossweights import Front, LossConfig
 from lossweights.search import Outcome
 from pronunciation_vae.model import CODE_SIZE
 
-NATS = (2.0, 4.5, 1.0, 3.0, 0.4)  # that are asked for, if a family asks for some
+NATS = (2.0, 4.5, 1.0, 3.0, 0.4)  # of the families that have a target
 
 # The model returns the KL of each word and dimension, which free bits need.
 _KL = {"reduction": "batch_mean"}
@@ -20,12 +20,12 @@ def _constant(weight: float) -> dict[str, Any]:
 
 
 def _ramp(over: int) -> dict[str, Any]:
-    """From 0 to 1 over so many percent of the training."""
+    """From 0 to 1 over `over` percent of the training."""
     return {**_KL, "schedule": {"kind": "warmup", "over": f"{over}%"}}
 
 
 def _cyclical(cycles: int, ratio: float) -> dict[str, Any]:
-    """So many times from 0 to 1, over that part of a cycle."""
+    """`cycles` times from 0 to 1, over the part `ratio` of a cycle."""
     return {**_KL, "schedule": {"kind": "cyclical", "cycles": cycles, "ratio": ratio}}
 
 
@@ -34,18 +34,18 @@ def _pid(nats: float) -> dict[str, Any]:
 
 
 def _free_bits(nats: float) -> dict[str, Any]:
-    """The nats are shared by the dimensions of the code."""
+    """Each dimension of the code has an equal share of the nats."""
     return {**_KL, "transform": {"kind": "free-bits", "threshold": nats / CODE_SIZE}}
 
 
 def _capacity(nats: float) -> dict[str, Any]:
-    """The capacity grows over three quarters of the training, then stays there."""
+    """The capacity grows over three quarters of the training, then stays constant."""
     grows = {"kind": "ramp", "start": 0.0, "stop": nats, "over": "75%"}
     return {**_KL, "transform": {"kind": "capacity", "capacity": grows}}
 
 
-# The sweep takes the first of each family, then the second of each, and so on. In this order, a
-# part of it has seen low and high KLs of all.
+# The sweep takes the first config of each family, then the second of each, and so on. In this order
+# an incomplete sweep has low and high KLs of all families.
 FAMILIES: Mapping[str, list[dict[str, Any]]] = {
     "constant": [_constant(weight) for weight in (0.7, 0.8, 0.6, 0.75, 0.65, 0.5, 1.0)],
     "ramp": [_ramp(over) for over in (65, 100, 50, 80, 30)],
@@ -59,7 +59,7 @@ FAMILIES: Mapping[str, list[dict[str, Any]]] = {
 
 
 def choices(families: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One of each family in turn."""
+    """The configs, one of each family in turn."""
     rounds = zip_longest(*families)
     return [choice for each in rounds for choice in each if choice is not None]
 
@@ -70,7 +70,7 @@ def family_of(config: LossConfig) -> str:
 
 
 def families_of(front: Front) -> dict[str, list[Outcome]]:
-    """The configs that are done, by family."""
+    """The completed configs, by family."""
     found: dict[str, list[Outcome]] = {}
     for outcome in front.done:
         found.setdefault(family_of(front.config(outcome.number)), []).append(outcome)

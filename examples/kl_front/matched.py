@@ -24,20 +24,20 @@ REFERENCE = "constant"
 
 
 class Spread(NamedTuple):
-    """The mean over seeds and their standard deviation; nan if there is none."""
+    """Mean and standard deviation over seeds; nan if there is none."""
 
     mean: float
     deviation: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of a value for each seed; nan if one of them is."""
+        """The spread of one value per seed; nan if one of them is nan."""
         deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
         return cls(float(np.mean(values)), float(deviation))
 
 
 def at(outcomes: Iterable[Outcome], seed: int, measure: str, level: float) -> float:
-    """A measure at a KL with one seed, on straight lines between the configs of a family.
+    """A measure at a KL with one seed, interpolated linearly between the configs of a family.
 
     nan if the KLs of all configs are above the level, or all below.
     """
@@ -48,9 +48,9 @@ def at(outcomes: Iterable[Outcome], seed: int, measure: str, level: float) -> fl
 
 
 def compare(front: Front, measure: str) -> dict[str, list[Spread]]:
-    """For each family, its measure at each level minus that of constant weights.
+    """For each family, the difference of its measure to that of constant weights at each level.
 
-    The differences are taken seed by seed. Constant weights have the measure itself.
+    The differences are taken seed by seed. For constant weights it is the measure itself.
     """
     families = families_of(front)
     found = {
@@ -69,7 +69,7 @@ def compare(front: Front, measure: str) -> dict[str, list[Spread]]:
 
 
 def cells(front: Front, measure: str) -> Mapping[str, list[str]]:
-    """What `compare` finds, by family, as text."""
+    """The result of `compare` as text, by family."""
     digits = DIGITS[measure]
 
     def cell(spread: Spread, form: str) -> str:
@@ -89,9 +89,9 @@ def tables(front: Front) -> list[Table]:
     found = []
     for measure, name in MEASURES.items():
         caption = (
-            f"At a KL, on straight lines between the configs of a family. {REFERENCE}: the "
-            "measure. The others: its difference to that, seed by seed. ± is the standard "
-            "deviation over seeds; - where a family has no configs on both sides."
+            f"Interpolated linearly between the configs of a family. {REFERENCE}: the measure. "
+            "The others: the difference to it, seed by seed. ± is the standard deviation over "
+            "seeds. A dash: the family has no configs on both sides."
         )
         table = empty_table(f"{name} at the same KL", caption, "family")
         for level in LEVELS:

@@ -1,4 +1,4 @@
-"""What each family of configs gives for its KL, as a picture."""
+"""The measures of each family of configs over the KL, as a picture."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from kl_front.families import FAMILIES, families_of
 from kl_front.matched import MEASURES
 from lossweights import Front
 
-MOST = 6.0  # nats that are shown
+MOST = 6.0  # nats, the end of the axis
 MARKERS = dict(zip(FAMILIES, "osD^vP", strict=True))
 
 
 def save_families(front: Front, path: Path) -> Path:
-    """Draw each measure over the KL: a line for a family, a point for a config."""
+    """Draw each measure over the KL: a line per family, a point per config."""
     families = families_of(front)
     line_of = lines(families, list(FAMILIES))
     with mpl.rc_context({**STYLE, "axes.grid": True}):

@@ -1,1 +1,1 @@
-"""What `pinn.py` needs beside its training loop."""
+"""Problem, network, measures and reports of `pinn.py`."""

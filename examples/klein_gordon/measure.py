@@ -1,4 +1,4 @@
-"""What is measured of a network."""
+"""Measures of a network."""
 
 import torch
 from torch import Generator, nn
@@ -6,8 +6,8 @@ from torch import Generator, nn
 from klein_gordon.network import losses
 from klein_gordon.problem import draw, exact, grid, relative_error
 
-TEST_POINTS = 10_000  # of each term, the same for all runs
-TEST_SEED = 2**32 - 1  # the largest: of a larger one the generator keeps the low 32 bits alone
+TEST_POINTS = 10_000  # for each term, the same in all runs
+TEST_SEED = 2**32 - 1  # the largest: the generator keeps only the low 32 bits of a seed
 
 
 def error(network: nn.Module) -> float:
@@ -26,6 +26,6 @@ def solution(network: nn.Module) -> list[float]:
 
 
 def terms(network: nn.Module) -> dict[str, float]:
-    """The terms of the loss, unweighted, on points that are not trained on."""
+    """The unweighted terms of the loss, on held-out points."""
     points = draw(TEST_POINTS, Generator().manual_seed(TEST_SEED))
     return {name: value.item() for name, value in losses(network, points).items()}

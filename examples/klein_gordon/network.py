@@ -1,4 +1,4 @@
-"""The network that stands for the solution, and what it is trained to do."""
+"""The network that approximates the solution, and the terms of its loss."""
 
 from collections.abc import Callable
 from math import sqrt
@@ -12,11 +12,11 @@ TERMS = ("residual", "boundary", "initial", "velocity")
 
 
 class Network(nn.Module):
-    """Points, shape (n, 2), to values of u, shape (n,): hidden layers of tanh.
+    """Maps points, shape (n, 2), to values of u, shape (n,), with hidden layers of tanh.
 
     Args:
-        depth: Hidden layers.
-        width: Units of each.
+        depth: Number of hidden layers.
+        width: Units of each layer.
     """
 
     def __init__(self, depth: int = 3, width: int = 50) -> None:
@@ -31,16 +31,16 @@ class Network(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, points: Tensor) -> Tensor:
-        """Values of u; the points are brought to mean 0 and variance 1 first."""
+        """Values of u. The points are first scaled to mean 0 and variance 1."""
         u: Tensor = self.layers((points - 0.5) * sqrt(12))
         return u.squeeze(-1)
 
 
 def losses(u: Callable[[Tensor], Tensor], points: Points) -> dict[str, Tensor]:
-    """How far a function of points is from the solution: mean squares.
+    """Mean squared errors of a function of points as a solution.
 
-    `residual` is what is left of the equation; `boundary` and `initial` what is wrong on the sides
-    and at t = 0; `velocity` is u_t there, which should be 0.
+    `residual` is the residual of the equation. `boundary` and `initial` are the errors on the sides
+    and at t = 0. `velocity` is u_t at t = 0, which should be 0.
     """
     inside, start = points.inside.clone().requires_grad_(), points.start.clone().requires_grad_()
     u_inside, u_start = u(inside), u(start)
@@ -58,7 +58,7 @@ def wave(u: Tensor, points: Tensor) -> Tensor:
     """u_tt - u_xx, from values of u and the points that they were computed from.
 
     The derivatives of u_t + u_x are u_tt + u_xt and u_tx + u_xx; the mixed ones cancel. So two
-    backward passes do, in place of three.
+    backward passes are enough instead of three.
     """
     seconds = slopes(slopes(u, points).sum(dim=1), points)
     return seconds[:, 0] - seconds[:, 1]

@@ -1,4 +1,4 @@
-"""Errors, weights and solutions, as pictures."""
+"""Pictures of errors, weights and solutions."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -12,7 +12,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
-from harness.pictures import COLOURS, COLUMN, STYLE, lines
+from harness.pictures import COLORS, COLUMN, STYLE, lines
 from klein_gordon.network import TERMS
 from klein_gordon.problem import SIDE, exact, grid
 from klein_gordon.run import Result, by_config
@@ -21,10 +21,10 @@ GRID = {"axes.grid": True}
 
 
 def save_errors(results: Sequence[Result], configs: Sequence[str], path: Path) -> Path:
-    """Draw the error over training: a line for each config, the mean over its seeds.
+    """Draw the error over training: a line per config, the mean over its seeds.
 
     Args:
-        results: Those of the runs.
+        results: Results of the runs.
         configs: All configs of the example, drawn or not.
         path: The file.
     """
@@ -54,9 +54,9 @@ def save_errors(results: Sequence[Result], configs: Sequence[str], path: Path) -
 
 
 def save_weights(results: Sequence[Result], path: Path) -> Path:
-    """Draw the share of each term in the sum of all weights: a panel for each config, one seed.
+    """Draw the share of each term in the sum of all weights: a panel per config, one seed.
 
-    Weights below 0, which `conflict-free` may give, are drawn by their size.
+    Negative weights, which `conflict-free` can give, are drawn by their absolute value.
     """
     groups = by_config(results)
     with mpl.rc_context(STYLE | GRID):
@@ -69,8 +69,8 @@ def save_weights(results: Sequence[Result], path: Path) -> Path:
             weights = np.abs([found[term] for term in TERMS])
             shares = weights / weights.sum(axis=0)
             steps = np.arange(0, run.steps, run.interval)
-            for term, share, colour in zip(TERMS, shares, COLOURS[::2], strict=True):
-                panel.plot(steps, share, color=colour, label=term)
+            for term, share, color in zip(TERMS, shares, COLORS[::2], strict=True):
+                panel.plot(steps, share, color=color, label=term)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
         figure.supxlabel("optimizer step", fontsize=8)
         figure.supylabel("share of the weights", fontsize=8)
@@ -79,7 +79,7 @@ def save_weights(results: Sequence[Result], path: Path) -> Path:
 
 
 def save_solutions(results: Sequence[Result], path: Path) -> Path:
-    """Draw the exact solution, and by how much each config's first seed is off."""
+    """Draw the exact solution, and the error of each config's first seed."""
     groups = by_config(results)
     solution = exact(grid()).reshape(SIDE, SIDE).numpy()
     with mpl.rc_context(STYLE):
@@ -100,7 +100,7 @@ def save_solutions(results: Sequence[Result], path: Path) -> Path:
 def _panels(
     count: int, across: int, width: float, height: float
 ) -> tuple[Figure, NDArray[np.object_]]:
-    """A figure of so many small panels, so many of them beside one another; sizes in inches."""
+    """A figure of `count` small panels, `across` per row; sizes in inches."""
     across = min(across, count)
     down = ceil(count / across)
     figure = Figure(figsize=(width * across + 0.6, height * down + 0.5))
@@ -113,7 +113,7 @@ def _panels(
 
 
 def _draw_map(axes: Axes, values: NDArray[np.float32]) -> AxesImage:
-    """Draw values on the grid; colours end at -1 and 1."""
+    """Draw values on the grid, with colors from -1 to 1."""
     return axes.imshow(
         values.T, origin="lower", extent=(0, 1, 0, 1), cmap="PuOr", vmin=-1, vmax=1, aspect="auto"
     )

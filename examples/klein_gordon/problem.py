@@ -1,9 +1,9 @@
-"""The Klein-Gordon equation on the unit square, with a solution that is known.
+"""The Klein-Gordon equation on the unit square, with a known solution.
 
     u_tt - u_xx + u^3 = f    for t and x from 0 to 1,
 
 with u given on both sides and at t = 0, and u_t = 0 at t = 0. The forcing f is made for the
-solution u = x cos(5 pi t) + (t x)^3. It is the problem of S. Wang, Y. Teng, P. Perdikaris,
+solution u = x cos(5 pi t) + (t x)^3. The problem is from S. Wang, Y. Teng, P. Perdikaris,
 *Understanding and mitigating gradient flow pathologies in physics-informed neural networks*, SIAM
 Journal on Scientific Computing 2021, arXiv 2001.04536. Points are (t, x), as in the authors' code.
 """
@@ -34,7 +34,7 @@ def forcing(points: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Points:
-    """Where the terms of the loss are looked at, each of shape (n, 2)."""
+    """The points at which the terms of the loss are evaluated, each of shape (n, 2)."""
 
     inside: Tensor
     sides: Tensor
@@ -42,7 +42,7 @@ class Points:
 
 
 def draw(count: int, generator: Generator) -> Points:
-    """So many points inside, as many on both sides together, as many at t = 0."""
+    """`count` points inside, as many on both sides together, and as many at t = 0."""
     inside, sides, start = torch.rand(3, count, 2, generator=generator).unbind()
     sides[:, 1].round_()  # x is 0 or 1
     start[:, 0] = 0
@@ -50,11 +50,11 @@ def draw(count: int, generator: Generator) -> Points:
 
 
 def grid() -> Tensor:
-    """The points on which a solution is measured, shape (SIDE * SIDE, 2): one t after another."""
+    """The points for measuring a solution, shape (SIDE * SIDE, 2), sorted by t."""
     axis = torch.linspace(0, 1, SIDE)
     return torch.cartesian_prod(axis, axis)
 
 
 def relative_error(found: Tensor, solution: Tensor) -> float:
-    """The relative L2 error: 0 for the solution itself, 1 for a function that is 0."""
+    """The relative L2 error: 0 for the solution, 1 for a function that is 0."""
     return float((found - solution).norm() / solution.norm())

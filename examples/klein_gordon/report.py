@@ -1,4 +1,4 @@
-"""What the runs gave, as a table and as a file."""
+"""The results of the runs, as a table and as a file."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ COLUMNS = {
 
 
 def rows(results: Sequence[Result]) -> Rows:
-    """By config, what was measured in each of its runs; times relative to the first config."""
+    """The measures of each run, by config; times are relative to the first config."""
     groups = by_config(results)
     usual = fmean(result.figures["seconds"] for result in next(iter(groups.values())))
     return {
@@ -33,24 +33,24 @@ def rows(results: Sequence[Result]) -> Rows:
 
 
 def caption(run: Run) -> str:
-    """How the figures came about and how to read them."""
+    """How the figures were measured and how to read them."""
     return (
-        f"Relative L2 error against the exact solution on a grid of {SIDE} x {SIDE}: 1 is as far "
-        "off as a function that is 0. Residual to velocity: the terms of the loss, unweighted, on "
-        "points not trained on. Time: of the processor, relative to the first row. Each row has "
-        f"the same network, {run.steps:,} steps of Adam and, seed by seed, initialisation and "
-        "points; ± is the standard deviation over seeds."
+        f"Relative L2 error against the exact solution on a grid of {SIDE} x {SIDE}; a function "
+        "that is 0 has an error of 1. Residual to velocity: the unweighted terms of the loss on "
+        "held-out points. Time: processor time relative to the first row. Each row has the same "
+        f"network, {run.steps:,} steps of Adam and, for each seed, initialization and points. "
+        "± is the standard deviation over seeds."
     )
 
 
 def table(results: Sequence[Result]) -> Table:
-    """A row for each config: what was measured at the end."""
-    title = "Ways to weigh the terms of a physics-informed network"
+    """A row for each config, with the measures after training."""
+    title = "Weights for the terms of a physics-informed network"
     return screen_table(title, caption(results[0].run), COLUMNS, rows(results))
 
 
 def save(results: Sequence[Result], path: Path) -> Path:
-    """Write every run's figures, errors and weights."""
+    """Write the figures, errors and weights of every run."""
     runs = [asdict(result) for result in results]
     for run in runs:
         del run["solution"]  # a picture shows it

@@ -1,4 +1,4 @@
-"""A training run: what it depends on, and what came out."""
+"""A training run: its settings and its result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: what its figures depend on.
+    """One training run: the settings that its figures depend on.
 
     Args:
         config: A section of the file of configs.
-        seed: Of the network and the points.
-        steps: Of the optimizer.
-        learning_rate: Of the first step; that of the last is a hundredth of it.
-        points: Of a step, for each of the equation, the sides and the start.
+        seed: Seed of the network and the points.
+        steps: Optimizer steps.
+        learning_rate: Learning rate of the first step; it decays to a hundredth of it.
+        points: Points per step, for each of the equation, the sides and the start.
     """
 
     config: str
@@ -24,24 +24,24 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the run is called on the screen."""
+        """The name of the run on the screen."""
         return f"{self.config}, seed {self.seed}"
 
     @property
     def interval(self) -> int:
-        """Steps from one measurement to the next: there are about a hundred."""
+        """Steps between measurements, of which there are about a hundred."""
         return max(10, self.steps // 100)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave.
+    """The result of a run.
 
     Args:
-        run: What it depends on.
-        figures: What was measured at the end.
-        errors: Relative errors along the way, by the number of steps done, the last one included.
-        weights: By term, the mean weight over each `run.interval` steps.
+        run: The run.
+        figures: The measures after training.
+        errors: Relative errors during training, by the number of steps, including the last one.
+        weights: For each term, the mean weight over each `run.interval` steps.
         solution: The values of u on the grid.
     """
 
@@ -53,7 +53,7 @@ class Result:
 
 
 def by_config(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The results of each config, in the order in which they come."""
+    """The results of each config, in the given order."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result.run.config, []).append(result)

@@ -1,1 +1,1 @@
-"""The parts of `examples/vae_elbo.py` that are not about losses."""
+"""Data, model, measures and reports of `examples/vae_elbo.py`."""

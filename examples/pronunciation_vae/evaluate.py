@@ -1,8 +1,8 @@
-"""What a trained model's code holds, measured on words that it has not seen.
+"""Measures of a trained model's code, on held-out words.
 
-Every figure that could flatter a dead code is taken the hard way: the probes read one sample of
-the code as it is, since standardised posterior means still tell words apart when the decoder can
-no longer hear them; and the likelihood is also taken with codes from the prior.
+The measures are chosen so that a dead code does not look alive. The probes read one unscaled sample
+of the code, because standardized posterior means still separate words when the decoder ignores the
+code. The likelihood is also measured with codes from the prior.
 """
 
 import math
@@ -15,9 +15,9 @@ from torch import Tensor
 from pronunciation_vae.data import Words
 from pronunciation_vae.model import PronunciationVAE, draw, kl_to_prior
 
-LABELLED = 500  # words that a probe learns from
-PROBE_DRAWS = 5  # fresh labelled words and codes; the mean accuracy counts
-ACTIVE = 0.01  # variance of the posterior mean from which on a unit counts as active
+LABELED = 500  # training words of a probe
+PROBE_DRAWS = 5  # draws of labeled words and codes, over which accuracies are averaged
+ACTIVE = 0.01  # variance of the posterior mean above which a unit is active
 
 
 def mutual_information(code: Tensor, mean: Tensor, log_variance: Tensor) -> float:
@@ -25,10 +25,10 @@ def mutual_information(code: Tensor, mean: Tensor, log_variance: Tensor) -> floa
 
     This is KL(q(z|x) || p(z)) less KL(q(z) || p(z)) (Hoffman and Johnson, 2016; He et al., 2019).
     The aggregate posterior q(z) is the mixture of q(z|x) over these same words, with one code
-    drawn from each, so log(number of words) is the most that can be seen.
+    drawn from each, so the estimate cannot exceed log(number of words).
     """
     precision = (-log_variance).exp()
-    # Row i, column j: log q(z_i|x_j), its square multiplied out for the sake of memory.
+    # Row i, column j: log q(z_i|x_j). The square is multiplied out to save memory.
     distance = (
         code.square() @ precision.T
         - 2.0 * code @ (mean * precision).T
@@ -48,7 +48,7 @@ def probe(code: Tensor, label: Tensor, test_code: Tensor, test_label: Tensor) ->
 
 
 def labels(words: Words) -> dict[str, Tensor]:
-    """What the probes look for in a code."""
+    """The labels that the probes predict."""
     return {"first_phoneme": words.phonemes[:, 0], "syllables": words.syllables}
 
 
@@ -59,20 +59,20 @@ def probes(
     posterior: tuple[Tensor, Tensor],
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Accuracies in percent on the test words, which have this posterior."""
+    """Accuracies in percent on the test words, whose posterior is given."""
     accuracies: dict[str, list[float]] = {name: [] for name in labels(test)}
     for _ in range(PROBE_DRAWS):
-        labelled = train.sample(LABELLED, generator)
-        code = draw(*model.encode(labelled), generator)
+        labeled = train.sample(LABELED, generator)
+        code = draw(*model.encode(labeled), generator)
         test_code = draw(*posterior, generator)
-        for name, label in labels(labelled).items():
+        for name, label in labels(labeled).items():
             accuracies[name].append(probe(code, label, test_code, labels(test)[name]))
     return {name: 100.0 * fmean(values) for name, values in accuracies.items()}
 
 
 @torch.no_grad()
 def evaluate(model: PronunciationVAE, train: Words, test: Words, seed: int) -> dict[str, float]:
-    """All figures of the table, in nats per word unless their name says otherwise."""
+    """All figures of the table; likelihoods and information are in nats per word."""
     generator = torch.Generator().manual_seed(seed)
     mean, log_variance = model.encode(test)
     code = draw(mean, log_variance, generator)

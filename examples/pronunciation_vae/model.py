@@ -12,7 +12,7 @@ CODE_SIZE = 16
 
 
 def draw(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    """One sample of each word's code, by the reparametrisation trick."""
+    """One sample of each word's code, by the reparameterization trick."""
     return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
 
 
@@ -22,11 +22,11 @@ def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class PackedLSTM(nn.Module):
-    """An LSTM that reads packed symbols and, where there is one, the word's code beside each.
+    """An LSTM that reads packed symbols and, if given, the word's code with each of them.
 
-    It computes what an embedding and `nn.LSTM` do, with the loop written out. On a CPU that trains
+    It computes the same as an embedding and `nn.LSTM`, with an explicit loop. On a CPU that trains
     a third faster: the backward pass of `nn.LSTM` fills a buffer as large as the batch with zeros
-    at every position, and what a symbol adds to the gates is looked up here, not multiplied out.
+    at every position, and here a lookup gives the contribution of a symbol to the gates.
     """
 
     def __init__(self, embedding_size: int, hidden_size: int, code_size: int = 0) -> None:
@@ -43,13 +43,13 @@ class PackedLSTM(nn.Module):
         memory: Tensor,
         code: Tensor | None = None,
     ) -> list[Tensor]:
-        """The hidden states at each position, of the words that reach it.
+        """The hidden states at each position, for the words that reach it.
 
         Args:
             symbols: The symbols of all positions, one position after the other.
-            sizes: How many words reach each position; the words are sorted, longest first.
-            hidden: First hidden state, shape (words, hidden_size).
-            memory: First state of the cell, shape (words, hidden_size).
+            sizes: The number of words that reach each position. Words are sorted, longest first.
+            hidden: Initial hidden state, shape (words, hidden_size).
+            memory: Initial state of the cell, shape (words, hidden_size).
             code: Codes, shape (words, code_size).
         """
         of_symbol, of_code = torch.split(self.cell.weight_ih, self.sizes, dim=1)
@@ -72,9 +72,10 @@ class PackedLSTM(nn.Module):
 
 
 class PronunciationVAE(nn.Module):
-    """The encoder's last state gives the code; the decoder has it in its first state and inputs.
+    """An LSTM encoder whose last state gives the code, and an LSTM decoder.
 
-    No word dropout and nothing else that weakens the decoder.
+    The decoder reads the code in its initial state and with every input. There is no word dropout,
+    and nothing else that weakens the decoder.
     """
 
     def __init__(
@@ -94,13 +95,13 @@ class PronunciationVAE(nn.Module):
         sizes = packed.batch_sizes.tolist()
         zeros = torch.zeros(len(words), self.hidden_size)
         states = self.encoder(packed.data, sizes, zeros, zeros)
-        # The words that end at a position come last in it, and the longest words end last.
+        # The words that end at a position are its last ones, and the longest words end last.
         ended = [state[going_on:] for state, going_on in zip(states, [*sizes[1:], 0], strict=True)]
         mean, log_variance = self.posterior(torch.cat(ended[::-1])).chunk(2, dim=1)
         return mean, log_variance
 
     def negative_log_likelihood(self, words: Words, code: Tensor) -> Tensor:
-        """-log p(x|z) in nats per word: summed over its phonemes and its end, mean over words."""
+        """-log p(x|z) in nats per word: sum over its phonemes and its end, mean over words."""
         after = functional.pad(words.phonemes, (0, 1), value=BOUNDARY)
         before = functional.pad(words.phonemes, (1, 0), value=BOUNDARY)
         targets = pack_padded_sequence(after, words.lengths + 1, batch_first=True)
@@ -115,13 +116,13 @@ class PronunciationVAE(nn.Module):
     def forward(self, words: Words, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The two terms of the negative ELBO in nats: NLL per word, KL of each word and dimension.
 
-        The KL comes unreduced, since what a config does to it may be done to each dimension.
+        The KL is not reduced, because a config may transform each dimension.
         """
         return self.terms(words, self.encode(words), generator)
 
     def terms(
         self, words: Words, posterior: tuple[Tensor, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """The same, from the mean and log variance of q(z|x)."""
+        """The terms, from the mean and log variance of q(z|x)."""
         code = draw(*posterior, generator)
         return self.negative_log_likelihood(words, code), kl_to_prior(*posterior)

@@ -1,4 +1,4 @@
-"""What to run: the options on the command line, and the runs that they make."""
+"""The options on the command line, and the runs that they define."""
 
 import argparse
 import hashlib
@@ -37,13 +37,13 @@ CONFIGS = (
     "free-bits",
 )
 DEMO = ("constant", "monotonic", "cyclical-linear", "long-ramp", "pid", "free-bits")
-# What decides how a run trains, besides its options.
+# The sources that a run depends on.
 SOURCES = (PROGRAM, *(Path(__file__).with_name(name) for name in ("data.py", "model.py")))
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: the options that its figures depend on."""
+    """One training run: the settings that its figures depend on."""
 
     config: Path
     seed: int
@@ -54,22 +54,22 @@ class Run:
 
     @property
     def config_name(self) -> str:
-        """The config's name is that of its file."""
+        """The name of the config's file."""
         return self.config.stem
 
     @property
     def name(self) -> str:
-        """What the run is called on the screen."""
+        """The name of the run on the screen."""
         return f"{self.config_name}, seed {self.seed}"
 
     @property
     def target(self) -> float | None:
-        """The KL in nats that the config asks for, if it does."""
+        """The target of the KL in nats, if the config has one."""
         return target_of(LossConfig.read(self.config, at="loss").terms["kl"])
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches of training words."""
+        """Complete batches of training words."""
         return train_count(self.words) // self.batch_size
 
     @property
@@ -78,7 +78,7 @@ class Run:
         return self.epochs * self.steps_per_epoch
 
     def checkpoint(self, folder: Path) -> Path:
-        """A file of its own for all that would train differently: none is taken for another."""
+        """A file name that differs for all runs that train differently."""
         settings = asdict(self) | {
             "config": LossConfig.read(self.config, at="loss").model_dump(mode="json"),
             "sources": [source.read_text("utf-8") for source in SOURCES],
@@ -89,7 +89,7 @@ class Run:
 
 
 def target_of(kl: Term) -> float | None:
-    """The KL in nats at which something holds the term."""
+    """The KL in nats at which a config holds the term."""
     match kl:
         case Term(controller=PID(target=Constant(value=nats))):
             return nats
@@ -102,7 +102,7 @@ def target_of(kl: Term) -> float | None:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     runs: list[Run]
     workers: int
@@ -110,27 +110,27 @@ class Options:
 
 
 def read_options(description: str) -> Options:
-    """The options, checked; where one cannot be used, the program ends with a line on it."""
+    """Read and check the options; a wrong option ends the program with one line."""
     parser = Parser(description)
     parser.add_argument("--full", action="store_true", help="all configs, five seeds")
-    parser.add_argument("--seeds", type=count, help="how many seeds (1; 5 with --full)")
+    parser.add_argument("--seeds", type=count, help="number of seeds (1; 5 with --full)")
     parser.add_argument("--epochs", type=count, default=6, help="passes over the words (6)")
     parser.add_argument(
         "--configs",
         type=config_file,
         nargs="+",
         metavar="CONFIG",
-        help=f"names ({' '.join(CONFIGS)}) or files of your own ({' '.join(DEMO)})",
+        help=f"names ({' '.join(CONFIGS)}) or your own files ({' '.join(DEMO)})",
     )
     parser.add_argument(
         "--words",
         type=partial(whole_number, 1000, 100_000),
         default=40_000,
-        help="size of the corpus (40000); fewer make a quicker and a poorer run",
+        help="words of the corpus (40000); fewer make a quicker and poorer run",
     )
-    parser.add_argument("--workers", type=count, default=2, help="processes at a time (2)")
+    parser.add_argument("--workers", type=count, default=2, help="parallel processes (2)")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/vae_elbo"), help="folder (runs/vae_elbo)"
+        "--out", type=Path, default=Path("runs/vae_elbo"), help="output folder (runs/vae_elbo)"
     )
     given = parser.parse_args()
 
@@ -142,7 +142,7 @@ def read_options(description: str) -> Options:
     ]
     names = [config.stem for config in configs]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        parser.error(f"--configs: more than one is called {', '.join(repeated)}")
+        parser.error(f"--configs: more than one has the name {', '.join(repeated)}")
     try:
         for run in runs:
             try_out(run)
@@ -151,12 +151,12 @@ def read_options(description: str) -> Options:
     try:
         given.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        parser.error(f"--out: no folder can be made there: {error}")
+        parser.error(f"--out: cannot make the folder: {error}")
     return Options(runs, given.workers, given.out)
 
 
 def config_file(config: str) -> Path:
-    """The file of a config that is given by its name or by its path."""
+    """The file of a config, from its name or path."""
     path = FOLDER / f"{config}.yaml" if config in CONFIGS else Path(config)
     if not path.is_file():
         raise argparse.ArgumentTypeError(
@@ -166,7 +166,7 @@ def config_file(config: str) -> Path:
 
 
 def try_out(run: Run) -> None:
-    """Weight made-up terms, so that a config of other terms is not found out in mid-run."""
+    """Weight made-up terms, so that a config with wrong terms fails before training."""
     criterion = WeightedLoss.from_config(run.config, at="loss")
     criterion.bind(total_steps=run.total_steps, steps_per_epoch=run.steps_per_epoch)
     terms = {"reconstruction": torch.ones(()), "kl": torch.ones(1, CODE_SIZE)}

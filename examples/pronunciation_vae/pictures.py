@@ -1,4 +1,4 @@
-"""The weights, and what they did to training, as pictures."""
+"""Pictures of the weights and of the training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,8 +30,8 @@ def save_curves(results: Sequence[Result], path: Path) -> Path:
                 panel.plot(*means(over_seeds, WINDOW), label=config, **line_of[config])
         for target in sorted({result.target for result in results if result.target}):
             axes[1].axhline(target, label=f"target: {target:g} nats", **TARGET)
-        axes[1].set_yscale("log")  # what has vanished and what survives lie decades apart
-        # Nothing is learnt in the first steps: their NLL would flatten all the rest.
+        axes[1].set_yscale("log")  # vanished and surviving KLs differ by decades
+        # The NLL of the first steps would flatten the rest.
         axes[2].set_ylim(top=max(r.history["raw/reconstruction"][-1] for r in results) + 4.0)
         axes[2].set_xlabel(f"optimizer step (training batches, means of {WINDOW})")
         figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper center", ncols=2)

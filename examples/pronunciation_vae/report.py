@@ -1,4 +1,4 @@
-"""What the runs gave, as a table and as a file."""
+"""The results of the runs, as a table and as a file."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from harness.tables import Column, screen_table
 from pronunciation_vae.data import train_count
-from pronunciation_vae.evaluate import ACTIVE, LABELLED, PROBE_DRAWS
+from pronunciation_vae.evaluate import ACTIVE, LABELED, PROBE_DRAWS
 from pronunciation_vae.options import Run
 
 COLUMNS = {
@@ -26,19 +26,19 @@ COLUMNS = {
 TARGET_COLUMNS = {
     name: Column(name) for name in ("target", "reached", "off by", "held out", "weight")
 }
-WINDOW = 20  # steps that one point of a curve is the mean of
-LAST = 100  # steps at the end of training that `reached` is the mean of
+WINDOW = 20  # steps per point of a curve, averaged
+LAST = 100  # steps at the end of training over which `reached` is the mean
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave.
+    """The result of a run.
 
     Args:
         config: Name of the config.
         seed: Seed of the run.
-        target: The KL in nats that the config asks for, if it does.
-        figures: What was measured at the end.
+        target: The target of the KL in nats, if the config has one.
+        figures: The measures after training.
         history: Metrics of the loss at each step.
         held_out: The loss on held-out words after each epoch.
     """
@@ -52,7 +52,7 @@ class Result:
 
 
 def by_config(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The results of each config, in the order in which they come."""
+    """The results of each config, in the given order."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result.config, []).append(result)
@@ -60,49 +60,49 @@ def by_config(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def caption(run: Run) -> str:
-    """How the figures came about and how to read them."""
+    """How the figures were measured and how to read them."""
     return (
-        f"Measured on {run.words - train_count(run.words):,} words not trained on, in nats per "
-        "word: NLL summed over phonemes, KL over the dimensions of the code, -ELBO = NLL + KL "
-        "whatever the weight was. Each row has the same words, optimizer, constant learning rate, "
-        f"{run.total_steps:,} steps (epochs: {run.epochs}) and, seed by seed, initialisation; "
+        f"Measured on {run.words - train_count(run.words):,} held-out words, in nats per word: NLL "
+        "summed over phonemes, KL summed over the dimensions of the code, -ELBO = NLL + KL at any "
+        "weight. Each row has the same words, optimizer, constant learning rate, "
+        f"{run.total_steps:,} steps (epochs: {run.epochs}) and, for each seed, initialization. "
         "± is the standard deviation over seeds.\n"
         "NLL, z~p(z): the same words decoded from codes of the prior instead of their own. "
-        "Equal to NLL, it says that the decoder ignores the code; the further above NLL, the "
-        "more it heeds it.\n"
-        f"Active units: dimensions whose posterior mean has a variance over {ACTIVE}. "
-        "MI: I(x; z) under q, KL less the KL from aggregate posterior to prior, estimated on "
-        "these words. Last two: percent right of a logistic regression on one unscaled sample of "
-        f"each code, learnt from {LABELLED} labelled words (mean of {PROBE_DRAWS} draws)."
+        "If it equals NLL, the decoder ignores the code. The further above NLL, the more the "
+        "decoder uses it.\n"
+        f"Active units: dimensions whose posterior mean has a variance above {ACTIVE}. "
+        "MI: I(x; z) under q, the KL minus the KL from aggregate posterior to prior, estimated on "
+        "these words. Last two: accuracy in percent of a logistic regression on one unscaled "
+        f"sample of each code, trained on {LABELED} labeled words (mean of {PROBE_DRAWS} draws)."
     )
 
 
 def table(results: Sequence[Result], run: Run) -> Table:
-    """A row for each config: what was measured at the end."""
+    """A row for each config, with the measures after training."""
     rows = {
         config: [result.figures for result in group] for config, group in by_config(results).items()
     }
-    return screen_table("Ways to weigh the KL term", caption(run), COLUMNS, rows)
+    return screen_table("Weights for the KL term", caption(run), COLUMNS, rows)
 
 
 def target_table(results: Sequence[Result]) -> Table:
-    """A row for each config that asks for a KL: was it held there?"""
+    """A row for each config with a target: does the KL stay there?"""
     caption = (
         f"KL in nats per word. Reached: mean over the last {LAST} steps of training. Off by: the "
-        "furthest that it was from its target in the second half of training, in means of "
-        f"{WINDOW} steps. Held out: as in the table above. Weight: mean over the last {LAST} steps."
+        f"largest distance of a {WINDOW}-step mean from the target in the second half of training. "
+        f"Held out: as in the table above. Weight: mean over the last {LAST} steps."
     )
     rows = {
         config: [against_target(result, result.target) for result in group if result.target]
         for config, group in by_config(results).items()
         if group[0].target
     }
-    title = "Does it hold the KL that it was told to hold?"
+    title = "Does the KL stay at its target?"
     return screen_table(title, caption, TARGET_COLUMNS, rows)
 
 
 def against_target(result: Result, target: float) -> dict[str, float]:
-    """Target, reached, furthest off, held out, and the weight at the end."""
+    """Target, KL reached, largest distance, held-out KL, and final weight."""
     kl, weight = result.history["raw/kl"], result.history["weight/kl"]
     ends = range(len(kl), len(kl) // 2, -WINDOW)
     return {
@@ -115,7 +115,7 @@ def against_target(result: Result, target: float) -> dict[str, float]:
 
 
 def save(results: Sequence[Result], path: Path) -> Path:
-    """Write every run's figures and history."""
+    """Write the figures and history of every run."""
     document = {"runs": [asdict(result) for result in results]}
     path.write_text(json.dumps(document) + "\n", encoding="utf-8")
     return path

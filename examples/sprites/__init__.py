@@ -1,1 +1,1 @@
-"""What `beta_vae.py` needs beside its training loop."""
+"""Data, model, measures and reports of `beta_vae.py`."""

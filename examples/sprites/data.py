@@ -1,7 +1,7 @@
-"""Pictures of one sprite each, whose five factors are known: rendered, not downloaded.
+"""Rendered pictures of one sprite each, whose five factors are known.
 
-After dSprites (Matthey, Higgins, Hassabis and Lerchner, 2017), with fewer values of each factor and
-32 x 32 pixels, whose edges are smooth.
+They follow dSprites (Matthey, Higgins, Hassabis and Lerchner, 2017), with fewer values of each
+factor, 32 x 32 pixels and smooth edges.
 """
 
 import math
@@ -12,21 +12,21 @@ import torch
 from torch import Tensor
 
 SIZE = 32  # pixels in each direction
-# Every factor has so many values, at equal distances, and all combinations are equally likely.
+# The number of values of each factor. They have equal distances, and all combinations occur once.
 FACTORS = {"shape": 3, "scale": 5, "angle": 10, "x": 14, "y": 14}
-# Half the length of a sprite, in pixels. At the outermost places the corners of the largest are cut
-# off, at most 6% of a sprite.
+# Half the length of a sprite, in pixels. At the outermost places the largest sprites lose up to 6%
+# of their area.
 SMALLEST, LARGEST = 5.0, 9.0
 HELD_OUT = 8_192
 
 
 @dataclass(frozen=True)
 class Sprites:
-    """Pictures and what is in them.
+    """Pictures and their factors.
 
     Args:
         images: From 0 to 1, shape (n, pixels).
-        factors: Which value each factor has, shape (n, factors), in the order of `FACTORS`.
+        factors: The index of each factor's value, shape (n, factors), in the order of `FACTORS`.
     """
 
     images: Tensor
@@ -38,12 +38,12 @@ class Sprites:
         return self.images[drawn]
 
 
-@cache  # the runs of a worker share them
+@cache  # shared by the runs of a worker
 def load_sprites() -> tuple[Sprites, Sprites]:
-    """All combinations of the factors, to train on and held out: the same in each run."""
+    """Training and held-out sprites, the same in each run: all combinations of the factors."""
     values = [torch.arange(count) for count in FACTORS.values()]
     factors = torch.cartesian_prod(*values)
-    # A window that moves to the left sees the sprite move to the right: one picture for all places.
+    # In a window that moves left the sprite moves right: one picture serves all places.
     windows = render(torch.cartesian_prod(*values[:3])).unfold(1, SIZE, 1).unfold(2, SIZE, 1)
     images = windows.flip(1, 2).transpose(1, 2).reshape(-1, SIZE * SIZE)
     shuffled = torch.randperm(len(factors), generator=torch.Generator().manual_seed(0))
@@ -52,16 +52,16 @@ def load_sprites() -> tuple[Sprites, Sprites]:
 
 
 def render(looks: Tensor) -> Tensor:
-    """Sprites in the middle of pictures that hold the windows of all places.
+    """Sprites in the middle of pictures that contain the windows of all places.
 
-    A pixel is as bright as the part of it that the sprite covers, but for rounding at corners.
+    The brightness of a pixel is the part of it that the sprite covers, except at corners.
 
     Args:
         looks: Shape, scale and angle of each sprite, shape (n, 3).
     """
     shape, scale, turn = looks[:, :, None, None].unbind(dim=1)
     half = SMALLEST + (LARGEST - SMALLEST) * scale / (FACTORS["scale"] - 1)
-    # Within a quarter of a turn no shape looks the same twice.
+    # Within a quarter turn no shape looks the same twice.
     angle = (math.pi / 2) * turn / FACTORS["angle"]
     width = SIZE + FACTORS["x"] - 1
     pixel = torch.arange(width) + 0.5 - width / 2
@@ -75,11 +75,11 @@ def render(looks: Tensor) -> Tensor:
     return (0.5 - half * outside).clamp(0.0, 1.0)
 
 
-# How far a point is outside a shape, below 0 inside; each is 2 long.
+# Distances of points from a shape of length 2, negative inside.
 
 
 def ellipse(along: Tensor, across: Tensor) -> Tensor:
-    """Half as wide as long; the distance is right to first order near the edge."""
+    """Half as wide as long. The distance is exact to first order near the edge."""
     level = torch.hypot(along, across / 0.5)
     slope = torch.hypot(along, across / 0.25) / level.clamp(min=1e-6)
     return (level - 1) / slope.clamp(min=1e-6)

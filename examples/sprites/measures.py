@@ -1,4 +1,4 @@
-"""What a trained model's code holds, measured on sprites that it has not seen."""
+"""Measures of a trained model's code, on held-out sprites."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,18 @@ from sprites.data import FACTORS, Sprites
 from sprites.model import SpriteVAE, draw, kl_to_prior
 
 BINS = 20
-ACTIVE = 0.01  # variance of the posterior mean from which on a dimension counts as active
+ACTIVE = 0.01  # variance of the posterior mean above which a dimension is active
 
 
 @dataclass(frozen=True)
 class Code:
-    """The dimensions of a code, those with the largest KL first.
+    """The dimensions of a code, from the largest KL to the smallest.
 
     Args:
-        dimensions: Their places in the code.
-        kl: The KL of each in nats, mean over the images.
-        information: Of each with each factor, as a part of the factor's entropy, shape
-            (dimensions, factors).
+        dimensions: Their indices in the code.
+        kl: The KL of each dimension in nats, mean over the images.
+        information: Mutual information of each dimension with each factor, as a fraction of the
+            factor's entropy, shape (dimensions, factors).
     """
 
     dimensions: list[int]
@@ -30,17 +30,17 @@ class Code:
 
 @torch.no_grad()
 def measure(model: SpriteVAE, sprites: Sprites, seed: int) -> tuple[dict[str, float], Code]:
-    """The figures of the table, and what each dimension of the code stands for."""
+    """The figures of the table, and the information in each dimension of the code."""
     mean, log_variance = model.encode(sprites.images)
     codes = draw(mean, log_variance, torch.Generator().manual_seed(seed))
     reconstruction = model.reconstruction(sprites.images, codes).mean().item()
     kl = kl_to_prior(mean, log_variance).mean(dim=0)
-    information = normalised_information(codes, sprites.factors)
+    information = normalized_information(codes, sprites.factors)
     gap = gaps(information)
     figures = {
         "mig": float(gap.mean()),
         **dict(zip(FACTORS, gap.tolist(), strict=True)),
-        "mig_of_means": float(gaps(normalised_information(mean, sprites.factors)).mean()),
+        "mig_of_means": float(gaps(normalized_information(mean, sprites.factors)).mean()),
         "reconstruction": reconstruction,
         "kl": kl.sum().item(),
         "active": float((mean.var(dim=0) > ACTIVE).sum()),
@@ -52,22 +52,22 @@ def measure(model: SpriteVAE, sprites: Sprites, seed: int) -> tuple[dict[str, fl
 def gaps(information: Tensor) -> Tensor:
     """The gap of each factor; their mean is the mutual information gap, MIG.
 
-    By how much the dimension that knows most of the factor knows more than the second, from 0 to 1
-    (Chen et al., NeurIPS 2018, arXiv 1802.04942).
+    The gap is the difference between the two dimensions with the most information on the factor,
+    from 0 to 1 (Chen et al., NeurIPS 2018, arXiv 1802.04942).
 
     Args:
-        information: As `normalised_information` gives it.
+        information: The result of `normalized_information`.
     """
     ordered = information.sort(dim=0, descending=True).values
     return ordered[0] - ordered[1]
 
 
-def normalised_information(codes: Tensor, factors: Tensor) -> Tensor:
+def normalized_information(codes: Tensor, factors: Tensor) -> Tensor:
     """I(z_j; v_k) / H(v_k), shape (dimensions, factors), over the images.
 
-    Each dimension of the code is cut into equal bins, which span its values. Chen et al. take I
-    under q(z|x) too, but its density in place of bins; Locatello et al. (ICML 2019, arXiv
-    1811.12359) take these bins, but posterior means in place of samples.
+    Each dimension of the code is cut into equal bins, which span its values. Chen et al. also use
+    I under q(z|x), but with its density instead of bins. Locatello et al. (ICML 2019, arXiv
+    1811.12359) use these bins, but with posterior means instead of samples.
     """
     lowest, highest = codes.amin(dim=0), codes.amax(dim=0)
     widths = ((highest - lowest) / BINS).clamp(min=1e-12)  # a code may be a constant
@@ -80,17 +80,17 @@ def normalised_information(codes: Tensor, factors: Tensor) -> Tensor:
 
 
 def mutual_information(first: Tensor, second: Tensor) -> float:
-    """I(a; b) in nats of two whole numbers, given as many pairs of them."""
+    """I(a; b) in nats of two integers, from samples of pairs."""
     pairs = first * (int(second.max()) + 1) + second
     return entropy(first.bincount()) + entropy(second.bincount()) - entropy(pairs.bincount())
 
 
 def entropy(counts: Tensor) -> float:
-    """Of the distribution that is seen in these counts, in nats."""
+    """The entropy of the distribution with these counts, in nats."""
     return float(torch.special.entr(counts.double() / counts.sum()).sum())
 
 
 def least_error(images: Tensor) -> float:
-    """The reconstruction error of a perfect reconstruction: grey pixels are not free."""
+    """The error of a perfect reconstruction, which is above 0 for gray pixels."""
     entropies = torch.special.entr(images) + torch.special.entr(1 - images)
     return float(entropies.sum(dim=1).mean())

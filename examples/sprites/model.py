@@ -1,4 +1,4 @@
-"""A variational autoencoder of sprites: a perceptron on either side of a code of eight numbers."""
+"""A variational autoencoder of sprites: two perceptrons and a code of eight numbers."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ HIDDEN = 128
 
 
 class SpriteVAE(nn.Module):
-    """Encoder and decoder; both terms of the loss are sums in nats, one number for each image."""
+    """Encoder and decoder. Both terms of the loss are sums in nats, one number per image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class SpriteVAE(nn.Module):
     def terms(
         self, images: Tensor, posterior: tuple[Tensor, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """The same, from the mean and log-variance of q(z|x)."""
+        """The terms, from the mean and log-variance of q(z|x)."""
         code = draw(*posterior, generator)
         return self.reconstruction(images, code), kl_to_prior(*posterior).sum(dim=1)
 
@@ -46,7 +46,7 @@ class SpriteVAE(nn.Module):
 
 
 def perceptron(inputs: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers."""
+    """A perceptron with two hidden layers."""
     return nn.Sequential(
         nn.Linear(inputs, HIDDEN),
         nn.ReLU(),

@@ -1,4 +1,4 @@
-"""Traversals of the codes, and what the weights did to training."""
+"""Pictures of the traversals of the codes, and of the training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +12,17 @@ from harness.pictures import COLUMN, STYLE, lines, means
 from sprites.data import FACTORS, SIZE
 from sprites.run import EVERY, PLACES, SPREAD, Result, by_config
 
-SHOWN = ("beta-1", "beta-4", "capacity", "pid")  # traversals; the first four where none was run
+SHOWN = ("beta-1", "beta-4", "capacity", "pid")  # if none of these was run, the first four
 CURVES = {
     "weight/kl": "weight of KL",
     "raw/kl": "KL (nats)",
     "raw/reconstruction": "reconstruction\nerror (nats)",
 }
-POINTS = 40  # of a curve, each a mean
+POINTS = 40  # points per curve, each a mean
 
 
 def save_traversals(results: Sequence[Result], path: Path) -> Path:
-    """Draw the traversals of the first seed: a panel for a config, a row for a dimension."""
+    """Draw the traversals of the first seed: a panel per config, a row per dimension."""
     firsts = [group[0] for group in by_config(results).values()]
     shown = [result for result in firsts if result.run.config in SHOWN] or firsts[: len(SHOWN)]
     height = (len(shown) + 1) // 2
@@ -34,8 +34,8 @@ def save_traversals(results: Sequence[Result], path: Path) -> Path:
         for panel in panels[len(shown) :]:
             panel.set_visible(False)
         figure.supxlabel(
-            f"one dimension of the code, from {-SPREAD:g} to {SPREAD:g}; beside it its KL, and the "
-            "factor of which it knows most, with the part it knows",
+            f"one dimension of the code, from {-SPREAD:g} to {SPREAD:g}, its KL, and the factor "
+            "that it has most information on, as a fraction",
             fontsize=8,
         )
         figure.savefig(path)
@@ -43,7 +43,7 @@ def save_traversals(results: Sequence[Result], path: Path) -> Path:
 
 
 def draw_traversals(panel: Axes, result: Result) -> None:
-    """Rows of pictures, those of the largest KL first."""
+    """Draw rows of pictures, from the largest KL to the smallest."""
     rows = result.traversals.swapaxes(1, 2).reshape(-1, PLACES * SIZE)
     panel.imshow(rows, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
     panel.set_title(f"{result.run.config}: MIG {result.figures['mig']:.2f}")
@@ -62,10 +62,10 @@ def draw_traversals(panel: Axes, result: Result) -> None:
 
 
 def save_curves(results: Sequence[Result], configs: Sequence[str], path: Path) -> Path:
-    """Draw weight, KL and error over training: a line for a config, the mean over its seeds.
+    """Draw weight, KL and error over training: a line per config, the mean over its seeds.
 
     Args:
-        results: Those of the runs.
+        results: Results of the runs.
         configs: All configs of the example, drawn or not.
         path: The file.
     """
@@ -80,9 +80,9 @@ def save_curves(results: Sequence[Result], configs: Sequence[str], path: Path) -
                 over_seeds = np.mean([result.history[metric] for result in group], axis=0)
                 middles, values = means(over_seeds, max(1, len(over_seeds) // POINTS))
                 panel.plot(EVERY * middles, values, label=config, **line_of[config])
-        axes[0].set_ylim(0, 18)  # the weight of a capacity is no price, and far above
+        axes[0].set_ylim(0, 18)  # the weight of a capacity is far above, and not a price
         axes[1].set_ylim(bottom=0)
-        # All of them begin with the same steep fall: it would flatten the rest.
+        # All curves begin with the same steep fall, which would flatten the rest.
         lasts = [result.history["raw/reconstruction"][-1] for result in results]
         axes[2].set_ylim(0, 2 * max(lasts))
         axes[2].set_xlabel("optimizer step (training batches)")

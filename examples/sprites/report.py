@@ -1,4 +1,4 @@
-"""What the table shows."""
+"""The columns and the caption of the table."""
 
 from harness.tables import Column
 from sprites.data import FACTORS, load_sprites
@@ -15,13 +15,14 @@ COLUMNS = {
 
 
 def caption(run: Run) -> str:
-    """How the figures came about and how to read them."""
+    """How the figures were measured and how to read them."""
     _, held_out = load_sprites()
     return (
-        f"On {len(held_out.images):,} sprites not trained on, after {run.steps:,} steps; ± is the "
-        "standard deviation over seeds. Shape to y: by how much the dimension of the code that "
-        "knows most of that factor knows more than the second, as a part of the factor's entropy; "
-        "MIG is their mean. Reconstruction error and KL in nats an image, from a sample of its "
-        f"code; a perfect reconstruction has {least_error(held_out.images):.1f}. Active: "
-        f"dimensions whose posterior mean has a variance over {ACTIVE}."
+        f"On {len(held_out.images):,} held-out sprites, after {run.steps:,} steps. ± is the "
+        "standard deviation over seeds. Shape to y: the difference between the two dimensions of "
+        "the code with the most information on that factor, as a fraction of the factor's "
+        "entropy. MIG is their mean. Reconstruction error and KL are in nats per image, from a "
+        "sample of its code. "
+        f"A perfect reconstruction has {least_error(held_out.images):.1f}. Active: dimensions "
+        f"whose posterior mean has a variance above {ACTIVE}."
     )

@@ -1,4 +1,4 @@
-"""A training run: what it depends on, and what came out."""
+"""A training run: its settings and its result."""
 
 import json
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from sprites.data import SIZE
 from sprites.measures import Code
 from sprites.model import SpriteVAE
 
-EVERY = 10  # steps from one entry of the history to the next
-SPREAD = 2.0  # how far a traversal goes to either side, in standard deviations of the prior
-PLACES = 7  # pictures in a row of a traversal
-TRAVERSED = 16  # the held-out sprite from which it goes: a rectangle near the middle
+EVERY = 10  # steps between entries of the history
+SPREAD = 2.0  # extent of a traversal to either side, in standard deviations of the prior
+PLACES = 7  # pictures per row of a traversal
+TRAVERSED = 16  # the held-out sprite of the traversals: a rectangle near the middle
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: the options that its figures depend on."""
+    """One training run: the settings that its figures depend on."""
 
     config: str
     seed: int
@@ -32,20 +32,20 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the run is called on the screen."""
+        """The name of the run on the screen."""
         return f"{self.config}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave.
+    """The result of a run.
 
     Args:
-        run: What it depends on.
-        figures: What was measured at the end, on held-out sprites.
-        code: What each dimension of the code stands for.
-        history: Metrics of the loss, means over every so many steps.
-        traversals: Pictures as `traverse` makes them, from 0 to 255.
+        run: The run.
+        figures: The measures after training, on held-out sprites.
+        code: The information in each dimension of the code.
+        history: Metrics of the loss, means over each `EVERY` steps.
+        traversals: The pictures of `traverse`, from 0 to 255.
     """
 
     run: Run
@@ -57,9 +57,10 @@ class Result:
 
 @torch.no_grad()
 def traverse(model: SpriteVAE, image: Tensor, dimensions: Sequence[int]) -> NDArray[np.uint8]:
-    """What is decoded while one dimension of an image's code moves and the others stand still.
+    """Decoded images while one dimension of an image's code moves.
 
-    They stand at their posterior mean. The pictures have the shape (dimensions, PLACES, 32, 32).
+    The other dimensions stay at their posterior mean. The pictures have the shape (dimensions,
+    PLACES, 32, 32).
     """
     mean, _ = model.encode(image[None])
     codes = mean.repeat(len(dimensions), PLACES, 1)
@@ -71,7 +72,7 @@ def traverse(model: SpriteVAE, image: Tensor, dimensions: Sequence[int]) -> NDAr
 
 
 def by_config(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The results of each config, in the order in which they come."""
+    """The results of each config, in the given order."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(result.run.config, []).append(result)
@@ -79,7 +80,7 @@ def by_config(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def save(results: Sequence[Result], path: Path) -> Path:
-    """Write every run's figures, code and history."""
+    """Write the figures, code and history of every run."""
     runs = [
         {
             **asdict(result.run),

@@ -1,1 +1,1 @@
-"""What `conflicting_objectives.py` needs beside its training loop."""
+"""Problem and pictures of `conflicting_objectives.py`."""

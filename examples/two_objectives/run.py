@@ -1,4 +1,4 @@
-"""A descent: what it depends on, and what came out."""
+"""A descent: its settings and its result."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from two_objectives import problem
 from two_objectives.problem import Front
 
-EVERY = 10  # steps from one point of a path to the next
+EVERY = 10  # steps between points of a path
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave.
+    """The result of a run.
 
     Args:
-        run: What it depends on.
-        path: Points of the plane: every so many steps, and at the end.
+        run: The run.
+        path: Points of the plane, after each `EVERY` steps and at the end.
     """
 
     run: Run
@@ -38,11 +38,11 @@ class Result:
         return torch.tensor(self.path)
 
     def values(self) -> Tensor:
-        """The objectives along it, shape (n, 2)."""
+        """The objectives along the path, shape (n, 2)."""
         return problem.values(self.points())
 
     def reached(self, front: Front, tolerance: float) -> int | None:
-        """After how many steps it stays within a distance of the front; None for never."""
+        """The step from which the path stays within a distance of the front; None for never."""
         outside = front.distances(self.values()) > tolerance
         if outside[-1]:
             return None

@@ -100,7 +100,7 @@ def test_a_section_that_cannot_be_used_is_refused_at_the_start(
     assert len(error.splitlines()) == 1
 
 
-def test_runs_share_initialisation_and_batches_and_are_repeatable(beta_vae: ModuleType) -> None:
+def test_runs_share_initialization_and_batches_and_are_repeatable(beta_vae: ModuleType) -> None:
     from sprites.run import Run
 
     def train(config: str, seed: int, learning_rate: float = 1e-3) -> Any:
@@ -233,7 +233,7 @@ def test_mutual_information_is_that_of_scikit_learn(beta_vae: ModuleType) -> Non
 def test_the_gap_is_one_for_a_dimension_to_each_factor_and_none_for_two_that_share(
     beta_vae: ModuleType,
 ) -> None:
-    from sprites.measures import gaps, normalised_information
+    from sprites.measures import gaps, normalized_information
 
     factors = torch.cartesian_prod(torch.arange(4), torch.arange(5)).repeat(200, 1)
     x, y = factors.float().T
@@ -241,7 +241,7 @@ def test_the_gap_is_one_for_a_dimension_to_each_factor_and_none_for_two_that_sha
     constant = 0 * x
 
     def found(*codes: torch.Tensor) -> Any:
-        return gaps(normalised_information(torch.stack(codes, dim=1), factors)).tolist()
+        return gaps(normalized_information(torch.stack(codes, dim=1), factors)).tolist()
 
     assert found(y, noise, -(x**2), constant) == pytest.approx([1, 1], abs=0.05)
     assert found(x, x + 0.1, y) == pytest.approx([0, 1])

@@ -22,7 +22,7 @@ FAMILIES = ["constant", "ramp", "cyclical", "pid", "free-bits", "capacity"]
 def front(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     evaluate = importlib.import_module("pronunciation_vae.evaluate")
-    monkeypatch.setattr(evaluate, "LABELLED", 100)  # the probes take longer than the training
+    monkeypatch.setattr(evaluate, "LABELED", 100)  # the probes take longer than the training
     monkeypatch.setattr(evaluate, "PROBE_DRAWS", 1)
     return importlib.import_module("front")
 

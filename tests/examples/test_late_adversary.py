@@ -71,7 +71,7 @@ def test_two_configs_leave_table_figures_and_pictures(
 
 def check(calls: Mapping[str, int], printed: str, out: Path) -> None:
     """What a program has printed and left, and how often the discriminator was called."""
-    assert "When the adversary comes" in printed
+    assert "When the adversary starts" in printed
     assert max(map(len, printed.splitlines()[:-4])) <= 80
     figures = {row["config"]: row for row in json.loads((out / "figures.json").read_text())}
     assert {config: row["calls"] for config, row in figures.items()} == calls

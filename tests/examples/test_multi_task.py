@@ -176,7 +176,7 @@ def test_scenes_are_of_their_photograph(multi_task: ModuleType, name: str) -> No
     """And of the columns of the split; the labels say which photograph, in training at times."""
     from digit_tasks.data import SPLITS, load
 
-    grey = [photograph.mean(axis=2) / 255 for photograph in load_sample_images().images]
+    gray = [photograph.mean(axis=2) / 255 for photograph in load_sample_images().images]
     examples = load(name)
     first, last = SPLITS[name].columns
     right = []
@@ -185,7 +185,7 @@ def test_scenes_are_of_their_photograph(multi_task: ModuleType, name: str) -> No
     ):
         tone = scene.mean().item()
         found = []
-        for photograph in grey:
+        for photograph in gray:
             small = photograph[:426].reshape(213, 2, 320, 2).mean(axis=(1, 3))[:, first:last]
             sums = small.cumsum(0).cumsum(1)
             sums = np.pad(sums, ((1, 0), (1, 0)))

@@ -1,4 +1,4 @@
-"""The VAE of pronunciations runs, and goes on from where it was interrupted."""
+"""The VAE of pronunciations runs, and resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITH_TARGET = {"pid", "lagrangian", "free-bits"}
 def vae_elbo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     evaluate = importlib.import_module("pronunciation_vae.evaluate")
-    monkeypatch.setattr(evaluate, "LABELLED", 100)  # the probes take longer than the training
+    monkeypatch.setattr(evaluate, "LABELED", 100)  # the probes take longer than the training
     monkeypatch.setattr(evaluate, "PROBE_DRAWS", 1)
     return importlib.import_module("vae_elbo")
 
@@ -44,7 +44,7 @@ def test_two_short_runs_leave_figures_and_pictures(
 
 def check(printed: str, out: Path) -> None:
     """What a program has printed and left."""
-    of_all, of_targets = printed.split("Does it hold the KL that it was told to hold?")
+    of_all, of_targets = printed.split("Does the KL stay at its target?")
     assert "cyclical-cosine" in of_all
     assert "cyclical-cosine" not in of_targets
     assert "free-bits 3.00" in " ".join(of_targets.split())
