@@ -71,7 +71,7 @@ def steps_with_adamw(when_zero: str, weight_decay: float, before: int) -> tuple[
 
     Args:
         when_zero: `keep` or `skip`.
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
         before: Steps at a weight of 1 before these.
     """
     torch.manual_seed(0)
@@ -135,7 +135,7 @@ WAYS = {
         train_together, ZERO_SKIPPED, find_unused_parameters=True
     ),
     "dormant": partial(train_together, DORMANT),
-    "dormant, in a module of its own": partial(train_apart, DORMANT),
+    "dormant, in a separate module": partial(train_apart, DORMANT),
 }
 
 

@@ -65,5 +65,5 @@ def check(ranks: int, printed: str) -> None:
         "weight 0, skip",
         "weight 0, skip, find_unused_parameters=True",
         "dormant",
-        "dormant, in a module of its own",
+        "dormant, in a separate module",
     ]
