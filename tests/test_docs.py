@@ -192,17 +192,21 @@ def test_every_component_that_adapts_is_documented(component: type[Component]) -
 )
 def test_every_balancer_by_gradients_is_documented(balancer: type[GradientBalancer]) -> None:
     kind, common = balancer.kind, GradientBalancer.model_fields.keys()
-    text = section("gradients.md", kind)
+    page = f"gradient_{'directions' if 'gramian' in balancer.needs else 'norms'}.md"
+    text = section(page, kind)
     assert f"kind: {kind}" in text or f"balancer: {kind}" in text
     own = balancer.model_fields.keys() - common
     assert not [name for name in own if f"`{name}`" not in text]
-    table = section("gradients.md", "All balancers of this page")
-    assert f"\n| [`{kind}`](#{kind}) |" in table
-    assert f"\n| `{kind}` |" in table, "when to use it"
+    first = text.split(". ")[0].split("\n\n$$")[0]
+    assert re.search(r"\b(?:19|20)\d\d\b", first), "the first sentence names the paper"
+    row = re.search(rf"^\| \[`{kind}`\]\(#{kind}\) \|(.*)", section(page, "Compare"), re.MULTILINE)
+    assert row, f"{kind} is not in the table"
+    assert row[1].count("|") == 3, "what it promises, when to use it, and when not"
+    assert f"[`{kind}`]({page}#{kind})" in section("gradients.md", "Which one do I need?")
 
 
 def test_the_fields_of_all_balancers_by_gradients_are_documented() -> None:
-    text = section("gradients.md", "When gradients are computed")
+    text = section("gradient_options.md", "Fields")
     own = GradientBalancer.model_fields.keys() - Balancer.model_fields.keys()
     assert not [name for name in own if f"| `{name}` |" not in text]
 

@@ -1,4 +1,4 @@
-"""Single facts of docs/distributed.md: absent terms, nan, collectives, groups, checkpoints."""
+"""Single facts of docs/distributed.md and docs/ranks.md: absent terms, nan, groups, checkpoints."""
 
 from __future__ import annotations
 
