@@ -1,4 +1,4 @@
-"""What docs/migration.md calls the same is the same: against others, or their formulas."""
+"""What the pages on migration call the same is the same: against others, or their formulas."""
 
 from __future__ import annotations
 
