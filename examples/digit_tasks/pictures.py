@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from digit_tasks.run import EVERY, Result
 from digit_tasks.tasks import TASKS
-from harness.pictures import COLOURS, COLUMN, STYLE, means
+from harness.pictures import COLORS, COLUMN, STYLE, means
 from harness.tables import Rows
 
 SHOWN = ("equal", "relative", "uncertainty", "dwa", "stch", "famo", "gradnorm", "imtl-g")
@@ -33,11 +33,11 @@ def save_delta_m(rows: Rows, path: Path) -> Path:
             fmt="o",
             markersize=3.5,
             linewidth=1,
-            color=COLOURS[2],
+            color=COLORS[2],
         )
         axes.axvline(0, color="black", linewidth=0.8)
         if "equal" in values:
-            line: Any = {"color": COLOURS[5], "linestyle": "--", "linewidth": 0.8}
+            line: Any = {"color": COLORS[5], "linestyle": "--", "linewidth": 0.8}
             axes.axvline(fmean(values["equal"]), label="equal weights", **line)
             axes.legend(loc="center right")
         axes.set_ylim(-0.7, len(names) - 0.3)
@@ -61,7 +61,7 @@ def save_shares(results: Sequence[Result], path: Path) -> Path:
             }
             looks, _ = means(over_seeds["digit"], _WINDOW)
             areas = [100 * means(over_seeds[task], _WINDOW)[1] for task in TASKS]
-            panel.stackplot(EVERY * looks, areas, labels=list(TASKS), colors=COLOURS[1:6])
+            panel.stackplot(EVERY * looks, areas, labels=list(TASKS), colors=COLORS[1:6])
             panel.set_title(config)
             panel.margins(0)
         for panel in panels[len(shown) :]:

@@ -12,7 +12,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
-from harness.pictures import COLOURS, COLUMN, STYLE, lines
+from harness.pictures import COLORS, COLUMN, STYLE, lines
 from klein_gordon.network import TERMS
 from klein_gordon.problem import SIDE, exact, grid
 from klein_gordon.run import Result, by_config
@@ -20,16 +20,10 @@ from klein_gordon.run import Result, by_config
 GRID = {"axes.grid": True}
 
 
-def save_errors(results: Sequence[Result], configs: Sequence[str], path: Path) -> Path:
-    """Draw the error over training: a line for each config, the mean over its seeds.
-
-    Args:
-        results: Those of the runs.
-        configs: All configs of the example, drawn or not.
-        path: The file.
-    """
+def save_errors(results: Sequence[Result], path: Path) -> Path:
+    """Draw the error over training: a line for each config, the mean over its seeds."""
     groups = by_config(results)
-    line_of = lines(groups, configs)
+    line_of = lines(groups)
     with mpl.rc_context(STYLE | GRID):
         figure = Figure(figsize=(COLUMN, 3.6))
         axes = figure.subplots()
@@ -69,8 +63,8 @@ def save_weights(results: Sequence[Result], path: Path) -> Path:
             weights = np.abs([found[term] for term in TERMS])
             shares = weights / weights.sum(axis=0)
             steps = np.arange(0, run.steps, run.interval)
-            for term, share, colour in zip(TERMS, shares, COLOURS[::2], strict=True):
-                panel.plot(steps, share, color=colour, label=term)
+            for term, share, color in zip(TERMS, shares, COLORS[::2], strict=True):
+                panel.plot(steps, share, color=color, label=term)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
         figure.supxlabel("optimizer step", fontsize=8)
         figure.supylabel("share of the weights", fontsize=8)
@@ -113,7 +107,7 @@ def _panels(
 
 
 def _draw_map(axes: Axes, values: NDArray[np.float32]) -> AxesImage:
-    """Draw values on the grid; colours end at -1 and 1."""
+    """Draw values on the grid; colors end at -1 and 1."""
     return axes.imshow(
         values.T, origin="lower", extent=(0, 1, 0, 1), cmap="PuOr", vmin=-1, vmax=1, aspect="auto"
     )

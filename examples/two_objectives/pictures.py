@@ -17,8 +17,8 @@ from two_objectives.run import Result
 
 COLUMNS = 4
 PANEL = 1.8  # inches
-# Okabe and Ito's palette, which colour-blind readers can tell apart: one for each start.
-COLOURS = dict(zip(STARTS, ("#0072B2", "#009E73", "#CC79A7", "#D55E00", "#000000"), strict=True))
+# Okabe and Ito's palette, which color-blind readers can tell apart: one for each start.
+COLORS = dict(zip(STARTS, ("#0072B2", "#009E73", "#CC79A7", "#D55E00", "#000000"), strict=True))
 FRONT: Any = {"color": "#BBBBBB", "linewidth": 5, "solid_capstyle": "round", "zorder": 1}
 
 
@@ -29,7 +29,7 @@ def save_plane(results: Sequence[Result], front: Front, path: Path) -> Path:
     heights = values(grid).mean(dim=-1).numpy()
 
     def draw(axes: Axes, result: Result) -> None:
-        _draw_path(axes, result.points().numpy(), COLOURS[result.run.start])
+        _draw_path(axes, result.points().numpy(), COLORS[result.run.start])
 
     def prepare(axes: Axes) -> None:
         axes.contour(
@@ -52,7 +52,7 @@ def save_objectives(results: Sequence[Result], front: Front, path: Path) -> Path
     """Draw the values of both objectives along the paths, and the Pareto front."""
 
     def draw(axes: Axes, result: Result) -> None:
-        _draw_path(axes, result.values().numpy(), COLOURS[result.run.start])
+        _draw_path(axes, result.values().numpy(), COLORS[result.run.start])
 
     def prepare(axes: Axes) -> None:
         axes.plot(*front.values.T.numpy(), **FRONT)
@@ -85,8 +85,8 @@ def _save(
         for panel in panels.flatten()[len(methods) :]:
             panel.set_visible(False)
         starts = [
-            Line2D([], [], color=colour, marker="o", markersize=3, label=f"from {x:g}, {y:g}")
-            for (x, y), colour in COLOURS.items()
+            Line2D([], [], color=color, marker="o", markersize=3, label=f"from {x:g}, {y:g}")
+            for (x, y), color in COLORS.items()
         ]
         figure.legend(handles=starts, loc="outside upper center", ncols=len(starts))
         figure.supxlabel(labels[0], fontsize=8)
@@ -95,13 +95,13 @@ def _save(
     return path
 
 
-def _draw_path(axes: Axes, points: Any, colour: str) -> None:
-    axes.plot(*points.T, color=colour, linewidth=0.9, zorder=2)
-    axes.plot(*points[0], "o", color=colour, markersize=3, zorder=3)
+def _draw_path(axes: Axes, points: Any, color: str) -> None:
+    axes.plot(*points.T, color=color, linewidth=0.9, zorder=2)
+    axes.plot(*points[0], "o", color=color, markersize=3, zorder=3)
     axes.plot(
         *points[-1],
         "*",
-        color=colour,
+        color=color,
         markersize=7,
         markeredgecolor="white",
         markeredgewidth=0.4,
