@@ -106,7 +106,8 @@ def main() -> None:
     results = run_in_parallel(partial(train, options.out), jobs, options.workers)
 
     for group in report.by_setup(results):
-        console.print(report.table(group, options.runs[0]), "", report.navigation_table(group), "")
+        for table in report.tables(group, options.runs[0]):
+            console.print(table, "")
     files = [
         report.save_all(results, options.out / "figures.json"),
         *report.save_markdown_tables(results, options.out),

@@ -13,7 +13,7 @@ from rdkit.Chem import Crippen, Draw
 
 from harness.pictures import STYLE, lines
 from molecule_vae.navigate import DISTANCES
-from molecule_vae.options import CONFIGS, DEMO
+from molecule_vae.options import DEMO
 from molecule_vae.report import WINDOW, Result, by_config, by_setup, setup
 
 WIDTH = 7.2  # inches
@@ -33,7 +33,7 @@ def save_all(results: Sequence[Result], folder: Path) -> list[Path]:
 def save_curves(results: Sequence[Result], path: Path) -> Path:
     """Draw KL and NLL over training, and gain and distinct molecules over the distance moved."""
     groups = by_config(results)
-    line_of = lines(groups, CONFIGS)
+    line_of = lines(groups)
     with mpl.rc_context({**STYLE, "axes.grid": True}):
         figure = Figure(figsize=(WIDTH, 4.6))
         (weight, kl), (gain, distinct) = figure.subplots(2, 2)

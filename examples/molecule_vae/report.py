@@ -15,17 +15,19 @@ from molecule_vae.evaluate import LABELED, PRIOR_SAMPLES, PROBE_DRAWS, UNIQUE_AM
 from molecule_vae.navigate import DISTANCES, STARTS, Navigation
 from molecule_vae.options import Run
 
-COLUMNS = {
+CODE = {
     "kl": Column("KL"),
     "nll": Column("NLL"),
     "negative_elbo": Column("-ELBO"),
-    "reconstructed": Column("recon.\n%", 1),
-    "valid": Column("valid\n%", 1),
-    "unique": Column("uniq.\n%", 1),
-    "novel": Column("novel\n%", 1),
     "r2_logp": Column("R^2\nlogP"),
     "r2_qed": Column("R^2\nQED"),
     "r2_rings": Column("R^2\nrings"),
+}
+DECODED = {
+    "reconstructed": Column("reconstructed\n%", 1),
+    "valid": Column("valid\n%", 1),
+    "unique": Column("unique\n%", 1),
+    "novel": Column("novel\n%", 1),
 }
 MOVED = {
     "start": Column("logP\nat 0"),
@@ -110,45 +112,43 @@ def setup(results: Sequence[Result]) -> str:
     return "with labels" if results[0].with_labels else "without labels"
 
 
-def caption(run: Run) -> str:
-    """How the figures were measured and how to read them."""
-    return (
+def tables(results: Sequence[Result], run: Run) -> list[Table]:
+    """What the code holds, what is decoded from it, and what moving it does: a row per config."""
+    about_code = (
         f"Trained on {run.molecules:,} molecules of MOSES for {run.total_steps:,} steps "
         f"(epochs: {run.epochs}), measured on {HELD_OUT:,} of its test set. KL, NLL and -ELBO in "
         "nats per molecule, summed over pieces or dimensions; ± is the standard deviation over "
-        "seeds.\n"
-        "Recon.: molecules that are decoded exactly from their posterior means. Valid, uniq., "
-        f"novel: of {PRIOR_SAMPLES:,} samples of the prior, by the definitions of MOSES (unique "
-        f"among the first {UNIQUE_AMONG:,} valid ones).\n"
-        "R^2: linear regression from one sample of each code to a property, learned from "
+        "seeds. R^2: linear regression from one sample of each code to a property, learned from "
         f"{LABELED} molecules (mean of {PROBE_DRAWS} draws)."
     )
-
-
-def table(results: Sequence[Result], run: Run) -> Table:
-    """A row for each config: what was measured at the end."""
-    rows = {
-        config: [result.figures for result in group] for config, group in by_config(results).items()
-    }
-    return screen_table(f"Molecules, {setup(results)}", caption(run), COLUMNS, rows)
-
-
-def navigation_table(results: Sequence[Result]) -> Table:
-    """A row for each config: what moving along the direction of logP does."""
-    words = (
+    about_decoded = (
+        "Reconstructed: held-out molecules that are decoded exactly from their posterior means. "
+        f"Valid, unique, novel: of {PRIOR_SAMPLES:,} samples of the prior, by the definitions of "
+        f"MOSES (unique among the first {UNIQUE_AMONG:,} valid ones)."
+    )
+    about_moved = (
         f"The codes of {STARTS} held-out molecules, moved along the direction of logP by 3 "
         "standard deviations of the prior, and decoded. Gain: logP less that of the start. Valid, "
         "distinct (of all starts) and similarity (Tanimoto, to the start): at +3. If nearly all "
         "codes are decoded to the same molecule, a mean says nothing: look at distinct."
     )
-    return screen_table(f"Moved along logP, {setup(results)}", words, MOVED, moved_rows(results))
+    name, measured, after = setup(results), figures(results), moved_figures(results)
+    return [
+        screen_table(f"The code, {name}", about_code, CODE, measured),
+        screen_table(f"Decoded molecules, {name}", about_decoded, DECODED, measured),
+        screen_table(f"Moved along logP, {name}", about_moved, MOVED, after),
+    ]
 
 
-def moved_rows(results: Sequence[Result]) -> dict[str, list[dict[str, float]]]:
-    """The figures of the table of navigation."""
+def figures(results: Sequence[Result]) -> dict[str, list[dict[str, float]]]:
+    """What was measured at the end: for each config, a row for each seed."""
+    return {config: [r.figures for r in group] for config, group in by_config(results).items()}
+
+
+def moved_figures(results: Sequence[Result]) -> dict[str, list[dict[str, float]]]:
+    """What moving along the direction of logP did: for each config, a row for each seed."""
     return {
-        config: [moved(result.navigation) for result in group]
-        for config, group in by_config(results).items()
+        config: [moved(r.navigation) for r in group] for config, group in by_config(results).items()
     }
 
 
@@ -168,11 +168,13 @@ def moved(navigation: Navigation) -> dict[str, float]:
 
 
 def save_markdown_tables(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Both tables of each set-up in Markdown."""
+    """The tables of each set-up in Markdown."""
     files = []
     for group in by_setup(results):
-        name = setup(group).replace(" ", "-")
-        rows = {c: [result.figures for result in found] for c, found in by_config(group).items()}
-        files.append(save_markdown(COLUMNS, rows, folder / f"{name}.md"))
-        files.append(save_markdown(MOVED, moved_rows(group), folder / f"{name}-moved.md"))
+        name, measured = setup(group).replace(" ", "-"), figures(group)
+        files += [
+            save_markdown(CODE, measured, folder / f"{name}-code.md"),
+            save_markdown(DECODED, measured, folder / f"{name}-decoded.md"),
+            save_markdown(MOVED, moved_figures(group), folder / f"{name}-moved.md"),
+        ]
     return files
