@@ -100,8 +100,7 @@ def main() -> None:
     """Train what is not trained yet, then show all results."""
     options = read_options(__doc__ or "")
     console = Console()
-    with console.status("molecules: reading MOSES and computing properties, once"):
-        load(options.runs[0].molecules, options.out)
+    load(options.runs[0].molecules, options.out)  # before the workers, which find the file
     jobs = {run.name: run for run in options.runs}
     results = run_in_parallel(partial(train, options.out), jobs, options.workers)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from rdkit import Chem, RDLogger
 from rdkit.Chem import QED, Crippen, rdMolDescriptors
+from rich.progress import track
 from tokenizers import Tokenizer, models, trainers
 from torch import Tensor
 
@@ -143,7 +144,10 @@ def _write(path: Path, train: list[str], held_out: list[str]) -> None:
     trainer = trainers.BpeTrainer(vocab_size=SYMBOLS, special_tokens=["<end>"], show_progress=False)
     tokenizer.train_from_iterator(train, trainer)
     smiles = [*train, *held_out]
-    properties = [properties_of(Chem.MolFromSmiles(one)) for one in smiles]
+    properties = [
+        properties_of(Chem.MolFromSmiles(one))
+        for one in track(smiles, "properties of the molecules, once")
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.npz")
     np.savez_compressed(

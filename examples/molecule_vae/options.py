@@ -118,7 +118,7 @@ def read_options(description: str) -> Options:
     )
     parser.add_argument("--seeds", type=count, help="how many seeds (1; 3 with --full)")
     parser.add_argument(
-        "--epochs", type=count, help="passes over the molecules (4; 10 with --full)"
+        "--epochs", type=count, help="passes over the molecules (5; 10 with --full)"
     )
     parser.add_argument(
         "--configs",
@@ -142,7 +142,7 @@ def read_options(description: str) -> Options:
     configs = given.configs or [config_file(name) for name in (CONFIGS if given.full else DEMO)]
     labels = given.labels or ("both" if given.full else "without")
     runs = [
-        Run(config, with_labels, seed, given.epochs or (10 if given.full else 4), given.molecules)
+        Run(config, with_labels, seed, given.epochs or (10 if given.full else 5), given.molecules)
         for seed in range(given.seeds or (3 if given.full else 1))
         for with_labels in {"without": [False], "with": [True], "both": [False, True]}[labels]
         for config in configs

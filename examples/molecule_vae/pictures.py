@@ -78,7 +78,7 @@ def save_paths(results: Sequence[Result], path: Path) -> Path:
             for panel, distance, smiles in zip(
                 row[1:], DISTANCES, navigation.paths[start], strict=True
             ):
-                draw(panel, smiles, f"{distance:+g}")
+                draw(panel, smiles, f"{distance:+g}" if distance else "0")
         figure.subplots_adjust(0.005, 0.05, 0.995, 0.94, wspace=0.02, hspace=0.35)
         figure.savefig(path)
     return path
