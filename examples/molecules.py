@@ -56,7 +56,7 @@ def train(folder: Path, run: Run, show: Show) -> report.Result:
         path=file.with_suffix(".jsonl"),
         include=["raw", "weight"],
     )
-    for epoch in range(checkpoint.load(), run.epochs):
+    for epoch in range(checkpoint.load() or 0, run.epochs):
         for molecules in corpus.train.batches(BATCH_SIZE, generator):
             loss = criterion(terms(model, corpus, molecules, generator))
             loss.backward()

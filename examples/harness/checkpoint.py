@@ -32,10 +32,14 @@ class Checkpoint:
     generator: torch.Generator
     parts: Mapping[str, Stateful]
 
-    def save(self, epochs: int) -> None:
-        """Write the state after this number of epochs; a part of a file never gets the name."""
+    def save(self, progress: Any) -> None:
+        """Write the state. An unfinished file never gets the name.
+
+        Args:
+            progress: How far the training is: a number, or a list of numbers.
+        """
         state = {
-            "epochs": epochs,
+            "progress": progress,
             "generator": self.generator.get_state(),
             **{name: part.state_dict() for name, part in self.parts.items()},
         }
@@ -43,13 +47,12 @@ class Checkpoint:
         torch.save(state, unfinished)
         unfinished.replace(self.path)
 
-    def load(self) -> int:
-        """Restore the state, if there is a file. Returns the number of epochs that are done."""
+    def load(self) -> Any:
+        """Restore the state if there is a file, and return the progress; else return None."""
         if not self.path.exists():
-            return 0
+            return None
         state = torch.load(self.path, weights_only=True)
         self.generator.set_state(state["generator"])
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        epochs: int = state["epochs"]
-        return epochs
+        return state["progress"]
