@@ -23,12 +23,13 @@ from rich.console import Console
 from torch import Tensor
 
 from harness.checkpoint import Checkpoint, Stateful
+from harness.gaussian import draw, kl_to_prior
 from harness.workers import Show, run_in_parallel, run_program
 from lossweights import History, WeightedLoss
 from molecule_vae import pictures, report
 from molecule_vae.data import PREDICTED, Corpus, Molecules, load
 from molecule_vae.evaluate import evaluate
-from molecule_vae.model import MoleculeVAE, draw, kl_to_prior
+from molecule_vae.model import MoleculeVAE
 from molecule_vae.navigate import navigate
 from molecule_vae.options import BATCH_SIZE, Run, read_options
 

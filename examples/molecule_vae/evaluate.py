@@ -12,8 +12,9 @@ from rdkit import Chem
 from sklearn.linear_model import LinearRegression
 from torch import Tensor
 
+from harness.gaussian import draw, kl_to_prior
 from molecule_vae.data import PROPERTIES, Corpus, Molecules
-from molecule_vae.model import MoleculeVAE, draw, kl_to_prior
+from molecule_vae.model import MoleculeVAE
 
 LABELED = 500  # molecules that a probe learns from
 PROBE_DRAWS = 5  # of labeled molecules and codes; the mean R^2 counts

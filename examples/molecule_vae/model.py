@@ -11,16 +11,6 @@ from molecule_vae.data import END, LONGEST, SYMBOLS, Molecules
 CODE_SIZE = 32
 
 
-def draw(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    """One sample of each molecule's code, by the reparameterization trick."""
-    return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
-
-
-def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(q(z|x) || N(0, 1)) of each molecule and dimension of the code."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
-
-
 class MoleculeVAE(nn.Module):
     """The mean of the encoder's states gives the code, which the decoder reads at every position.
 

@@ -34,6 +34,7 @@ BATCH_SIZE = 128
 SOURCES = (
     PROGRAM,
     *(Path(__file__).with_name(f"{name}.py") for name in ("data", "model", "evaluate", "navigate")),
+    *(PROGRAM.parent / "harness" / name for name in ("gaussian.py", "recurrent.py")),
 )
 
 

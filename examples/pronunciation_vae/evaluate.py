@@ -12,8 +12,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from harness.gaussian import draw, kl_to_prior
 from pronunciation_vae.data import Words
-from pronunciation_vae.model import PronunciationVAE, draw, kl_to_prior
+from pronunciation_vae.model import PronunciationVAE
 
 LABELLED = 500  # words that a probe learns from
 PROBE_DRAWS = 5  # fresh labelled words and codes; the mean accuracy counts

@@ -5,21 +5,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from harness.gaussian import draw, kl_to_prior
 from harness.recurrent import PackedLSTM
 from pronunciation_vae.data import BOUNDARY, PHONEMES, Words
 
 SYMBOLS = len(PHONEMES) + 1  # and the boundary
 CODE_SIZE = 16
-
-
-def draw(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    """One sample of each word's code, by the reparametrisation trick."""
-    return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
-
-
-def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(q(z|x) || N(0, 1)) of each word and dimension of the code."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
 
 
 class PronunciationVAE(nn.Module):
