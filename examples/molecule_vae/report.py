@@ -30,13 +30,13 @@ DECODED = {
     "novel": Column("novel\n%", 1),
 }
 MOVED = {
-    "start": Column("logP\nat 0"),
     "back": Column("logP\nat -3"),
+    "middle": Column("logP\nat 0"),
     "forth": Column("logP\nat +3"),
     "gain": Column("gain\nat +3"),
     "valid": Column("valid\n%", 1),
     "distinct": Column("distinct\n%", 1),
-    "similarity": Column("simi-\nlarity"),
+    "similarity": Column("simil.\nat +3"),
     "similarity_at_0": Column("simil.\nat 0"),
 }
 WINDOW = 20  # steps that one point of a curve is the mean of
@@ -156,8 +156,8 @@ def moved(navigation: Navigation) -> dict[str, float]:
     """The figures at the ends and in the middle of the path."""
     middle = DISTANCES.index(0.0)
     return {
-        "start": navigation.logp[middle],
         "back": navigation.logp[0],
+        "middle": navigation.logp[middle],
         "forth": navigation.logp[-1],
         "gain": navigation.gain[-1],
         "valid": navigation.valid[-1],
