@@ -24,7 +24,7 @@ from lossweights import LossConfig, WeightedLoss
 
 DOCS = Path(__file__).parent
 TOTAL_STEPS, STEPS_PER_EPOCH = 1000, 100
-# Okabe and Ito's colours, which the colour-blind tell apart; the dashes do so in black and white.
+# Okabe and Ito's palette for color-blind readers. The dashes distinguish the lines without color.
 STYLES = (
     ("#0072B2", "-"),
     ("#D55E00", (0, (6, 2))),
@@ -64,9 +64,9 @@ def draw(config: LossConfig, path: Path) -> None:
     figure = Figure(figsize=(6.4, 2.3), dpi=150, layout="constrained")
     axes = figure.subplots()
     lines = curves(config)
-    for (name, curve), (colour, dashes) in zip(lines.items(), STYLES, strict=False):
+    for (name, curve), (color, dashes) in zip(lines.items(), STYLES, strict=False):
         axes.plot(
-            curve, color=colour, linestyle=dashes, linewidth=2, label=name, clip_on=False, zorder=3
+            curve, color=color, linestyle=dashes, linewidth=2, label=name, clip_on=False, zorder=3
         )
     if len(lines) > 1:
         figure.legend(loc="outside right center", frameon=False, handlelength=2.8)

@@ -103,7 +103,7 @@ def main() -> None:
         save_markdown(COLUMNS, rows, options.out / "table.md"),
         save(results, options.out / "figures.json"),
         pictures.save_traversals(results, options.out / "traversals.png"),
-        pictures.save_curves(results, names, options.out / "curves.png"),
+        pictures.save_curves(results, options.out / "curves.png"),
     ):
         console.print(file, soft_wrap=True)
 

@@ -137,7 +137,7 @@ def main() -> None:
     for file in (
         save_markdown(COLUMNS, rows, options.out / "table.md"),
         save_figures(results, options.out / "figures.json"),
-        pictures.save_curves(results, names, options.out / "curves.png"),
+        pictures.save_curves(results, options.out / "curves.png"),
         pictures.save_images(results, load_images().held_out, options.out / "images.png"),
     ):
         console.print(file, soft_wrap=True)

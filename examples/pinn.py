@@ -99,7 +99,7 @@ def main() -> None:
     files = [
         save_markdown(report.COLUMNS, report.rows(results), options.out / "table.md"),
         report.save(results, options.out / "figures.json"),
-        pictures.save_errors(results, names, options.out / "errors.png"),
+        pictures.save_errors(results, options.out / "errors.png"),
         pictures.save_weights(results, options.out / "weights.png"),
         pictures.save_solutions(results, options.out / "solutions.png"),
     ]

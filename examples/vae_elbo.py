@@ -14,13 +14,13 @@ initialization.
 an interrupted run from its last whole epoch, with figures that are identical bit for bit.
 """
 
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from harness.checkpoint import Checkpoint, Stateful
 from harness.workers import Show, run_in_parallel, run_program
 from lossweights import History, WeightedLoss
 from pronunciation_vae import pictures, report
@@ -41,20 +41,19 @@ def train(folder: Path, run: Run, show: Show) -> report.Result:
     criterion.bind(total_steps=run.total_steps, steps_per_epoch=run.steps_per_epoch)
     criterion.follow(optimizer)
 
-    training = Training(model, optimizer, criterion, torch.Generator().manual_seed(run.seed))
-    checkpoint = run.checkpoint(folder)
+    generator = torch.Generator().manual_seed(run.seed)  # of the order and the noise
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "criterion": criterion}
+    checkpoint = Checkpoint(run.checkpoint(folder), generator, parts)
     history = History(
         criterion,
         every="1 steps",  # each row waits for the device; on a GPU, choose a longer interval
-        path=checkpoint.with_suffix(".jsonl"),
+        path=checkpoint.path.with_suffix(".jsonl"),
         include=["raw", "weight"],
     )
-    if checkpoint.exists():
-        training.load(checkpoint)
-
-    while len(training.held_out) < run.epochs:
-        for words in train_words.batches(run.batch_size, training.generator):
-            nll, kl = model(words, training.generator)
+    held_out: list[float] = checkpoint.load() or []  # a loss for each epoch that is done
+    while len(held_out) < run.epochs:
+        for words in train_words.batches(run.batch_size, generator):
+            nll, kl = model(words, generator)
             loss = criterion({"reconstruction": nll, "kl": kl})
             loss.backward()
             optimizer.step()
@@ -63,12 +62,12 @@ def train(folder: Path, run: Run, show: Show) -> report.Result:
             last = history.rows[-1]
             note = f"KL {last['raw/kl']:5.2f} at weight {last['weight/kl']:.2f}"
             show(criterion.current_step, run.total_steps, note)
-        training.held_out.append(held_out_loss(model, criterion, test_words))
-        training.save(checkpoint)
+        held_out.append(held_out_loss(model, criterion, test_words))
+        checkpoint.save(held_out)
 
     figures = evaluate(model, train_words, test_words, run.seed)
     metrics = {name: history[name].tolist() for name in history}
-    return report.Result(run.config_name, run.seed, run.target, figures, metrics, training.held_out)
+    return report.Result(run.config_name, run.seed, run.target, figures, metrics, held_out)
 
 
 def held_out_loss(model: PronunciationVAE, criterion: WeightedLoss, words: Words) -> float:
@@ -81,39 +80,6 @@ def held_out_loss(model: PronunciationVAE, criterion: WeightedLoss, words: Words
     with torch.no_grad():
         nll, kl = model(words, torch.Generator().manual_seed(0))
         return float(criterion({"reconstruction": nll, "kl": kl}))
-
-
-@dataclass
-class Training:
-    """Everything that changes during a run: the contents of a checkpoint."""
-
-    model: PronunciationVAE
-    optimizer: torch.optim.Optimizer
-    criterion: WeightedLoss
-    generator: torch.Generator  # for the order of the words and the noise of the codes
-    held_out: list[float] = field(default_factory=list)  # one loss per completed epoch
-
-    def save(self, path: Path) -> None:
-        """Write a checkpoint, atomically."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "criterion": self.criterion.state_dict(),
-            "generator": self.generator.get_state(),
-            "held_out": self.held_out,
-        }
-        unfinished = path.with_suffix(".unfinished")
-        torch.save(state, unfinished)
-        unfinished.replace(path)
-
-    def load(self, path: Path) -> None:
-        """Restore what `save` has written."""
-        state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.criterion.load_state_dict(state["criterion"])
-        self.generator.set_state(state["generator"])
-        self.held_out = state["held_out"]
 
 
 def main() -> None:

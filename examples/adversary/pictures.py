@@ -20,16 +20,10 @@ PANELS = {
 }
 
 
-def save_curves(results: Sequence[Result], configs: Sequence[str], path: Path) -> Path:
-    """Draw weight, losses and sharpness over training: each line is the mean over the seeds.
-
-    Args:
-        results: Results of the runs.
-        configs: All configs of the example, drawn or not.
-        path: The file.
-    """
+def save_curves(results: Sequence[Result], path: Path) -> Path:
+    """Draw weight, losses and sharpness over training: each line the mean over the seeds."""
     groups = by_config(results)
-    line_of = lines(groups, configs)
+    line_of = lines(groups)
     with mpl.rc_context({**STYLE, "axes.grid": True}):
         figure = Figure(figsize=(COLUMN, 6.0))
         axes = figure.subplots(len(PANELS), sharex=True)

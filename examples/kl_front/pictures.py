@@ -17,7 +17,7 @@ MARKERS = dict(zip(FAMILIES, "osD^vP", strict=True))
 def save_families(front: Front, path: Path) -> Path:
     """Draw each measure over the KL: a line per family, a point per config."""
     families = families_of(front)
-    line_of = lines(families, list(FAMILIES))
+    line_of = lines(families)
     with mpl.rc_context({**STYLE, "axes.grid": True}):
         figure = Figure(figsize=(2 * COLUMN, 4.8))
         axes = figure.subplots(2, 2, sharex=True).flatten()

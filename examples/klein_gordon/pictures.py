@@ -20,16 +20,10 @@ from klein_gordon.run import Result, by_config
 GRID = {"axes.grid": True}
 
 
-def save_errors(results: Sequence[Result], configs: Sequence[str], path: Path) -> Path:
-    """Draw the error over training: a line per config, the mean over its seeds.
-
-    Args:
-        results: Results of the runs.
-        configs: All configs of the example, drawn or not.
-        path: The file.
-    """
+def save_errors(results: Sequence[Result], path: Path) -> Path:
+    """Draw the error over training: a line for each config, the mean over its seeds."""
     groups = by_config(results)
-    line_of = lines(groups, configs)
+    line_of = lines(groups)
     with mpl.rc_context(STYLE | GRID):
         figure = Figure(figsize=(COLUMN, 3.6))
         axes = figure.subplots()

@@ -12,8 +12,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from harness.gaussian import draw, kl_to_prior
 from pronunciation_vae.data import Words
-from pronunciation_vae.model import PronunciationVAE, draw, kl_to_prior
+from pronunciation_vae.model import PronunciationVAE
 
 LABELED = 500  # training words of a probe
 PROBE_DRAWS = 5  # draws of labeled words and codes, over which accuracies are averaged

@@ -5,70 +5,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from harness.gaussian import draw, kl_to_prior
+from harness.recurrent import PackedLSTM
 from pronunciation_vae.data import BOUNDARY, PHONEMES, Words
 
 SYMBOLS = len(PHONEMES) + 1  # and the boundary
 CODE_SIZE = 16
-
-
-def draw(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    """One sample of each word's code, by the reparameterization trick."""
-    return mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
-
-
-def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(q(z|x) || N(0, 1)) of each word and dimension of the code."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
-
-
-class PackedLSTM(nn.Module):
-    """An LSTM that reads packed symbols and, if given, the word's code with each of them.
-
-    It computes the same as an embedding and `nn.LSTM`, with an explicit loop. On a CPU that trains
-    a third faster: the backward pass of `nn.LSTM` fills a buffer as large as the batch with zeros
-    at every position, and here a lookup gives the contribution of a symbol to the gates.
-    """
-
-    def __init__(self, embedding_size: int, hidden_size: int, code_size: int = 0) -> None:
-        super().__init__()
-        self.sizes = [embedding_size, code_size]
-        self.embedding = nn.Embedding(SYMBOLS, embedding_size)
-        self.cell = nn.LSTMCell(embedding_size + code_size, hidden_size)
-
-    def forward(
-        self,
-        symbols: Tensor,
-        sizes: list[int],
-        hidden: Tensor,
-        memory: Tensor,
-        code: Tensor | None = None,
-    ) -> list[Tensor]:
-        """The hidden states at each position, for the words that reach it.
-
-        Args:
-            symbols: The symbols of all positions, one position after the other.
-            sizes: The number of words that reach each position. Words are sorted, longest first.
-            hidden: Initial hidden state, shape (words, hidden_size).
-            memory: Initial state of the cell, shape (words, hidden_size).
-            code: Codes, shape (words, code_size).
-        """
-        of_symbol, of_code = torch.split(self.cell.weight_ih, self.sizes, dim=1)
-        bias = self.cell.bias_ih + self.cell.bias_hh
-        gates = functional.embedding(
-            symbols, functional.linear(self.embedding.weight, of_symbol, bias)
-        )
-        if code is not None:
-            gates = gates + functional.linear(torch.cat([code[:size] for size in sizes]), of_code)
-
-        recurrent = self.cell.weight_hh.t()
-        states = []
-        for size, given in zip(sizes, torch.split(gates, sizes), strict=True):
-            hidden, memory = hidden[:size], memory[:size]
-            enter, keep, new, show = torch.addmm(given, hidden, recurrent).chunk(4, dim=1)
-            memory = keep.sigmoid() * memory + enter.sigmoid() * new.tanh()
-            hidden = show.sigmoid() * memory.tanh()
-            states.append(hidden)
-        return states
 
 
 class PronunciationVAE(nn.Module):
@@ -83,10 +25,10 @@ class PronunciationVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
-        self.encoder = PackedLSTM(embedding_size, hidden_size)
+        self.encoder = PackedLSTM(SYMBOLS, embedding_size, hidden_size)
         self.posterior = nn.Linear(hidden_size, 2 * code_size)
         self.first_state = nn.Linear(code_size, 2 * hidden_size)
-        self.decoder = PackedLSTM(embedding_size, hidden_size, code_size)
+        self.decoder = PackedLSTM(SYMBOLS, embedding_size, hidden_size, code_size)
         self.logits = nn.Linear(hidden_size, SYMBOLS)
 
     def encode(self, words: Words) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,11 @@ CONFIGS = (
 )
 DEMO = ("constant", "monotonic", "cyclical-linear", "long-ramp", "pid", "free-bits")
 # The sources that a run depends on.
-SOURCES = (PROGRAM, *(Path(__file__).with_name(name) for name in ("data.py", "model.py")))
+SOURCES = (
+    PROGRAM,
+    *(Path(__file__).with_name(name) for name in ("data.py", "model.py")),
+    *(PROGRAM.parent / "harness" / name for name in ("gaussian.py", "recurrent.py")),
+)
 
 
 @dataclass(frozen=True)

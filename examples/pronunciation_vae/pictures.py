@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from harness.pictures import COLUMN, STYLE, lines, means
-from pronunciation_vae.options import CONFIGS
 from pronunciation_vae.report import WINDOW, Result, by_config
 
 PANELS = {"weight/kl": "weight of KL", "raw/kl": "KL (nats)", "raw/reconstruction": "NLL (nats)"}
@@ -19,7 +18,7 @@ TARGET: Any = {"color": "#555555", "linewidth": 0.6, "zorder": 1}
 def save_curves(results: Sequence[Result], path: Path) -> Path:
     """Draw weight, KL and NLL over training: a line for each config, the mean over its seeds."""
     groups = by_config(results)
-    line_of = lines(groups, CONFIGS)
+    line_of = lines(groups)
     with mpl.rc_context({**STYLE, "axes.grid": True}):
         figure = Figure(figsize=(COLUMN, 5.6))
         axes = figure.subplots(len(PANELS), sharex=True, height_ratios=[1, 2, 2])
@@ -42,7 +41,7 @@ def save_curves(results: Sequence[Result], path: Path) -> Path:
 def save_weights(results: Sequence[Result], path: Path) -> Path:
     """Draw the weight of the KL term over training: a small panel for each config."""
     groups = by_config(results)
-    line_of = lines(groups, CONFIGS)
+    line_of = lines(groups)
     height = (len(groups) + 1) // 2
     with mpl.rc_context({**STYLE, "axes.grid": True}):
         figure = Figure(figsize=(COLUMN, 1.1 * height + 0.3))

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.gaussian import draw, kl_to_prior
 from sprites.data import FACTORS, Sprites
-from sprites.model import SpriteVAE, draw, kl_to_prior
+from sprites.model import SpriteVAE
 
 BINS = 20
 ACTIVE = 0.01  # variance of the posterior mean above which a dimension is active

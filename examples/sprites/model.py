@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from harness.gaussian import draw, kl_to_prior
 from sprites.data import SIZE
 
 CODE_SIZE = 8
@@ -54,14 +55,3 @@ def perceptron(inputs: int, outputs: int) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(HIDDEN, outputs),
     )
-
-
-def draw(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    """One code from each posterior."""
-    noise = torch.randn(mean.shape, generator=generator)
-    return mean + (0.5 * log_variance).exp() * noise
-
-
-def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(q(z|x) || N(0, 1)) of each dimension, in nats."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)

@@ -61,16 +61,10 @@ def draw_traversals(panel: Axes, result: Result) -> None:
         spine.set_visible(False)
 
 
-def save_curves(results: Sequence[Result], configs: Sequence[str], path: Path) -> Path:
-    """Draw weight, KL and error over training: a line per config, the mean over its seeds.
-
-    Args:
-        results: Results of the runs.
-        configs: All configs of the example, drawn or not.
-        path: The file.
-    """
+def save_curves(results: Sequence[Result], path: Path) -> Path:
+    """Draw weight, KL and error over training: a line for a config, the mean over its seeds."""
     groups = by_config(results)
-    line_of = lines(groups, configs)
+    line_of = lines(groups)
     with mpl.rc_context({**STYLE, "axes.grid": True}):
         figure = Figure(figsize=(COLUMN, 5.8))
         axes = figure.subplots(len(CURVES), sharex=True)

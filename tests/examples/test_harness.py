@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.examples.programs import EXAMPLES
 
@@ -101,12 +102,31 @@ def test_the_best_means_are_bold_in_markdown(tmp_path: Path) -> None:
 def test_a_config_has_the_same_line_in_every_picture() -> None:
     from harness.pictures import LINES, lines
 
-    known = ["constant", "cyclical", "pid"]
-    everything = lines(known, known)
-    assert lines(["pid", "constant"], known) == {n: everything[n] for n in ("pid", "constant")}
-    assert lines(["mine", "pid"], known) == {"mine": LINES[3], "pid": everything["pid"]}
-    many = [f"config-{n}" for n in range(len(LINES))]
-    assert len({str(line) for line in lines(many, many).values()}) == len(LINES)
+    alone = {name: lines([name])[name] for name in ("constant", "cyclical-linear", "pid")}
+    assert lines(["pid", "cyclical-linear", "constant"]) == alone
+    assert lines(["mine", "pid", "constant"])["pid"] == alone["pid"]
+    assert alone["pid"]["color"] == lines(["pid-5"])["pid-5"]["color"]
+    many = [f"config-{n}" for n in range(len(LINES) - 1)]
+    assert len({str(line) for line in lines([*many, "pid"]).values()}) == len(LINES)
+    assert set(lines([f"config-{n}" for n in range(30)])) == {f"config-{n}" for n in range(30)}
+
+
+def test_the_configs_of_an_example_have_different_lines() -> None:
+    from harness.pictures import TABLE, lines
+    from kl_front.families import FAMILIES
+    from pronunciation_vae.options import CONFIGS
+
+    molecules = "constant monotonic cyclical-linear cyclical-cosine cyclical-sigmoid cyclical-low"
+    examples = {
+        "vae_elbo": CONFIGS,
+        "front": FAMILIES,
+        "molecules": [*molecules.split(), "long-ramp", "pid-5", "pid-10", "pid-20"],
+    }
+    for name in ("beta_vae", "pinn", "late_adversary"):
+        examples[name] = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text("utf-8"))
+    for name, configs in examples.items():
+        assert set(configs) <= set(TABLE), name
+        assert len({str(line) for line in lines(configs).values()}) == len(list(configs)), name
 
 
 def test_the_last_window_of_means_may_be_shorter() -> None:

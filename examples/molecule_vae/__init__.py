@@ -1,0 +1,1 @@
+"""The parts of `examples/molecules.py` that are not about losses."""
