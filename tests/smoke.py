@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,15 +23,17 @@ from lossweights import ConfigError, History, LossConfig, WeightedLoss
 
 EXTRAS = ("yaml", "docstring_parser", "plotext", "rich", "typer", "matplotlib", "moocore", "optuna")
 PNG = b"\x89PNG"
-CONFIG = {
-    "total_steps": 60,
-    "balancer": {"kind": "dwa", "every": "5 steps"},
-    "terms": {
-        "nll": 1.0,
-        "kl": {"kind": "cyclical", "cycles": 3},
-        "size": {"kind": "pid", "target": 0.5, "response": "10%"},
-    },
-}
+CONFIG = LossConfig.read(
+    {
+        "total_steps": 60,
+        "balancer": {"kind": "dwa", "every": "5 steps"},
+        "terms": {
+            "nll": 1.0,
+            "kl": {"kind": "cyclical", "cycles": 3},
+            "size": {"kind": "pid", "target": 0.5, "response": "10%"},
+        },
+    }
+)
 
 
 def main(which: str) -> None:
@@ -54,7 +56,7 @@ def main(which: str) -> None:
 class Training:
     """A code that is trained by three terms."""
 
-    def __init__(self, config: LossConfig | Mapping[str, object]) -> None:
+    def __init__(self, config: LossConfig) -> None:
         torch.manual_seed(0)
         self.code = torch.nn.Parameter(torch.randn(8))
         self.optimizer = torch.optim.Adam([self.code], lr=0.05)
@@ -106,7 +108,7 @@ def without_extras() -> None:
     assert "lossweights[yaml]" in message_of(lambda: LossConfig.read("loss.yaml"))
     from lossweights.analysis import plot
 
-    assert "lossweights[plot]" in message_of(lambda: plot.config(LossConfig.read(CONFIG)))
+    assert "lossweights[plot]" in message_of(lambda: plot.config(CONFIG))
     assert "lossweights[cli]" in lossweights_command("kinds", fails=True)
 
 
@@ -160,7 +162,7 @@ def sweeps() -> None:
     front = sweep(
         CONFIG,
         lambda config, seed, report: Training(config).run(60),
-        vary={"kl.weight": [0.1, 1.0], "size.target": (0.2, 1.0)},
+        vary={"kl.weight": [0.1, 1.0], "size.controller.target": (0.2, 1.0)},
         minimize=["nll", "kl"],
         trials=3,
         seeds=2,
