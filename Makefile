@@ -7,7 +7,7 @@ CONSTRAINTS := constraints.txt
 # As many processes as there are cores. Tests of one xdist_group share a process.
 PARALLEL := -n auto --dist loadgroup
 
-.PHONY: help demo test test-slow test-all lowest check docs bench format clean
+.PHONY: help demo test test-slow test-all lowest check docs dist bench format clean
 
 help:  ## show these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
@@ -40,6 +40,21 @@ check: $(VENV)/check  ## lint, format, types, and the import contract
 docs: $(VENV)/docs  ## build the pages of docs/ into build/docs, strictly
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs build/docs
 	@echo "open build/docs/index.html"
+
+# The wheel is built from the sdist, and must be the one that the tree gives. It is tried outside
+# of the tree, in an environment without anything else: first alone, then with extras.
+dist: $(VENV)/dist  ## build sdist and wheel into dist/, check them, and try the wheel alone
+	rm -rf dist build/dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --outdir build/dist --wheel .
+	cmp dist/*.whl build/dist/*.whl
+	$(BIN)/twine check --strict dist/*
+	set -e; try=$$(mktemp -d); trap 'rm -rf "$$try"' EXIT; wheel=$$(ls dist/*.whl); \
+	$(PYTHON) -m venv "$$try"; \
+	"$$try/bin/python" -m pip install --quiet --constraint $(CONSTRAINTS) "$$wheel"; \
+	"$$try/bin/python" -I tests/smoke.py core; \
+	"$$try/bin/python" -m pip install --quiet --constraint $(CONSTRAINTS) "$$wheel[cli,plot,sweep]"; \
+	"$$try/bin/python" -I tests/smoke.py
 
 bench: $(VENV)/bench  ## measure against the hand-written loop and peers: several minutes
 	$(BIN)/python benchmarks/combine.py

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from lossweights.search.front import Front
     from lossweights.search.run import sweep
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "PID",
