@@ -1,8 +1,8 @@
-"""Draws the pictures of four pages from the code beside them.
+"""Draws the pictures of five pages from the code beside them.
 
 Each picture in schedules.md shows the terms of the YAML block before it, over a training of 1,000
-steps of which 100 make an epoch; those of logging.md, start.md and choosing.md are what their
-Python saves. Run it after changing one, with matplotlib, PyYAML and Optuna installed:
+steps of which 100 make an epoch; those of logging.md, pictures.md, start.md and choosing.md are
+what their Python saves. Run it after changing one, with matplotlib, PyYAML and Optuna installed:
 
     python docs/make_pictures.py
 """
@@ -99,7 +99,7 @@ def main() -> None:
         with mpl.rc_context({"font.size": 11}):
             draw(config, DOCS / path)
         print(path)
-    for page in ("logging.md", "start.md", "choosing.md"):
+    for page in ("logging.md", "pictures.md", "start.md", "choosing.md"):
         with TemporaryDirectory() as folder:
             run(DOCS / page, Path(folder))
             for picture in sorted(Path(folder).glob("*.png")):

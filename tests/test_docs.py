@@ -233,7 +233,8 @@ def test_every_field_is_documented(declaration: type[BaseModel], heading: str) -
 def mapped_files() -> set[str]:
     """The files in the map of the code, as paths within the package."""
     found, folders = set(), [""]
-    for line in section("design.md", "The map of the code").split("```")[1].splitlines()[2:]:
+    text = (DOCS / "code_map.md").read_text(encoding="utf-8")
+    for line in text.split("```")[1].splitlines()[2:]:
         depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
         folders[depth:] = [f"{folders[depth - 1]}{name}"]
         if not name.endswith("/"):
