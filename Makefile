@@ -71,6 +71,13 @@ format: $(VENV)/check  ## format the code
 clean:  ## remove the virtual environment and what was made
 	rm -rf $(VENV) .venv-lowest runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
+# To build the package takes neither its dependencies nor itself.
+$(VENV)/dist: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group dist
+	touch $@
+
 # The environment with one dependency group of pyproject.toml; the file marks that it is installed.
 # Of molsets the examples read the data alone: what it requires is old and would not install.
 $(VENV)/%: pyproject.toml $(CONSTRAINTS)
