@@ -1,7 +1,7 @@
-"""Draws the pictures of four pages from the code beside them.
+"""Draws the pictures of some pages from the code beside them.
 
-Each picture in schedules.md shows the terms of the YAML block before it, over a training of 1,000
-steps of which 100 make an epoch; those of logging.md, start.md and choosing.md are what their
+Each picture in the pages of schedules shows the terms of the YAML block before it, over a training
+of 1,000 steps of which 100 make an epoch; those of logging.md, start.md and choosing.md are what their
 Python saves. Run it after changing one, with matplotlib, PyYAML and Optuna installed:
 
     python docs/make_pictures.py
@@ -95,10 +95,11 @@ def run(page: Path, folder: Path) -> None:
 def main() -> None:
     """Draw every picture."""
     (DOCS / "pictures").mkdir(exist_ok=True)
-    for path, config in pictures((DOCS / "schedules.md").read_text(encoding="utf-8")):
-        with mpl.rc_context({"font.size": 11}):
-            draw(config, DOCS / path)
-        print(path)
+    for page in ("schedules.md", "combined_schedules.md", "shapes.md", "durations.md"):
+        for path, config in pictures((DOCS / page).read_text(encoding="utf-8")):
+            with mpl.rc_context({"font.size": 11}):
+                draw(config, DOCS / path)
+            print(path)
     for page in ("logging.md", "start.md", "choosing.md"):
         with TemporaryDirectory() as folder:
             run(DOCS / page, Path(folder))
