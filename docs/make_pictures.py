@@ -1,8 +1,9 @@
-"""Draws the pictures of five pages from the code beside them.
+"""Draws the pictures of some pages from the code next to them.
 
-Each picture in schedules.md shows the terms of the YAML block before it, over a training of 1,000
-steps of which 100 make an epoch; those of logging.md, pictures.md, start.md and choosing.md are
-what their Python saves. Run it after changing one, with matplotlib, PyYAML and Optuna installed:
+Each picture in the pages of schedules shows the terms of the YAML block before it, over a training
+of 1,000 steps of which 100 make an epoch. Those of README.md, logging.md, pictures.md, start.md and
+choosing.md are what their Python saves. Run it after changing one, with matplotlib, PyYAML and
+Optuna installed:
 
     python docs/make_pictures.py
 """
@@ -95,11 +96,12 @@ def run(page: Path, folder: Path) -> None:
 def main() -> None:
     """Draw every picture."""
     (DOCS / "pictures").mkdir(exist_ok=True)
-    for path, config in pictures((DOCS / "schedules.md").read_text(encoding="utf-8")):
-        with mpl.rc_context({"font.size": 11}):
-            draw(config, DOCS / path)
-        print(path)
-    for page in ("logging.md", "pictures.md", "start.md", "choosing.md"):
+    for page in ("schedules.md", "combined_schedules.md", "shapes.md", "durations.md"):
+        for path, config in pictures((DOCS / page).read_text(encoding="utf-8")):
+            with mpl.rc_context({"font.size": 11}):
+                draw(config, DOCS / path)
+            print(path)
+    for page in ("../README.md", "logging.md", "pictures.md", "start.md", "choosing.md"):
         with TemporaryDirectory() as folder:
             run(DOCS / page, Path(folder))
             for picture in sorted(Path(folder).glob("*.png")):

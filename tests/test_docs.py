@@ -34,6 +34,12 @@ from lossweights import (
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted(DOCS.rglob("*.md"))]
+SCHEDULES = ["schedules.md", "combined_schedules.md"]
+ADAPTIVE = {  # the pages of each family; the first has the table of all its kinds
+    Controller: ["controllers.md", "constraints.md"],
+    Transform: ["transforms.md"],
+    Balancer: ["balancers.md", "uncertainty.md", "learning_speed.md", "loss_sizes.md"],
+}
 PRINTED = "what the last block printed"
 OF_OTHERS = {"_target_"}  # what stands beside `terms` for the sake of Hydra
 
@@ -142,23 +148,38 @@ def section(page: str, heading: str) -> str:
     return found[1]
 
 
+def home(pages: list[str], kind: str) -> str:
+    """The one page that has a section on a kind."""
+    found = [page for page in pages if f"## {kind}\n" in (DOCS / page).read_text(encoding="utf-8")]
+    assert len(found) == 1, f"{kind} has a section in {found}"
+    return found[0]
+
+
+def link(table_page: str, page: str, kind: str) -> str:
+    """How a table of one page names a kind whose section is on the other."""
+    return f"[`{kind}`]({'' if page == table_page else page}#{kind})"
+
+
 def ours(family: type[Component]) -> list[type[Component]]:
     return [kind for kind in family.kinds().values() if kind.__module__.startswith("lossweights.")]
 
 
 @pytest.mark.parametrize("schedule", ours(Schedule), ids=lambda schedule: schedule.kind)
 def test_every_schedule_is_documented_and_drawn(schedule: type[Schedule]) -> None:
-    text = section("schedules.md", schedule.kind)
+    page = home(SCHEDULES, schedule.kind)
+    text = section(page, schedule.kind)
     assert f"kind: {schedule.kind}" in text
     assert f"(pictures/{schedule.kind}.png)" in text
     fields = schedule.model_fields.keys() - Schedule.model_fields
     assert not [name for name in fields if name not in text]
-    assert "`every`" in section("schedules.md", "Staircases")
+    table = section("schedules.md", "Schedules")
+    assert f"\n| {link('schedules.md', page, schedule.kind)} |" in table
+    assert "`every`" in section("durations.md", "Staircases")
 
 
 @pytest.mark.parametrize("shape", ours(Shape), ids=lambda shape: shape.kind)
 def test_every_shape_is_documented(shape: type[Shape]) -> None:
-    text = section("schedules.md", "Shapes")
+    text = section("shapes.md", "Shapes")
     assert f"| `{shape.kind}` |" in text
     assert not [name for name in shape.model_fields if f"`{name}`" not in text]
 
@@ -175,12 +196,14 @@ def test_every_shape_is_documented(shape: type[Shape]) -> None:
 )
 def test_every_component_that_adapts_is_documented(component: type[Component]) -> None:
     kind, role = component.kind, component.family.__name__.lower()
-    text = section("adaptive.md", kind)
+    pages = ADAPTIVE[component.family]
+    page = home(pages, kind)
+    text = section(page, kind)
     assert f"kind: {kind}" in text or f"{role}: {kind}" in text
     own = component.model_fields.keys() - Balancer.model_fields.keys()
     assert not [name for name in own if f"`{name}`" not in text]
-    table = section("adaptive.md", f"{role.title()}s")
-    row = re.search(rf"^\| \[`{kind}`\]\(#{kind}\) \|.*", table, re.MULTILINE)
+    table = section(pages[0], f"{role.title()}s")
+    row = re.search(rf"^\| {re.escape(link(pages[0], page, kind))} \|.*", table, re.MULTILINE)
     assert row, f"{kind} is not in the table of {role}s"
     assert ("`instant`" in row[0]) is getattr(component, "instant", False)
 
@@ -212,7 +235,7 @@ def test_the_fields_of_all_balancers_by_gradients_are_documented() -> None:
 
 
 def test_the_fields_of_all_balancers_are_documented() -> None:
-    text = section("adaptive.md", "Bounds and normalize")
+    text = section("balancers.md", "Bounds and normalize")
     assert not [name for name in Balancer.model_fields if f"| `{name}` |" not in text]
 
 
