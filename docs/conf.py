@@ -5,7 +5,7 @@ from pathlib import Path
 
 import lossweights
 
-sys.path.insert(0, str(Path(__file__).parent))  # where two extensions of ours lie
+sys.path.insert(0, str(Path(__file__).parent))  # for the extensions in this folder
 
 project = "lossweights"
 author = "the lossweights developers"
@@ -19,8 +19,11 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "dark_pictures",
     "docstrings",
     "mathml",
+    "notebooks",
+    "searching",
 ]
 
 # Pages read on GitHub as they do here: its math, its anchors.
