@@ -1,8 +1,8 @@
 """Draws the pictures of some pages from the code next to them.
 
 Each picture in the pages of schedules shows the terms of the YAML block before it, over a training
-of 1,000 steps of which 100 make an epoch. Those of README.md, logging.md, pictures.md, start.md and
-choosing.md are what their Python saves. Run it after changing one, with matplotlib, PyYAML and
+of 1,000 steps of which 100 make an epoch. Those of README.md, logging.md, pictures.md and choosing.md
+are what their Python saves. Run it after changing one, with matplotlib, PyYAML and
 Optuna installed:
 
     python docs/make_pictures.py
@@ -101,7 +101,7 @@ def main() -> None:
             with mpl.rc_context({"font.size": 11}):
                 draw(config, DOCS / path)
             print(path)
-    for page in ("../README.md", "logging.md", "pictures.md", "start.md", "choosing.md"):
+    for page in ("../README.md", "logging.md", "pictures.md", "choosing.md"):
         with TemporaryDirectory() as folder:
             run(DOCS / page, Path(folder))
             for picture in sorted(Path(folder).glob("*.png")):
