@@ -1,8 +1,8 @@
 """Draws the pictures of some pages from the code next to them.
 
 Each picture in the pages of schedules shows the terms of the YAML block before it, over a training
-of 1,000 steps of which 100 make an epoch. Those of README.md, logging.md, pictures.md and choosing.md
-are what their Python saves. Run it after changing one, with matplotlib, PyYAML and
+of 1,000 steps of which 100 make an epoch. Those of README.md, logging.md, pictures.md and
+choosing.md are what their Python saves. Run it after changing one, with matplotlib, PyYAML and
 Optuna installed:
 
     python docs/make_pictures.py
