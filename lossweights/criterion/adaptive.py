@@ -34,7 +34,8 @@ class Factors(NamedTuple):
 
     Args:
         factors: One for each term present, shape (m,).
-        penalties: Added to the weighted values, in the same measure; None if there are none.
+        penalties: Added to the weighted values, in the same measure; None if there are none. They
+            count once a step, so they are divided by `passes`.
         gradients: What was computed from gradients; None if nothing was.
         plain: `factors` without the balancer, for `heads: plain`; None otherwise.
         passes: How many forward passes the step is expected to have, for each term present that
@@ -227,9 +228,9 @@ class Adaptive(AdaptiveState):
         if self.estimates and self.training and torch.is_grad_enabled():  # else a value is whole
             passes = self._passes(values, divided_by)
             parts = zip(values.losses, passes.unbind(), strict=True)
-            values = values._replace(
-                vector=values.vector * passes, losses=[loss * n for loss, n in parts]
-            )
+            whole, vector = [loss * n for loss, n in parts], values.vector * passes
+            # Not by _replace, which torch 2.7 does not compile.
+            values = Values(values.names, values.raws, whole, vector, values.groups)
         if (gradients := self.weights_from_gradients) is not None:
             where = self._where(values.names, inactive)
             dtype = values.vector.dtype  # of losses in low precision too
@@ -245,6 +246,8 @@ class Adaptive(AdaptiveState):
         factors, penalties, found = self._factors(
             values.names, values.vector, inactive, balance, found
         )
+        if penalties is not None and passes is not None:
+            penalties = penalties / passes
         plain = None
         if step is not None and step.rows:
             ones = torch.ones_like(step.balance)

@@ -70,7 +70,8 @@ def combine(
         found = weights * factors.found
     elif found is not None:
         found = found * factors.factors
-    return Parts(total, values, weights, *factors[:3], found)
+    penalties, step = factors.penalties, factors.gradients
+    return Parts(total, values, weights, factors.factors, penalties, step, found)
 
 
 def _of_present(weights: Tensor, values: Values, mode: Mode, names: Sequence[str]) -> Tensor:
@@ -115,12 +116,9 @@ def _adapted(
     )
     if is_elsewhere:
         factors = factors.to(vector.device)
-    if (penalties := factors.penalties) is None:
+    if factors.penalties is None:
         return factors, vector * factors.factors
-    if factors.passes is not None:  # a penalty counts once a step
-        penalties = penalties / factors.passes
-        factors = factors._replace(penalties=penalties)
-    return factors, torch.addcmul(penalties, factors.factors, vector)
+    return factors, torch.addcmul(factors.penalties, factors.factors, vector)
 
 
 def _sum(measured: Tensor, weights: Tensor, values: Values, mode: Mode) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
@@ -102,16 +102,13 @@ class Sums(NamedTuple):
     n: int
 
 
-class _Columns(NamedTuple):
+@dataclass(frozen=True)  # a graph of torch 2.7 cannot read a named tuple from outside of it
+class _Columns:
     """The columns of a table: the terms, sorted, and the members of each group."""
 
     terms: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]]
-
-    @property
-    def all_names(self) -> tuple[str, ...]:
-        """The terms, and the members of all groups."""
-        return (*self.terms, *chain.from_iterable(self.groups.values()))
+    all_names: tuple[str, ...]  # the terms, and the members of all groups
 
 
 class _Patterns:
@@ -159,8 +156,9 @@ class ForwardRecord:
     ) -> None:
         self.order, groups = tuple(config.all_terms), config.groups
         self.members = frozenset(self.order).difference(config.terms)
-        self._columns = _Columns(tuple(sorted(config.terms)), groups)
-        self._all, self._adjusts = self._columns.all_names, adjusts
+        terms = tuple(sorted(config.terms))
+        self._all = (*terms, *chain.from_iterable(groups.values()))
+        self._columns, self._adjusts = _Columns(terms, groups, self._all), adjusts
         summed = set(summed)
         for group, inside in groups.items():
             summed.update(inside if group in summed else ())
@@ -213,32 +211,29 @@ class ForwardRecord:
         if before is None and self._adjusts:  # no balanced term is present
             before = weights if factors is None else weights * factors
         self.names = all_names = parts.values.all_names if groups else names
-        found: Pass = tuple.__new__(  # in half the time of the named tuple's own constructor
-            Pass,
-            (
-                all_names,
-                names,
-                vector.detach(),
-                weights,
-                None if factors is None else factors.detach(),
-                None if penalties is None else penalties.detach(),
-                # The losses themselves may be overwritten; the vector is a copy.
-                {name: raw.detach().clone() for name, raw in raws.items()} if raws else raws,
-                skipped,
-                {
-                    name: (each.names, each.vector.detach(), each.weights)
-                    for name, each in groups.items()
-                }
-                if groups
-                else groups,
-                None if before is None else before.detach(),
-            ),
+        fields = (
+            all_names,
+            names,
+            vector.detach(),
+            weights,
+            None if factors is None else factors.detach(),
+            None if penalties is None else penalties.detach(),
+            # The losses themselves may be overwritten; the vector is a copy.
+            {name: raw.detach().clone() for name, raw in raws.items()} if raws else raws,
+            skipped,
+            {
+                name: (each.names, each.vector.detach(), each.weights)
+                for name, each in groups.items()
+            }
+            if groups
+            else groups,
+            None if before is None else before.detach(),
         )
         if penalties is not None:
             self._has_penalties = True
         if looks := torch.compiler.is_compiling():  # a graph is traced once, and counts nothing
             # Not to a list, which would grow: a graph is made for each length of it.
-            self._compiled.add_(_tables([found], self._columns)[0])
+            self._compiled.add_(_tables([Pass(*fields)], self._columns)[0])
             setattr(self._patterns, repr(all_names), all_names)
             is_idle = False
         else:
@@ -255,7 +250,8 @@ class ForwardRecord:
                 self.given.note(all_names, self.steps)
             if len(self._passes) == _MANY_PASSES:
                 self._add_up()
-            self._passes.append(found)
+            # In half the time of the named tuple's own constructor.
+            self._passes.append(tuple.__new__(Pass, fields))
         if looks:  # at each forward pass it would cost too much
             terms = [*zip(names, losses, weights.unbind(), strict=True)]
             for each in groups.values():
@@ -495,8 +491,8 @@ def _tables(passes: Sequence[Pass], columns: _Columns) -> Tensor:
     for row, each in enumerate(passes):
         for name, part in each.raws.items():
             raw[row, names.index(name)] = part
-        for name in each.skipped:
-            weighted[row, names.index(name)].zero_()
+        if each.skipped:
+            _zero(weighted[row], names, each.skipped)
         for name in (
             set(names).difference(each.all_names) if len(each.all_names) < len(names) else ()
         ):
@@ -511,6 +507,13 @@ def _tables(passes: Sequence[Pass], columns: _Columns) -> Tensor:
         )
         tables.append(torch.nn.functional.pad(rows, (0, len(names) - len(terms) + 1)))
     return torch.cat(tables, dim=1)
+
+
+def _zero(row: Tensor, names: Sequence[str], which: Collection[str]) -> None:
+    """Sets the entries of some names to 0."""
+    for column, name in enumerate(names):  # torch 2.7 does not compile a loop over a set
+        if name in which:
+            row[column].zero_()
 
 
 def _stacked(
