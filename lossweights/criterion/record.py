@@ -491,10 +491,8 @@ def _tables(passes: Sequence[Pass], columns: _Columns) -> Tensor:
     for row, each in enumerate(passes):
         for name, part in each.raws.items():
             raw[row, names.index(name)] = part
-        if each.skipped:  # torch 2.7 does not compile a loop over a set
-            for column, name in enumerate(names):
-                if name in each.skipped:
-                    weighted[row, column].zero_()
+        if each.skipped:
+            _zero(weighted[row], names, each.skipped)
         for name in (
             set(names).difference(each.all_names) if len(each.all_names) < len(names) else ()
         ):
@@ -509,6 +507,13 @@ def _tables(passes: Sequence[Pass], columns: _Columns) -> Tensor:
         )
         tables.append(torch.nn.functional.pad(rows, (0, len(names) - len(terms) + 1)))
     return torch.cat(tables, dim=1)
+
+
+def _zero(row: Tensor, names: Sequence[str], which: Collection[str]) -> None:
+    """Sets the entries of some names to 0."""
+    for column, name in enumerate(names):  # torch 2.7 does not compile a loop over a set
+        if name in which:
+            row[column].zero_()
 
 
 def _stacked(
