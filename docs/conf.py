@@ -43,6 +43,7 @@ toc_object_entries_show_parents = "hide"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
+highlight_language = "none"  # of blocks that name no language: they are output
 copybutton_exclude = ".linenos, .gp, .go"  # prompts and what was printed
 
 html_math_renderer = "mathml"

@@ -22,6 +22,8 @@ DOCS = Path(__file__).parent
 BACKGROUND = np.array([0x13, 0x14, 0x16], np.float32) / 255  # that of the pages
 INK = 0.92  # what black becomes
 STRENGTH = 0.65  # below 1 it lightens the pale colors, which would be too dark
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # of red, green and blue
+LEAST = 0.4  # of the luminance of an ink
 OF_DATA = ("beta-vae-traversals", "late-adversary-images")  # images that a model made
 WITHIN = "data:image/png;base64,"
 BEFORE_COLLECTION = 400  # by Sphinx, of the pictures that it copies
@@ -43,11 +45,13 @@ def on_dark(colors: NDArray[np.float32]) -> NDArray[np.float32]:
 
     A color is taken as an ink that covers a part of the white, as much as possible: its least
     channel is 0. The same ink, with all the light that it lacks to be as light as `INK`, covers
-    the background.
+    the background. Pure blue and red are still too dark, and get some white.
     """
     cover = 1 - colors.min(axis=-1, keepdims=True)
     ink = (colors - 1 + cover) / np.maximum(cover, 1e-9)
     light = ink + INK * (1 - ink.max(axis=-1, keepdims=True))
+    luminance = light @ LUMINANCE
+    light += (np.maximum(LEAST - luminance, 0) / (1 - luminance))[..., None] * (1 - light)
     cover **= STRENGTH
     return cover * light + (1 - cover) * BACKGROUND
 
