@@ -56,23 +56,22 @@ def parts(cell: dict[str, Any]) -> Iterator[str]:
         name, language, text = found.groups()
         yield f"```{language}\n# {name}.{language}\n{text}\n```"
     elif source.startswith("!"):
-        printed = "".join(output["text"] for output in texts(cell))
-        yield f"```console\n$ {source[1:]}\n{printed}```"
+        yield f"```console\n$ {source[1:]}\n{''.join(texts(cell))}```"
     else:
         code = re.sub(r"(?m)^%.*\n+", "", source)  # magic
         yield f"```python\n{code}\n```"
-        for output in texts(cell):
-            yield f"```text\n{output['text']}```"
+        for printed in texts(cell):
+            yield f"```text\n{printed}```"
         for output in cell["outputs"]:
             if picture := output.get("data", {}).get("image/png"):
                 width = output["metadata"]["image/png"]["width"]
                 yield f'<img src="data:image/png;base64,{picture.strip()}" width="{width}">'
 
 
-def texts(cell: dict[str, Any]) -> list[dict[str, str]]:
+def texts(cell: dict[str, Any]) -> list[str]:
     """What a cell printed."""
     printed = [output for output in cell["outputs"] if output["output_type"] == "stream"]
-    return [{"text": "".join(output["text"]).replace("\r", "")} for output in printed]
+    return ["".join(output["text"]) for output in printed]
 
 
 def execute(path: Path) -> dict[str, Any]:
@@ -80,17 +79,17 @@ def execute(path: Path) -> dict[str, Any]:
     import nbformat  # noqa: PLC0415  # the pages are built without
     from nbclient import NotebookClient  # noqa: PLC0415
 
-    plain = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "72"}
+    plain = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "72", "OMP_NUM_THREADS": "1"}
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     notebook = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=300, record_timing=False)
+        client = NotebookClient(notebook, timeout=None, record_timing=False, coalesce_streams=True)
         client.resources = {"metadata": {"path": folder}}
         client.execute(env={**os.environ, **plain, "PATH": programs})
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "text" in output:
-                output["text"] = output["text"].replace("\r", "")
+                output["text"] = re.sub(r"\r|\x1b\[[\d;]*m", "", output["text"])  # bold
     run: dict[str, Any] = json.loads(nbformat.writes(notebook))
     return run
 
