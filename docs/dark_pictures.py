@@ -34,7 +34,7 @@ def darken(picture: bytes) -> bytes:
     with Image.open(io.BytesIO(picture)) as image:
         white = Image.new("RGBA", image.size, "white")
         colors = np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
-    shown = np.rint(255 * on_dark(colors.astype(np.float32) / 255)).astype(np.uint8)
+    shown = np.rint(255 * on_dark(np.divide(colors, 255, dtype=np.float32))).astype(np.uint8)
     dark = io.BytesIO()
     Image.fromarray(shown).save(dark, "PNG")
     return dark.getvalue()
@@ -53,7 +53,8 @@ def on_dark(colors: NDArray[np.float32]) -> NDArray[np.float32]:
     luminance = light @ LUMINANCE
     light += (np.maximum(LEAST - luminance, 0) / (1 - luminance))[..., None] * (1 - light)
     cover **= STRENGTH
-    return cover * light + (1 - cover) * BACKGROUND
+    shown: NDArray[np.float32] = cover * light + (1 - cover) * BACKGROUND
+    return shown
 
 
 def dark_of(picture: Path) -> Path:

@@ -32,10 +32,10 @@ def setup(app: Sphinx) -> dict[str, bool]:
     return {"parallel_read_safe": True}
 
 
-class NotebookParser(MystParser):  # type: ignore[misc]  # its package has no types for Sphinx's
+class NotebookParser(MystParser):
     """Reads a notebook as Markdown."""
 
-    supported = ("ipynb",)
+    supported = ("ipynb",)  # type: ignore[misc]  # docutils has it as a variable of instances
 
     def parse(self, inputstring: str, document: nodes.document) -> None:
         """Reads the cells."""

@@ -211,7 +211,7 @@ class ForwardRecord:
         if before is None and self._adjusts:  # no balanced term is present
             before = weights if factors is None else weights * factors
         self.names = all_names = parts.values.all_names if groups else names
-        fields = (
+        fields: Any = (  # those of a `Pass`
             all_names,
             names,
             vector.detach(),
