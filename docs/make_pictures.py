@@ -6,6 +6,7 @@ choosing.md are what their Python saves. Run it after changing one, with matplot
 Optuna installed:
 
     python docs/make_pictures.py
+    python docs/dark_pictures.py  # their dark versions
 """
 
 import contextlib
