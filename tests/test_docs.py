@@ -133,6 +133,13 @@ def test_links_within_the_docs_lead_somewhere(page: Path) -> None:
             assert anchor in map(slug, headings), f"{target}#{anchor}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_pictures_in_html_are_there(page: Path) -> None:
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
+    for target in re.findall(r' (?:src|srcset)="(?!https?:)([^"]*)"', text):
+        assert (page.parent / target).is_file(), target
+
+
 def slug(heading: str) -> str:
     """A heading's anchor, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-")
