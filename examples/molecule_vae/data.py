@@ -105,7 +105,7 @@ def load(count: int, folder: Path) -> Corpus:
     """`count` molecules to train on, and those that are held out.
 
     Both are fixed random draws from the files of MOSES. Properties take a minute to compute, so
-    they are kept in a file. Loaded once in a process: not to be written to.
+    they are kept in a file. The result is shared within a process: do not change it.
     """
     path = folder / f"moses-{count}-rdkit-{version('rdkit')}.npz"
     if not path.exists():
