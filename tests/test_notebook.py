@@ -16,6 +16,7 @@ def printed(notebook: dict[str, Any]) -> list[str]:
     return " ".join("".join(output.get("text", [])) for output in outputs).split()
 
 
+@pytest.mark.slow
 def test_it_runs_and_prints_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """If it fails, run `python docs/notebooks.py`."""
     monkeypatch.syspath_prepend(str(DOCS))
