@@ -84,5 +84,5 @@ $(VENV)/%: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[yaml,gradients,cli,plot,sweep]' --group $*
-	$(BIN)/python -m pip install --quiet --no-deps 'molsets>=0.3.1'
+	$(if $(filter examples test check,$*),$(BIN)/python -m pip install --quiet --no-deps 'molsets>=0.3.1')
 	touch $@

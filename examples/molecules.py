@@ -1,18 +1,18 @@
 """Search among molecules by moving through the code of a variational autoencoder.
 
-Drug-like molecules are counted by powers of ten, up to 10^60. A VAE turns each into a point of a
-space in which one can move: encode a molecule, take a step in the direction in which a property
-grows, decode. That only works if the code holds something, and with an LSTM decoder the KL term of
-the ELBO tends to vanish. How much the KL counts, and when, decides. Each way to weigh it is a
+By some estimates there are 10^60 drug-like molecules. A VAE turns each into a point of a space in
+which one can move: encode a molecule, take a step in the direction in which a property grows,
+decode. That only works if the code holds something, and with an LSTM decoder the KL term of the
+ELBO tends to vanish. How much the KL counts, and when, decides. Each way to weigh it is a
 config file in `molecules/`, next to this program. All share the molecules of MOSES, the model, the
 optimizer, the number of steps and, for each seed, the initialization.
 
-    python examples/molecules.py                    # four configs, one seed: about four minutes
+    python examples/molecules.py                    # four configs, one seed: under five minutes
     python examples/molecules.py --full             # ten configs, with and without labels, 3 seeds
     python examples/molecules.py --configs pid-10 my_own.yaml
 
-`train` is the part to read: a plain training loop that uses the library. An interrupted run
-continues from its last whole epoch, to the same figures bit for bit, if the command is repeated.
+`train` is the part to read: a plain training loop that uses the library. To continue an
+interrupted run from its last whole epoch, repeat the command: the figures are the same bit for bit.
 """
 
 from functools import partial

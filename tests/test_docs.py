@@ -33,7 +33,8 @@ from lossweights import (
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted(DOCS.rglob("*.md"))]
+OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")
+PAGES = [*(ROOT / page for page in OUTSIDE), *sorted(DOCS.rglob("*.md"))]
 SCHEDULES = ["schedules.md", "combined_schedules.md"]
 ADAPTIVE = {  # the pages of each family; the first has the table of all its kinds
     Controller: ["controllers.md", "constraints.md"],
@@ -41,7 +42,7 @@ ADAPTIVE = {  # the pages of each family; the first has the table of all its kin
     Balancer: ["balancers.md", "uncertainty.md", "learning_speed.md", "loss_sizes.md"],
 }
 PRINTED = "what the last block printed"
-OF_OTHERS = {"_target_"}  # what stands beside `terms` for the sake of Hydra
+OF_OTHERS = {"_target_"}  # what Hydra needs beside `terms`
 
 
 def write_file(example: Example) -> None:
@@ -67,7 +68,7 @@ def use_yaml(example: Example) -> None:
 
 
 def declarations(data: Any) -> Iterator[dict[str, Any]]:
-    """Every table that has `terms`, wherever it lies."""
+    """Every table that has `terms`, at any depth."""
     if isinstance(data, dict):
         if "terms" in data:
             yield {key: value for key, value in data.items() if key not in OF_OTHERS}
@@ -146,7 +147,7 @@ def slug(heading: str) -> str:
 
 
 def section(page: str, heading: str) -> str:
-    """What stands under a heading, up to the next one."""
+    """The text under a heading, up to the next one."""
     text = (DOCS / page).read_text(encoding="utf-8")
     found = re.search(
         rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", text, re.DOTALL | re.MULTILINE

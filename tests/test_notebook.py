@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ def printed(notebook: dict[str, Any]) -> list[str]:
     return " ".join("".join(output.get("text", [])) for output in outputs).split()
 
 
+@pytest.mark.slow
 def test_it_runs_and_prints_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """If it fails, run `python docs/notebooks.py`."""
     monkeypatch.syspath_prepend(str(DOCS))
@@ -28,5 +30,14 @@ def test_it_runs_and_prints_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> No
             assert float(found.rstrip("%")) == pytest.approx(float(wanted.rstrip("%")), rel=2e-3)
         except ValueError:
             assert found == wanted
-    pictures = [output for output in run["cells"][-2]["outputs"] if "data" in output]
+    outputs = [output for cell in run["cells"] for output in cell.get("outputs", [])]
+    pictures = [output for output in outputs if "data" in output]
     assert [list(picture["data"]) for picture in pictures] == [["image/png", "text/plain"]]
+
+
+def test_its_links_lead_somewhere() -> None:
+    notebook = json.loads((DOCS / "start.ipynb").read_text(encoding="utf-8"))
+    text = "\n".join("".join(cell["source"]) for cell in notebook["cells"])
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", text)
+    assert len(links) > 5
+    assert [link for link in links if not (DOCS / link).is_file()] == []

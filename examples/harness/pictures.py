@@ -88,7 +88,10 @@ def lines(configs: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _line(config: str) -> dict[str, str]:
-    return dict(zip(("color", "linestyle"), TABLE.get(config, ()), strict=False))
+    if config not in TABLE:
+        return {}
+    color, style = TABLE[config]
+    return {"color": color, "linestyle": style}
 
 
 def means(values: NDArray[np.float64], window: int) -> tuple[NDArray[np.float64], ...]:

@@ -7,7 +7,7 @@ import gzip
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,10 +89,15 @@ class Corpus:
     held_out: Molecules
     tokenizer: Tokenizer
 
+    @cached_property
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the properties of the training molecules."""
+        return self.train.properties.mean(dim=0), self.train.properties.std(dim=0)
+
     def scaled(self, properties: Tensor) -> Tensor:
         """Properties that have mean 0 and variance 1 over the training molecules."""
-        of_all = self.train.properties
-        return (properties - of_all.mean(dim=0)) / of_all.std(dim=0)
+        mean, deviation = self.scale
+        return (properties - mean) / deviation
 
     def read(self, pieces: Tensor) -> list[str]:
         """The strings that these pieces spell, a row of `pieces` for each."""
@@ -105,9 +110,10 @@ def load(count: int, folder: Path) -> Corpus:
     """`count` molecules to train on, and those that are held out.
 
     Both are fixed random draws from the files of MOSES. Properties take a minute to compute, so
-    they are kept in a file. Loaded once in a process: not to be written to.
+    they are kept in a file. The result is shared within a process: do not change it.
     """
-    path = folder / f"moses-{count}-rdkit-{version('rdkit')}.npz"
+    versions = [f"{name}-{version(name)}" for name in ("molsets", "rdkit", "tokenizers")]
+    path = folder / "-".join(["moses", f"{count}-{HELD_OUT}-{SYMBOLS}", *versions, "table.npz"])
     if not path.exists():
         _write(path, _draw("train", count), _draw("test", HELD_OUT))
     with np.load(path) as table:

@@ -86,7 +86,7 @@ class Run:
         return config
 
     def file(self, folder: Path) -> Path:
-        """A file of its own for each training that differs: none is taken for another."""
+        """The checkpoint of this run. Runs that differ in anything have different files."""
         settings = asdict(self) | {
             "config": self.read_config().model_dump(mode="json"),
             "sources": [source.read_text("utf-8") for source in SOURCES],

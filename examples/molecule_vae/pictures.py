@@ -31,7 +31,7 @@ def save_all(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def save_curves(results: Sequence[Result], path: Path) -> Path:
-    """Draw KL and NLL over training, and gain and distinct molecules over the distance moved."""
+    """Draw weight and KL over training, and gain and distinct molecules over the distance."""
     groups = by_config(results)
     line_of = lines(groups)
     with mpl.rc_context({**STYLE, "axes.grid": True}):

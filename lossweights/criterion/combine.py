@@ -70,8 +70,8 @@ def combine(
         found = weights * factors.found
     elif found is not None:
         found = found * factors.factors
-    penalties, step = factors.penalties, factors.gradients
-    return Parts(total, values, weights, factors.factors, penalties, step, found)
+    penalties, gradients = factors.penalties, factors.gradients
+    return Parts(total, values, weights, factors.factors, penalties, gradients, found)
 
 
 def _of_present(weights: Tensor, values: Values, mode: Mode, names: Sequence[str]) -> Tensor:

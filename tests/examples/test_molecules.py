@@ -38,9 +38,15 @@ def molecules(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("molecules")
 
 
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test that needs molecules leaves the file for the others."""
+    return tmp_path_factory.mktemp("moses")
+
+
 @pytest.fixture
-def corpus(molecules: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return importlib.import_module("molecule_vae.data").load(1000, tmp_path_factory.mktemp("moses"))
+def corpus(molecules: ModuleType, tables: Path) -> Any:
+    return importlib.import_module("molecule_vae.data").load(1000, tables)
 
 
 @pytest.mark.slow
