@@ -406,10 +406,7 @@ def ignoring(patterns: Sequence[str]) -> re.Pattern[str]:
 
 def _device_of(values: Sequence[object], mode: ReadMode) -> torch.device:
     """The device of the first tensor; that of the mode if all are numbers."""
-    for value in values:  # not by `next`, which torch 2.7 does not compile with a default
-        if isinstance(value, Tensor):
-            return value.device
-    return mode.device
+    return next((value.device for value in values if isinstance(value, Tensor)), mode.device)
 
 
 def _tensor(name: str, value: object, device: torch.device) -> Tensor:
