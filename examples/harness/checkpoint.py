@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -51,7 +52,12 @@ class Checkpoint:
         """Restore the state if there is a file, and return the progress; else return None."""
         if not self.path.exists():
             return None
-        state = torch.load(self.path, weights_only=True)
+        try:
+            state = torch.load(self.path, weights_only=True)
+        except (EOFError, RuntimeError, UnpicklingError) as error:
+            raise RuntimeError(
+                f"{self.path} cannot be read. Delete it, and its run begins again: {error}"
+            ) from error
         self.generator.set_state(state["generator"])
         for name, part in self.parts.items():
             part.load_state_dict(state[name])

@@ -11,6 +11,7 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -114,7 +115,7 @@ def load(count: int, folder: Path) -> Corpus:
     """
     versions = [f"{name}-{version(name)}" for name in ("molsets", "rdkit", "tokenizers")]
     path = folder / "-".join(["moses", f"{count}-{HELD_OUT}-{SYMBOLS}", *versions, "table.npz"])
-    if not path.exists():
+    if not is_zipfile(path):  # missing, or damaged
         _write(path, _draw("train", count), _draw("test", HELD_OUT))
     with np.load(path) as table:
         smiles, properties = table["smiles"], torch.from_numpy(table["properties"])

@@ -176,9 +176,12 @@ def config_file(config: str) -> Path:
 def try_out(run: Run) -> None:
     """Weigh made-up terms, so that a config of other terms is refused before the first run."""
     try:
-        criterion = WeightedLoss(run.read_config())
+        config = run.read_config()
+        criterion = WeightedLoss(config)
         criterion.bind(total_steps=run.total_steps, steps_per_epoch=run.steps_per_epoch)
         names = ["reconstruction", "kl", *(["property"] if run.with_labels else [])]
         criterion.breakdown({name: torch.ones(()) for name in names})
     except ValueError as error:
         raise ValueError(f"{run.config}: {error}") from error
+    if missing := {"reconstruction", "kl"} - config.terms.keys():
+        raise ValueError(f"{run.config}: no {' and no '.join(sorted(missing))} among the terms")

@@ -82,7 +82,10 @@ def load(file: Path) -> Result | None:
     path = file.with_suffix(".json")
     if not path.exists():
         return None
-    found = json.loads(path.read_text("utf-8"))
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError:  # a damaged file is written again
+        return None
     return Result(**{**found, "navigation": Navigation(**found["navigation"])})
 
 

@@ -96,6 +96,7 @@ def check(printed: str, out: Path) -> None:
         (["--labels", "some"], "invalid choice: 'some'"),
         (["--configs", "wrong.yaml"], "did you mean 'cyclical'"),
         (["--configs", "one.yaml"], "'kl' is not a term of this loss"),
+        (["--configs", "ignored.yaml"], "no kl among the terms"),
         (["--configs", "a/pid-10.yaml", "pid-10"], "more than one has the name pid-10"),
     ],
 )
@@ -104,6 +105,7 @@ def test_a_wrong_option_gives_one_line(
 ) -> None:
     (tmp_path / "wrong.yaml").write_text("loss: {terms: {kl: {kind: cylical}, reconstruction: 1}}")
     (tmp_path / "one.yaml").write_text("loss: {terms: {reconstruction: 1}}")
+    (tmp_path / "ignored.yaml").write_text("loss: {terms: {reconstruction: 1}, ignore: [kl]}")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "pid-10.yaml").write_text("loss: {terms: {reconstruction: 1, kl: 1}}")
     done = call(molecules, *arguments)
@@ -159,6 +161,23 @@ def test_what_each_config_says(molecules: ModuleType, config: Path, with_labels:
     criterion.set_step(run.total_steps - 1)
     last = 0.3 if config.stem == "cyclical-low" else 1.0
     assert criterion.weights["kl"] == pytest.approx(last)
+
+
+def test_damaged_files_are_written_again_or_named(
+    molecules: ModuleType, corpus: Any, tables: Path, tmp_path: Path
+) -> None:
+    from harness.checkpoint import Checkpoint
+    from molecule_vae import data, report
+
+    [table] = tables.glob("*.npz")
+    table.write_bytes(table.read_bytes()[:5000])
+    data.load.cache_clear()
+    assert torch.equal(data.load(1000, tables).train.pieces, corpus.train.pieces)
+    (tmp_path / "run.json").write_text('{"config": ')
+    assert report.load(tmp_path / "run.pt") is None
+    (tmp_path / "run.pt").write_bytes(b"PK nothing")
+    with pytest.raises(RuntimeError, match=r"run\.pt cannot be read\. Delete it"):
+        Checkpoint(tmp_path / "run.pt", torch.Generator(), {}).load()
 
 
 def test_every_config_is_run_by_its_name(molecules: ModuleType) -> None:
