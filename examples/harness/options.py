@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+Job = TypeVar("Job")
 
 
 class Parser(argparse.ArgumentParser):
@@ -88,6 +90,46 @@ def read_experiment(
     except OSError as error:
         parser.error(str(error))
     return options
+
+
+def config_file(folder: Path, known: Sequence[str], config: str) -> Path:
+    """The file of a config, from its path or, if it is a known one in the folder, its name."""
+    path = folder / f"{config}.yaml" if config in known else Path(config)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(
+            f"{config!r} is neither a file nor one of {', '.join(known)}"
+        )
+    return path
+
+
+def check_runs(
+    parser: argparse.ArgumentParser,
+    configs: Sequence[Path],
+    runs: Sequence[Job],
+    try_out: Callable[[Job], None],
+    out: Path,
+) -> None:
+    """Make the output folder, or end the program if the folder or a run cannot be used.
+
+    Args:
+        parser: Ends the program, with one line.
+        configs: Files of configs. Their names must differ.
+        runs: The runs to try out.
+        try_out: Called with each run. It raises an error if the run cannot be used.
+        out: The folder.
+    """
+    names = [config.stem for config in configs]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        parser.error(f"--configs: more than one has the name {', '.join(repeated)}")
+    try:
+        for run in runs:
+            try_out(run)
+    except (OSError, ValueError, RuntimeError) as error:
+        parser.error(str(error))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: cannot make the folder: {error}")
 
 
 def whole_number(least: int, most: int, text: str) -> int:

@@ -1,16 +1,16 @@
 """What to run: the options on the command line, and the runs that they make."""
 
-import argparse
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import yaml
 
-from harness.options import Parser, count, whole_number
+from harness.options import Parser, check_runs, config_file, count, whole_number
 from lossweights import LossConfig, WeightedLoss
 
 PROGRAM = Path(__file__).parents[1] / "molecules.py"
@@ -109,6 +109,7 @@ class Options:
 def read_options(description: str) -> Options:
     """The options, checked; an option that cannot be used ends the program with one line."""
     parser = Parser(description)
+    read = partial(config_file, FOLDER, CONFIGS)
     parser.add_argument(
         "--full", action="store_true", help="all configs, with and without labels, three seeds"
     )
@@ -123,14 +124,14 @@ def read_options(description: str) -> Options:
     )
     parser.add_argument(
         "--configs",
-        type=config_file,
+        type=read,
         nargs="+",
         metavar="CONFIG",
         help=f"names ({' '.join(CONFIGS)}) or files of your own ({' '.join(DEMO)})",
     )
     parser.add_argument(
         "--molecules",
-        type=lambda text: whole_number(1000, 1_500_000, text),
+        type=partial(whole_number, 1000, 1_500_000),
         default=40_000,
         help="how many to train on (40000)",
     )
@@ -140,7 +141,7 @@ def read_options(description: str) -> Options:
     )
     given = parser.parse_args()
 
-    configs = given.configs or [config_file(name) for name in (CONFIGS if given.full else DEMO)]
+    configs = given.configs or [read(name) for name in (CONFIGS if given.full else DEMO)]
     labels = given.labels or ("both" if given.full else "without")
     runs = [
         Run(config, with_labels, seed, given.epochs or (10 if given.full else 5), given.molecules)
@@ -148,29 +149,8 @@ def read_options(description: str) -> Options:
         for with_labels in {"without": [False], "with": [True], "both": [False, True]}[labels]
         for config in configs
     ]
-    names = [config.stem for config in configs]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        parser.error(f"--configs: more than one has the name {', '.join(repeated)}")
-    try:
-        for run in runs:
-            try_out(run)
-    except (OSError, ValueError, RuntimeError) as error:
-        parser.error(str(error))
-    try:
-        given.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--out: the folder cannot be made: {error}")
+    check_runs(parser, configs, runs, try_out, given.out)
     return Options(runs, given.workers, given.out)
-
-
-def config_file(config: str) -> Path:
-    """The file of a config, from its name or its path."""
-    path = FOLDER / f"{config}.yaml" if config in CONFIGS else Path(config)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(
-            f"{config!r} is neither a file nor one of {', '.join(CONFIGS)}"
-        )
-    return path
 
 
 def try_out(run: Run) -> None:

@@ -1,6 +1,5 @@
 """The options on the command line, and the runs that they define."""
 
-import argparse
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from harness.options import Parser, count, whole_number
+from harness.options import Parser, check_runs, config_file, count, whole_number
 from lossweights import (
     PID,
     Constant,
@@ -116,12 +115,13 @@ class Options:
 def read_options(description: str) -> Options:
     """Read and check the options; a wrong option ends the program with one line."""
     parser = Parser(description)
+    read = partial(config_file, FOLDER, CONFIGS)
     parser.add_argument("--full", action="store_true", help="all configs, five seeds")
     parser.add_argument("--seeds", type=count, help="number of seeds (1; 5 with --full)")
     parser.add_argument("--epochs", type=count, default=6, help="passes over the words (6)")
     parser.add_argument(
         "--configs",
-        type=config_file,
+        type=read,
         nargs="+",
         metavar="CONFIG",
         help=f"names ({' '.join(CONFIGS)}) or your own files ({' '.join(DEMO)})",
@@ -138,35 +138,14 @@ def read_options(description: str) -> Options:
     )
     given = parser.parse_args()
 
-    configs = given.configs or [config_file(name) for name in (CONFIGS if given.full else DEMO)]
+    configs = given.configs or [read(name) for name in (CONFIGS if given.full else DEMO)]
     runs = [
         Run(config, seed, given.epochs, given.words)
         for seed in range(given.seeds or (5 if given.full else 1))
         for config in configs
     ]
-    names = [config.stem for config in configs]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        parser.error(f"--configs: more than one has the name {', '.join(repeated)}")
-    try:
-        for run in runs:
-            try_out(run)
-    except (OSError, ValueError, RuntimeError) as error:
-        parser.error(str(error))
-    try:
-        given.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--out: cannot make the folder: {error}")
+    check_runs(parser, configs, runs, try_out, given.out)
     return Options(runs, given.workers, given.out)
-
-
-def config_file(config: str) -> Path:
-    """The file of a config, from its name or path."""
-    path = FOLDER / f"{config}.yaml" if config in CONFIGS else Path(config)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(
-            f"{config!r} is neither a file nor one of {', '.join(CONFIGS)}"
-        )
-    return path
 
 
 def try_out(run: Run) -> None:
