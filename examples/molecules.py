@@ -75,7 +75,7 @@ def train(folder: Path, run: Run, show: Show) -> report.Result:
         seed=run.seed,
         figures=evaluate(model, corpus, run.seed),
         navigation=navigate(model, corpus, run.seed),
-        history={name: report.thinned(history[name]) for name in history},
+        history=report.thinned({name: history[name] for name in history}),
     )
     report.save(result, file)
     return result

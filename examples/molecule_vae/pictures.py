@@ -14,7 +14,7 @@ from rdkit.Chem import Crippen, Draw
 from harness.pictures import STYLE, lines
 from molecule_vae.navigate import DISTANCES
 from molecule_vae.options import DEMO
-from molecule_vae.report import WINDOW, Result, by_config, by_setup, setup
+from molecule_vae.report import Result, by_config, by_setup, setup
 
 WIDTH = 7.2  # inches
 PIXELS = 260  # of a molecule's side
@@ -40,8 +40,8 @@ def save_curves(results: Sequence[Result], path: Path) -> Path:
         for config, group in groups.items():
             for panel, metric in ((weight, "weight/kl"), (kl, "raw/kl")):
                 values = np.mean([result.history[metric] for result in group], axis=0)
-                steps = (np.arange(len(values)) + 0.5) * WINDOW
-                panel.plot(steps, values, label=config, **line_of[config])
+                middles = group[0].history["middle"]
+                panel.plot(middles, values, label=config, **line_of[config])
             for panel, moved in ((gain, "gain"), (distinct, "distinct")):
                 rows = [getattr(result.navigation, moved) for result in group]
                 panel.plot(DISTANCES, np.mean(rows, axis=0), marker=".", **line_of[config])

@@ -1,7 +1,7 @@
 """The results of the runs, as tables and as files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from harness.pictures import means
 from harness.tables import Column, save_markdown, screen_table
 from molecule_vae.data import HELD_OUT
 from molecule_vae.evaluate import LABELED, PRIOR_SAMPLES, PROBE_DRAWS, UNIQUE_AMONG
@@ -63,11 +64,11 @@ class Result:
     history: dict[str, list[float]]
 
 
-def thinned(values: NDArray[np.float64]) -> list[float]:
-    """Means over windows of steps."""
-    whole = len(values) // WINDOW * WINDOW
-    means: list[float] = values[:whole].reshape(-1, WINDOW).mean(axis=1).tolist()
-    return means
+def thinned(history: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float]]:
+    """Means over windows of steps, and as `middle` the steps in the middle of the windows."""
+    windows = {name: means(values, WINDOW) for name, values in history.items()}
+    middles = next(iter(windows.values()))[0]
+    return {"middle": middles.tolist(), **{name: w[1].tolist() for name, w in windows.items()}}
 
 
 def save(result: Result, file: Path) -> None:
