@@ -19,6 +19,7 @@ import sys
 from contextlib import nullcontext
 
 import torch
+import torch.distributed.nn  # before the process group, which its defaults would keep alive
 from sklearn.datasets import load_digits
 from torch import Tensor, distributed, nn
 from torch.nn import functional

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed.nn  # before the process group, which its defaults would keep alive
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 

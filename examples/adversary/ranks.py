@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed.nn  # before the process group, which its defaults would keep alive
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 

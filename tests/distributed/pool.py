@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.nn  # before the process group, which its defaults would keep alive
 from torch import distributed
 
 PATIENCE = timedelta(seconds=30)  # of a collective that waits for another rank

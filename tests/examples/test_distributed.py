@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.examples.conftest import Call
-from tests.examples.programs import EXAMPLES
+from tests.examples.programs import EXAMPLES, run_on_two_ranks
 
 
 @pytest.mark.slow
 def test_two_ranks_end_with_the_same_weights(tmp_path: Path) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(  # noqa: S603
-        [
-            *(sys.executable, "-W", "error", *torchrun),
-            *(str(EXAMPLES / "distributed.py"), "--quick"),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_on_two_ranks(EXAMPLES / "distributed.py", "--quick", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     check(2, done.stdout)
 

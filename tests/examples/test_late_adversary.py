@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +19,7 @@ from torch import nn
 
 from lossweights import WeightedLoss
 from tests.examples.conftest import Call
-from tests.examples.programs import EXAMPLES, run_program
+from tests.examples.programs import EXAMPLES, run_on_two_ranks, run_program
 
 CONFIGS = EXAMPLES / "late_adversary.yaml"
 STEPS = 2000
@@ -281,22 +279,9 @@ def test_two_processes_train_what_one_trains(
     late_adversary: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In double precision, where rounding has no time to grow."""
-    (tmp_path / "program.py").write_text(IN_DOUBLE_PRECISION)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, *torchrun, "program.py", "--quick", "--configs", "head-start"],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join((str(EXAMPLES), str(EXAMPLES.parent))),
-            "PYTHONWARNINGS": "error",
-            "OMP_NUM_THREADS": "1",
-        },
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    program = tmp_path / "program.py"
+    program.write_text(IN_DOUBLE_PRECISION)
+    done = run_on_two_ranks(program, "--quick", "--configs", "head-start", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("head-start") == 1  # from the first rank alone
     out = tmp_path / "runs" / "late_adversary"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.examples.conftest import Call
-from tests.examples.programs import EXAMPLES
+from tests.examples.programs import EXAMPLES, run_on_two_ranks
 
 
 def test_all_ways_come_out_as_the_docs_say(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
@@ -23,16 +20,7 @@ def test_all_ways_come_out_as_the_docs_say(monkeypatch: pytest.MonkeyPatch, call
 
 @pytest.mark.slow
 def test_on_two_ranks_too(tmp_path: Path) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, *torchrun, str(EXAMPLES / "zero_weight.py")],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_on_two_ranks(EXAMPLES / "zero_weight.py", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     check(2, done.stdout)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.nn  # before the process group, which its defaults would keep alive
 from torch import distributed, nn
 from torch.utils.data import DataLoader, DistributedSampler
 

@@ -1,0 +1,18 @@
+"""Run by `torchrun`: a program as one rank, and a check that its process group has ended.
+
+A thread of a process group that drops a tensor while the interpreter shuts down aborts the process.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+program = Path(sys.argv[1])
+sys.argv = sys.argv[1:]
+sys.path[0] = str(program.parent)
+runpy.run_path(str(program), run_name="__main__")
+
+threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+left = {name for name in threads if "gloo" in name}
+if left:
+    sys.exit(f"threads of the process group are left: {left}")
