@@ -2,7 +2,7 @@
 
 An autoencoder that minimizes the squared error produces blurred images. A discriminator that tells
 images from reconstructions makes them sharper. But it is of little use before there is something to
-sharpen, and it costs time in every step. VQGAN therefore starts it late (P. Esser, R. Rombach, B. Ommer,
+sharpen, and it costs time in every step. So VQGAN starts it late (P. Esser, R. Rombach, B. Ommer,
 *Taming transformers for high-resolution image synthesis*, CVPR 2021, arXiv 2012.09841; `disc_start`
 in its code). Each config is a section of `late_adversary.yaml`, next to this program. All configs
 have the same images, models, optimizers and number of steps and, for each seed, the same
