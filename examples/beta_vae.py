@@ -1,11 +1,11 @@
 """Does a larger weight of the KL disentangle the code of a variational autoencoder?
 
-Every picture shows one sprite whose shape, size, rotation and place are drawn independently. The
-autoencoder does not see these factors. Does each factor get a dimension of the code to itself? A
-larger weight of the KL is known to help, at a price. Other methods set how many nats the code
-holds. Each config is a section of `beta_vae.yaml`, next to this program. All configs have the same
-pictures, model, optimizer and number of steps and, for each seed, the same initialization and
-batches.
+Every picture shows one sprite whose shape, size, rotation and position are drawn independently. The
+autoencoder does not see these factors. The question is whether each factor gets its own dimension
+of the code. A larger weight of the KL is known to help, at a cost. Other methods set how many nats
+the code holds. Each config is a section of `beta_vae.yaml`, next to this program. All configs have
+the same pictures, model, optimizer and number of steps and, for each seed, the same initialization
+and batches.
 
     python examples/beta_vae.py             # all of them, five seeds: 18 minutes on two cores
     python examples/beta_vae.py --quick     # a few steps of each, in seconds

@@ -11,7 +11,7 @@ KLs. The model and the words are those of `vae_elbo.py`.
 
 The results are kept in a file. The same command resumes an interrupted sweep.
 
-`training` is the part to read: a plain training loop that uses the library. `main` has the sweep.
+`training` is the part to read: a plain training loop that uses the library. `main` runs the sweep.
 """
 
 from collections.abc import Callable, Iterator

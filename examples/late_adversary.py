@@ -1,6 +1,6 @@
 """A term that starts late: an adversary for an autoencoder, as VQGAN is trained.
 
-An autoencoder that minimizes the squared error gives blurred images. A discriminator that tells
+An autoencoder that minimizes the squared error produces blurred images. A discriminator that tells
 images from reconstructions makes them sharper. But it is of little use before there is something to
 sharpen, and it costs time in every step. So VQGAN starts it late (P. Esser, R. Rombach, B. Ommer,
 *Taming transformers for high-resolution image synthesis*, CVPR 2021, arXiv 2012.09841; `disc_start`

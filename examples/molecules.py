@@ -1,9 +1,9 @@
 """Search among molecules by moving through the code of a variational autoencoder.
 
-By some estimates there are 10^60 drug-like molecules. A VAE turns each into a point of a space in
-which one can move: encode a molecule, take a step in the direction in which a property grows,
+By some estimates there are 10^60 drug-like molecules. A VAE maps each to a point of a space in
+which you can move: encode a molecule, take a step in the direction in which a property grows,
 decode. That only works if the code holds something, and with an LSTM decoder the KL term of the
-ELBO tends to vanish. How much the KL counts, and when, decides. Each way to weigh it is a
+ELBO tends to vanish. So it matters how much the KL counts, and when. Each way to weigh it is a
 config file in `molecules/`, next to this program. All share the molecules of MOSES, the model, the
 optimizer, the number of steps and, for each seed, the initialization.
 

@@ -1,9 +1,9 @@
 """Compare weights for the KL term of a variational autoencoder under equal conditions.
 
 An LSTM decoder can spell out pronunciations without a code, so the KL term of an LSTM VAE that is
-trained on the plain ELBO vanishes. Annealing the weight of that term is the usual remedy. Others
-hold the KL at a target. Each config is a file in `vae_elbo/`, next to this program. All configs
-have the same words, model, optimizer and number of steps and, for each seed, the same
+trained on the plain ELBO vanishes. Annealing the weight of that term is the usual remedy. Other
+methods hold the KL at a target. Each config is a file in `vae_elbo/`, next to this program. All
+configs have the same words, model, optimizer and number of steps and, for each seed, the same
 initialization.
 
     python examples/vae_elbo.py                     # six of them, one seed: about three minutes

@@ -1,12 +1,12 @@
 """A weight of 0 is not the same as no term: `when_zero: keep` or `skip`, and dormant terms.
 
-AdamW first. A head that only one term reaches goes through ten steps in which that term has a
-weight of 0. With `keep` the head still gets gradients, all zeros, so AdamW decays it, and moves it
-by old momentum if the term counted before. With `skip` it gets none and does not change, to the
-bit.
+The first part is about AdamW. A term has a weight of 0 for ten steps, and only this term reaches
+the head that is measured. With `keep` the head still gets gradients, all zeros, so AdamW decays it,
+and moves it by old momentum if the term counted before. With `skip` it gets none and stays bit for
+bit the same.
 
-Then DistributedDataParallel, which waits for a gradient of every parameter of its module. If one is
-missing, the next forward fails. The program tries each setting.
+The second part is about DistributedDataParallel, which waits for a gradient of every parameter of
+its module. If one is missing, the next forward fails. The program tries each setting.
 
     python examples/zero_weight.py                                      # in one process
     torchrun --standalone --nproc-per-node 2 examples/zero_weight.py    # in two
