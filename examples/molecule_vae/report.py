@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from harness.json_file import write_json
 from harness.pictures import means
 from harness.tables import Column, save_markdown, screen_table
 from molecule_vae.data import HELD_OUT
@@ -72,7 +73,7 @@ def thinned(history: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float]
 
 
 def save(result: Result, file: Path) -> None:
-    """Write a result next to the checkpoint of its run."""
+    """Write a result next to the checkpoint of its run; only `load` reads it, and keeps NaN."""
     unfinished = file.with_suffix(".part")
     unfinished.write_text(json.dumps(asdict(result)) + "\n", encoding="utf-8")
     unfinished.replace(file.with_suffix(".json"))
@@ -92,9 +93,7 @@ def load(file: Path) -> Result | None:
 
 def save_all(results: Sequence[Result], path: Path) -> Path:
     """Write the results of all runs."""
-    document = {"runs": [asdict(result) for result in results]}
-    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
-    return path
+    return write_json({"runs": [asdict(result) for result in results]}, path)
 
 
 def by_setup(results: Sequence[Result]) -> list[list[Result]]:

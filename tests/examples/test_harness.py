@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import signal
 import time
@@ -135,3 +137,16 @@ def test_the_last_window_of_means_may_be_shorter() -> None:
     middles, values = means(np.array([1.0, 3.0, 5.0]), 2)
     assert middles.tolist() == [1, 2.5]
     assert values.tolist() == [2, 5]
+
+
+def test_json_has_null_for_a_value_that_is_not_finite(tmp_path: Path) -> None:
+    from harness.json_file import write_json
+
+    def fail(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    document = {"runs": [{"gain": [1.5, math.nan], "largest": -math.inf, "path": [None, "CC"]}]}
+    text = write_json(document, tmp_path / "figures.json").read_text("utf-8")
+    assert json.loads(text, parse_constant=fail) == {
+        "runs": [{"gain": [1.5, None], "largest": None, "path": [None, "CC"]}]
+    }
