@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from tests.examples.programs import EXAMPLES
 
@@ -150,3 +152,32 @@ def test_json_has_null_for_a_value_that_is_not_finite(tmp_path: Path) -> None:
     assert json.loads(text, parse_constant=fail) == {
         "runs": [{"gain": [1.5, None], "largest": None, "path": [None, "CC"]}]
     }
+
+
+def test_a_checkpoint_gives_back_all_state_and_names_itself_if_it_is_damaged(
+    tmp_path: Path,
+) -> None:
+    from harness.checkpoint import Checkpoint
+
+    def checkpoint(seed: int) -> Checkpoint:
+        torch.manual_seed(seed)
+        return Checkpoint(
+            tmp_path / "run.pt", torch.Generator().manual_seed(seed), {"model": nn.Linear(9, 9)}
+        )
+
+    saved, loaded = checkpoint(1), checkpoint(2)
+    assert loaded.load() is None
+    saved.save([1, 2])
+    assert loaded.load() == [1, 2]
+    assert str(loaded.parts["model"].state_dict()) == str(saved.parts["model"].state_dict())
+    assert loaded.generator.get_state().equal(saved.generator.get_state())
+
+    data = saved.path.read_bytes()
+    for place in (*range(0, len(data), 97), data.index(b"weight")):
+        damaged = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        saved.path.write_bytes(damaged)
+        try:  # some bytes are for padding
+            assert loaded.load() == [1, 2]
+            assert str(loaded.parts["model"].state_dict()) == str(saved.parts["model"].state_dict())
+        except SystemExit as end:
+            assert end.code == f"{saved.path} is damaged. Delete it, and its run begins again."  # noqa: PT017
