@@ -23,6 +23,7 @@ from rich.console import Console
 from torch import Tensor
 
 from harness.checkpoint import Checkpoint, Stateful
+from harness.folder import reserved
 from harness.gaussian import draw, kl_to_prior
 from harness.workers import Show, run_in_parallel, run_program
 from lossweights import History, WeightedLoss
@@ -101,9 +102,10 @@ def main() -> None:
     """Train what is not trained yet, then show all results."""
     options = read_options(__doc__ or "")
     console = Console()
-    load(options.runs[0].molecules, options.out)  # before the workers, which find the file
     jobs = {run.name: run for run in options.runs}
-    results = run_in_parallel(partial(train, options.out), jobs, options.workers)
+    with reserved(options.out):
+        load(options.runs[0].molecules, options.out)  # before the workers, which find the file
+        results = run_in_parallel(partial(train, options.out), jobs, options.workers)
 
     for group in report.by_setup(results):
         for table in report.tables(group, options.runs[0]):

@@ -1,6 +1,7 @@
 """Command-line options that several examples share."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -80,15 +81,14 @@ def read_experiment(
     options = parser.parse_args()
     options.seeds = options.seeds or (1 if options.quick else seeds)
     options.steps = options.steps or (quick_steps if options.quick else steps)
-    try:
-        for config in (*options.configs, *always):
-            try:
-                try_out(config, options.steps)
-            except (ValueError, RuntimeError) as error:
-                parser.error(f"{config}: {error}")
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(str(error))
+    for config in (*options.configs, *always):
+        try:
+            try_out(config, options.steps)
+        except OSError as error:  # of a file that the message names
+            parser.error(str(error))
+        except (ValueError, RuntimeError) as error:
+            parser.error(f"{config}: {error}")
+    make_folder(parser, options.out)
     return options
 
 
@@ -126,10 +126,17 @@ def check_runs(
             try_out(run)
     except (OSError, ValueError, RuntimeError) as error:
         parser.error(str(error))
+    make_folder(parser, out)
+
+
+def make_folder(parser: argparse.ArgumentParser, out: Path) -> None:
+    """Make the output folder, or end the program if the folder cannot be made or written to."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"--out: cannot make the folder: {error}")
+    if not os.access(out, os.W_OK | os.X_OK):
+        parser.error(f"--out: no permission to write to {out}: choose another folder")
 
 
 def whole_number(least: int, most: int, text: str) -> int:

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -181,3 +183,40 @@ def test_a_checkpoint_gives_back_all_state_and_names_itself_if_it_is_damaged(
             assert str(loaded.parts["model"].state_dict()) == str(saved.parts["model"].state_dict())
         except SystemExit as end:
             assert end.code == f"{saved.path} is damaged. Delete it, and its run begins again."  # noqa: PT017
+
+
+def test_a_folder_is_reserved_until_its_process_is_killed(tmp_path: Path) -> None:
+    from harness.folder import reserved
+
+    lines = (
+        "import sys, time",
+        "from pathlib import Path",
+        "from harness.folder import reserved",
+        "with reserved(Path(sys.argv[1])):",
+        "    print('reserved', flush=True)",
+        f"    time.sleep({LONG})",
+    )
+    with subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", "\n".join(lines), str(tmp_path)],
+        cwd=EXAMPLES,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "reserved\n"
+        with pytest.raises(SystemExit, match="is in use by another run"), reserved(tmp_path):
+            pass
+        other.kill()
+    with reserved(tmp_path):
+        pass
+
+
+def test_a_folder_without_permission_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness.options import Parser, make_folder
+
+    monkeypatch.setattr("os.access", lambda *_: False)  # root has every permission
+    with pytest.raises(SystemExit):
+        make_folder(Parser(""), tmp_path)
+    assert "--out: no permission to write to" in capsys.readouterr().err

@@ -118,6 +118,19 @@ def test_a_wrong_option_gives_one_line(
     assert len(done.err.splitlines()) == 1
 
 
+def test_a_second_run_in_the_same_folder_is_refused(
+    molecules: ModuleType, call: Call, tmp_path: Path
+) -> None:
+    from harness.folder import reserved
+
+    out = tmp_path / "runs" / "molecules"
+    out.mkdir(parents=True)
+    with reserved(out):
+        done = call(molecules, *SMALL, "--configs", "constant")
+    assert "molecules is in use by another run: wait" in str(done.status)
+    assert [file.name for file in out.iterdir()] == [".lock"]
+
+
 @pytest.mark.parametrize(
     ("config", "with_labels", "stop_at"),
     [("cyclical-linear", False, 3), ("pid-10", False, 10), ("constant", True, 10)],

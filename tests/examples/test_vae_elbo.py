@@ -73,6 +73,19 @@ def test_a_wrong_option_gives_one_line(
     assert len(done.err.splitlines()) == 1
 
 
+def test_a_second_run_in_the_same_folder_is_refused(
+    vae_elbo: ModuleType, call: Call, tmp_path: Path
+) -> None:
+    from harness.folder import reserved
+
+    out = tmp_path / "runs" / "vae_elbo"
+    out.mkdir(parents=True)
+    with reserved(out):
+        done = call(vae_elbo, "--words", "1000", "--epochs", "1", "--configs", "constant")
+    assert "vae_elbo is in use by another run: wait" in str(done.status)
+    assert [file.name for file in out.iterdir()] == [".lock"]
+
+
 @pytest.mark.parametrize(
     ("config", "stop_at"),
     [("cyclical-linear", 3), ("cyclical-linear", 10), ("pid", 10), ("lagrangian", 10)],
