@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -137,6 +138,25 @@ def make_folder(parser: argparse.ArgumentParser, out: Path) -> None:
         parser.error(f"--out: cannot make the folder: {error}")
     if not os.access(out, os.W_OK | os.X_OK):
         parser.error(f"--out: no permission to write to {out}: choose another folder")
+
+
+def check_terms(terms: Collection[str], needed: Sequence[str]) -> None:
+    """Check that a config has the terms that a program needs.
+
+    Raises:
+        ValueError: If it lacks one. The message says what to write, and instead of which name.
+    """
+    for name in needed:
+        if name in terms:
+            continue
+        known = f"(the terms are {', '.join(map(repr, needed))})"
+        others = [term for term in terms if term not in needed]
+        if nearest := get_close_matches(name, others, n=1, cutoff=0.0):
+            raise ValueError(
+                f"{nearest[0]!r} is not a term of this program: write {name!r} instead at "
+                f"loss.terms {known}"
+            )
+        raise ValueError(f"no term {name!r}: write {name}: 1.0 at loss.terms {known}")
 
 
 def whole_number(least: int, most: int, text: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from harness.options import Parser, check_runs, config_file, count, whole_number
+from harness.options import Parser, check_runs, check_terms, config_file, count, whole_number
 from lossweights import LossConfig, WeightedLoss
 
 PROGRAM = Path(__file__).parents[1] / "molecules.py"
@@ -155,13 +155,12 @@ def read_options(description: str) -> Options:
 
 def try_out(run: Run) -> None:
     """Weigh made-up terms, so that a config of other terms is refused before the first run."""
+    declared = LossConfig.read(run.config, at="loss")  # its errors name the file
     try:
-        config = run.read_config()
-        criterion = WeightedLoss(config)
+        check_terms(declared.terms, ("reconstruction", "kl"))
+        criterion = WeightedLoss(run.read_config())
         criterion.bind(total_steps=run.total_steps, steps_per_epoch=run.steps_per_epoch)
         names = ["reconstruction", "kl", *(["property"] if run.with_labels else [])]
         criterion.breakdown({name: torch.ones(()) for name in names})
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"{run.config}: {error}") from error
-    if missing := {"reconstruction", "kl"} - config.terms.keys():
-        raise ValueError(f"{run.config}: no {' and no '.join(sorted(missing))} among the terms")

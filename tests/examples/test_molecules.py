@@ -99,8 +99,10 @@ def check(printed: str, out: Path) -> None:
         (["--molecules", "10"], "a whole number from 1000"),
         (["--labels", "some"], "invalid choice: 'some'"),
         (["--configs", "wrong.yaml"], "did you mean 'cyclical'"),
-        (["--configs", "one.yaml"], "'kl' is not a term of this loss"),
-        (["--configs", "ignored.yaml"], "no kl among the terms"),
+        (["--configs", "one.yaml"], "one.yaml: no term 'kl': write kl: 1.0 at loss.terms"),
+        (["--configs", "ignored.yaml"], "no term 'kl': write kl: 1.0 at loss.terms"),
+        (["--configs", "other.yaml"], "is not a term of this program: write 'kl' instead at loss"),
+        (["--configs", "other.yaml", "--labels", "with"], "write 'kl' instead"),
         (["--configs", "a/pid-10.yaml", "pid-10"], "more than one has the name pid-10"),
     ],
 )
@@ -110,6 +112,7 @@ def test_a_wrong_option_gives_one_line(
     (tmp_path / "wrong.yaml").write_text("loss: {terms: {kl: {kind: cylical}, reconstruction: 1}}")
     (tmp_path / "one.yaml").write_text("loss: {terms: {reconstruction: 1}}")
     (tmp_path / "ignored.yaml").write_text("loss: {terms: {reconstruction: 1}, ignore: [kl]}")
+    (tmp_path / "other.yaml").write_text("loss: {terms: {reconstruction: 1, kll: 1}}")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "pid-10.yaml").write_text("loss: {terms: {reconstruction: 1, kl: 1}}")
     done = call(molecules, *arguments)

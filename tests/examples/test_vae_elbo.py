@@ -59,6 +59,7 @@ def check(printed: str, out: Path) -> None:
         (["--configs", "cyclic"], "'cyclic' is neither a file nor one of constant"),
         (["--epochs", "0"], "a whole number from 1"),
         (["--configs", "wrong.yaml"], "did you mean 'cyclical'"),
+        (["--configs", "other.yaml"], "'KL' is not a term of this program: write 'kl' instead at"),
         (["--configs", "scalar.yaml"], "write reduction: mean, sum or batch_mean at terms.kl"),
     ],
 )
@@ -66,6 +67,7 @@ def test_a_wrong_option_gives_one_line(
     arguments: list[str], words: str, vae_elbo: ModuleType, call: Call, tmp_path: Path
 ) -> None:
     (tmp_path / "wrong.yaml").write_text("loss: {terms: {kl: {kind: cylical}, reconstruction: 1}}")
+    (tmp_path / "other.yaml").write_text("loss: {terms: {KL: 1, reconstruction: 1}}")
     (tmp_path / "scalar.yaml").write_text("loss: {terms: {kl: 1, reconstruction: 1}}")
     done = call(vae_elbo, *arguments)
     assert done.status == 2
