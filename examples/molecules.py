@@ -33,12 +33,13 @@ from molecule_vae.evaluate import evaluate
 from molecule_vae.model import MoleculeVAE
 from molecule_vae.navigate import navigate
 from molecule_vae.options import BATCH_SIZE, Run, read_options
+from molecule_vae.result import Result, thinned
 
 
-def train(folder: Path, run: Run, show: Show) -> report.Result:
+def train(folder: Path, run: Run, show: Show) -> Result:
     """Train one model and measure it; continue an earlier attempt if there was one."""
     file = run.file(folder)
-    if (result := report.load(file)) is not None:
+    if (result := Result.load(file)) is not None:
         return result
     corpus = load(run.molecules, folder)
     torch.manual_seed(run.seed)
@@ -70,15 +71,15 @@ def train(folder: Path, run: Run, show: Show) -> report.Result:
             show(criterion.current_step, run.total_steps, note)
         checkpoint.save(epoch + 1)
 
-    result = report.Result(
+    result = Result(
         config=run.config_name,
         with_labels=run.with_labels,
         seed=run.seed,
         figures=evaluate(model, corpus, run.seed),
         navigation=navigate(model, corpus, run.seed),
-        history=report.thinned({name: history[name] for name in history}),
+        history=thinned({name: history[name] for name in history}),
     )
-    report.save(result, file)
+    result.save(file)
     return result
 
 

@@ -30,12 +30,16 @@ CONFIGS = (
 )
 DEMO = ("constant", "cyclical-linear", "long-ramp", "pid-10")
 BATCH_SIZE = 128
-# What decides how a run trains and what is measured, besides its options.
+# What decides how a run trains, what is measured and what is kept, besides its options.
 SOURCES = (
     PROGRAM,
-    *(Path(__file__).with_name(f"{name}.py") for name in ("data", "model", "evaluate", "navigate")),
+    *(
+        Path(__file__).with_name(f"{name}.py")
+        for name in ("data", "model", "evaluate", "navigate", "result")
+    ),
     *(PROGRAM.parent / "harness" / name for name in ("gaussian.py", "recurrent.py")),
 )
+PACKAGES = ("lossweights", "molsets", "rdkit", "tokenizers", "torch")
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Run:
         settings = asdict(self) | {
             "config": self.read_config().model_dump(mode="json"),
             "sources": [source.read_text("utf-8") for source in SOURCES],
-            "versions": [version(name) for name in ("lossweights", "rdkit", "tokenizers", "torch")],
+            "versions": {name: version(name) for name in PACKAGES},
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         labels = "-labels" if self.with_labels else ""

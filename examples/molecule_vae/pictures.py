@@ -14,7 +14,8 @@ from rdkit.Chem import Crippen, Draw
 from harness.pictures import STYLE, lines
 from molecule_vae.navigate import DISTANCES
 from molecule_vae.options import DEMO
-from molecule_vae.report import Result, by_config, by_setup, setup
+from molecule_vae.report import by_config, by_setup, setup
+from molecule_vae.result import Result
 
 WIDTH = 7.2  # inches
 PIXELS = 260  # of a molecule's side

@@ -201,11 +201,38 @@ def test_a_damaged_table_of_molecules_is_written_again(
     assert torch.equal(data.load(1000, tables).train.pieces, corpus.train.pieces)
 
 
-def test_a_damaged_result_is_none(molecules: ModuleType, tmp_path: Path) -> None:
-    from molecule_vae import report
+@pytest.mark.parametrize(
+    "text", ['{"config": ', "[]", "{}", '{"navigation": {"logq": []}}', '{"navigation": null}']
+)
+def test_a_damaged_result_is_none(molecules: ModuleType, tmp_path: Path, text: str) -> None:
+    from molecule_vae.result import Result
 
-    (tmp_path / "run.json").write_text('{"config": ')
-    assert report.load(tmp_path / "run.pt") is None
+    (tmp_path / "run.json").write_text(text)
+    assert Result.load(tmp_path / "run.pt") is None
+
+
+@pytest.mark.parametrize("package", ["molsets", "rdkit"])
+def test_another_version_of_a_package_is_another_run(
+    molecules: ModuleType, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    from molecule_vae import options
+
+    run = options.Run(FOLDER / "constant.yaml", with_labels=False, seed=0, epochs=1, molecules=1000)
+    before = run.file(Path())
+    assert run.file(Path()) == before
+    version = options.version
+    monkeypatch.setattr(
+        options, "version", lambda name: "0.0.1" if name == package else version(name)
+    )
+    assert run.file(Path()) != before
+
+
+def test_all_code_that_decides_what_is_kept_is_a_source_of_the_run(molecules: ModuleType) -> None:
+    from molecule_vae import options
+
+    only_shown = {"__init__.py", "options.py", "pictures.py", "report.py"}
+    modules = (EXAMPLES / "molecule_vae").glob("*.py")
+    assert {path for path in modules if path.name not in only_shown} < set(options.SOURCES)
 
 
 def test_every_config_is_run_by_its_name(molecules: ModuleType) -> None:
