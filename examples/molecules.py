@@ -7,7 +7,7 @@ ELBO tends to vanish. How much the KL counts, and when, decides. Each way to wei
 config file in `molecules/`, next to this program. All share the molecules of MOSES, the model, the
 optimizer, the number of steps and, for each seed, the initialization.
 
-    python examples/molecules.py                    # four configs, one seed: under five minutes
+    python examples/molecules.py                    # four configs, one picture: five minutes
     python examples/molecules.py --full             # ten configs, with and without labels, 3 seeds
     python examples/molecules.py --configs pid-10 my_own.yaml
 
@@ -114,7 +114,7 @@ def main() -> None:
     files = [
         report.save_all(results, options.out / "figures.json"),
         *report.save_markdown_tables(results, options.out),
-        *pictures.save_all(results, options.out),
+        *pictures.save_all(results, options.out, curves=options.full),
     ]
     for file in files:
         console.print(file, soft_wrap=True)

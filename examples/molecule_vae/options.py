@@ -108,6 +108,7 @@ class Options:
     runs: list[Run]
     workers: int
     out: Path
+    full: bool
 
 
 def read_options(description: str) -> Options:
@@ -154,7 +155,7 @@ def read_options(description: str) -> Options:
         for config in configs
     ]
     check_runs(parser, configs, runs, try_out, given.out)
-    return Options(runs, given.workers, given.out)
+    return Options(runs, given.workers, given.out, given.full)
 
 
 def try_out(run: Run) -> None:

@@ -55,25 +55,32 @@ def test_the_program_runs_and_leaves_tables_and_pictures(tmp_path: Path) -> None
     arguments = (*SMALL, "--labels", "both", "--configs", "cyclical-cosine", "pid-10")
     done = run_program("molecules.py", *arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    check(done.stdout, tmp_path / "runs" / "molecules")
+    check(done.stdout, tmp_path / "runs" / "molecules", ["paths"])
 
 
-def test_short_runs_leave_tables_and_pictures_and_are_there_the_next_time(
+def test_runs_leave_tables_and_pictures_and_are_there_the_next_time(
     molecules: ModuleType, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    out = tmp_path / "runs" / "molecules"
     arguments = (*SMALL, "--labels", "both", "--configs", "cyclical-cosine", "pid-10")
-    done = call(molecules, *arguments)
-    assert done.status == 0, done.err
-    check(done.out, tmp_path / "runs" / "molecules")
+    full = call(molecules, "--full", "--seeds", "1", *arguments)
+    assert full.status == 0, full.err
+    check(full.out, out, ["curves", "paths"])
+    for picture in out.glob("*.png"):
+        picture.unlink()
 
     def fail(*_: object) -> None:
         raise AssertionError("it trains again")
 
     monkeypatch.setattr(molecules, "terms", fail)
-    assert done.out.endswith(call(molecules, *arguments).out)
+    short = call(molecules, *arguments)
+    assert short.status == 0, short.err
+    check(short.out, out, ["paths"])
+    tables = short.out.partition("runs/molecules")[0]
+    assert tables in full.out
 
 
-def check(printed: str, out: Path) -> None:
+def check(printed: str, out: Path, pictures: list[str]) -> None:
     """What a program has printed and left."""
     without, with_labels = printed.split("The code, with labels")
     for part in (without, with_labels):
@@ -87,8 +94,10 @@ def check(printed: str, out: Path) -> None:
         for table in (f"{setup}-code.md", f"{setup}-decoded.md", f"{setup}-moved.md"):
             lines = (out / table).read_text("utf-8").splitlines()
             assert [line.split(" | ")[0] for line in lines[2:]] == ["| cyclical-cosine", "| pid-10"]
-        for picture in (f"{setup}-curves.png", f"{setup}-paths.png"):
-            assert (out / picture).read_bytes().startswith(b"\x89PNG")
+        assert sorted(out.glob(f"{setup}-*.png")) == [out / f"{setup}-{p}.png" for p in pictures]
+    for picture in out.glob("*.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    assert printed.endswith("-paths.png\n")
 
 
 @pytest.mark.parametrize(
@@ -241,6 +250,29 @@ def test_every_config_is_run_by_its_name(molecules: ModuleType) -> None:
 
     assert sorted(NAMES) == [path.stem for path in CONFIGS]
     assert set(DEMO) < set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("configs", "shown"),
+    [
+        (["mine", "pid-10"], ["mine", "pid-10"]),
+        (["mine", "pid-5", "pid-10", "long-ramp", "constant"], ["constant", "long-ramp", "pid-10"]),
+        (["a", "b", "c", "d", "e"], ["a", "b", "c", "d"]),
+    ],
+)
+def test_which_configs_a_picture_of_molecules_shows(
+    molecules: ModuleType, configs: list[str], shown: list[str]
+) -> None:
+    from molecule_vae.navigate import Navigation
+    from molecule_vae.pictures import rows
+    from molecule_vae.result import Result
+
+    nowhere = Navigation([], [], [], [], [], [], [])
+    results = [
+        Result(config, with_labels=False, seed=0, figures={}, navigation=nowhere, history={})
+        for config in configs
+    ]
+    assert list(rows(results)) == shown
 
 
 def test_molecules_are_read_and_spelled_and_measured(corpus: Any) -> None:
