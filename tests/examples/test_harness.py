@@ -71,6 +71,22 @@ def test_a_job_that_fails_ends_all_at_once(
     assert time.monotonic() - start < LONG / 2
 
 
+def test_an_interrupt_ends_a_program_with_a_line_and_its_status(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from harness.workers import run_program
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        for sent in (signal.SIGINT, signal.SIGTERM):
+            with pytest.raises(SystemExit) as ended:
+                run_program(lambda sent=sent: signal.raise_signal(sent), "Run it again.")
+            assert ended.value.code == 130
+            assert capsys.readouterr().err == "Run it again.\n"
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
 def test_the_best_means_are_bold_in_markdown(tmp_path: Path) -> None:
     from harness.tables import Column, save_markdown
 
