@@ -32,6 +32,8 @@ def work(job: str, show: Callable[[int, int, str], None]) -> str:
             return 2 * job
         case "fail":
             raise ValueError("no such job")
+        case "leave":
+            sys.exit("a file is damaged")
         case "die":
             time.sleep(0.5)  # by then it looks whether to leave
             os.kill(os.getpid(), signal.SIGTERM)
@@ -54,6 +56,7 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
     ("job", "error", "names"),
     [
         ("fail", ValueError, ("bad", "long")),
+        ("leave", SystemExit, ("bad", "long")),
         ("die", BrokenProcessPool, ("long", "bad")),
         pytest.param("fail", ValueError, ("long", "bad"), marks=pytest.mark.slow),
         pytest.param("die", BrokenProcessPool, ("bad", "long"), marks=pytest.mark.slow),
