@@ -12,7 +12,7 @@ PARALLEL := -n auto --dist loadgroup
 help:  ## show these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 11
 
-demo: $(VENV)/examples  ## train a VAE of molecules under four configs and draw it: five minutes
+demo: $(VENV)/examples  ## train a VAE of molecules under four configs and draw one picture: five minutes
 	$(BIN)/python examples/molecules.py
 
 test: $(VENV)/test  ## run the tests but the slow ones: what to run before a commit

@@ -7,7 +7,7 @@ ELBO tends to vanish. So it matters how much the KL counts, and when. Each way t
 config file in `molecules/`, next to this program. All share the molecules of MOSES, the model, the
 optimizer, the number of steps and, for each seed, the initialization.
 
-    python examples/molecules.py                    # four configs, one seed: under five minutes
+    python examples/molecules.py                    # four configs, one picture: five minutes
     python examples/molecules.py --full             # ten configs, with and without labels, 3 seeds
     python examples/molecules.py --configs pid-10 my_own.yaml
 
@@ -23,6 +23,7 @@ from rich.console import Console
 from torch import Tensor
 
 from harness.checkpoint import Checkpoint, Stateful
+from harness.folder import reserved
 from harness.gaussian import draw, kl_to_prior
 from harness.workers import Show, run_in_parallel, run_program
 from lossweights import History, WeightedLoss
@@ -32,12 +33,13 @@ from molecule_vae.evaluate import evaluate
 from molecule_vae.model import MoleculeVAE
 from molecule_vae.navigate import navigate
 from molecule_vae.options import BATCH_SIZE, Run, read_options
+from molecule_vae.result import Result, thinned
 
 
-def train(folder: Path, run: Run, show: Show) -> report.Result:
+def train(folder: Path, run: Run, show: Show) -> Result:
     """Train one model and measure it; continue an earlier attempt if there was one."""
     file = run.file(folder)
-    if (result := report.load(file)) is not None:
+    if (result := Result.load(file)) is not None:
         return result
     corpus = load(run.molecules, folder)
     torch.manual_seed(run.seed)
@@ -69,15 +71,15 @@ def train(folder: Path, run: Run, show: Show) -> report.Result:
             show(criterion.current_step, run.total_steps, note)
         checkpoint.save(epoch + 1)
 
-    result = report.Result(
+    result = Result(
         config=run.config_name,
         with_labels=run.with_labels,
         seed=run.seed,
         figures=evaluate(model, corpus, run.seed),
         navigation=navigate(model, corpus, run.seed),
-        history=report.thinned({name: history[name] for name in history}),
+        history=thinned({name: history[name] for name in history}),
     )
-    report.save(result, file)
+    result.save(file)
     return result
 
 
@@ -101,9 +103,10 @@ def main() -> None:
     """Train what is not trained yet, then show all results."""
     options = read_options(__doc__ or "")
     console = Console()
-    load(options.runs[0].molecules, options.out)  # before the workers, which find the file
     jobs = {run.name: run for run in options.runs}
-    results = run_in_parallel(partial(train, options.out), jobs, options.workers)
+    with reserved(options.out):
+        load(options.runs[0].molecules, options.out)  # before the workers, which find the file
+        results = run_in_parallel(partial(train, options.out), jobs, options.workers)
 
     for group in report.by_setup(results):
         for table in report.tables(group, options.runs[0]):
@@ -111,7 +114,7 @@ def main() -> None:
     files = [
         report.save_all(results, options.out / "figures.json"),
         *report.save_markdown_tables(results, options.out),
-        *pictures.save_all(results, options.out),
+        *pictures.save_all(results, options.out, curves=options.full),
     ]
     for file in files:
         console.print(file, soft_wrap=True)

@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 
 from harness.checkpoint import Checkpoint, Stateful
+from harness.folder import reserved
 from harness.workers import Show, run_in_parallel, run_program
 from lossweights import History, WeightedLoss
 from pronunciation_vae import pictures, report
@@ -85,9 +86,9 @@ def held_out_loss(model: PronunciationVAE, criterion: WeightedLoss, words: Words
 def main() -> None:
     """Train the runs that are not complete, then show all results."""
     options = read_options(__doc__ or "")
-    results = run_in_parallel(
-        partial(train, options.out), {run.name: run for run in options.runs}, options.workers
-    )
+    jobs = {run.name: run for run in options.runs}
+    with reserved(options.out):
+        results = run_in_parallel(partial(train, options.out), jobs, options.workers)
 
     console = Console()
     console.print(report.table(results, options.runs[0]))

@@ -1,10 +1,11 @@
 """A training: its settings and its result."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+
+from harness.json_file import write_json
 
 BATCH = 64
 POINTS = 100  # points per curve
@@ -68,5 +69,4 @@ def by_config(results: Sequence[Result]) -> dict[str, list[Result]]:
 def save_figures(results: Sequence[Result], path: Path) -> Path:
     """Write the figures of every run."""
     rows = [{**asdict(result.run), **result.figures} for result in results]
-    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    return path
+    return write_json(rows, path)

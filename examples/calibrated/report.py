@@ -1,6 +1,5 @@
 """The results of the runs, as tables and as a file."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from calibrated.problems import Problem
+from harness.json_file import write_json
 from harness.tables import Rows, save_markdown, screen_table
 
 
@@ -81,6 +81,4 @@ def save_table(results: Sequence[Result], problem: Problem, path: Path) -> Path:
 
 def save_figures(results: Sequence[Result], path: Path) -> Path:
     """Write the figures, weights and verdicts of every run."""
-    document = {"runs": [asdict(result) for result in results]}
-    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
-    return path
+    return write_json({"runs": [asdict(result) for result in results]}, path)

@@ -1,6 +1,5 @@
 """The results of the runs, as a table and as a file."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from digit_tasks.measures import delta_m, mean_ranks
 from digit_tasks.run import Result, Run
 from digit_tasks.tasks import TASKS
 from harness import tables
+from harness.json_file import write_json
 from harness.tables import Column, Rows
 
 SINGLE = {task: f"single-{task}" for task in TASKS}  # the configs of one task
@@ -82,6 +82,4 @@ def save_markdown(found: Rows, path: Path) -> Path:
 
 def save_figures(results: Sequence[Result], found: Rows, path: Path) -> Path:
     """Write the figures and shares of every run, and the rows of the table seed by seed."""
-    document = {"runs": [asdict(result) for result in results], "rows": found}
-    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
-    return path
+    return write_json({"runs": [asdict(result) for result in results], "rows": found}, path)

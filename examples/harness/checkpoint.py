@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -49,15 +49,25 @@ class Checkpoint:
         unfinished.replace(self.path)
 
     def load(self) -> Any:
-        """Restore the state if there is a file, and return the progress; else return None."""
+        """Restore the state if there is a file, and return the progress; else return None.
+
+        Raises:
+            SystemExit: If the file is damaged. The message says what to do.
+        """
         if not self.path.exists():
             return None
         try:
-            state = torch.load(self.path, weights_only=True)
-        except (EOFError, RuntimeError, UnpicklingError) as error:
-            raise RuntimeError(
-                f"{self.path} cannot be read. Delete it, and its run begins again: {error}"
+            return self._restore()
+        except Exception as error:  # damage can raise any error
+            raise SystemExit(
+                f"{self.path} is damaged. Delete it, and its run begins again."
             ) from error
+
+    def _restore(self) -> Any:
+        with ZipFile(self.path) as file:  # torch does not compare checksums
+            if damaged := file.testzip():
+                raise BadZipFile(damaged)
+        state = torch.load(self.path, weights_only=True)
         self.generator.set_state(state["generator"])
         for name, part in self.parts.items():
             part.load_state_dict(state[name])

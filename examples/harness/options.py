@@ -1,7 +1,9 @@
 """Command-line options that several examples share."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Collection, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -80,15 +82,14 @@ def read_experiment(
     options = parser.parse_args()
     options.seeds = options.seeds or (1 if options.quick else seeds)
     options.steps = options.steps or (quick_steps if options.quick else steps)
-    try:
-        for config in (*options.configs, *always):
-            try:
-                try_out(config, options.steps)
-            except (ValueError, RuntimeError) as error:
-                parser.error(f"{config}: {error}")
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(str(error))
+    for config in (*options.configs, *always):
+        try:
+            try_out(config, options.steps)
+        except OSError as error:  # of a file that the message names
+            parser.error(str(error))
+        except (ValueError, RuntimeError) as error:
+            parser.error(f"{config}: {error}")
+    make_folder(parser, options.out)
     return options
 
 
@@ -126,10 +127,36 @@ def check_runs(
             try_out(run)
     except (OSError, ValueError, RuntimeError) as error:
         parser.error(str(error))
+    make_folder(parser, out)
+
+
+def make_folder(parser: argparse.ArgumentParser, out: Path) -> None:
+    """Make the output folder, or end the program if the folder cannot be made or written to."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"--out: cannot make the folder: {error}")
+    if not os.access(out, os.W_OK | os.X_OK):
+        parser.error(f"--out: no permission to write to {out}: choose another folder")
+
+
+def check_terms(terms: Collection[str], needed: Sequence[str]) -> None:
+    """Check that a config has the terms that a program needs.
+
+    Raises:
+        ValueError: If it lacks one. The message says what to write, and instead of which name.
+    """
+    for name in needed:
+        if name in terms:
+            continue
+        known = f"(the terms are {', '.join(map(repr, needed))})"
+        others = [term for term in terms if term not in needed]
+        if nearest := get_close_matches(name, others, n=1, cutoff=0.0):
+            raise ValueError(
+                f"{nearest[0]!r} is not a term of this program: write {name!r} instead at "
+                f"loss.terms {known}"
+            )
+        raise ValueError(f"no term {name!r}: write {name}: 1.0 at loss.terms {known}")
 
 
 def whole_number(least: int, most: int, text: str) -> int:

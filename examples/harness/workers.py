@@ -86,12 +86,13 @@ class Bars:
 
 
 def run_program(main: Callable[[], None], when_interrupted: str = "Interrupted.") -> None:
-    """Call `main`; Ctrl-C or a timeout ends the program with a line instead of a traceback."""
+    """Call `main`; Ctrl-C or a timeout ends the program with a line, and the status of Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat a timeout like Ctrl-C
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit(when_interrupted)
+        print(when_interrupted, file=sys.stderr)
+        sys.exit(130)  # 128 and the number of SIGINT
 
 
 def run_in_parallel(

@@ -1,6 +1,5 @@
 """The results of the runs, as a table and as a file."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +7,7 @@ from statistics import fmean
 
 from rich.table import Table
 
+from harness.json_file import write_json
 from harness.tables import Column, Rows, screen_table
 from klein_gordon.problem import SIDE
 from klein_gordon.run import Result, Run, by_config
@@ -54,5 +54,4 @@ def save(results: Sequence[Result], path: Path) -> Path:
     runs = [asdict(result) for result in results]
     for run in runs:
         del run["solution"]  # a picture shows it
-    path.write_text(json.dumps({"runs": runs}) + "\n", encoding="utf-8")
-    return path
+    return write_json({"runs": runs}, path)

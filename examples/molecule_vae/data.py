@@ -11,7 +11,6 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -115,11 +114,11 @@ def load(count: int, folder: Path) -> Corpus:
     """
     versions = [f"{name}-{version(name)}" for name in ("molsets", "rdkit", "tokenizers")]
     path = folder / "-".join(["moses", f"{count}-{HELD_OUT}-{SYMBOLS}", *versions, "table.npz"])
-    if not is_zipfile(path):  # missing, or damaged
+    try:
+        smiles, properties, tokenizer = _read(path)
+    except Exception:  # noqa: BLE001  # no file, or a damaged one, which can raise any error
         _write(path, _draw("train", count), _draw("test", HELD_OUT))
-    with np.load(path) as table:
-        smiles, properties = table["smiles"], torch.from_numpy(table["properties"])
-        tokenizer = Tokenizer.from_str(str(table["tokenizer"]))
+        smiles, properties, tokenizer = _read(path)
 
     encoded = [torch.tensor(encoding.ids) for encoding in tokenizer.encode_batch(list(smiles))]
     pieces = torch.full((len(encoded), LONGEST), END)
@@ -143,6 +142,13 @@ def _draw(part: str, count: int) -> list[str]:
         found = [line.rstrip().split(",")[0] for line in lines][1:]
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
     return [Chem.CanonSmiles(found[row]) for row in order[:count].tolist()]
+
+
+def _read(path: Path) -> tuple["np.ndarray[tuple[int], np.dtype[np.str_]]", Tensor, Tokenizer]:
+    """The molecules, their properties, and the tokenizer that `_write` kept."""
+    with path.open("rb") as file, np.load(file) as table:
+        tokenizer = Tokenizer.from_str(str(table["tokenizer"]))
+        return table["smiles"], torch.from_numpy(table["properties"]), tokenizer
 
 
 def _write(path: Path, train: list[str], held_out: list[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from harness.options import Parser, check_runs, config_file, count, whole_number
+from harness.options import Parser, check_runs, check_terms, config_file, count, whole_number
 from lossweights import LossConfig, WeightedLoss
 
 PROGRAM = Path(__file__).parents[1] / "molecules.py"
@@ -30,12 +30,16 @@ CONFIGS = (
 )
 DEMO = ("constant", "cyclical-linear", "long-ramp", "pid-10")
 BATCH_SIZE = 128
-# What decides how a run trains and what is measured, besides its options.
+# What decides how a run trains, what is measured and what is kept, besides its options.
 SOURCES = (
     PROGRAM,
-    *(Path(__file__).with_name(f"{name}.py") for name in ("data", "model", "evaluate", "navigate")),
+    *(
+        Path(__file__).with_name(f"{name}.py")
+        for name in ("data", "model", "evaluate", "navigate", "result")
+    ),
     *(PROGRAM.parent / "harness" / name for name in ("gaussian.py", "recurrent.py")),
 )
+PACKAGES = ("lossweights", "molsets", "rdkit", "tokenizers", "torch")
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Run:
         settings = asdict(self) | {
             "config": self.read_config().model_dump(mode="json"),
             "sources": [source.read_text("utf-8") for source in SOURCES],
-            "versions": [version(name) for name in ("lossweights", "rdkit", "tokenizers", "torch")],
+            "versions": {name: version(name) for name in PACKAGES},
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         labels = "-labels" if self.with_labels else ""
@@ -104,6 +108,7 @@ class Options:
     runs: list[Run]
     workers: int
     out: Path
+    full: bool
 
 
 def read_options(description: str) -> Options:
@@ -150,18 +155,17 @@ def read_options(description: str) -> Options:
         for config in configs
     ]
     check_runs(parser, configs, runs, try_out, given.out)
-    return Options(runs, given.workers, given.out)
+    return Options(runs, given.workers, given.out, given.full)
 
 
 def try_out(run: Run) -> None:
     """Weigh made-up terms, so that a config of other terms is refused before the first run."""
+    declared = LossConfig.read(run.config, at="loss")  # its errors name the file
     try:
-        config = run.read_config()
-        criterion = WeightedLoss(config)
+        check_terms(declared.terms, ("reconstruction", "kl"))
+        criterion = WeightedLoss(run.read_config())
         criterion.bind(total_steps=run.total_steps, steps_per_epoch=run.steps_per_epoch)
         names = ["reconstruction", "kl", *(["property"] if run.with_labels else [])]
         criterion.breakdown({name: torch.ones(()) for name in names})
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"{run.config}: {error}") from error
-    if missing := {"reconstruction", "kl"} - config.terms.keys():
-        raise ValueError(f"{run.config}: no {' and no '.join(sorted(missing))} among the terms")

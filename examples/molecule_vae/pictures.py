@@ -1,4 +1,4 @@
-"""The weights, the KL, and what moving through the code gives, as a picture for each set-up."""
+"""What moving through the code gives, and the weights and the KL over training, as pictures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,20 +12,26 @@ from rdkit import Chem
 from rdkit.Chem import Crippen, Draw
 
 from harness.pictures import STYLE, lines
-from molecule_vae.navigate import DISTANCES
+from molecule_vae.navigate import DISTANCES, STARTS
 from molecule_vae.options import DEMO
-from molecule_vae.report import Result, by_config, by_setup, setup
+from molecule_vae.report import by_config, by_setup, setup
+from molecule_vae.result import Result
 
 WIDTH = 7.2  # inches
 PIXELS = 260  # of a molecule's side
+CAPTION = (
+    "The code of a held-out molecule, moved along logP and decoded. "
+    "Numbers: distance in standard deviations of the prior, and logP."
+)
 
 
-def save_all(results: Sequence[Result], folder: Path) -> list[Path]:
-    """A picture of the curves and one of the paths for each set-up."""
+def save_all(results: Sequence[Result], folder: Path, *, curves: bool) -> list[Path]:
+    """For each set-up a picture of the paths, and before it one of the curves if wanted."""
     files = []
     for group in by_setup(results):
         name = setup(group).replace(" ", "-")
-        files.append(save_curves(group, folder / f"{name}-curves.png"))
+        if curves:
+            files.append(save_curves(group, folder / f"{name}-curves.png"))
         files.append(save_paths(group, folder / f"{name}-paths.png"))
     return files
 
@@ -63,25 +69,39 @@ def save_curves(results: Sequence[Result], path: Path) -> Path:
 
 def save_paths(results: Sequence[Result], path: Path) -> Path:
     """Draw one held-out molecule, moved under several configs: a row of molecules for each."""
-    first = {config: group[0] for config, group in by_config(results).items()}
-    shown = {c: first[c] for c in DEMO if c in first} or dict(list(first.items())[: len(DEMO)])
+    shown = rows(results)
     start = most_telling(shown)
     columns = len(DISTANCES) + 1
     with mpl.rc_context({**STYLE, "figure.constrained_layout.use": False}):
         side = WIDTH / columns
-        figure = Figure(figsize=(WIDTH, (side + 0.34) * len(shown)))
+        height = (side + 0.34) * len(shown) + 0.3
+        figure = Figure(figsize=(WIDTH, height))
         grid = figure.subplots(len(shown), columns, squeeze=False)
         for row, (config, result) in zip(grid, shown.items(), strict=True):
             navigation = result.navigation
-            row[0].set_title(config, loc="left", fontweight="bold")
+            distinct = round(navigation.distinct[-1] * STARTS / 100)
+            title = f"{config}: KL {result.figures['kl']:.2f} nats, "
+            title += f"distinct molecules at {DISTANCES[-1]:+g}: {distinct} of {STARTS}"
+            row[0].set_title(title, loc="left", fontweight="bold")
             draw(row[0], navigation.starts[start], "start")
             for panel, distance, smiles in zip(
                 row[1:], DISTANCES, navigation.paths[start], strict=True
             ):
                 draw(panel, smiles, f"{distance:+g}" if distance else "0")
-        figure.subplots_adjust(0.005, 0.05, 0.995, 0.94, wspace=0.02, hspace=0.35)
+        figure.text(0.5, 0.06 / height, CAPTION, ha="center", fontsize=7)
+        figure.subplots_adjust(
+            0.005, 0.4 / height, 0.995, 1 - 0.25 / height, wspace=0.02, hspace=0.35
+        )
         figure.savefig(path)
     return path
+
+
+def rows(results: Sequence[Result]) -> dict[str, Result]:
+    """The first result of each config, for as many configs as the short form has."""
+    first = {config: group[0] for config, group in by_config(results).items()}
+    if len(first) <= len(DEMO):
+        return first
+    return {c: first[c] for c in DEMO if c in first} or dict(list(first.items())[: len(DEMO)])
 
 
 def most_telling(shown: Mapping[str, Result]) -> int:

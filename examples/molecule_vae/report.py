@@ -1,20 +1,18 @@
 """The results of the runs, as tables and as files."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
 
-from harness.pictures import means
+from harness.json_file import write_json
 from harness.tables import Column, save_markdown, screen_table
 from molecule_vae.data import HELD_OUT
 from molecule_vae.evaluate import LABELED, PRIOR_SAMPLES, PROBE_DRAWS, UNIQUE_AMONG
 from molecule_vae.navigate import DISTANCES, STARTS, Navigation
 from molecule_vae.options import Run
+from molecule_vae.result import Result
 
 CODE = {
     "kl": Column("KL"),
@@ -40,61 +38,11 @@ MOVED = {
     "similarity": Column("simil.\nat +3"),
     "similarity_at_0": Column("simil.\nat 0"),
 }
-WINDOW = 20  # steps that one point of a curve is the mean of
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run gave.
-
-    Args:
-        config: Name of the config.
-        with_labels: Whether the model had a head that predicts properties.
-        seed: Seed of the run.
-        figures: What was measured at the end.
-        navigation: What became of molecules that were moved along the direction of logP.
-        history: Metrics of the loss over training, means of `WINDOW` steps.
-    """
-
-    config: str
-    with_labels: bool
-    seed: int
-    figures: dict[str, float]
-    navigation: Navigation
-    history: dict[str, list[float]]
-
-
-def thinned(history: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float]]:
-    """Means over windows of steps, and as `middle` the steps in the middle of the windows."""
-    windows = {name: means(values, WINDOW) for name, values in history.items()}
-    middles = next(iter(windows.values()))[0]
-    return {"middle": middles.tolist(), **{name: w[1].tolist() for name, w in windows.items()}}
-
-
-def save(result: Result, file: Path) -> None:
-    """Write a result next to the checkpoint of its run."""
-    unfinished = file.with_suffix(".part")
-    unfinished.write_text(json.dumps(asdict(result)) + "\n", encoding="utf-8")
-    unfinished.replace(file.with_suffix(".json"))
-
-
-def load(file: Path) -> Result | None:
-    """The result of a run, if it is finished."""
-    path = file.with_suffix(".json")
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError:  # a damaged file is written again
-        return None
-    return Result(**{**found, "navigation": Navigation(**found["navigation"])})
 
 
 def save_all(results: Sequence[Result], path: Path) -> Path:
     """Write the results of all runs."""
-    document = {"runs": [asdict(result) for result in results]}
-    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
-    return path
+    return write_json({"runs": [asdict(result) for result in results]}, path)
 
 
 def by_setup(results: Sequence[Result]) -> list[list[Result]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from harness.options import Parser, check_runs, config_file, count, whole_number
+from harness.options import Parser, check_runs, check_terms, config_file, count, whole_number
 from lossweights import (
     PID,
     Constant,
@@ -150,10 +150,12 @@ def read_options(description: str) -> Options:
 
 def try_out(run: Run) -> None:
     """Weight made-up terms, so that a config with wrong terms fails before training."""
-    criterion = WeightedLoss.from_config(run.config, at="loss")
-    criterion.bind(total_steps=run.total_steps, steps_per_epoch=run.steps_per_epoch)
+    config = LossConfig.read(run.config, at="loss")  # its errors name the file
     terms = {"reconstruction": torch.ones(()), "kl": torch.ones(1, CODE_SIZE)}
     try:
+        check_terms(config.terms, list(terms))
+        criterion = WeightedLoss(config)
+        criterion.bind(total_steps=run.total_steps, steps_per_epoch=run.steps_per_epoch)
         criterion.breakdown(terms)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"{run.config}: {error}") from error

@@ -1,6 +1,5 @@
 """The results of the runs, as a table and as a file."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from statistics import fmean
 
 from rich.table import Table
 
+from harness.json_file import write_json
 from harness.tables import Column, screen_table
 from pronunciation_vae.data import train_count
 from pronunciation_vae.evaluate import ACTIVE, LABELED, PROBE_DRAWS
@@ -116,6 +116,4 @@ def against_target(result: Result, target: float) -> dict[str, float]:
 
 def save(results: Sequence[Result], path: Path) -> Path:
     """Write the figures and history of every run."""
-    document = {"runs": [asdict(result) for result in results]}
-    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
-    return path
+    return write_json({"runs": [asdict(result) for result in results]}, path)

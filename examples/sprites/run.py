@@ -1,6 +1,5 @@
 """A training run: its settings and its result."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harness.json_file import write_json
 from sprites.data import SIZE
 from sprites.measures import Code
 from sprites.model import SpriteVAE
@@ -90,5 +90,4 @@ def save(results: Sequence[Result], path: Path) -> Path:
         }
         for result in results
     ]
-    path.write_text(json.dumps({"runs": runs}) + "\n", encoding="utf-8")
-    return path
+    return write_json({"runs": runs}, path)

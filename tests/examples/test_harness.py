@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -11,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from tests.examples.programs import EXAMPLES
 
@@ -26,6 +32,8 @@ def work(job: str, show: Callable[[int, int, str], None]) -> str:
             return 2 * job
         case "fail":
             raise ValueError("no such job")
+        case "leave":
+            sys.exit("a file is damaged")
         case "die":
             time.sleep(0.5)  # by then it looks whether to leave
             os.kill(os.getpid(), signal.SIGTERM)
@@ -48,6 +56,7 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
     ("job", "error", "names"),
     [
         ("fail", ValueError, ("bad", "long")),
+        ("leave", SystemExit, ("bad", "long")),
         ("die", BrokenProcessPool, ("long", "bad")),
         pytest.param("fail", ValueError, ("long", "bad"), marks=pytest.mark.slow),
         pytest.param("die", BrokenProcessPool, ("bad", "long"), marks=pytest.mark.slow),
@@ -63,6 +72,22 @@ def test_a_job_that_fails_ends_all_at_once(
     with pytest.raises(error):
         run_in_parallel(work, {name: jobs[name] for name in names}, 2)
     assert time.monotonic() - start < LONG / 2
+
+
+def test_an_interrupt_ends_a_program_with_a_line_and_its_status(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from harness.workers import run_program
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        for sent in (signal.SIGINT, signal.SIGTERM):
+            with pytest.raises(SystemExit) as ended:
+                run_program(lambda sent=sent: signal.raise_signal(sent), "Run it again.")
+            assert ended.value.code == 130
+            assert capsys.readouterr().err == "Run it again.\n"
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def test_the_best_means_are_bold_in_markdown(tmp_path: Path) -> None:
@@ -135,3 +160,82 @@ def test_the_last_window_of_means_may_be_shorter() -> None:
     middles, values = means(np.array([1.0, 3.0, 5.0]), 2)
     assert middles.tolist() == [1, 2.5]
     assert values.tolist() == [2, 5]
+
+
+def test_json_has_null_for_a_value_that_is_not_finite(tmp_path: Path) -> None:
+    from harness.json_file import write_json
+
+    def fail(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    document = {"runs": [{"gain": [1.5, math.nan], "largest": -math.inf, "path": [None, "CC"]}]}
+    text = write_json(document, tmp_path / "figures.json").read_text("utf-8")
+    assert json.loads(text, parse_constant=fail) == {
+        "runs": [{"gain": [1.5, None], "largest": None, "path": [None, "CC"]}]
+    }
+
+
+def test_a_checkpoint_gives_back_all_state_and_names_itself_if_it_is_damaged(
+    tmp_path: Path,
+) -> None:
+    from harness.checkpoint import Checkpoint
+
+    def checkpoint(seed: int) -> Checkpoint:
+        torch.manual_seed(seed)
+        return Checkpoint(
+            tmp_path / "run.pt", torch.Generator().manual_seed(seed), {"model": nn.Linear(9, 9)}
+        )
+
+    saved, loaded = checkpoint(1), checkpoint(2)
+    assert loaded.load() is None
+    saved.save([1, 2])
+    assert loaded.load() == [1, 2]
+    assert str(loaded.parts["model"].state_dict()) == str(saved.parts["model"].state_dict())
+    assert loaded.generator.get_state().equal(saved.generator.get_state())
+
+    data = saved.path.read_bytes()
+    for place in (*range(0, len(data), 97), data.index(b"weight")):
+        damaged = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        saved.path.write_bytes(damaged)
+        try:  # some bytes are for padding
+            assert loaded.load() == [1, 2]
+            assert str(loaded.parts["model"].state_dict()) == str(saved.parts["model"].state_dict())
+        except SystemExit as end:
+            assert end.code == f"{saved.path} is damaged. Delete it, and its run begins again."  # noqa: PT017
+
+
+def test_a_folder_is_reserved_until_its_process_is_killed(tmp_path: Path) -> None:
+    from harness.folder import reserved
+
+    lines = (
+        "import sys, time",
+        "from pathlib import Path",
+        "from harness.folder import reserved",
+        "with reserved(Path(sys.argv[1])):",
+        "    print('reserved', flush=True)",
+        f"    time.sleep({LONG})",
+    )
+    with subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", "\n".join(lines), str(tmp_path)],
+        cwd=EXAMPLES,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "reserved\n"
+        with pytest.raises(SystemExit, match="is in use by another run"), reserved(tmp_path):
+            pass
+        other.kill()
+    with reserved(tmp_path):
+        pass
+
+
+def test_a_folder_without_permission_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness.options import Parser, make_folder
+
+    monkeypatch.setattr("os.access", lambda *_: False)  # root has every permission
+    with pytest.raises(SystemExit):
+        make_folder(Parser(""), tmp_path)
+    assert "--out: no permission to write to" in capsys.readouterr().err

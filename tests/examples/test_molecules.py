@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,38 +55,49 @@ def test_the_program_runs_and_leaves_tables_and_pictures(tmp_path: Path) -> None
     arguments = (*SMALL, "--labels", "both", "--configs", "cyclical-cosine", "pid-10")
     done = run_program("molecules.py", *arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    check(done.stdout, tmp_path / "runs" / "molecules")
+    check(done.stdout, tmp_path / "runs" / "molecules", ["paths"])
 
 
-def test_short_runs_leave_tables_and_pictures_and_are_there_the_next_time(
+def test_runs_leave_tables_and_pictures_and_are_there_the_next_time(
     molecules: ModuleType, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    out = tmp_path / "runs" / "molecules"
     arguments = (*SMALL, "--labels", "both", "--configs", "cyclical-cosine", "pid-10")
-    done = call(molecules, *arguments)
-    assert done.status == 0, done.err
-    check(done.out, tmp_path / "runs" / "molecules")
+    full = call(molecules, "--full", "--seeds", "1", *arguments)
+    assert full.status == 0, full.err
+    check(full.out, out, ["curves", "paths"])
+    for picture in out.glob("*.png"):
+        picture.unlink()
 
     def fail(*_: object) -> None:
         raise AssertionError("it trains again")
 
     monkeypatch.setattr(molecules, "terms", fail)
-    assert done.out.endswith(call(molecules, *arguments).out)
+    short = call(molecules, *arguments)
+    assert short.status == 0, short.err
+    check(short.out, out, ["paths"])
+    tables = short.out.partition("runs/molecules")[0]
+    assert tables in full.out
 
 
-def check(printed: str, out: Path) -> None:
+def check(printed: str, out: Path, pictures: list[str]) -> None:
     """What a program has printed and left."""
     without, with_labels = printed.split("The code, with labels")
     for part in (without, with_labels):
         for config in ("cyclical-cosine", "pid-10"):  # a row of each table
             assert sum(line.startswith(f"{config} ") for line in part.splitlines()) == 3
-    runs = json.loads((out / "figures.json").read_text("utf-8"))["runs"]
+    text = (out / "figures.json").read_text("utf-8")
+    assert "NaN" not in text  # an untrained model gives no valid molecule
+    runs = json.loads(text)["runs"]
     assert [run["history"]["middle"] for run in runs] == [[3.5]] * 4  # one window of 7 steps
     for setup in ("without-labels", "with-labels"):
         for table in (f"{setup}-code.md", f"{setup}-decoded.md", f"{setup}-moved.md"):
             lines = (out / table).read_text("utf-8").splitlines()
             assert [line.split(" | ")[0] for line in lines[2:]] == ["| cyclical-cosine", "| pid-10"]
-        for picture in (f"{setup}-curves.png", f"{setup}-paths.png"):
-            assert (out / picture).read_bytes().startswith(b"\x89PNG")
+        assert sorted(out.glob(f"{setup}-*.png")) == [out / f"{setup}-{p}.png" for p in pictures]
+    for picture in out.glob("*.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    assert printed.endswith("-paths.png\n")
 
 
 @pytest.mark.parametrize(
@@ -96,8 +108,10 @@ def check(printed: str, out: Path) -> None:
         (["--molecules", "10"], "a whole number from 1000"),
         (["--labels", "some"], "invalid choice: 'some'"),
         (["--configs", "wrong.yaml"], "did you mean 'cyclical'"),
-        (["--configs", "one.yaml"], "'kl' is not a term of this loss"),
-        (["--configs", "ignored.yaml"], "no kl among the terms"),
+        (["--configs", "one.yaml"], "one.yaml: no term 'kl': write kl: 1.0 at loss.terms"),
+        (["--configs", "ignored.yaml"], "no term 'kl': write kl: 1.0 at loss.terms"),
+        (["--configs", "other.yaml"], "is not a term of this program: write 'kl' instead at loss"),
+        (["--configs", "other.yaml", "--labels", "with"], "write 'kl' instead"),
         (["--configs", "a/pid-10.yaml", "pid-10"], "more than one has the name pid-10"),
     ],
 )
@@ -107,12 +121,26 @@ def test_a_wrong_option_gives_one_line(
     (tmp_path / "wrong.yaml").write_text("loss: {terms: {kl: {kind: cylical}, reconstruction: 1}}")
     (tmp_path / "one.yaml").write_text("loss: {terms: {reconstruction: 1}}")
     (tmp_path / "ignored.yaml").write_text("loss: {terms: {reconstruction: 1}, ignore: [kl]}")
+    (tmp_path / "other.yaml").write_text("loss: {terms: {reconstruction: 1, kll: 1}}")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "pid-10.yaml").write_text("loss: {terms: {reconstruction: 1, kl: 1}}")
     done = call(molecules, *arguments)
     assert done.status == 2
     assert words in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_a_second_run_in_the_same_folder_is_refused(
+    molecules: ModuleType, call: Call, tmp_path: Path
+) -> None:
+    from harness.folder import reserved
+
+    out = tmp_path / "runs" / "molecules"
+    out.mkdir(parents=True)
+    with reserved(out):
+        done = call(molecules, *SMALL, "--configs", "constant")
+    assert "molecules is in use by another run: wait" in str(done.status)
+    assert [file.name for file in out.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize(
@@ -164,21 +192,56 @@ def test_what_each_config_says(molecules: ModuleType, config: Path, with_labels:
     assert criterion.weights["kl"] == pytest.approx(last)
 
 
-def test_damaged_files_are_written_again_or_named(
-    molecules: ModuleType, corpus: Any, tables: Path, tmp_path: Path
+def flipped(data: bytes) -> bytes:
+    """The data with another byte in the middle."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:5000], flipped])
+def test_a_damaged_table_of_molecules_is_written_again(
+    molecules: ModuleType, corpus: Any, tables: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    from harness.checkpoint import Checkpoint
-    from molecule_vae import data, report
+    from molecule_vae import data
 
     [table] = tables.glob("*.npz")
-    table.write_bytes(table.read_bytes()[:5000])
+    table.write_bytes(damage(table.read_bytes()))
     data.load.cache_clear()
     assert torch.equal(data.load(1000, tables).train.pieces, corpus.train.pieces)
-    (tmp_path / "run.json").write_text('{"config": ')
-    assert report.load(tmp_path / "run.pt") is None
-    (tmp_path / "run.pt").write_bytes(b"PK nothing")
-    with pytest.raises(RuntimeError, match=r"run\.pt cannot be read\. Delete it"):
-        Checkpoint(tmp_path / "run.pt", torch.Generator(), {}).load()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"config": ', "[]", "{}", '{"navigation": {"logq": []}}', '{"navigation": null}']
+)
+def test_a_damaged_result_is_none(molecules: ModuleType, tmp_path: Path, text: str) -> None:
+    from molecule_vae.result import Result
+
+    (tmp_path / "run.json").write_text(text)
+    assert Result.load(tmp_path / "run.pt") is None
+
+
+@pytest.mark.parametrize("package", ["molsets", "rdkit"])
+def test_another_version_of_a_package_is_another_run(
+    molecules: ModuleType, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    from molecule_vae import options
+
+    run = options.Run(FOLDER / "constant.yaml", with_labels=False, seed=0, epochs=1, molecules=1000)
+    before = run.file(Path())
+    assert run.file(Path()) == before
+    version = options.version
+    monkeypatch.setattr(
+        options, "version", lambda name: "0.0.1" if name == package else version(name)
+    )
+    assert run.file(Path()) != before
+
+
+def test_all_code_that_decides_what_is_kept_is_a_source_of_the_run(molecules: ModuleType) -> None:
+    from molecule_vae import options
+
+    only_shown = {"__init__.py", "options.py", "pictures.py", "report.py"}
+    modules = (EXAMPLES / "molecule_vae").glob("*.py")
+    assert {path for path in modules if path.name not in only_shown} < set(options.SOURCES)
 
 
 def test_every_config_is_run_by_its_name(molecules: ModuleType) -> None:
@@ -187,6 +250,29 @@ def test_every_config_is_run_by_its_name(molecules: ModuleType) -> None:
 
     assert sorted(NAMES) == [path.stem for path in CONFIGS]
     assert set(DEMO) < set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("configs", "shown"),
+    [
+        (["mine", "pid-10"], ["mine", "pid-10"]),
+        (["mine", "pid-5", "pid-10", "long-ramp", "constant"], ["constant", "long-ramp", "pid-10"]),
+        (["a", "b", "c", "d", "e"], ["a", "b", "c", "d"]),
+    ],
+)
+def test_which_configs_a_picture_of_molecules_shows(
+    molecules: ModuleType, configs: list[str], shown: list[str]
+) -> None:
+    from molecule_vae.navigate import Navigation
+    from molecule_vae.pictures import rows
+    from molecule_vae.result import Result
+
+    nowhere = Navigation([], [], [], [], [], [], [])
+    results = [
+        Result(config, with_labels=False, seed=0, figures={}, navigation=nowhere, history={})
+        for config in configs
+    ]
+    assert list(rows(results)) == shown
 
 
 def test_molecules_are_read_and_spelled_and_measured(corpus: Any) -> None:

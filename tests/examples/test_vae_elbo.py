@@ -59,6 +59,7 @@ def check(printed: str, out: Path) -> None:
         (["--configs", "cyclic"], "'cyclic' is neither a file nor one of constant"),
         (["--epochs", "0"], "a whole number from 1"),
         (["--configs", "wrong.yaml"], "did you mean 'cyclical'"),
+        (["--configs", "other.yaml"], "'KL' is not a term of this program: write 'kl' instead at"),
         (["--configs", "scalar.yaml"], "write reduction: mean, sum or batch_mean at terms.kl"),
     ],
 )
@@ -66,11 +67,25 @@ def test_a_wrong_option_gives_one_line(
     arguments: list[str], words: str, vae_elbo: ModuleType, call: Call, tmp_path: Path
 ) -> None:
     (tmp_path / "wrong.yaml").write_text("loss: {terms: {kl: {kind: cylical}, reconstruction: 1}}")
+    (tmp_path / "other.yaml").write_text("loss: {terms: {KL: 1, reconstruction: 1}}")
     (tmp_path / "scalar.yaml").write_text("loss: {terms: {kl: 1, reconstruction: 1}}")
     done = call(vae_elbo, *arguments)
     assert done.status == 2
     assert words in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_a_second_run_in_the_same_folder_is_refused(
+    vae_elbo: ModuleType, call: Call, tmp_path: Path
+) -> None:
+    from harness.folder import reserved
+
+    out = tmp_path / "runs" / "vae_elbo"
+    out.mkdir(parents=True)
+    with reserved(out):
+        done = call(vae_elbo, "--words", "1000", "--epochs", "1", "--configs", "constant")
+    assert "vae_elbo is in use by another run: wait" in str(done.status)
+    assert [file.name for file in out.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize(
