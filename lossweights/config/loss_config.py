@@ -397,6 +397,11 @@ class LossConfig(Declaration):
                 raise ConfigError(
                     f"{found.place(path)}: the terms are inside {key!r}: read it with at={inner!r}"
                 )
+        if "terms" not in data and not any(did_you_mean(key, ["terms"]) for key in data):
+            raise ConfigError(
+                f"{found.place(path)}: no key 'terms' (found {quoted(data)}): write the terms "
+                "below it, `terms: {reconstruction: 1.0}`"
+            )
         return cls._validated(data, lambda location: found.place((*path, *location)))
 
     @classmethod

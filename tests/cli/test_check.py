@@ -138,7 +138,7 @@ def test_a_section_that_is_not_there_is_told_with_those_that_are(
     [
         ("a.yaml", "terms: [", "not well-formed"),
         ("a.yaml", "- 1", "a table with `terms` is needed"),
-        ("a.yaml", "model: 3", "terms: this field is needed"),
+        ("a.yaml", "model: 3", "no key 'terms' (found 'model')"),
         ("a.yaml", "terms: {a: }", "a.yaml, line 1, terms.a"),
         ("a.json", "{", "not well-formed JSON"),
         ("a.txt", "terms: [a]", "ends in .json, .toml, .yaml or .yml"),
