@@ -284,7 +284,7 @@ class Horizon:
     @property
     def span(self) -> int:
         """Steps from 0 until training, or a stage, ends; a HorizonError if that is unknown."""
-        return self.count("the length of training") if self.end is None else self.end
+        return self.count("100% of training") if self.end is None else self.end
 
     def count(self, wanted: str) -> int:
         """The total in what the clock counts; unknown, a HorizonError that begins with `wanted`."""

@@ -376,7 +376,7 @@ class Column(NamedTuple):
         if self.of is not None:
             end = self.of.end()
             return None if end is None else max(end, float(self.start))
-        end = self.schedule.ends(self.horizon)
+        end = _named(self.label, partial(self.schedule.ends, self.horizon))
         return None if end is None else self.start + end
 
     def shown(self, points: int) -> Steps:
@@ -503,7 +503,7 @@ class Curves:
             points: Maximum number of steps, at least 2, evenly spaced.
 
         Raises:
-            HorizonError: If a schedule needs more of the horizon than is known.
+            HorizonError: If a schedule needs more of the horizon than is known; names the term.
         """
         given = Horizon() if horizon is None else horizon
         known = config.horizon.merged(given)

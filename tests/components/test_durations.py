@@ -248,7 +248,7 @@ def test_a_total_in_epochs_waits_for_their_length() -> None:
     assert not waiting.is_bounded
     with pytest.raises(HorizonError, match=r"10% of training .* before steps_per_epoch is known"):
         waiting.length("10%")
-    with pytest.raises(HorizonError, match=r"the length of training .* before steps_per_epoch"):
+    with pytest.raises(HorizonError, match=r"100% of training .* before steps_per_epoch"):
         _ = waiting.span
 
 
