@@ -1,6 +1,7 @@
 """What commands share: options, reading configs, reporting errors, writing files."""
 
 import importlib
+import re
 import shutil
 import sys
 import traceback
@@ -16,7 +17,7 @@ import typer
 import lossweights  # whose names import torch when they are used, which takes seconds
 from lossweights.components.durations import read_total, read_total_steps
 from lossweights.config.files import Source
-from lossweights.errors import ConfigError, HorizonError, quoted
+from lossweights.errors import ConfigError, HorizonError, dotted, quoted
 
 _NARROWEST = 20  # columns of a paragraph, however narrow the terminal is
 
@@ -124,8 +125,10 @@ def read(
             warnings.simplefilter("always")
             criterion = lossweights.WeightedLoss(config)
     except (ValueError, ImportError) as error:
-        name = _name(Path(argument), at)
-        raise ConfigError(f"{name}: refused\n{indent(str(error), '  ')}") from None
+        path = Path(argument)
+        names = "|".join(re.escape(dotted([name])) for name in (str(path), path.name))
+        lines = re.sub(f"^({names})[:,]? ", "", str(error), flags=re.MULTILINE)  # it is said above
+        raise ConfigError(f"{_name(path, at)}: refused\n{indent(lines, '  ')}") from None
     return _name(Path(argument), found), criterion, [str(each.message) for each in caught]
 
 
@@ -150,7 +153,7 @@ def _config(
     try:
         return at, config.override(changes)
     except ConfigError as error:
-        raise ConfigError(indent(str(error), "changed: ")) from None
+        raise ConfigError(indent(str(error), "after the changes: ")) from None
 
 
 def _sections(data: Mapping[Any, Any], *path: str) -> list[str]:
@@ -179,7 +182,7 @@ def fail(message: str) -> NoReturn:
 def fail_without_length(name: str, error: HorizonError) -> NoReturn:
     """Says which option gives the length of training that a config lacks."""
     lacks = str(error).rpartition("before ")[2].removesuffix(" is known")
-    fail(f"{name}: {error}, with --{lacks.replace('_', '-')}")
+    fail(f"{name}: {error}: pass --{lacks.replace('_', '-')}")
 
 
 def save(path: Path, content: bytes) -> None:
