@@ -148,7 +148,7 @@ class LossConfig(Declaration):
         if not isinstance(numbers, Mapping):
             hint = ": in YAML, indent the numbers below it" if numbers is None else ""
             raise ValueError(
-                f"a table by name is needed, such as {{ratio: 0.3}}, found {shown(numbers)}{hint}"
+                f"a table is needed, such as {{ratio: 0.3}}, found {shown(numbers)}{hint}"
             )
         if len(numbers) > MOST_TERMS:
             raise ValueError(f"at most {MOST_TERMS:,} numbers are scheduled, found {len(numbers)}")

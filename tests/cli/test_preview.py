@@ -80,7 +80,7 @@ def test_a_change_of_several_terms(call: Call, tmp_path: Path) -> None:
     ("change", "problem", "status"),
     [
         ("kl.wieght=1", "did you mean 'weight'", 1),
-        ("k{l.weight=1", "after the changes: k{l.weight: a single '{' is no pattern", 1),
+        ("k{l.weight=1", "after the changes: k{l.weight: a single '{' is not a pattern", 1),
         ("lk.weight=1", "to add one, write all of it at terms.lk", 1),
         ("kl.weight=often", "a.yaml: refused after the changes: terms.kl.weight", 1),
         ("kl.weight", "write PATH=VALUE", 2),

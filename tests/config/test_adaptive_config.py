@@ -131,7 +131,7 @@ def test_a_wrong_term_is_told(terms: Any, problem: str) -> None:
             "balancer: 'uncertanty' is not a kind of balancer; did you mean 'uncertainty'",
         ),
         ({"kind": "dwa", "temprature": 1}, "balancer.temprature: .*did you mean 'temperature'"),
-        ({"kind": "dwa", "temperature": 0}, "balancer.temperature: input should be greater than 0"),
+        ({"kind": "dwa", "temperature": 0}, "balancer.temperature: must be greater than 0"),
         ({"kind": "dwa", "every": 10}, 'balancer.every: 10 has no unit: write "10 steps"'),
         (3, "balancer: a balancer is a table with a `kind`, found 3"),
         ({"dwa": {"temperature": 2}}, r"found {'dwa': .*: write {kind: dwa, \.\.\.}"),

@@ -298,7 +298,7 @@ def test_odd_values(field: str) -> None:
         ({"terms": {"a": "017"}}, "found '017', which some programs read as octal: write it with"),
         ({"terms": {"a": b"1"}}, "^terms.a.weight: a number is needed, found b'1'$"),
         ({"terms": ["a\nb"]}, r"^terms.'a\\nb': text cannot contain '\\n', found 'a\\nb'$"),
-        ({"terms": ["a"], "ignore": b"a"}, "^ignore: input should be a valid"),
+        ({"terms": ["a"], "ignore": b"a"}, "^ignore: a list is needed"),
         ({"terms": ["a"], "total_steps": 0}, "total_steps must be a whole number of at least 1"),
         ({"terms": ["a"], "steps_per_epoch": 2**53 + 1}, "^steps_per_epoch: .* write up to 2..53"),
         (
@@ -411,7 +411,7 @@ def test_a_damaged_file(tmp_path_factory: pytest.TempPathFactory, file: tuple[st
         ),
         ("json", '{"terms": ' + "[" * 500 + "]" * 500 + "}", "^a.json, terms.*: .* than 32 deep$"),
         ("json", '{"terms": ' + "[" * 100_000 + "]" * 100_000 + "}", "^a.json: .* than 32 deep$"),
-        ("json", '{"terms": {"a": NaN}}', "^a.json, terms.a.weight: .* finite number, found nan$"),
+        ("json", '{"terms": {"a": NaN}}', "^a.json, terms.a.weight: a finite number .* found nan$"),
         ("json", '{"terms": {"\\ud800": 1}}', "^a.json, terms.*: text cannot contain '.ud800'"),
         ("toml", "terms = " + "[" * 500 + "]" * 500, "^a.toml.*: .* nested more than 32 deep"),
         ("toml", "a." * 100_000 + "a = 1", "^a.toml: .* nested more than 32 deep$"),

@@ -59,5 +59,5 @@ def test_a_temperature_near_0_is_finite() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match=r"balancer\.temperature: input should be greater than 0"):
+    with pytest.raises(ConfigError, match=r"balancer\.temperature: must be greater than 0"):
         WeightedLoss(terms=["a"], balancer={"kind": "uw-so", "temperature": 0})

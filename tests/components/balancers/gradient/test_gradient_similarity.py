@@ -175,7 +175,7 @@ def test_negative_weights_are_refused() -> None:
 
 def test_refused() -> None:
     table = {"kind": "gradient-similarity", "primary": "a", "counting": "squared"}
-    with pytest.raises(ConfigError, match=r"balancer\.counting: input should be"):
+    with pytest.raises(ConfigError, match=r"balancer\.counting: must be"):
         WeightedLoss(terms=["a"], balancer=table)
     with pytest.raises(ConfigError, match=r"balancer\.primary: this field is needed"):
         WeightedLoss(terms=["a"], balancer="gradient-similarity")

@@ -187,7 +187,7 @@ def test_refused() -> None:
         ("compared", "squared"),
     ):
         table = {"kind": "lr-annealing", "reference": "a", field: value}
-        with pytest.raises(ConfigError, match=rf"balancer\.{field}: input should be"):
+        with pytest.raises(ConfigError, match=rf"balancer\.{field}: must be"):
             WeightedLoss(terms=["a"], balancer=table)
     swings = {"kind": "lr-annealing", "reference": "a", "smoothing": 0}
     with pytest.raises(
