@@ -426,6 +426,9 @@ class WeightedLoss(nn.Module):
         Gradient accumulation and steps that a gradient scaler skips are counted correctly. With a
         fused optimizer under a scaler, whether a step was skipped is read from the device.
 
+        If the clock is at 0 and the optimizer made steps before, the next step warns that
+        schedules start from 0. After `load_state_dict` or `set_step` it does not.
+
         Args:
             optimizer: A torch optimizer, or the wrapper of Lightning or Accelerate around one.
             per_step: For a clock that counts another unit than steps: how many an optimizer step
