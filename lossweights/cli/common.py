@@ -38,7 +38,9 @@ def import_modules(names: list[str] | None) -> list[str] | None:
                     problem += f" ({Path(frame.f_code.co_filename).name}, line {line})"
                     break
             if Path(name).suffix == ".py":
-                problem += f"; write its name: {'.'.join(Path(name).with_suffix('').parts)}"
+                problem += (
+                    f"; write the name of the module: {'.'.join(Path(name).with_suffix('').parts)}"
+                )
             raise typer.BadParameter(f"{name!r} cannot be imported: {problem}") from None
     return names
 
@@ -102,7 +104,9 @@ def lengths(
 ) -> dict[str, Any]:
     """The changes that the options for the length of training make."""
     if total_steps and total:
-        raise typer.BadParameter("--total-steps and --total say the same: drop one of them")
+        raise typer.BadParameter(
+            "--total-steps and --total both set the length of training: drop one of them"
+        )
     given = {"total_steps": total_steps, "total": total} if total_steps or total else {}
     return given | ({"steps_per_epoch": steps_per_epoch} if steps_per_epoch else {})
 

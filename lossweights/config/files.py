@@ -189,7 +189,7 @@ def plain(data: Any, place: Callable[[Location], str] = dotted) -> Any:
         nonlocal count
         count += uses
         if count > MOST_VALUES:
-            raise refusal(f"a loss has at most {MOST_VALUES:,} values, and here are more")
+            raise refusal(f"a config has at most {MOST_VALUES:,} values, found more")
         if not isinstance(value, Mapping | Sequence) or isinstance(value, _TEXTS):
             return value
         if id(value) in around:

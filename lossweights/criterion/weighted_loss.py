@@ -771,7 +771,7 @@ class WeightedLoss(nn.Module):
         """
         breakdown = self._last_breakdown()
         if breakdown is None:
-            note = "no forward pass yet in training: criterion(terms) in train mode, with gradients"
+            note = "no forward pass yet: call criterion(terms) in training mode, with gradients"
             parts: dict[str, Any] = {quantity: {} for quantity in QUANTITIES}
             parts |= {"step": self.current_step, "unit": self.clock.unit}
             return Breakdown(total=torch.zeros(()), notes=(note,), **parts)

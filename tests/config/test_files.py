@@ -108,8 +108,8 @@ def test_names_are_read_in_any_script(tmp_path: Path) -> None:
 def test_yaml_runs_nothing(tmp_path: Path) -> None:
     text = "terms: {a: !!python/object/apply:os.getcwd []}"
     assert problem_of(write(tmp_path, "a.yaml", text)) == (
-        "a.yaml, line 1: the tag '!!python/object/apply:os.getcwd' is not read: write the value "
-        "without it"
+        "a.yaml, line 1: the tag '!!python/object/apply:os.getcwd' is not supported: write the "
+        "value without it"
     )
 
 
@@ -174,6 +174,9 @@ def test_another_format_is_refused(name: str, tmp_path: Path) -> None:
         ("a.toml", f"total_steps = {'1' * 5000}", "a.toml is not well-formed TOML: Exceeds"),
         ("a.yaml", "terms: {a: 2020-13-45}", "line 1, terms.a.weight: .* found '2020-13-45'"),
         ("a.yaml", "terms: &a {a: *a}", "a.yaml, line 1: the table &a contains itself"),
+        ("a.yaml", "terms:\n\ta: 1", "line 2: .* a tab, where only spaces can indent"),
+        ("a.yaml", "terms:\n  a: @x", "line 2: .* character that cannot start any token"),
+        ("a.yaml", "terms:\n  a: 1\n b: 2", "line 3: .* indented differently from the lines above"),
         ("a.yaml", "terms:\n  a: 1\n   b: 2", "line 3: .* more indented than the line before"),
     ],
 )

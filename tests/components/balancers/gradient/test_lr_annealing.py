@@ -191,7 +191,7 @@ def test_refused() -> None:
             WeightedLoss(terms=["a"], balancer=table)
     swings = {"kind": "lr-annealing", "reference": "a", "smoothing": 0}
     with pytest.raises(
-        ConfigError, match=r"oscillate forever: write smoothing: 0\.9, or compared: p"
+        ConfigError, match=r"oscillates forever: write smoothing: 0\.9, or compared: p"
     ):
         WeightedLoss(terms=["a"], balancer=swings)
     with pytest.raises(ConfigError, match=r"balancer\.reference: this field is needed"):
