@@ -129,10 +129,10 @@ def read(
             warnings.simplefilter("always")
             criterion = lossweights.WeightedLoss(config)
     except (ValueError, ImportError) as error:
-        path = Path(argument)
-        names = "|".join(re.escape(dotted([name])) for name in (str(path), path.name))
+        file = Path(argument)
+        names = "|".join(re.escape(dotted([name])) for name in (str(file), file.name))
         lines = re.sub(f"^({names})[:,]? ", "", str(error), flags=re.MULTILINE)  # it is said above
-        raise ConfigError(f"{_name(path, at)}: refused\n{indent(lines, '  ')}") from None
+        raise ConfigError(f"{_name(file, at)}: refused\n{indent(lines, '  ')}") from None
     return _name(Path(argument), found), criterion, [str(each.message) for each in caught]
 
 

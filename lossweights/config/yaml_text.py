@@ -64,7 +64,7 @@ def read_yaml(text: str, name: str, *, deepest: int, most: int) -> tuple[Any, Li
             problem = "more indented than the line before, or a text with `: ` needs quotes"
         if "expected key" in problem:
             problem = "indented differently from the lines above"
-        if "start any token" in problem and text.splitlines()[mark.line][mark.column] == "\t":
+        if mark and "start any" in problem and text.splitlines()[mark.line][mark.column] == "\t":
             problem = "a tab, where only spaces can indent"
         if "',' or '}'" in problem:
             problem += ", or a name with braces needs quotes"

@@ -234,4 +234,4 @@ def test_what_a_module_prints_is_not_the_answer(call: Call, tmp_path: Path) -> N
 
 
 def test_a_file_in_place_of_a_module_is_told_its_name(call: Call) -> None:
-    assert "write its name: my.spike" in call("kinds", "--import", "my/spike.py").err
+    assert "write the name of the module: my.spike" in call("kinds", "--import", "my/spike.py").err
