@@ -166,7 +166,7 @@ def test_the_primary_term_is_balanced() -> None:
 
 
 def test_negative_weights_are_refused() -> None:
-    with pytest.raises(ConfigError, match="agreement with the others for conflict"):
+    with pytest.raises(ConfigError, match="mistake its agreement with other terms for conflict"):
         WeightedLoss(
             {"task": 1.0, "other": -1.0},
             balancer={"kind": "gradient-similarity", "primary": "task"},
