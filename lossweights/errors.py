@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 # Longer text is cut, so that people can read the message.
 _LONGEST = 200  # characters of a value
@@ -17,6 +18,22 @@ _LONGEST_NAME = 100  # characters of a name with similar ones
 _MOST_NAMES = 40
 _MOST_OPTIONS = 1000  # that are compared with a name
 MOST_PROBLEMS = 20  # of one config
+
+# What a field needs, by the type of error of pydantic.
+_NEEDED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "model_type": "a table",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
 
 _UNWRITTEN = ("[key]", "[table]", "[rule]")  # parts that pydantic adds to a location
 
@@ -114,20 +131,36 @@ def explain(error: ValidationError, where: Callable[[tuple[Any, ...]], str] = do
     """
     lines: dict[tuple[str, bool], str] = {}
     problems = error.errors(include_url=False)
+    around = {each["loc"][:depth] for each in problems for depth in range(len(each["loc"]))}
     for problem in problems:
         place, of_key = where(problem["loc"]), problem["loc"][-1:] == ("[key]",)
         if (place, of_key) in lines:  # a path with braces is one place of several terms
+            continue
+        if problem["type"] == "too_short" and problem["loc"] in around:  # without what is refused
             continue
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "missing":
             message = "this field is needed"
         elif problem["type"] not in ("value_error", "unknown_field"):  # ours include the input
-            message = f"{message[0].lower()}{message[1:]}, found {shown(problem['input'])}"
+            message = f"{_needed(problem)}, found {shown(problem['input'])}"
         lines[place, of_key] = f"{place}: {message}" if place else message
     first = [*lines.values()][:MOST_PROBLEMS]
     if len(lines) > MOST_PROBLEMS:
         first.append(f"and {len(lines) - MOST_PROBLEMS} more problems")
     return "\n".join(first)
+
+
+def _needed(problem: ErrorDetails) -> str:
+    """What a field needs, of which pydantic says what the input should be."""
+    if (kind := _NEEDED.get(problem["type"])) is not None:
+        return f"{kind} is needed"
+    context = problem.get("ctx", {})
+    if problem["type"] == "too_short":
+        return f"a list of at least {context['min_length']} is needed"
+    if problem["type"] == "too_long":
+        return f"a list of at most {context['max_length']} is needed"
+    message = problem["msg"].replace("Input should be", "must be")
+    return f"{message[0].lower()}{message[1:]}"
 
 
 def warn(message: str) -> None:

@@ -247,7 +247,7 @@ def _of_batches(criterion: WeightedLoss, batches: Any, shares: Mapping[str, floa
     try:
         ends = final_weights(criterion.config, criterion.horizon)
     except HorizonError as error:
-        raise HorizonError(f"{error}, with criterion.bind(...)") from None
+        raise HorizonError(f"{error}; call criterion.bind(...)") from None
     measured = Measurements.of_batches(criterion, batches() if callable(batches) else batches)
     evidence = _fitted(criterion.config, ends, measured, "values", shares)
     terms, rows = _terms(evidence, "batches"), len(next(iter(evidence.sizes.values())))
@@ -264,7 +264,7 @@ def _of_history(
     try:
         ends = final_weights(config, horizon)
     except HorizonError as error:
-        raise HorizonError(f"{error}, with horizon=Horizon(...)") from None
+        raise HorizonError(f"{error}; pass horizon=Horizon(...)") from None
     measured = Measurements.of_history(source, config)
     by = basis(by, measured)
     evidence = _fitted(config, ends, measured, by, shares)

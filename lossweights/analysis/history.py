@@ -324,7 +324,7 @@ class History:
             self._warn(
                 "every",
                 f"the history keeps a row every {_EVERY} steps until the length of training "
-                f"is known: {error}, with criterion.bind(...)",
+                f"is known: {error}; call criterion.bind(...)",
             )
             return _EVERY
 
@@ -339,7 +339,7 @@ class History:
             self._warn(
                 "gradients",
                 f"the history measures gradients every {_GRADIENTS_EVERY} steps until the length "
-                f"of training is known: {error}, with criterion.bind(...)",
+                f"of training is known: {error}; call criterion.bind(...)",
             )
             interval = _GRADIENTS_EVERY
         return clock.step == 0 or clock.step // interval > clock.before // interval

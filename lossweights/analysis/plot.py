@@ -107,7 +107,7 @@ def config(
             f"found {repr(configs) if isinstance(configs, str) else type(configs).__name__}"
         )
     if not named:
-        raise ValueError("a picture shows at least one config, found none")
+        raise ValueError("at least one config is needed, found none")
     curves = {name: Curves.of(each, horizon) for name, each in named.items()}
     shown = to_draw([*curves.values()])
     titles = {

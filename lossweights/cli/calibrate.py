@@ -75,7 +75,7 @@ def calibrate(
         name, criterion, _ = common.read(config, at, lengths)
         found = analysis.calibrate(run, criterion.config, wanted, by=by)
     except HorizonError as error:
-        problem = str(error).removesuffix(", with horizon=Horizon(...)")
+        problem = str(error).removesuffix("; pass horizon=Horizon(...)")
         common.fail_without_length(name, HorizonError(problem))
     except OSError as error:
         common.fail(f"{run} cannot be read: {error.strerror}")

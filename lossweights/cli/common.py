@@ -1,6 +1,7 @@
 """What commands share: options, reading configs, reporting errors, writing files."""
 
 import importlib
+import re
 import shutil
 import sys
 import traceback
@@ -16,7 +17,7 @@ import typer
 import lossweights  # whose names import torch when they are used, which takes seconds
 from lossweights.components.durations import read_total, read_total_steps
 from lossweights.config.files import Source
-from lossweights.errors import ConfigError, HorizonError, quoted
+from lossweights.errors import ConfigError, HorizonError, dotted, quoted
 
 _NARROWEST = 20  # columns of a paragraph, however narrow the terminal is
 
@@ -37,7 +38,9 @@ def import_modules(names: list[str] | None) -> list[str] | None:
                     problem += f" ({Path(frame.f_code.co_filename).name}, line {line})"
                     break
             if Path(name).suffix == ".py":
-                problem += f"; write its name: {'.'.join(Path(name).with_suffix('').parts)}"
+                problem += (
+                    f"; write the name of the module: {'.'.join(Path(name).with_suffix('').parts)}"
+                )
             raise typer.BadParameter(f"{name!r} cannot be imported: {problem}") from None
     return names
 
@@ -101,7 +104,9 @@ def lengths(
 ) -> dict[str, Any]:
     """The changes that the options for the length of training make."""
     if total_steps and total:
-        raise typer.BadParameter("--total-steps and --total say the same: drop one of them")
+        raise typer.BadParameter(
+            "--total-steps and --total both set the length of training: drop one of them"
+        )
     given = {"total_steps": total_steps, "total": total} if total_steps or total else {}
     return given | ({"steps_per_epoch": steps_per_epoch} if steps_per_epoch else {})
 
@@ -124,8 +129,10 @@ def read(
             warnings.simplefilter("always")
             criterion = lossweights.WeightedLoss(config)
     except (ValueError, ImportError) as error:
-        name = _name(Path(argument), at)
-        raise ConfigError(f"{name}: refused\n{indent(str(error), '  ')}") from None
+        file = Path(argument)
+        names = "|".join(re.escape(dotted([name])) for name in (str(file), file.name))
+        lines = re.sub(f"^({names})[:,]? ", "", str(error), flags=re.MULTILINE)  # it is said above
+        raise ConfigError(f"{_name(file, at)}: refused\n{indent(lines, '  ')}") from None
     return _name(Path(argument), found), criterion, [str(each.message) for each in caught]
 
 
@@ -150,7 +157,7 @@ def _config(
     try:
         return at, config.override(changes)
     except ConfigError as error:
-        raise ConfigError(indent(str(error), "changed: ")) from None
+        raise ConfigError(indent(str(error), "after the changes: ")) from None
 
 
 def _sections(data: Mapping[Any, Any], *path: str) -> list[str]:
@@ -179,7 +186,7 @@ def fail(message: str) -> NoReturn:
 def fail_without_length(name: str, error: HorizonError) -> NoReturn:
     """Says which option gives the length of training that a config lacks."""
     lacks = str(error).rpartition("before ")[2].removesuffix(" is known")
-    fail(f"{name}: {error}, with --{lacks.replace('_', '-')}")
+    fail(f"{name}: {error}: pass --{lacks.replace('_', '-')}")
 
 
 def save(path: Path, content: bytes) -> None:

@@ -50,7 +50,7 @@ def kinds(
     if family is not None:
         if (wanted := family.lower().removesuffix("s")) not in families:
             near = f"{did_you_mean(family, families)} (there are {quoted(families)})"
-            raise typer.BadParameter(f"{family!r} is no family{near}")
+            raise typer.BadParameter(f"{family!r} is not a family{near}")
         families = {wanted: families[wanted]}
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.width = min(console.width, _WIDEST)
@@ -66,7 +66,7 @@ def kinds(
     chosen = [members[kind] for members in families.values() if kind in members]
     if not chosen:
         near = did_you_mean(kind, (name for members in families.values() for name in members))
-        raise typer.BadParameter(f"{kind!r} is no kind{near} (`lossweights kinds` lists them)")
+        raise typer.BadParameter(f"{kind!r} is not a kind{near} (`lossweights kinds` lists them)")
     for cls in chosen:
         _show(cls, console)
 

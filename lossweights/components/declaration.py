@@ -269,14 +269,24 @@ class Component(Declaration):
         """The class of a kind; if it is unknown even among the plug-ins, a ValueError."""
         broken = "" if kind in cls._registry else load_plugins()
         if kind not in cls._registry:
-            others = [f.__name__.lower() for f in Component.__subclasses__() if f.has_kind(kind)]
-            elsewhere = f" (it is one of {others[0]}):" if others else ""
+            family = cls.__name__.lower()
+            for other in Component.__subclasses__():
+                if other.has_kind(kind):
+                    raise ValueError(
+                        f"{shown(kind)} is a {other.__name__.lower()}, not a {family}: write "
+                        f"{other.usage(kind)}"
+                    )
             raise ValueError(
-                f"{shown(kind)} is not a kind of {cls.__name__.lower()}"
-                f"{elsewhere or did_you_mean(kind, cls._registry) or ':'} "
+                f"{shown(kind)} is not a kind of {family}"
+                f"{did_you_mean(kind, cls._registry) or ':'} "
                 f"there are {quoted(sorted(cls._registry))}{broken}"
             )
         return cls._registry[kind]  # type: ignore[return-value]
+
+    @classmethod
+    def usage(cls, kind: str) -> str:
+        """How a config uses a kind of the family, for messages."""
+        return f"`{cls.__name__.lower()}: {{kind: {kind}, ...}}` in a term"
 
     @classmethod
     def has_kind(cls, kind: object) -> bool:
@@ -311,9 +321,11 @@ class Component(Declaration):
     @classmethod
     def not_a_member(cls, written: object) -> ValueError:
         """The error for a value that the family cannot read."""
+        hint = f"; there are {quoted(sorted(cls._registry))}"
+        if isinstance(written, Mapping) and len(written) == 1 and cls.has_kind(*written):
+            hint = f": write {{kind: {next(iter(written))}, ...}}"  # the fields are inside it
         return ValueError(
-            f"a {cls.__name__.lower()} is a table with a `kind`, found {shown(written)}; "
-            f"there are {quoted(sorted(cls._registry))}"
+            f"a {cls.__name__.lower()} is a table with a `kind`, found {shown(written)}{hint}"
         )
 
     @classmethod

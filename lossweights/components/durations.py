@@ -82,11 +82,13 @@ class Duration:
         if not 0 <= value <= LARGEST_INT:
             unit = "%" if self.unit == "percent" else f" {self.unit}"
             raise ValueError(
-                f"a duration must be from 0 to {LARGEST_INT}, found {_number_text(value)}{unit}"
+                f"a duration must be from 0 to 2**53, found {_number_text(value)}{unit}"
             )
         is_whole = self.unit not in ("epochs", "percent")
         if is_whole and value != int(value):
-            raise ValueError(f"{self.unit} must be whole, found {value:g} {self.unit}")
+            raise ValueError(
+                f"the number of {self.unit} must be whole, found {value:g} {self.unit}"
+            )
         object.__setattr__(self, "value", int(value) if is_whole else value)
 
     @classmethod
@@ -120,10 +122,12 @@ class Duration:
             )
         known = _UNITS.get(unit.lower()) or _own_unit(unit)
         if known is None:
+            near = "" if _plural(unit) in _NO_UNITS else did_you_mean(unit, _UNITS)
+            own = f'; a unit of your own is a word of 3 letters or more, as in "{number} tokens"'
             raise ValueError(
-                f"{unit!r} is not a unit of training{did_you_mean(unit, _UNITS)}: "
-                f'write "{number} steps", "{number} epochs", "{number}%", or a unit of your own, '
-                "a word of at least three letters such as tokens"
+                f'{unit!r} is not a unit of training{near or ":"} write "{number} steps" (of the '
+                f'optimizer), "{number} epochs" or "{number}%"'
+                f"{'' if _WORD.fullmatch(unit.lower()) else own}"
             )
         value = float(number)
         return cls(round(value * 100, 10) if unit.lower() == "dur" else value, known)
@@ -280,7 +284,7 @@ class Horizon:
     @property
     def span(self) -> int:
         """Steps from 0 until training, or a stage, ends; a HorizonError if that is unknown."""
-        return self.count("the length of training") if self.end is None else self.end
+        return self.count("100% of training") if self.end is None else self.end
 
     def count(self, wanted: str) -> int:
         """The total in what the clock counts; unknown, a HorizonError that begins with `wanted`."""
@@ -380,13 +384,19 @@ def _own_unit(word: object) -> str | None:
     """A word as a unit of its own, in the plural; None if it is almost a known unit, or no word."""
     if not isinstance(word, str) or _WORD.fullmatch(word.lower()) is None:
         return None
-    unit = word.lower()
-    if not unit.endswith("s"):
-        unit += "es" if unit.endswith(("ch", "sh", "x")) else "s"
+    unit = _plural(word)
     if unit in _NO_UNITS:
         return None
     is_near = unit in _UNITS or get_close_matches(unit, _UNITS, n=1, cutoff=_NEAR)
     return None if is_near else unit
+
+
+def _plural(word: str) -> str:
+    """A word in lower case and in the plural."""
+    unit = word.lower()
+    if unit.endswith("s"):
+        return unit
+    return unit + ("es" if unit.endswith(("ch", "sh", "x")) else "s")
 
 
 def _python(value: Real) -> float:

@@ -106,14 +106,21 @@ class Source:
         for depth, key in enumerate(path):
             if not isinstance(data, Mapping) or key not in data:
                 keys = list(map(str, data)) if isinstance(data, Mapping) else []
+                near, hint = did_you_mean(key, keys), ""
+                if not near and "terms" in keys:
+                    hint = f": `terms` is at this level, so leave {shown(key)} out of the path"
+                elif not near:
+                    hint = f": write the config there, `{_example(path[depth:])}`"
                 raise ConfigError(
-                    f"{self.place(path[:depth])}: no key {shown(key)}{did_you_mean(key, keys)} "
-                    f"(found {quoted(keys)})"
+                    f"{self.place(path[:depth])}: no key {shown(key)}{near} (found {quoted(keys)})"
+                    f"{hint}"
                 )
             data = data[key]
         if not isinstance(data, Mapping):
+            found = "nothing" if data is None else shown(data)
             raise ConfigError(
-                f"{self.place(path)}: a table with `terms` is needed, found {shown(data)}"
+                f"{self.place(path)}: a table with `terms` is needed, such as "
+                f"{{{_example()}}}, found {found}"
             )
         # This part alone: others of OmegaConf may not resolve.
         return plain(data, lambda location: self.place((*path, *location))), path
@@ -134,6 +141,14 @@ class Source:
             elif not isinstance(node, dict):  # else a shorthand: a schedule in place of a term
                 break
         return line
+
+
+def _example(path: Sequence[str | int] = ()) -> str:
+    """A small config, at a path, for messages."""
+    text = "terms: {reconstruction: 1.0}"
+    for key in reversed(path):
+        text = f"{key}: {{{text}}}"
+    return text
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -174,7 +189,7 @@ def plain(data: Any, place: Callable[[Location], str] = dotted) -> Any:
         nonlocal count
         count += uses
         if count > MOST_VALUES:
-            raise refusal(f"a loss has at most {MOST_VALUES:,} values, and here are more")
+            raise refusal(f"a config has at most {MOST_VALUES:,} values, found more")
         if not isinstance(value, Mapping | Sequence) or isinstance(value, _TEXTS):
             return value
         if id(value) in around:

@@ -148,7 +148,7 @@ class LossConfig(Declaration):
         if not isinstance(numbers, Mapping):
             hint = ": in YAML, indent the numbers below it" if numbers is None else ""
             raise ValueError(
-                f"a table by name is needed, such as {{ratio: 0.3}}, found {shown(numbers)}{hint}"
+                f"a table is needed, such as {{ratio: 0.3}}, found {shown(numbers)}{hint}"
             )
         if len(numbers) > MOST_TERMS:
             raise ValueError(f"at most {MOST_TERMS:,} numbers are scheduled, found {len(numbers)}")
@@ -397,6 +397,11 @@ class LossConfig(Declaration):
                 raise ConfigError(
                     f"{found.place(path)}: the terms are inside {key!r}: read it with at={inner!r}"
                 )
+        if "terms" not in data and not any(did_you_mean(key, ["terms"]) for key in data):
+            raise ConfigError(
+                f"{found.place(path)}: no key 'terms' (found {quoted(data)}): write the terms "
+                "below it, `terms: {reconstruction: 1.0}`"
+            )
         return cls._validated(data, lambda location: found.place((*path, *location)))
 
     @classmethod

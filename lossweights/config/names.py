@@ -98,7 +98,7 @@ def _choices(part: str) -> _Choices:
         return _Choices([part[0] if part[0] in "{}" else part])
     if part in "{}":
         raise ValueError(
-            f"a single {part!r} is no pattern: write a pattern such as {{0..5}} or {{box,cls}}, or "
+            f"a single {part!r} is not a pattern: write one such as {{0..5}} or {{box,cls}}, or "
             f"double the brace if it belongs to the name, {part * 2!r}"
         )
     inside = part[1:-1]
@@ -107,7 +107,7 @@ def _choices(part: str) -> _Choices:
     texts = inside.split(",")
     if len(texts) == 1:
         raise ValueError(
-            f"{shown(part)} is no pattern: write one such as {{0..5}} or {{box,cls}}, or double "
+            f"{shown(part)} is not a pattern: write one such as {{0..5}} or {{box,cls}}, or double "
             f"the braces if they belong to the name, {shown(f'{{{part}}}')}"
         )
     if any(text != text.strip() for text in texts):
@@ -208,7 +208,7 @@ def read_terms(
         raise ValueError("no terms here: in YAML, indent them below `terms:`")
     if not isinstance(written, Mapping | list):
         raise ValueError(
-            "a table by name is needed, such as {reconstruction: 1.0}, or a list of names, "
+            "a table is needed, such as {reconstruction: 1.0}, or a list of names, "
             f"found {shown(written)}"
         )
     if len(written) > MOST_TERMS:
@@ -217,8 +217,10 @@ def read_terms(
         raise ValueError("at least one term is needed: write `terms: {reconstruction: 1.0}`")
     for name in written:
         if not isinstance(name, str):
-            found = f"found {shown(name)}: quote it"
-            raise ValueError(f"the name of a term must be a string, {found}")
+            hint = "quote it"
+            if isinstance(name, dict):
+                hint = "to give weights, write a table, such as {reconstruction: 1.0}"
+            raise ValueError(f"the name of a term must be a string, found {shown(name)}: {hint}")
     if isinstance(written, ByName):
         table: Mapping[str, Any] = written.written()
     elif isinstance(written, list):

@@ -97,6 +97,18 @@ class Term(Declaration):
             return {_family_of(data).__name__.lower(): data}
         return data if isinstance(data, Term) else {"weight": data}
 
+    @field_validator("weight", mode="before")
+    @classmethod
+    def _is_a_number(cls, weight: Any) -> Any:
+        if isinstance(weight, Schedule | Controller | dict):
+            kind = weight.get("kind") if isinstance(weight, dict) else weight.kind
+            role = _family_of(kind).__name__.lower()
+            raise ValueError(
+                f"a number is needed, found {shown(weight)}: write `{role}: {{kind: {kind}, ...}}` "
+                "instead"
+            )
+        return weight
+
     @field_validator("terms", mode="wrap")
     @classmethod
     def _by_name(cls, terms: Any, read: ValidatorFunctionWrapHandler) -> ByName[Term] | None:

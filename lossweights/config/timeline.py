@@ -266,6 +266,27 @@ class Timeline:
             f"{unit}{such}, or keep the old length"
         )
 
+    def late_start(self, done: int) -> str:
+        """What to write if the clock begins at 0 after `done` optimizer steps.
+
+        Empty if no value depends on the step.
+        """
+        moving = [
+            column.label
+            for column in self._columns
+            if column.start or not isinstance(column.schedule, Constant | None)
+        ]
+        if not moving:
+            return ""
+        unit = self.horizon.unit
+        start = done if unit == "steps" else f"{unit} done"
+        return (
+            f"the optimizer has made {done} steps, but the clock is at {self.horizon.at(0)}, so "
+            f"schedules start from 0 ({', '.join(moving)}). To resume, load the state of the "
+            f"criterion, or call criterion.set_step({start}). If they should start now, call "
+            "criterion.set_step(0)"
+        )
+
     def past_end(self, step: int, before: int) -> str:
         """What to write if a step is past the end of training; empty if no value depends on it.
 
@@ -376,7 +397,7 @@ class Column(NamedTuple):
         if self.of is not None:
             end = self.of.end()
             return None if end is None else max(end, float(self.start))
-        end = self.schedule.ends(self.horizon)
+        end = _named(self.label, partial(self.schedule.ends, self.horizon))
         return None if end is None else self.start + end
 
     def shown(self, points: int) -> Steps:
@@ -503,7 +524,7 @@ class Curves:
             points: Maximum number of steps, at least 2, evenly spaced.
 
         Raises:
-            HorizonError: If a schedule needs more of the horizon than is known.
+            HorizonError: If a schedule needs more of the horizon than is known; names the term.
         """
         given = Horizon() if horizon is None else horizon
         known = config.horizon.merged(given)

@@ -62,6 +62,10 @@ def read_yaml(text: str, name: str, *, deepest: int, most: int) -> tuple[Any, Li
         problem = str(getattr(error, "problem", None) or error)
         if "mapping values" in problem:
             problem = "more indented than the line before, or a text with `: ` needs quotes"
+        if "expected key" in problem:
+            problem = "indented differently from the lines above"
+        if mark and "start any" in problem and text.splitlines()[mark.line][mark.column] == "\t":
+            problem = "a tab, where only spaces can indent"
         if "',' or '}'" in problem:
             problem += ", or a name with braces needs quotes"
         line = f", line {mark.line + 1}" if mark else ""
@@ -156,7 +160,7 @@ class _Reader:
     def _add(self, count: int, event: Any) -> None:
         self._count += count
         if self._count > self._most:
-            self._refuse(event, f"a file has at most {self._most:,} values, and here are more")
+            self._refuse(event, f"a file has at most {self._most:,} values, found more")
 
     def _scalar(self, event: Any) -> Any:
         text, tag = event.value, (event.tag or "").removeprefix(_PREFIX)
@@ -177,7 +181,9 @@ class _Reader:
     def _refuse_tag(self, event: Any, but: str = "") -> None:
         tag = (event.tag or "!").replace(_PREFIX, "!!")
         if tag not in ("!", f"!!{but}"):
-            self._refuse(event, f"the tag {shown(tag)} is not read: write the value without it")
+            self._refuse(
+                event, f"the tag {shown(tag)} is not supported: write the value without it"
+            )
 
     def _refuse(self, event: Any, problem: str) -> NoReturn:
         raise ConfigError(f"{self._name}, line {_line(event)}: {problem}")

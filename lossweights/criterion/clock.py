@@ -25,6 +25,9 @@ class Listener(Protocol):
     def after_tick(self, before: int, *, stepped: bool) -> None:
         """The same, once `on_tick` of all listeners has returned."""
 
+    def on_late_start(self, done: int) -> None:
+        """The clock begins at 0 to follow an optimizer that made `done` steps before."""
+
     def on_bind(self) -> None:
         """The horizon of the clock changed."""
 
@@ -72,7 +75,7 @@ class Clock:
         unit: str | None = None,
     ) -> None:
         self._step = self._before = 0
-        self.has_owner = False
+        self.has_owner = self._is_set = False
         self.follower: Follower | None = None
         self._unit = unit  # None if a total may still set it
         self.declared = Horizon(total_steps, steps_per_epoch, total=total, unit=unit)
@@ -136,6 +139,7 @@ class Clock:
 
     def set(self, step: int) -> None:
         """Sets the clock, as `WeightedLoss.set_step`: observations of the step are dropped."""
+        self._is_set = True
         self._move(whole_number("set_step()", step), stepped=False)
 
     def restore(self, step: int, before: int | None = None) -> None:
@@ -145,6 +149,7 @@ class Clock:
             step: The step.
             before: That before the clock last moved; by default one step earlier.
         """
+        self._is_set = True
         self._step, self._before = step, max(step - 1, 0) if before is None else before
 
     def refresh(self) -> None:
@@ -215,6 +220,15 @@ class Clock:
             )
         return Follower(self, unwrapped(optimizer), per_step or 1)
 
+    def begin(self, optimizer: Optimizer) -> None:
+        """Reports the first step of an optimizer that made others before, unless it was set."""
+        if self._step or self._is_set:
+            return
+        # `torch.distributed.checkpoint` makes a step of its own, which optimizers count.
+        if (done := _steps_of(optimizer)) > 1:
+            for listener in self._alive():
+                listener.on_late_start(done)
+
     def subscribe(self, listener: Listener) -> None:
         """Notifies `listener` from now on, for as long as it exists."""
         others = [found for found in self._alive() if found is not listener]
@@ -266,7 +280,7 @@ class Follower:
     def __init__(self, clock: Clock, optimizer: Optimizer, per_step: PerStep) -> None:
         self._clock, self._per_step = clock, per_step
         self._optimizer = weakref.ref(optimizer)
-        self._is_counted = False
+        self._is_counted = self._has_begun = False
         self._hooks = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -287,6 +301,9 @@ class Follower:
 
     def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
         self._is_counted = not optimizer.state and makes_optimizer_state()
+        if not (self._is_counted or self._has_begun or self.of_trainer):
+            self._has_begun = True
+            self._clock.begin(optimizer)
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         if self._is_counted:  # torch calls the hooks again for a subclass around super().step()
@@ -321,6 +338,15 @@ def unwrapped(optimizer: object, call: str = "follow()") -> Optimizer:
             f"{hint if call == 'follow()' else ''}"
         )
     return inner
+
+
+def _steps_of(optimizer: Optimizer) -> int:
+    """The steps that an optimizer counted; 0 if it does not count, or in a graph."""
+    done = next((state["step"] for state in optimizer.state.values() if "step" in state), 0)
+    is_on_device = isinstance(done, torch.Tensor) and done.is_cuda
+    if torch.compiler.is_compiling() or (is_on_device and torch.cuda.is_current_stream_capturing()):
+        return 0
+    return int(done)
 
 
 def whole_number(call: str, n: object, least: int = 0) -> int:

@@ -162,8 +162,8 @@ def finite_terms(values: Values, mode: Mode, config: LossConfig, clock: Clock) -
     """
     if torch.compiler.is_compiling():
         raise RuntimeError(
-            f"on_nonfinite: {config.on_nonfinite} looks at the values on the host, which a "
-            "compiled graph cannot: call the criterion outside torch.compile, or use propagate"
+            f"on_nonfinite: {config.on_nonfinite} reads the values on the host, which a "
+            "compiled graph cannot do: call the criterion outside torch.compile, or use propagate"
         )
     finite = values.vector.detach().isfinite().tolist()
     bad = [

@@ -169,7 +169,7 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes) -> list[str]:
         if weight != 0  # a placeholder of a term that is off
     ]
     findings += [
-        f"term {name!r} was given before, but not in the last {steps} steps: if that is meant, "
+        f"term {name!r} was given before, but not in the last {steps} steps: if this is intended, "
         f"let its weight end at 0, or drop it at terms.{name}"
         for name, steps in record.given.lost(record.steps, _MISSED_STEPS).items()
         if name not in off
@@ -190,7 +190,7 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes) -> list[str]:
             is_zero = not (column.calls_function or column.values(steps).any())
         except HorizonError as error:
             reason = _reason(error, f"term {name!r}")
-            findings.append(f"term {name!r} has no weight yet: {reason}, with criterion.bind(...)")
+            findings.append(f"term {name!r} has no weight yet: {reason}; call criterion.bind(...)")
             continue
         except ValueError as error:
             reason = _reason(error, f"term {name!r}")
@@ -223,7 +223,7 @@ def _of_numbers(config: LossConfig, horizon: Horizon) -> list[str]:
                 column.values(column.shown(_MOST_STEPS))
         except HorizonError as error:
             reason = _reason(error, column.label)
-            findings.append(f"{column.label} has no value yet: {reason}, with criterion.bind(...)")
+            findings.append(f"{column.label} has no value yet: {reason}; call criterion.bind(...)")
         except ValueError as error:
             reason = _reason(error, column.label)
             findings.append(f"{column.label} has a schedule that fails: {reason}")

@@ -156,6 +156,11 @@ class Modes:
         if before != self.horizon and (note := timeline.changes(before, step)):
             warn(note)
 
+    def on_late_start(self, done: int) -> None:
+        """Warns of schedules that begin at 0 with an optimizer that made steps before."""
+        if self.timeline is not None and (note := self.timeline.late_start(done)):
+            warn(note)
+
     def on_tick(self, before: int, step: int, *, stepped: bool) -> None:
         """Learns from the step that was done, and sets the weights of the next."""
         if not stepped:

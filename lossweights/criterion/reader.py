@@ -436,7 +436,7 @@ def reduced(name: str, value: Tensor, reduction: str | None) -> Tensor:
         if value.ndim == 0:
             return value
         raise ValueError(
-            f"term {name!r} has shape {tuple(value.shape)}, a scalar is needed: reduce it before, "
+            f"term {name!r} has shape {tuple(value.shape)}, a scalar is needed: reduce it first, "
             f"or write reduction: mean, sum or batch_mean at terms.{name}"
         )
     if reduction == "mean":

@@ -404,9 +404,9 @@ class ForwardRecord:
         n = "" if horizon.unit == "steps" else horizon.unit
         follow = f"follow(optimizer{f', per_step={n}' * bool(n)})"
         return (
-            f"{idle} training forwards and the clock is at {horizon.at(step)}, so metrics are "
-            f"means over all of them: call criterion.{follow} once, or criterion.step({n}) after "
-            "each optimizer.step()"
+            f"{idle} forward passes in training, but the clock is at {horizon.at(step)}, so "
+            f"metrics are means over all of them: call criterion.{follow} once, or "
+            f"criterion.step({n}) after each optimizer.step()"
         )
 
     def add_callback(self, call: Callable[[int], object]) -> RemovableHandle:

@@ -220,7 +220,7 @@ class Slot:
         weights = component.weigh(losses, state, self.now)
         is_signed = isinstance(component, Controller) and not component.stays_above_zero
         if not weights.isfinite().all() or (not is_signed and (weights < 0).any()):
-            return f"gives weights of {weights.tolist()}, which no training does"
+            return f"gives weights of {weights.tolist()}, which no training produces"
         return ""
 
     def check(self, device: torch.device) -> None:

@@ -426,6 +426,9 @@ class WeightedLoss(nn.Module):
         Gradient accumulation and steps that a gradient scaler skips are counted correctly. With a
         fused optimizer under a scaler, whether a step was skipped is read from the device.
 
+        If the clock is at 0 and the optimizer made steps before, the next step warns that
+        schedules start from 0. After `load_state_dict` or `set_step` it does not.
+
         Args:
             optimizer: A torch optimizer, or the wrapper of Lightning or Accelerate around one.
             per_step: For a clock that counts another unit than steps: how many an optimizer step
@@ -768,7 +771,7 @@ class WeightedLoss(nn.Module):
         """
         breakdown = self._last_breakdown()
         if breakdown is None:
-            note = "no forward pass yet in training: criterion(terms) in train mode, with gradients"
+            note = "no forward pass yet: call criterion(terms) in training mode, with gradients"
             parts: dict[str, Any] = {quantity: {} for quantity in QUANTITIES}
             parts |= {"step": self.current_step, "unit": self.clock.unit}
             return Breakdown(total=torch.zeros(()), notes=(note,), **parts)

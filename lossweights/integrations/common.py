@@ -77,8 +77,8 @@ class TrainerSync:
             _ = criterion.weights
             if any(p.requires_grad and id(p) not in trained for p in criterion.parameters()):
                 warn(
-                    f"the learned weights of {name!r} are in no optimizer and will not move: give "
-                    "it [{'params': model.parameters()}, *criterion.param_groups(lr=1e-2)]"
+                    f"the learned weights of {name!r} are in no optimizer and will not move: use "
+                    "the groups [{'params': model.parameters()}, *criterion.param_groups(lr=1e-2)]"
                 )
         for name, criterion in timed(self._criteria).items():
             clock, now = criterion.clock, criterion.current_step
@@ -143,7 +143,7 @@ def criteria_of(model: nn.Module) -> dict[str, WeightedLoss]:
     if not found:
         raise ValueError(
             f"no WeightedLoss among the modules of {type(model).__name__}: make it an attribute of "
-            "the model, model.criterion = WeightedLoss(...), and it is in its checkpoints too"
+            "the model, model.criterion = WeightedLoss(...), which also saves it in checkpoints"
         )
     return found
 

@@ -284,7 +284,9 @@ class Front:
                 f"no config has the number {shown(number)}: there are 0 to {len(self.outcomes) - 1}"
             )
         if not found.data:
-            raise ValueError(f"config {number} is {found.state}: it is known when it starts")
+            raise ValueError(
+                f"config {number} is {found.state}: its values are known once it starts"
+            )
         return LossConfig.read(found.data)
 
     def table(self) -> str:

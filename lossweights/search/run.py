@@ -239,7 +239,7 @@ def _check_importable(train: Callable[..., Any]) -> None:
     main = sys.modules["__main__"]
     if getattr(train, "__module__", "") == "__main__" and not hasattr(main, "__file__"):
         raise ValueError(
-            f"several workers import train, and cannot: {shown(train)} is of an interactive "
+            f"several workers import train, and cannot: {shown(train)} is from an interactive "
             f"session; {usage}"
         )
 

@@ -204,7 +204,7 @@ def open_studies(storage: BaseStorage, name: str, settings: Mapping[str, Any]) -
         known = study.user_attrs.get(_ATTRIBUTE)
         is_other = bool(study.get_trials(deepcopy=False)) or study.directions != directions
         if known is None and is_other:
-            raise ValueError(f"the study {each!r} is not of a sweep: write another name=")
+            raise ValueError(f"the study {each!r} was not made by a sweep: write another name=")
         if known is None:
             study.set_user_attr(_ATTRIBUTE, dict(settings))
         else:

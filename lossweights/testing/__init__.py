@@ -11,6 +11,7 @@ They raise `AssertionError`.
 from lossweights.testing.properties import ADAPTIVE_PROPERTIES as ADAPTIVE_PROPERTIES
 from lossweights.testing.properties import check as check
 from lossweights.testing.properties import check_absent as check_absent
+from lossweights.testing.properties import check_coming_weights as check_coming_weights
 from lossweights.testing.properties import check_compiles_once as check_compiles_once
 from lossweights.testing.properties import check_evaluation as check_evaluation
 from lossweights.testing.properties import check_extremes as check_extremes

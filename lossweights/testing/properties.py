@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -216,6 +217,22 @@ def check_evaluation(component: Adaptive) -> None:
     _assert_same(plain, evaluated, f"{component!r}: evaluation in between")
 
 
+def check_coming_weights(component: Adaptive) -> None:
+    """`criterion.weights` has the weights that the next forward pass uses, or nan."""
+    training = Training(component)
+    for step in range(STEPS):
+        coming = training.criterion.weights
+        training.forward(step)
+        used = training.criterion.metrics(include=["weight"])
+        for name, weight in coming.items():
+            found = used[f"weight/{name}"]
+            assert math.isnan(weight) or weight == found, (
+                f"{component!r}: the weight of {name!r} is {weight} before the forward pass of "
+                f"step {step}, and {found} in it"
+            )
+        training.step(step)
+
+
 def check_nonfinite(component: Adaptive) -> None:
     """A batch that is not finite does not change the state, and later weights are finite."""
     for bad in (torch.nan, torch.inf):
@@ -352,6 +369,7 @@ ADAPTIVE_PROPERTIES: tuple[Callable[[Adaptive], None], ...] = (
     check_forward_is_pure,
     check_micro_batches,
     check_evaluation,
+    check_coming_weights,
     check_nonfinite,
     check_absent,
     check_extremes,

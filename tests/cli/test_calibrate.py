@@ -81,10 +81,10 @@ def test_the_whole_config_can_be_written(call: Call, record: Record, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("run.jsonl", "train.yaml"), 1, "before total_steps is known, with --total-steps\n"),
+        (("run.jsonl", "train.yaml"), 1, "before total_steps is known: pass --total-steps\n"),
         (("none.jsonl", "train.yaml"), 1, "none.jsonl cannot be read: No such file"),
         (("train.yaml", "train.yaml"), 1, "train.yaml, line 1: a row of a history is a JSON"),
-        (("run.jsonl", "none.yaml"), 1, "none.yaml cannot be read"),
+        (("run.jsonl", "none.yaml"), 1, "none.yaml: refused"),
         (("run.jsonl", "train.yaml", "--shares", "kll=0.1"), 1, "did you mean 'kl'?"),
         (("run.jsonl", "train.yaml", "--shares", "kl"), 2, "'kl': write NAME=SHARE, as in kl=0.1"),
         (("run.jsonl", "train.yaml", "--shares", "kl=x"), 2, "'kl=x': write NAME=SHARE"),

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from lossweights import LossConfig
+from lossweights import LossConfig, WeightedLoss
 from lossweights.cli.init import purpose, starters
 from tests.cli.conftest import Call
 
@@ -84,3 +84,13 @@ def test_a_wrong_call(arguments: list[str], problem: str, call: Call, tmp_path: 
     assert done.status == 2
     assert problem in done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_clock_that_a_comment_says_to_share_can_be_shared(tmp_path: Path) -> None:
+    (tmp_path / "gan.yaml").write_text(STARTERS["gan"])
+    criterion = WeightedLoss.from_config(tmp_path / "gan.yaml")
+    shared = re.search(r"clock=criterion\.(\w+)", STARTERS["gan"])
+    assert shared is not None
+    second = WeightedLoss(["real"], clock=getattr(criterion, shared[1]))
+    criterion.step()
+    assert second.current_step == 1

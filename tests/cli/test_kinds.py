@@ -171,7 +171,7 @@ def test_a_kind_of_two_families_is_shown_twice(call: Call) -> None:
     [
         (["cylical"], "did you mean 'cyclical'?"),
         (["Cyclical"], "did you mean 'cyclical'?"),
-        (["linear", "--family", "schedule"], "'linear' is no kind"),
+        (["linear", "--family", "schedule"], "'linear' is not a kind"),
         (["--family", "balencer"], "did you mean 'balancer'?"),
     ],
 )

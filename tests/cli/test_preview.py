@@ -80,9 +80,9 @@ def test_a_change_of_several_terms(call: Call, tmp_path: Path) -> None:
     ("change", "problem", "status"),
     [
         ("kl.wieght=1", "did you mean 'weight'", 1),
-        ("k{l.weight=1", "changed: k{l.weight: a single '{' is no pattern", 1),
+        ("k{l.weight=1", "after the changes: k{l.weight: a single '{' is not a pattern", 1),
         ("lk.weight=1", "to add one, write all of it at terms.lk", 1),
-        ("kl.weight=often", "a.yaml: refused\n  changed: terms.kl.weight", 1),
+        ("kl.weight=often", "a.yaml: refused after the changes: terms.kl.weight", 1),
         ("kl.weight", "write PATH=VALUE", 2),
         ("=3", "write PATH=VALUE", 2),
         (" =3", "write PATH=VALUE", 2),
@@ -96,7 +96,7 @@ def test_a_change_that_cannot_be(
     write(tmp_path, "a.yaml", FLAT)
     done = call("preview", "a.yaml", "--set", change)
     assert done.status == status
-    assert problem in done.err
+    assert problem in " ".join(done.err.split())
 
 
 def test_what_a_training_multiplies_says_so(call: Call, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_time_axis_has_the_unit_of_the_clock(call: Call, tmp_path: Path) -> 
     assert "4999 tokens" in call("preview", "a.yaml").out
     write(tmp_path, "b.yaml", "terms: {b: {kind: warmup, over: 50%, delay: 5 tokens}}")
     needed = " ".join(call("preview", "b.yaml").err.split())
-    assert needed.endswith("before total is known, with --total")
+    assert needed.endswith("before total is known: pass --total")
     assert "99 tokens" in call("preview", "b.yaml", "--total", "100 tokens").out
     write(tmp_path, "c.yaml", "terms: {b: {kind: warmup, over: 50 tokens}}")
     assert "give it with --total" in call("preview", "c.yaml").out
@@ -192,7 +192,7 @@ def test_a_length_that_is_needed_is_asked_for(call: Call, tmp_path: Path) -> Non
     write(tmp_path, "a.yaml", "terms: {kl: {kind: warmup, over: 10%}}")
     done = call("preview", "a.yaml")
     assert (done.status, done.out) == (1, "")
-    assert done.err.startswith("error: a.yaml: 10% of training")
+    assert done.err.startswith("error: a.yaml: term 'kl': 10% of training")
     assert done.err.endswith("--total-steps\n")
     write(tmp_path, "known.yaml", FLAT)
     done = call("preview", "known.yaml", "a.yaml")

@@ -131,7 +131,7 @@ def test_families_have_kinds_of_their_own() -> None:
     assert "exponential" in Schedule.kinds().keys() & Shape.kinds().keys()
     assert issubclass(Schedule.of_kind("exponential"), Schedule)
     assert issubclass(Shape.of_kind("exponential"), Shape)
-    with pytest.raises(ValueError, match="'cyclical' is not a kind of shape"):
+    with pytest.raises(ValueError, match="'cyclical' is a schedule, not a shape: write"):
         Shape.of_kind("cyclical")
 
 

@@ -74,21 +74,24 @@ def test_reads(written: object, read: Duration) -> None:
         (0.5, r'0.5 has no unit: write "50%" or "0.5 epochs"'),
         (
             "10 stpes",
-            "'stpes' is not a unit of training; did you mean 'steps'[?]: write \"10 steps\"",
+            "'stpes' is not a unit of training; did you mean 'steps'[?] write \"10 steps\"",
         ),
         ("10 epcohs", "did you mean 'epochs'"),
         ("10 epoks", "did you mean 'epochs'"),
         ("10 stepz", "did you mean 'step'"),
         ("10 percentt", "did you mean 'percent'"),
-        ("10k", "'k' is not a unit of training: write"),
+        ("10 batches", "'batches' is not a unit of training: write .* or \"10%\"$"),
+        ("10 iteration", "'iteration' is not a unit of training: write .* or \"10%\"$"),
+        ("10 minutes", "'minutes' is not a unit of training: write .* or \"10%\"$"),
+        ("10k", "'k' is not a unit of training: write .*; a unit of your own"),
         ("10 env_steps", "'env_steps' is not a unit of training"),
         ("10 km", "'km' is not a unit of training: write"),
-        ("1.5 steps", "steps must be whole, found 1.5 steps"),
-        ("0.1 steps", "steps must be whole, found 0.1 steps"),
+        ("1.5 steps", "the number of steps must be whole, found 1.5 steps"),
+        ("0.1 steps", "the number of steps must be whole, found 0.1 steps"),
         ("-5 steps", "must be from 0 to .*, found -5 steps"),
         ("-1%", "must be from 0 to .*, found -1%"),
         ("1e400 steps", "must be from 0 to .*, found inf steps"),
-        ("1e17 epochs", r"to 9007199254740992, found 1e\+17 epochs"),
+        ("1e17 epochs", r"to 2\*\*53, found 1e\+17 epochs"),
         ("nan steps", "'nan steps' is not a duration: write"),
         ("steps", "'steps' is not a duration"),
         ("", "'' is not a duration"),
@@ -109,7 +112,7 @@ def test_refuses(written: object, problem: str) -> None:
 
 @pytest.mark.parametrize("value", [-1, -0.5, float("nan"), float("inf"), 2**53 + 1, 10**400])
 def test_refuses_values_that_no_training_has(value: float) -> None:
-    with pytest.raises(ValueError, match="a duration must be from 0 to 9007199254740992"):
+    with pytest.raises(ValueError, match=r"a duration must be from 0 to 2\*\*53"):
         epochs(value)
 
 
@@ -245,7 +248,7 @@ def test_a_total_in_epochs_waits_for_their_length() -> None:
     assert not waiting.is_bounded
     with pytest.raises(HorizonError, match=r"10% of training .* before steps_per_epoch is known"):
         waiting.length("10%")
-    with pytest.raises(HorizonError, match=r"the length of training .* before steps_per_epoch"):
+    with pytest.raises(HorizonError, match=r"100% of training .* before steps_per_epoch"):
         _ = waiting.span
 
 

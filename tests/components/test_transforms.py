@@ -328,7 +328,7 @@ def test_relative_is_left_out_of_the_yardstick() -> None:
         ({"kind": "optimal-sigma", "dimensions": 0}, "greater than or equal to 1"),
         (
             {"kind": "optimal-sigma", "dimensions": 5, "epsilon": 0},
-            "epsilon: input should be greater than 0",
+            "epsilon: must be greater than 0",
         ),
         ({"kind": "free-bits", "threshold": 1.0, "per": "batch"}, "'element', 'dimension'"),
         ({"kind": "log", "epsilon": 0.0}, "greater than"),

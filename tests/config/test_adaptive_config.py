@@ -131,9 +131,10 @@ def test_a_wrong_term_is_told(terms: Any, problem: str) -> None:
             "balancer: 'uncertanty' is not a kind of balancer; did you mean 'uncertainty'",
         ),
         ({"kind": "dwa", "temprature": 1}, "balancer.temprature: .*did you mean 'temperature'"),
-        ({"kind": "dwa", "temperature": 0}, "balancer.temperature: input should be greater than 0"),
+        ({"kind": "dwa", "temperature": 0}, "balancer.temperature: must be greater than 0"),
         ({"kind": "dwa", "every": 10}, 'balancer.every: 10 has no unit: write "10 steps"'),
         (3, "balancer: a balancer is a table with a `kind`, found 3"),
+        ({"dwa": {"temperature": 2}}, r"found {'dwa': .*: write {kind: dwa, \.\.\.}"),
     ],
 )
 def test_a_wrong_balancer_is_told(balancer: Any, problem: str) -> None:
@@ -303,12 +304,20 @@ def test_the_schema_and_the_reader_agree(
 
 
 def test_a_kind_of_another_family_is_named() -> None:
-    with pytest.raises(
-        ConfigError, match=r"'dwa' is not a kind of schedule \(it is one of balancer\)"
-    ):
+    message = "'dwa' is a balancer, not a schedule: write `balancer: {kind: dwa, ...}` beside"
+    with pytest.raises(ConfigError, match=message):
         WeightedLoss({"kl": {"kind": "dwa"}})
-    with pytest.raises(ConfigError, match=r"not a kind of balancer \(it is one of controller\)"):
+    message = "'plateau' is a controller, not a balancer: write `controller: {kind: plateau, ...}`"
+    with pytest.raises(ConfigError, match=message):
         WeightedLoss(["kl"], balancer="plateau")
+
+
+@pytest.mark.parametrize("written", ["cosine", {"kind": "cosine"}])
+def test_a_shape_in_place_of_a_schedule_is_named_with_a_schedule_that_has_it(written: Any) -> None:
+    with pytest.raises(ConfigError, match="'cosine' is a shape, not a schedule: write `") as caught:
+        LossConfig.read({"terms": {"kl": {"schedule": written}}})
+    suggested = yaml.safe_load(str(caught.value).split("`")[1])
+    assert LossConfig.read({"terms": {"kl": suggested}}).terms["kl"].schedule is not None
 
 
 def test_a_misspelt_kind_alone_is_told_from_a_number() -> None:

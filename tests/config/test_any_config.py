@@ -10,6 +10,7 @@ import copy
 import datetime as dt
 import json
 import os
+import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -298,7 +299,7 @@ def test_odd_values(field: str) -> None:
         ({"terms": {"a": "017"}}, "found '017', which some programs read as octal: write it with"),
         ({"terms": {"a": b"1"}}, "^terms.a.weight: a number is needed, found b'1'$"),
         ({"terms": ["a\nb"]}, r"^terms.'a\\nb': text cannot contain '\\n', found 'a\\nb'$"),
-        ({"terms": ["a"], "ignore": b"a"}, "^ignore: input should be a valid"),
+        ({"terms": ["a"], "ignore": b"a"}, "^ignore: a list is needed"),
         ({"terms": ["a"], "total_steps": 0}, "total_steps must be a whole number of at least 1"),
         ({"terms": ["a"], "steps_per_epoch": 2**53 + 1}, "^steps_per_epoch: .* write up to 2..53"),
         (
@@ -411,15 +412,23 @@ def test_a_damaged_file(tmp_path_factory: pytest.TempPathFactory, file: tuple[st
         ),
         ("json", '{"terms": ' + "[" * 500 + "]" * 500 + "}", "^a.json, terms.*: .* than 32 deep$"),
         ("json", '{"terms": ' + "[" * 100_000 + "]" * 100_000 + "}", "^a.json: .* than 32 deep$"),
-        ("json", '{"terms": {"a": NaN}}', "^a.json, terms.a.weight: .* finite number, found nan$"),
+        ("json", '{"terms": {"a": NaN}}', "^a.json, terms.a.weight: a finite number .* found nan$"),
         ("json", '{"terms": {"\\ud800": 1}}', "^a.json, terms.*: text cannot contain '.ud800'"),
         ("toml", "terms = " + "[" * 500 + "]" * 500, "^a.toml.*: .* nested more than 32 deep"),
         ("toml", "a." * 100_000 + "a = 1", "^a.toml: .* nested more than 32 deep$"),
         ("toml", "[" + "'a' . " * 40_000 + "a]", "^a.toml: .* nested more than 32 deep$"),
-        ("yaml", "terms: {a: !!timestamp x}", "^a.yaml, line 1: the tag '!!timestamp' is not read"),
-        ("yaml", "terms: {a: !!set {b}}", "the tag '!!set' is not read: write the value without"),
-        ("yaml", "terms: {a: !!omap [b: 1]}", "the tag '!!omap' is not read"),
-        ("yaml", "terms: {a: !!binary aaa}", "the tag '!!binary' is not read"),
+        (
+            "yaml",
+            "terms: {a: !!timestamp x}",
+            "^a.yaml, line 1: the tag '!!timestamp' is not supported",
+        ),
+        (
+            "yaml",
+            "terms: {a: !!set {b}}",
+            "the tag '!!set' is not supported: write the value without",
+        ),
+        ("yaml", "terms: {a: !!omap [b: 1]}", "the tag '!!omap' is not supported"),
+        ("yaml", "terms: {a: !!binary aaa}", "the tag '!!binary' is not supported"),
         ("yaml", "terms: {a: !!bool x}", "^a.yaml, line 1: 'x' is not a value of type bool$"),
         ("yaml", "terms:\n  a: !!int\n", "^a.yaml, line 2: '' is not a value of type int$"),
         ("yaml", "terms: {a: 017}", "line 1, terms.a.weight: .*'017', which some .* octal: write"),
@@ -481,7 +490,10 @@ def test_yaml_words_are_names_where_text_is_needed(tmp_path: Path) -> None:
         | st.booleans()
         | st.floats(allow_nan=False)
         | st.integers(-(10**9), 10**9)
-        | st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8),
+        # PyYAML writes 1e3 without quotes, since it is text in YAML 1.1; here it is a number.
+        | st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8).filter(
+            lambda text: re.fullmatch("[-+]?[0-9_]+[eE][-+]?[0-9]+", text) is None
+        ),
         lambda parts: (
             st.lists(parts, max_size=3)
             | st.dictionaries(

@@ -202,7 +202,7 @@ def test_calibration_keeps_the_term_of_a_complement() -> None:
         ),
         (
             {"soft": 0.5, "hard": {"kind": "complement", "of": "soft", "every": "1 epochs"}},
-            r"terms\.hard\.schedule\.every: a complement follows at each step: write `every` at",
+            r"terms\.hard\.schedule\.every: a complement follows the other term at each step: wri",
         ),
         (
             {

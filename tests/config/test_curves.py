@@ -133,6 +133,6 @@ def test_without_an_end_all_that_moves_is_shown(term: Any, moves_until: int) -> 
 
 def test_what_cannot_be_counted_in_steps_says_what_it_needs() -> None:
     config = LossConfig.read({"terms": {"kl": {"kind": "warmup", "over": "10%"}}})
-    with pytest.raises(HorizonError, match="before total_steps is known"):
+    with pytest.raises(HorizonError, match="^term 'kl': 10% .* before total_steps is known"):
         Curves.of(config)
     assert Curves.of(config, Horizon(total_steps=20)).weights["kl"].tolist()[:3] == [0, 0.5, 1]

@@ -108,8 +108,8 @@ def test_names_are_read_in_any_script(tmp_path: Path) -> None:
 def test_yaml_runs_nothing(tmp_path: Path) -> None:
     text = "terms: {a: !!python/object/apply:os.getcwd []}"
     assert problem_of(write(tmp_path, "a.yaml", text)) == (
-        "a.yaml, line 1: the tag '!!python/object/apply:os.getcwd' is not read: write the value "
-        "without it"
+        "a.yaml, line 1: the tag '!!python/object/apply:os.getcwd' is not supported: write the "
+        "value without it"
     )
 
 
@@ -174,6 +174,9 @@ def test_another_format_is_refused(name: str, tmp_path: Path) -> None:
         ("a.toml", f"total_steps = {'1' * 5000}", "a.toml is not well-formed TOML: Exceeds"),
         ("a.yaml", "terms: {a: 2020-13-45}", "line 1, terms.a.weight: .* found '2020-13-45'"),
         ("a.yaml", "terms: &a {a: *a}", "a.yaml, line 1: the table &a contains itself"),
+        ("a.yaml", "terms:\n\ta: 1", "line 2: .* a tab, where only spaces can indent"),
+        ("a.yaml", "terms:\n  a: @x", "line 2: .* character that cannot start any token"),
+        ("a.yaml", "terms:\n  a: 1\n b: 2", "line 3: .* indented differently from the lines above"),
         ("a.yaml", "terms:\n  a: 1\n   b: 2", "line 3: .* more indented than the line before"),
     ],
 )
@@ -189,9 +192,25 @@ def test_what_is_malformed_is_told_with_its_line(
     [("a.yaml", ""), ("a.yaml", "- a"), ("a.json", "[]"), ("a.json", "3"), ("a.yaml", "just text")],
 )
 def test_a_file_without_a_table_is_refused(name: str, text: str, tmp_path: Path) -> None:
-    assert f"{name}: a table with `terms` is needed, found " in problem_of(
-        write(tmp_path, name, text)
-    )
+    problem = problem_of(write(tmp_path, name, text))
+    assert problem.startswith(f"{name}: a table with `terms` is needed, such as {{terms: {{rec")
+    assert problem.endswith("found nothing") is (not text)
+
+
+@pytest.mark.parametrize("at", [None, "loss", "training.loss"])
+def test_a_file_without_terms_says_what_to_write(at: str | None, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "model: {depth: 3}\nnll: 1.0\n")
+    missing = "terms" if at is None else at.partition(".")[0]
+    problem = problem_of(path, at=at)
+    assert problem.startswith(f"a.yaml: no key {missing!r} (found 'model', 'nll'): write the ")
+    assert "\n" not in problem
+    path.write_text(problem.split("`")[1])
+    assert [*LossConfig.read(path, at=at).terms] == ["reconstruction"]
+
+
+def test_a_path_to_a_part_that_is_the_whole_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "terms: [nll]")
+    assert "'terms'): `terms` is at this level, so leave 'loss'" in problem_of(path, at="loss")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +221,7 @@ def test_a_file_without_a_table_is_refused(name: str, text: str, tmp_path: Path)
             r"a.yaml: no key 'lsos'; did you mean 'loss'? (found 'model', 'loss')",
         ),
         ("loss.term", "a.yaml, line 3, loss: no key 'term'; did you mean 'terms'?"),
-        ("model.depth", "a.yaml, line 2, model.depth: a table with `terms` is needed, found 3"),
+        ("model.depth", "a.yaml, line 2, model.depth: a table with `terms` is needed, such"),
         ("model.depth.x", "a.yaml, line 2, model.depth: no key 'x' (found none)"),
     ],
 )
@@ -245,7 +264,7 @@ def test_yaml_without_pyyaml_says_what_to_install(
         ),
         ("nll: 1.0", "nll:", "a.yaml, line 6, loss.terms.nll: this term has no value"),
         ("  terms:", "  tersm:", "a.yaml, line 5, loss.tersm: unknown field 'tersm'; did you mean"),
-        ("terms:", "ignore:", "a.yaml, line 3, loss.terms: this field is needed"),
+        ("terms:", "ignore:", "a.yaml, line 3, loss: no key 'terms' (found 'total_steps'"),
     ],
 )
 def test_yaml_errors_tell_the_line(old: str, new: str, place: str | None, tmp_path: Path) -> None:

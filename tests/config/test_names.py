@@ -80,23 +80,23 @@ def test_an_escaped_name_stands_for_itself(name: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "problem"),
     [
-        ("aux_{0", "a single '{' is no pattern: .* or double the brace .* to the name, '{{'$"),
-        ("aux_0}", "a single '}' is no pattern: .*, '}}'$"),
-        ("{{x}", "a single '}' is no pattern"),
-        ("{a,{b,c}}", "a single '{' is no pattern"),
-        ("{x}", r"'\{x\}' is no pattern: .* double the braces .* to the name, '\{\{x\}\}'$"),
-        ("{}", r"'\{\}' is no pattern"),
-        ("{0.5}", r"'\{0.5\}' is no pattern: write one such as \{0..5\}"),
-        ("{0..}", r"'\{0..\}' is no pattern"),
-        ("{0..x}", r"'\{0..x\}' is no pattern"),
-        ("{a..E}", r"'\{a..E\}' is no pattern"),
-        ("{0..5..}", r"'\{0..5..\}' is no pattern"),
-        ("{0 .. 5}", r"'\{0 .. 5\}' is no pattern"),
+        ("aux_{0", "a single '{' is not a pattern: .* or double the brace .* to the name, '{{'$"),
+        ("aux_0}", "a single '}' is not a pattern: .*, '}}'$"),
+        ("{{x}", "a single '}' is not a pattern"),
+        ("{a,{b,c}}", "a single '{' is not a pattern"),
+        ("{x}", r"'\{x\}' is not a pattern: .* double the braces .* to the name, '\{\{x\}\}'$"),
+        ("{}", r"'\{\}' is not a pattern"),
+        ("{0.5}", r"'\{0.5\}' is not a pattern: write one such as \{0..5\}"),
+        ("{0..}", r"'\{0..\}' is not a pattern"),
+        ("{0..x}", r"'\{0..x\}' is not a pattern"),
+        ("{a..E}", r"'\{a..E\}' is not a pattern"),
+        ("{0..5..}", r"'\{0..5..\}' is not a pattern"),
+        ("{0 .. 5}", r"'\{0 .. 5\}' is not a pattern"),
         ("{box, cls}_loss", r"'\{box, cls\}' has spaces: write '\{box,cls\}'$"),
         ("{0..999999999}", "stands for 1000000000 names, and a loss has at most 10,000 terms$"),
         ("{0..99}{0..99}{0..1}", "stands for 20000 names"),
         ("{1..999999999999999999}" * 40, "stands for an integer of 23.. bits names"),
-        ("{0..9999999999999999999}", "is no pattern"),  # more digits than an integer of 64 bits
+        ("{0..9999999999999999999}", "is not a pattern"),  # more digits than an integer of 64 bits
         ("x" * 1000 + "{0..9}", "^a name with braces has at most 1,000 characters$"),
     ],
 )
@@ -163,7 +163,7 @@ def test_patterns_to_ignore_expand() -> None:
     assert criterion({"a": one, "acc_top5": one, "f1_macro": one, "{x}": one}).item() == 1.0
     with pytest.raises(ValueError, match="'acc'"):
         criterion({"a": one, "acc": one})
-    with pytest.raises(ConfigError, match=r"^ignore: '\{acc\}' is no pattern"):
+    with pytest.raises(ConfigError, match=r"^ignore: '\{acc\}' is not a pattern"):
         WeightedLoss(["a"], ignore=["{acc}"])
 
 
@@ -183,7 +183,7 @@ def test_patterns_to_ignore_expand() -> None:
         ({"terms": {"{,a}": 1}}, r"^terms.\{,a\}: a name must not be empty, found"),
         ({"eval_weights": {"{a,b}": 1, "b": 1}}, r"^eval_weights: '\{a,b\}' and 'b' both stand"),
         ({"eval_weights": {"{a,c}": 1}}, "eval_weights: no term is called 'c'"),
-        ({"eval_weights": {"{a": 1}}, r"^eval_weights.\{a: a single '\{' is no pattern"),
+        ({"eval_weights": {"{a": 1}}, r"^eval_weights.\{a: a single '\{' is not a pattern"),
         ({"terms": {"a{0..5999}": 1, "b{0..4999}": 1}}, "at most 10,000 terms, found 11000$"),
     ],
 )
@@ -306,7 +306,7 @@ def test_a_term_is_added(config: LossConfig) -> None:
         ({"aux_{0..1}.weight": 1, "aux_1.weight": 2}, "'aux_{0..1}.weight' and 'aux_1.weight' bo"),
         ({"nll.weight": 1, "terms.nll.weight": 2}, "'nll.weight' and 'terms.nll.weight' both ch"),
         ({5: 1}, "a path is text, such as 'kl.weight', found 5"),
-        ({"aux_{0..1.weight": 1}, "aux_{0..1.weight: a single '{' is no pattern"),
+        ({"aux_{0..1.weight": 1}, "aux_{0..1.weight: a single '{' is not a pattern"),
         ({"aux_{0..9}.weight": 1}, "aux_3.weight: no term or field is called 'aux_3'"),
         ({"aux_{0..999999}.weight": 1}, "stands for 1000000 names"),
         ({"terms.new": 1, "terms.new.weight": 2}, "terms.new.weight: no term or field is called"),

@@ -222,9 +222,7 @@ def test_final_is_base_times_the_schedules_own() -> None:
 
 
 def test_final_of_what_never_settles_needs_the_end() -> None:
-    with pytest.raises(
-        HorizonError, match=r"term 'a': the length of training .* before total_steps"
-    ):
+    with pytest.raises(HorizonError, match=r"term 'a': 100% of training .* before total_steps"):
         timeline({"a": lambda step: 1.0}, Horizon()).final()
     settled = timeline({"a": {"kind": "warmup", "over": "4 steps"}}, Horizon())
     assert settled.final().tolist() == [1.0]

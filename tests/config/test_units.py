@@ -151,5 +151,5 @@ def test_durations_in_a_unit_of_their_own() -> None:
     assert str(Duration(123_000_000, "tokens")) == "1.23e8 tokens"
     assert str(Duration(123_400_000, "tokens")) == "123400000 tokens"
     assert str(Duration(1, "tokens")) == "1 tokens"
-    with pytest.raises(ValueError, match=r"tokens must be whole, found 1\.5 tokens"):
+    with pytest.raises(ValueError, match=r"the number of tokens must be whole, found 1\.5 tokens"):
         Duration.parse("1.5 tokens")

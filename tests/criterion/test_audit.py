@@ -286,7 +286,7 @@ def test_a_compiled_criterion_reports_that_nobody_moves_its_clock() -> None:
     for _ in range(250):
         compiled(losses(a=1.0, b=1.0))
     (finding,) = criterion.audit()
-    assert finding.startswith("250 training forwards and the clock is at step 0")
+    assert finding.startswith("250 forward passes in training, but the clock is at step 0")
 
 
 def test_a_controller_that_observes_a_term_that_is_left_out_is_found() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -646,3 +647,101 @@ def test_loading_one_criterion_keeps_the_callbacks_of_another_on_its_clock() -> 
     first.load_state_dict({}, strict=False)
     first.step()
     assert steps == [0]
+
+
+# An optimizer that made steps before
+
+
+def stepped(model: nn.Module, steps: int = 3, kind: Any = torch.optim.Adam) -> Any:
+    optimizer = kind(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        train(WeightedLoss(["a"]), optimizer, model)
+    return optimizer
+
+
+LATE = r"has made 3 steps, but the clock is at step 0, .* \(term 'a'\)\. .* criterion.set_step\(3\)"
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [{"a": Warmup(over="8 steps")}, {"a": {"after": "2 steps"}}],
+    ids=["schedule", "dormant"],
+)
+def test_a_late_start_is_reported_once(model: nn.Linear, terms: Any) -> None:
+    optimizer, criterion = stepped(model), WeightedLoss({**terms, "b": {"optional": True}})
+    criterion.follow(optimizer)
+    with pytest.warns(UserWarning, match=LATE):
+        train(criterion, optimizer, model)
+    train(criterion, optimizer, model)
+    assert criterion.current_step == 2
+
+
+def test_a_resumed_optimizer_without_the_state_of_the_criterion_is_reported(
+    model: nn.Linear,
+) -> None:
+    saved, optimizer, criterion = stepped(model).state_dict(), stepped(model, 0), ramp()
+    criterion.follow(optimizer)
+    optimizer.load_state_dict(saved)
+    with pytest.warns(UserWarning, match=LATE):
+        train(criterion, optimizer, model)
+
+
+def test_a_late_start_of_a_clock_of_tokens_is_reported(model: nn.Linear) -> None:
+    optimizer, criterion = stepped(model), WeightedLoss({"a": Warmup(over="8 tokens")})
+    criterion.follow(optimizer, per_step=2)
+    with pytest.warns(UserWarning, match=r"at 0 tokens, .* call criterion.set_step\(tokens done\)"):
+        train(criterion, optimizer, model)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD, torch.optim.Adagrad])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("how", ["set_step", "load_state_dict"])
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_clock_that_was_set_starts_silently(
+    model: nn.Linear, kind: Any, when: str, how: str, at: int
+) -> None:
+    optimizer, criterion, other = stepped(model, kind=kind), ramp(), ramp()
+    other.step(at)
+    if when == "after":
+        criterion.follow(optimizer)
+    if how == "set_step":
+        criterion.set_step(at)
+    else:
+        criterion.load_state_dict(other.state_dict())
+    if when == "before":
+        criterion.follow(optimizer)
+    train(criterion, optimizer, model)
+    assert criterion.current_step == at + 1
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.optim.Adam, torch.optim.SGD, torch.optim.Adagrad, torch.optim.LBFGS]
+)
+def test_a_new_optimizer_starts_silently(model: nn.Linear, kind: Any) -> None:
+    criterion, optimizer = ramp(), kind(model.parameters(), lr=0.1)
+    criterion.follow(optimizer)
+
+    def closure() -> Tensor:
+        total: Tensor = criterion({"a": model(torch.ones(1, 2)).square().mean()})
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimizer.step(closure)
+    assert criterion.current_step == 1
+
+
+def test_without_a_schedule_a_late_start_is_silent(model: nn.Linear) -> None:
+    optimizer, criterion = stepped(model), WeightedLoss(["a"])
+    criterion.follow(optimizer)
+    train(criterion, optimizer, model)
+    assert criterion.current_step == 1
+
+
+def test_the_step_that_a_distributed_checkpoint_makes_is_no_start(model: nn.Linear) -> None:
+    """It makes the state of a new optimizer, with a learning rate of 0."""
+    optimizer, criterion = stepped(model, 0), ramp()
+    criterion.follow(optimizer)
+    get_optimizer_state_dict(model, optimizer)
+    assert optimizer.state
+    train(criterion, optimizer, model)
+    assert criterion.current_step == 1

@@ -101,7 +101,7 @@ def test_looking_at_values_is_refused(rule: Any) -> None:
     compiled = torch.compile(lambda x: criterion({"a": x}), backend="eager", fullgraph=True)
     with pytest.raises(torch._dynamo.exc.Unsupported) as caught:
         compiled(torch.tensor(1.0, requires_grad=True))
-    assert f"on_nonfinite: {rule} looks at the values on the host" in str(caught.value)
+    assert f"on_nonfinite: {rule} reads the values on the host" in str(caught.value)
 
 
 @pytest.mark.parametrize("balancer", ["uncertainty", "test-shares", "test-recording"])

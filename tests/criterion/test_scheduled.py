@@ -426,7 +426,9 @@ def test_a_forgotten_clock_matters_if_a_number_moves() -> None:
         still(terms)
     for _ in range(199):
         one(terms)
-    with pytest.warns(UserWarning, match="200 training forwards and the clock is at step 0"):
+    with pytest.warns(
+        UserWarning, match="200 forward passes in training, but the clock is at step 0"
+    ):
         one(terms)
 
 

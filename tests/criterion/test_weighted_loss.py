@@ -666,7 +666,9 @@ def test_a_clock_that_nobody_moves_is_reported_once_in_training() -> None:
     criterion = WeightedLoss(terms={"a": Warmup(over="5 steps")})
     for _ in range(199):
         criterion({"a": leaf(1.0)})
-    with pytest.warns(UserWarning, match="200 training forwards and the clock is at step 0"):
+    with pytest.warns(
+        UserWarning, match="200 forward passes in training, but the clock is at step 0"
+    ):
         criterion({"a": leaf(1.0)})
     criterion({"a": leaf(1.0)})
     criterion.metrics()

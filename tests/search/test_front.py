@@ -248,7 +248,7 @@ def test_a_config_that_does_not_exist_is_an_error() -> None:
     found = front([(0.0, 1.0)])
     with pytest.raises(ValueError, match="no config has the number 4: there are 0 to 0"):
         found.config(4)
-    with pytest.raises(ValueError, match="config 0 is done: it is known when it starts"):
+    with pytest.raises(ValueError, match="config 0 is done: its values are known once it starts"):
         found.config(0)
 
 

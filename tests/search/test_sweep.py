@@ -276,7 +276,7 @@ def test_a_study_of_something_else_is_refused(storage: str) -> None:
             directions=["minimize", "maximize"],
         )
         study.optimize(lambda trial: (1.0, 2.0), n_trials=1)
-    with pytest.raises(ValueError, match="is not of a sweep"):
+    with pytest.raises(ValueError, match="was not made by a sweep"):
         run(storage=storage)
 
 
@@ -458,7 +458,7 @@ def test_a_function_of_an_interactive_session_is_refused(monkeypatch: pytest.Mon
     main = type(sys)("__main__")
     exec("def train(config, seed, report): ...", main.__dict__)  # noqa: S102
     monkeypatch.setitem(sys.modules, "__main__", main)
-    with pytest.raises(ValueError, match="of an interactive session; write it at the top level"):
+    with pytest.raises(ValueError, match="from an interactive session; write it at the top level"):
         run(main.train, workers=2, storage="sweep.db")
 
 

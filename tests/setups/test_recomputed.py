@@ -57,7 +57,9 @@ def test_reentrant_checkpointing_of_all_heads_leaves_no_gradient() -> None:
     terms = checkpoint(
         trained.heads, features, rows(), use_reentrant=True
     )  # a dict: torch skips it
-    with pytest.raises(ValueError, match=r"'a', 'b' carries no gradient .*reentrant checkpointing"):
+    with pytest.raises(
+        ValueError, match=r"terms 'a', 'b' carry no gradient .*reentrant checkpointing"
+    ):
         found(terms, shared=features)
 
 

@@ -45,6 +45,10 @@ class Balancer(Component):
     normalize: Normalize = "none"
 
     @classmethod
+    def usage(cls, kind: str) -> str:
+        return f"`balancer: {{kind: {kind}, ...}}` beside `terms`"
+
+    @classmethod
     def __pydantic_init_subclass__(cls, kind: str = "", **kwargs: Any) -> None:
         if cls.update_after is not Balancer.update_after and not cls.learns_after:
             raise TypeError(

@@ -22,7 +22,7 @@ class UWSO(Balancer, kind="uw-so"):
     $\sigma$ as $l / \sigma + \log \sigma$, the best $\sigma$ is $l$: in place of learning it, as
     `uncertainty` does, this takes it as known. The weights sum to 1. Losses should be above 0: one
     that is not, or that is below 1e-8, counts as 1e-8 and takes nearly all the weight (`bounds`
-    leave some to the others). One that is nan or inf counts as infinite, with the least weight.
+    leave some to the others). A loss of inf has the least weight; one of nan makes all weights nan.
 
     Args:
         temperature: $T$, in units of $1 / l$; the higher, the more equal the weights. To be tuned:
@@ -46,6 +46,6 @@ class UWSO(Balancer, kind="uw-so"):
 
 
 def uw_so_weights(losses: Tensor, temperature: float) -> Tensor:
-    r"""$\mathrm{softmax}(1 / (T l))$ for losses of at least 1e-8; nan counts as infinite."""
-    inverse = (1 / losses.clamp(min=_SMALLEST)).nan_to_num(0.0)
+    r"""$\mathrm{softmax}(1 / (T l))$ for losses of at least 1e-8."""
+    inverse = 1 / losses.clamp(min=_SMALLEST)
     return torch.softmax((inverse / temperature).clamp(max=LARGE), dim=-1)

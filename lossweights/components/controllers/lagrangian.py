@@ -80,7 +80,7 @@ class Lagrangian(Constraint, kind="lagrangian"):
         if self.ascent == "exponential" and self.equal_to is not None:
             raise ValueError(
                 "a multiplier of exponential ascent keeps its sign, but an equality may need "
-                "either: write at_most or at_least, or ascent: additive"
+                "both signs: write at_most or at_least, or ascent: additive"
             )
         if self.lowest is not None and self.lowest < 0 and self.equal_to is None:
             raise ValueError(

@@ -162,13 +162,14 @@ class Schedule(Component):
     @classmethod
     def from_shorthand(cls, written: object) -> Self:
         """Reads a number as a constant schedule, and a function of the step as itself."""
-        if isinstance(written, str) and written in cls.kinds():
-            raise ValueError(f"a kind belongs in a table: write {{kind: {written}}}")
         if isinstance(written, str):
             try:
                 float(written)
             except ValueError:
-                raise cls.not_a_member(written) from None
+                fields = cls.of_kind(written).model_fields  # an unknown kind is an error
+                needed = "".join(f", {n}: ..." for n, each in fields.items() if each.is_required())
+                problem = f"a kind belongs in a table: write {{kind: {written}{needed}}}"
+                raise ValueError(problem) from None
         if isinstance(written, Real | str) and not isinstance(written, bool):
             return cls.of_kind("constant")(value=written)  # type: ignore[call-arg]
         if callable(written) and not isinstance(written, type):

@@ -47,7 +47,9 @@ class Complement(Schedule, kind="complement"):
     @classmethod
     def _follows_at_each_step(cls, every: object) -> object:
         if every is not None:
-            raise ValueError("a complement follows at each step: write `every` at the other term")
+            raise ValueError(
+                "a complement follows the other term at each step: write `every` there"
+            )
         return every
 
     def values(self, steps: Steps, horizon: Horizon) -> NoReturn:

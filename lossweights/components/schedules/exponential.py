@@ -42,8 +42,8 @@ class Exponential(DelayedSchedule, kind="exponential"):
             raise ValueError("`per` belongs to `rate`: drop it beside `half_life`")
         if self.rate is not None and self.per is None and self.every is not None:
             raise ValueError(
-                f"`every: {self.every}` holds the weight: write `per`, the time to which `rate` "
-                f"refers, too, such as `per: {self.every}` or `per: 1 steps`"
+                f"`every: {self.every}` holds the weight: also write `per`, the time that "
+                f"`rate` refers to, such as `per: {self.every}` or `per: 1 steps`"
             )
         for length in (self.per, self.half_life):
             if length is not None and Duration.parse(length).value == 0:

@@ -24,6 +24,10 @@ class Shape(Component):
 
     _in_float32 = False  # numpy computes it in float64
 
+    @classmethod
+    def usage(cls, kind: str) -> str:
+        return f"`schedule: {{kind: warmup, over: 10%, shape: {kind}}}`"
+
     @abstractmethod
     def values(self, progress: Values) -> Values:
         """$f$ at each progress, an array of the same shape."""

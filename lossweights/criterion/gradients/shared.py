@@ -114,8 +114,9 @@ class Shared:
         """
         constant = [name for name, loss in losses.items() if not loss.requires_grad]
         if constant:
+            terms = "term {} carries" if len(constant) == 1 else "terms {} carry"
             raise ValueError(
-                f"term {quoted(constant)} carries no gradient (a constant, detached, or computed "
+                f"{terms.format(quoted(constant))} no gradient (a constant, detached, or computed "
                 "under no_grad or reentrant checkpointing), so a balancer cannot weigh it by its "
                 f"gradient: write balanced: false at terms.{constant[0]}; or, if it is off in some "
                 f"batches, leave it out there and write optional: true at terms.{constant[0]}"
@@ -156,10 +157,12 @@ class Shared:
         if not apart:
             return
         if len(apart) < len(given):
+            terms = "term {} does" if len(apart) == 1 else "terms {} do"
             raise ValueError(
-                f"term {quoted(apart)} does not depend on the tensors in shared=, others do: write "
-                f"balanced: false at terms.{apart[0]} if it never does; else it may be computed "
-                "from another tensor: a copy, or one that was changed in place between the heads"
+                f"{terms.format(quoted(apart))} not depend on the tensors in shared=, others do: "
+                f"write balanced: false at terms.{apart[0]} if it never does; else it may be "
+                "computed from another tensor: a copy, or one that was changed in place between "
+                "the heads"
             )
         why = _NOT_THE_FEATURES if self.are_features else _NOT_THE_PARAMETERS
         raise ValueError(f"no term depends on the tensors in shared=: {why}")

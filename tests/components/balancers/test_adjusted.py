@@ -56,7 +56,7 @@ def test_bounds_that_are_no_bounds(bounds: Any) -> None:
 
 
 def test_unknown_normalize() -> None:
-    message = r"balancer\.normalize: input should be 'none', 'mean' or 'sum', found 'max'"
+    message = r"balancer\.normalize: must be 'none', 'mean' or 'sum', found 'max'"
     with pytest.raises(ConfigError, match=message):
         WeightedLoss(["a"], balancer={"kind": "dwa", "normalize": "max"})
 

@@ -93,5 +93,5 @@ def test_losses_of_0() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match=r"balancer\.smoothing: input should be greater than 0"):
+    with pytest.raises(ConfigError, match=r"balancer\.smoothing: must be greater than 0"):
         WeightedLoss(terms=["a"], balancer={"kind": "cov", "smoothing": 0})

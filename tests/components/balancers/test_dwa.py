@@ -55,7 +55,7 @@ def test_a_term_that_starts_late_counts_as_unchanged_at_first() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match=r"balancer\.temperature: input should be greater than 0"):
+    with pytest.raises(ConfigError, match=r"balancer\.temperature: must be greater than 0"):
         WeightedLoss(terms=["a"], balancer={"kind": "dwa", "temperature": 0})
     with pytest.raises(ConfigError, match=r'balancer\.every: 10 has no unit: write "10 steps"'):
         WeightedLoss(terms=["a"], balancer={"kind": "dwa", "every": 10})

@@ -95,9 +95,9 @@ def test_default_decay_is_the_one_of_torchjd() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match=r"balancer\.weight_decay: input should be greater than"):
+    with pytest.raises(ConfigError, match=r"balancer\.weight_decay: must be greater than"):
         WeightedLoss(terms=["a"], balancer={"kind": "famo", "weight_decay": -1})
-    with pytest.raises(ConfigError, match=r"balancer\.learning_rate: input should be greater"):
+    with pytest.raises(ConfigError, match=r"balancer\.learning_rate: must be greater"):
         WeightedLoss(terms=["a"], balancer={"kind": "famo", "learning_rate": 0})
 
 

@@ -96,9 +96,9 @@ def test_a_term_that_goes_to_0_is_held_up_by_highest() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match=r"balancer\.smoothing: input should be less than 1"):
+    with pytest.raises(ConfigError, match=r"balancer\.smoothing: must be less than 1"):
         WeightedLoss(terms=["a"], balancer={"kind": "moving-average", "smoothing": 1})
-    with pytest.raises(ConfigError, match=r"balancer\.highest: input should be greater than 0"):
+    with pytest.raises(ConfigError, match=r"balancer\.highest: must be greater than 0"):
         WeightedLoss(terms=["a"], balancer={"kind": "moving-average", "highest": 0})
     message = r"balancer: reference 'bat' is not a balanced term; did you mean 'bar'\?"
     with pytest.raises(ConfigError, match=message):

@@ -54,5 +54,5 @@ def test_one_term_has_weight_1() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match=r"balancer\.seed: input should be greater than or equal"):
+    with pytest.raises(ConfigError, match=r"balancer\.seed: must be greater than or equal"):
         WeightedLoss(terms=["a"], balancer={"kind": "random", "seed": -1})

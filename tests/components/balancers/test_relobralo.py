@@ -99,6 +99,6 @@ def test_a_term_begins_with_the_first_value_that_was_seen() -> None:
 
 @pytest.mark.parametrize("field", ["smoothing", "saudade"])
 def test_refused(field: str) -> None:
-    message = rf"balancer\.{field}: input should be less than or equal to 1"
+    message = rf"balancer\.{field}: must be less than or equal to 1"
     with pytest.raises(ConfigError, match=message):
         WeightedLoss(terms=["a"], balancer={"kind": "relobralo", field: 1.5})

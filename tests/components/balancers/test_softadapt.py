@@ -153,10 +153,8 @@ def test_a_term_that_was_never_seen_counts_as_still() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"balancer\.order: input should be less than or equal to"
-    ):
+    with pytest.raises(ConfigError, match=r"balancer\.order: must be less than or equal to"):
         WeightedLoss(terms=["a"], balancer={"kind": "softadapt", "order": 6})
-    message = r"balancer\.variant: input should be 'original', 'normalized' or 'loss_weighted'"
+    message = r"balancer\.variant: must be 'original', 'normalized' or 'loss_weighted'"
     with pytest.raises(ConfigError, match=message):
         WeightedLoss(terms=["a"], balancer={"kind": "softadapt", "variant": "loss-weighted"})

@@ -44,5 +44,5 @@ def test_huge_losses() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match=r"balancer\.temperature: input should be greater than 0"):
+    with pytest.raises(ConfigError, match=r"balancer\.temperature: must be greater than 0"):
         WeightedLoss(terms=["a"], balancer={"kind": "stch", "temperature": 0})

@@ -198,6 +198,6 @@ def test_bounds_out_of_order(kind: str, bounds: dict[str, float]) -> None:
 
 
 def test_unknown_regularizer() -> None:
-    message = r"balancer\.regularizer: input should be 'log', 'log_variance' or 'log1p', found 'l2'"
+    message = r"balancer\.regularizer: must be 'log', 'log_variance' or 'log1p', found 'l2'"
     with pytest.raises(ConfigError, match=message):
         WeightedLoss(terms=["a"], balancer={"kind": "uncertainty", "regularizer": "l2"})

@@ -99,7 +99,7 @@ def test_a_number_that_is_not_finite_is_refused(written: object) -> None:
         Schedule.read(written)
 
 
-@pytest.mark.parametrize("written", [True, None, "cycle", [1.0], (1.0, 2.0)])
+@pytest.mark.parametrize("written", [True, None, [1.0], (1.0, 2.0)])
 def test_what_is_no_schedule_is_refused_with_what_is(written: object) -> None:
     with pytest.raises(
         ValueError, match=r"a schedule is a table with a `kind`, found .*'cyclical'"
@@ -110,6 +110,10 @@ def test_what_is_no_schedule_is_refused_with_what_is(written: object) -> None:
 def test_a_kind_or_a_class_in_place_of_a_schedule_says_what_to_write() -> None:
     with pytest.raises(ValueError, match="a kind belongs in a table: write {kind: cyclical}"):
         Schedule.read("cyclical")
+    with pytest.raises(ValueError, match="write {kind: ramp, start: ..., stop: ..., over: ...}"):
+        Schedule.read("ramp")
+    with pytest.raises(ValueError, match="not a kind of schedule; did you mean 'cyclical'"):
+        Schedule.read("cycle")
     with pytest.raises(ValueError, match=r"Constant is a class: call it, Constant\(...\)"):
         Schedule.read(Constant)
 

@@ -60,7 +60,10 @@ def test_the_rest_is_the_total_minus_the_other_weight() -> None:
         ({}, "of\n  Field required"),
         ({"of": 3}, "of\n  Input should be a valid string"),
         ({"of": "soft", "total": float("nan")}, "total\n  Input should be a finite number"),
-        ({"of": "soft", "every": "3 steps"}, "follows at each step: write `every` at the other"),
+        (
+            {"of": "soft", "every": "3 steps"},
+            "follows the other term at each step: write `every` th",
+        ),
     ],
 )
 def test_refuses(fields: dict[str, object], problem: str) -> None:

@@ -33,9 +33,7 @@ def test_a_function_is_asked_for_no_step_that_training_does_not_reach() -> None:
 
 
 def test_a_function_without_an_end_needs_one_for_its_final() -> None:
-    with pytest.raises(
-        HorizonError, match=r"the length of training cannot be .* before total_steps"
-    ):
+    with pytest.raises(HorizonError, match=r"100% of training cannot be .* before total_steps"):
         Schedule.read(lambda step: 1.0).final(Horizon())
 
 

@@ -442,7 +442,7 @@ def test_nothing_is_learned_by_the_optimizer() -> None:
 
     with pytest.raises(ConfigError, match="balancer: 'logits' is an nn.Parameter"):
         criterion("test-learned-by-gradients")
-    with pytest.raises(TypeError, match="a penalty is for learned weights"):
+    with pytest.raises(TypeError, match=r"a penalty\(\) is for learned weights"):
 
         class Priced(Following, kind="test-priced-by-gradients"):
             def penalty(self, state: State, now: StepContext) -> Tensor:

@@ -52,7 +52,7 @@ class GradientBalancer(Balancer):
                 f"{', '.join(STATISTICS)}; found {cls.needs!r}"
             )
         if cls.penalty is not Balancer.penalty:
-            raise TypeError(f"{cls.__name__}: a penalty is for learned weights, drop it")
+            raise TypeError(f"{cls.__name__}: a penalty() is for learned weights: remove it")
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
@@ -81,7 +81,7 @@ class GramianBalancer(GradientBalancer):
 
     needs: ClassVar[tuple[Statistic, ...]] = ("gramian",)
     needs_positive: ClassVar[str] = (
-        "so the balancer would take its agreement with the others for conflict"
+        "so the balancer would mistake its agreement with other terms for conflict"
     )
 
     def weigh(self, losses: Tensor, state: State, now: StepContext) -> Tensor:

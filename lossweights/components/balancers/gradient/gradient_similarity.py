@@ -43,7 +43,7 @@ class GradientSimilarity(GradientBalancer, kind="gradient-similarity"):
     counting: Literal["weighted", "gated"] = "weighted"
     needs: ClassVar[tuple[Statistic, ...]] = ("gramian",)
     needs_positive: ClassVar[str] = (
-        "so the balancer would take its agreement with the others for conflict"
+        "so the balancer would mistake its agreement with other terms for conflict"
     )
 
     def check_terms(self, names: tuple[str, ...]) -> None:

@@ -58,8 +58,8 @@ class LRAnnealing(GradientBalancer, kind="lr-annealing"):
     def _settles(self) -> Self:
         if self.compared == "weighted" and self.smoothing == 0:
             raise ValueError(
-                "with smoothing: 0, weights that are in their own denominator oscillate forever: "
-                "write smoothing: 0.9, or compared: plain"
+                "with smoothing: 0 and compared: weighted, each weight is divided by itself and "
+                "oscillates forever: write smoothing: 0.9, or compared: plain"
             )
         return self
 

@@ -109,5 +109,5 @@ def test_in_a_criterion() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match=r"balancer\.scale_mode: input should be 'min', 'median'"):
+    with pytest.raises(ConfigError, match=r"balancer\.scale_mode: must be 'min', 'median'"):
         WeightedLoss(terms=["a"], balancer={"kind": "aligned-mtl", "scale_mode": "max"})

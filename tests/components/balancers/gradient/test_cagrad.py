@@ -223,7 +223,7 @@ def test_a_criterion_goes_there() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match=r"balancer\.radius: input should be greater than or eq"):
+    with pytest.raises(ConfigError, match=r"balancer\.radius: must be greater than or eq"):
         WeightedLoss(terms=["a"], balancer={"kind": "cagrad", "radius": -0.1})
-    with pytest.raises(ConfigError, match=r"balancer\.rescale: input should be 0, 1 or 2"):
+    with pytest.raises(ConfigError, match=r"balancer\.rescale: must be 0, 1 or 2"):
         WeightedLoss(terms=["a"], balancer={"kind": "cagrad", "rescale": 3})

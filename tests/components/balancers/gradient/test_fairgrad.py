@@ -255,9 +255,9 @@ def test_a_criterion_goes_where_all_gain() -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"max_norm": -1}, r"balancer\.max_norm: input should be greater"),
-        ({"fairness": 0}, r"balancer\.fairness: input should be greater"),
-        ({"fairness": 1e3}, r"balancer\.fairness: input should be less"),
+        ({"max_norm": -1}, r"balancer\.max_norm: must be greater"),
+        ({"fairness": 0}, r"balancer\.fairness: must be greater"),
+        ({"fairness": 1e3}, r"balancer\.fairness: must be less"),
     ],
 )
 def test_refused(table: dict[str, object], message: str) -> None:

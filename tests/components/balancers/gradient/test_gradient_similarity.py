@@ -166,7 +166,7 @@ def test_the_primary_term_is_balanced() -> None:
 
 
 def test_negative_weights_are_refused() -> None:
-    with pytest.raises(ConfigError, match="agreement with the others for conflict"):
+    with pytest.raises(ConfigError, match="mistake its agreement with other terms for conflict"):
         WeightedLoss(
             {"task": 1.0, "other": -1.0},
             balancer={"kind": "gradient-similarity", "primary": "task"},
@@ -175,7 +175,7 @@ def test_negative_weights_are_refused() -> None:
 
 def test_refused() -> None:
     table = {"kind": "gradient-similarity", "primary": "a", "counting": "squared"}
-    with pytest.raises(ConfigError, match=r"balancer\.counting: input should be"):
+    with pytest.raises(ConfigError, match=r"balancer\.counting: must be"):
         WeightedLoss(terms=["a"], balancer=table)
     with pytest.raises(ConfigError, match=r"balancer\.primary: this field is needed"):
         WeightedLoss(terms=["a"], balancer="gradient-similarity")

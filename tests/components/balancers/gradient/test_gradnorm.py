@@ -275,5 +275,5 @@ def test_in_a_criterion() -> None:
 
 def test_refused() -> None:
     for field, value in (("asymmetry", -1), ("learning_rate", 0), ("learning_rate", 2)):
-        with pytest.raises(ConfigError, match=rf"balancer\.{field}: input should be"):
+        with pytest.raises(ConfigError, match=rf"balancer\.{field}: must be"):
             WeightedLoss(terms=["a"], balancer={"kind": "gradnorm", field: value})

@@ -240,7 +240,7 @@ def test_micro_batches_of_a_step_are_one() -> None:
 
 @pytest.mark.parametrize(("field", "value"), [("smoothing", 1.5), ("seed", -1)])
 def test_refused(field: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=rf"balancer\.{field}: input should be"):
+    with pytest.raises(ConfigError, match=rf"balancer\.{field}: must be"):
         WeightedLoss(terms=["a"], balancer={"kind": "gradvac", field: value})
 
 

@@ -187,11 +187,11 @@ def test_refused() -> None:
         ("compared", "squared"),
     ):
         table = {"kind": "lr-annealing", "reference": "a", field: value}
-        with pytest.raises(ConfigError, match=rf"balancer\.{field}: input should be"):
+        with pytest.raises(ConfigError, match=rf"balancer\.{field}: must be"):
             WeightedLoss(terms=["a"], balancer=table)
     swings = {"kind": "lr-annealing", "reference": "a", "smoothing": 0}
     with pytest.raises(
-        ConfigError, match=r"oscillate forever: write smoothing: 0\.9, or compared: p"
+        ConfigError, match=r"oscillates forever: write smoothing: 0\.9, or compared: p"
     ):
         WeightedLoss(terms=["a"], balancer=swings)
     with pytest.raises(ConfigError, match=r"balancer\.reference: this field is needed"):

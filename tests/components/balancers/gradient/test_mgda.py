@@ -213,5 +213,5 @@ def test_a_criterion_goes_along_the_shortest_vector() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match=r"balancer\.divide_by: input should be 'none', 'norm'"):
+    with pytest.raises(ConfigError, match=r"balancer\.divide_by: must be 'none', 'norm'"):
         WeightedLoss(terms=["a"], balancer={"kind": "mgda", "divide_by": "l2"})

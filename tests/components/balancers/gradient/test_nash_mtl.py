@@ -74,6 +74,6 @@ def test_a_criterion_goes_where_all_gain() -> None:
 
 
 def test_refused() -> None:
-    message = r"balancer\.max_norm: input should be greater than 0"
+    message = r"balancer\.max_norm: must be greater than 0"
     with pytest.raises(ConfigError, match=message):
         WeightedLoss(terms=["a"], balancer={"kind": "nash-mtl", "max_norm": 0})

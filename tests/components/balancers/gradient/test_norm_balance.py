@@ -213,7 +213,7 @@ def test_parameters_have_no_items() -> None:
 
 def test_refused() -> None:
     for table, message in (
-        ({"smoothing": 1}, r"balancer\.smoothing: input should be"),
+        ({"smoothing": 1}, r"balancer\.smoothing: must be"),
         ({"total": 0}, r"balancer\.total: mean, sum or a number above 0 .* needed, found 0$"),
         ({"total": "median"}, r"balancer\.total: mean, sum or a number .* found 'median'$"),
         ({"total_norm": 5}, r"unknown field 'total_norm'; did you mean 'total'\?"),

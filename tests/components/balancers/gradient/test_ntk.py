@@ -226,5 +226,5 @@ def test_by_default_gradients_are_taken_every_1000_steps() -> None:
     ("field", "value"), [("smoothing", 1), ("total", 2.0), ("size", "eigenvalue")]
 )
 def test_refused(field: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"balancer\.{field}: input should be"):
+    with pytest.raises(ConfigError, match=rf"balancer\.{field}: must be"):
         WeightedLoss(terms=["a"], balancer={"kind": "ntk", field: value})

@@ -165,5 +165,5 @@ def test_in_a_criterion() -> None:
 
 
 def test_refused() -> None:
-    with pytest.raises(ConfigError, match=r"balancer\.seed: input should be greater than or equal"):
+    with pytest.raises(ConfigError, match=r"balancer\.seed: must be greater than or equal"):
         WeightedLoss(terms=["a"], balancer={"kind": "pcgrad", "seed": -1})
