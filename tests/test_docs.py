@@ -141,6 +141,19 @@ def test_pictures_in_html_are_there(page: Path) -> None:
         assert (page.parent / target).is_file(), target
 
 
+def test_the_readme_and_the_first_page_of_the_docs_open_alike() -> None:
+    readme, first = ROOT / "README.md", DOCS / "index.md"
+    opening = readme.read_text(encoding="utf-8").partition("<picture>")[0]
+    assert "plot.overview" in opening
+    assert first.read_text(encoding="utf-8").partition("![")[0] == opening
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=named)
+def test_a_page_is_short(page: Path) -> None:
+    limit = 900 if page.name == "README.md" else 2000
+    assert len(page.read_text(encoding="utf-8").split()) <= limit
+
+
 def slug(heading: str) -> str:
     """A heading's anchor, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-")
