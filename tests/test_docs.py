@@ -249,6 +249,11 @@ def test_every_balancer_by_gradients_is_documented(balancer: type[GradientBalanc
     assert f"[`{kind}`]({page}#{kind})" in section("gradients.md", "Which one do I need?")
 
 
+def test_the_readme_counts_the_balancers_by_gradients() -> None:
+    kinds = [kind for kind in ours(Balancer) if issubclass(kind, GradientBalancer)]
+    assert f"|weights from gradients|{len(kinds)} kinds|" in (ROOT / "README.md").read_text("utf-8")
+
+
 def test_the_fields_of_all_balancers_by_gradients_are_documented() -> None:
     text = section("gradient_options.md", "Fields")
     own = GradientBalancer.model_fields.keys() - Balancer.model_fields.keys()
