@@ -54,7 +54,7 @@ dist: $(VENV)/dist  ## build sdist and wheel into dist/, check them, and try the
 	"$$try/bin/python" -m pip install --quiet --constraint $(CONSTRAINTS) "$$wheel"; \
 	"$$try/bin/python" -I tests/smoke.py core; \
 	"$$try/bin/python" -m pip install --quiet --constraint $(CONSTRAINTS) "$$wheel[cli,plot,sweep]"; \
-	"$$try/bin/python" -I tests/smoke.py
+	"$$try/bin/python" -I tests/smoke.py extras
 
 bench: $(VENV)/bench  ## measure against the hand-written loop and peers: several minutes
 	$(BIN)/python benchmarks/combine.py

@@ -1,11 +1,12 @@
 """Tries the installed package, as `make dist` does with the wheel in a new environment.
 
-    python -I tests/smoke.py core    without extras
-    python -I tests/smoke.py         with the extras cli, plot and sweep
+    python -I tests/smoke.py core      without extras
+    python -I tests/smoke.py extras    with the extras cli, plot and sweep
 
 `-I` keeps the checkout and PYTHONPATH out of the import path. Files go to a temporary folder.
 """
 
+import argparse
 import contextlib
 import importlib.util
 import os
@@ -177,4 +178,6 @@ def sweeps() -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:] or ["cli, plot, sweep"])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("which", choices=["core", "extras"])
+    main(parser.parse_args().which)

@@ -141,6 +141,19 @@ def test_pictures_in_html_are_there(page: Path) -> None:
         assert (page.parent / target).is_file(), target
 
 
+def test_the_readme_and_the_first_page_of_the_docs_open_alike() -> None:
+    readme, first = ROOT / "README.md", DOCS / "index.md"
+    opening = readme.read_text(encoding="utf-8").partition("<picture>")[0]
+    assert "plot.overview" in opening
+    assert first.read_text(encoding="utf-8").partition("![")[0] == opening
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=named)
+def test_a_page_is_short(page: Path) -> None:
+    limit = 900 if page.name == "README.md" else 2000
+    assert len(page.read_text(encoding="utf-8").split()) <= limit
+
+
 def slug(heading: str) -> str:
     """A heading's anchor, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-")
@@ -234,6 +247,11 @@ def test_every_balancer_by_gradients_is_documented(balancer: type[GradientBalanc
     assert row, f"{kind} is not in the table"
     assert row[1].count("|") == 3, "what it promises, when to use it, and when not"
     assert f"[`{kind}`]({page}#{kind})" in section("gradients.md", "Which one do I need?")
+
+
+def test_the_readme_counts_the_balancers_by_gradients() -> None:
+    kinds = [kind for kind in ours(Balancer) if issubclass(kind, GradientBalancer)]
+    assert f"|weights from gradients|{len(kinds)} kinds|" in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_the_fields_of_all_balancers_by_gradients_are_documented() -> None:
