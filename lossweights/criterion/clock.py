@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, Protocol, Self, TypeAlias
 
@@ -341,12 +342,19 @@ def unwrapped(optimizer: object, call: str = "follow()") -> Optimizer:
 
 
 def _steps_of(optimizer: Optimizer) -> int:
-    """The steps that an optimizer counted; 0 if it does not count, or in a graph."""
-    done = next((state["step"] for state in optimizer.state.values() if "step" in state), 0)
-    is_on_device = isinstance(done, torch.Tensor) and done.is_cuda
-    if torch.compiler.is_compiling() or (is_on_device and torch.cuda.is_current_stream_capturing()):
+    """The most steps that an optimizer counted for a parameter; 0 if for none, or in a graph."""
+    if torch.compiler.is_compiling():
         return 0
-    return int(done)
+    done = 0
+    for state in optimizer.state.values():
+        count = state.get("step") if isinstance(state, Mapping) else None
+        if isinstance(count, torch.Tensor):
+            if count.is_cuda and torch.cuda.is_current_stream_capturing():
+                return 0
+            count = None if count.is_meta or count.numel() != 1 else count.item()
+        if isinstance(count, Real) and math.isfinite(count):  # an optimizer may keep anything
+            done = max(done, int(count))
+    return done
 
 
 def whole_number(call: str, n: object, least: int = 0) -> int:

@@ -693,6 +693,42 @@ def test_a_late_start_of_a_clock_of_tokens_is_reported(model: nn.Linear) -> None
         train(criterion, optimizer, model)
 
 
+def test_a_late_start_counts_the_steps_of_the_most_trained_parameter(model: nn.Linear) -> None:
+    """A layer that is trained later, or frozen, has fewer."""
+    optimizer, criterion = stepped(model, 1), ramp()
+    first, *_ = model.parameters()
+    first.requires_grad = False
+    for _ in range(2):
+        train(WeightedLoss(["a"]), optimizer, model)
+    first.requires_grad = True
+    assert [int(optimizer.state[each]["step"]) for each in model.parameters()] == [1, 3]
+    criterion.follow(optimizer)
+    with pytest.warns(UserWarning, match=LATE):
+        train(criterion, optimizer, model)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        5,
+        torch.zeros(2),
+        {"step": None},
+        {"step": "3"},
+        {"step": [1, 2]},
+        {"step": torch.ones(3)},
+        {"step": torch.zeros((), device="meta")},
+        {"step": float("nan")},
+    ],
+    ids=repr,
+)
+def test_an_optimizer_may_keep_anything_in_its_state(model: nn.Linear, kept: Any) -> None:
+    criterion, optimizer = ramp(), torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.state["own"] = kept
+    criterion.follow(optimizer)
+    train(criterion, optimizer, model)
+    assert criterion.current_step == 1
+
+
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD, torch.optim.Adagrad])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("how", ["set_step", "load_state_dict"])
