@@ -62,8 +62,12 @@ def read_yaml(text: str, name: str, *, deepest: int, most: int) -> tuple[Any, Li
         problem = str(getattr(error, "problem", None) or error)
         if "mapping values" in problem:
             problem = "more indented than the line before, or a text with `: ` needs quotes"
-        if "expected key" in problem:
-            problem = "indented differently from the lines above"
+        if mark and "expected key" in problem:
+            is_first = not text.splitlines()[mark.line][: mark.column].strip()
+            if is_first and mark.column != error.context_mark.column:
+                problem = "indented differently from the lines above"
+            else:
+                problem += ": check the quotes and brackets, and for a list among the keys"
         if mark and "start any" in problem and text.splitlines()[mark.line][mark.column] == "\t":
             problem = "a tab, where only spaces can indent"
         if "',' or '}'" in problem:

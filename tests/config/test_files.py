@@ -177,6 +177,8 @@ def test_another_format_is_refused(name: str, tmp_path: Path) -> None:
         ("a.yaml", "terms:\n\ta: 1", "line 2: .* a tab, where only spaces can indent"),
         ("a.yaml", "terms:\n  a: @x", "line 2: .* character that cannot start any token"),
         ("a.yaml", "terms:\n  a: 1\n b: 2", "line 3: .* indented differently from the lines above"),
+        ("a.yaml", "terms:\n  a: {kind: warmup}}", "line 2: .* check the quotes and brackets"),
+        ("a.yaml", "terms:\n  a: 1\n  - b", "line 3: .* a list among the keys"),
         ("a.yaml", "terms:\n  a: 1\n   b: 2", "line 3: .* more indented than the line before"),
     ],
 )
