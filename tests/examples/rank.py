@@ -5,6 +5,7 @@ A thread of a process group that drops a tensor while the interpreter shuts down
 
 import runpy
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 program = Path(sys.argv[1])
@@ -12,7 +13,10 @@ sys.argv = sys.argv[1:]
 sys.path[0] = str(program.parent)
 runpy.run_path(str(program), run_name="__main__")
 
-threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+threads = set()
+for path in Path("/proc/self/task").glob("*/comm"):
+    with suppress(OSError):  # other threads may end meanwhile
+        threads.add(path.read_text().strip())
 left = {name for name in threads if "gloo" in name}
 if left:
     sys.exit(f"threads of the process group are left: {left}")
