@@ -64,7 +64,8 @@ def read_yaml(text: str, name: str, *, deepest: int, most: int) -> tuple[Any, Li
             problem = "more indented than the line before, or a text with `: ` needs quotes"
         if mark and "expected key" in problem:
             is_first = not text.splitlines()[mark.line][: mark.column].strip()
-            if is_first and mark.column != error.context_mark.column:
+            around = getattr(error, "context_mark", mark)
+            if is_first and mark.column != around.column:
                 problem = "indented differently from the lines above"
             else:
                 problem += ": check the quotes and brackets, and for a list among the keys"

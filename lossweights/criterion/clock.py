@@ -353,7 +353,7 @@ def _steps_of(optimizer: Optimizer) -> int:
                 return 0
             count = None if count.is_meta or count.numel() != 1 else count.item()
         if isinstance(count, Real) and math.isfinite(count):  # an optimizer may keep anything
-            done = max(done, int(count))
+            done = max(done, int(float(count)))
     return done
 
 
