@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, Protocol, Self, TypeAlias
 
@@ -221,7 +221,7 @@ class Clock:
         return Follower(self, unwrapped(optimizer), per_step or 1)
 
     def begin(self, optimizer: Optimizer) -> None:
-        """Reports the first step of an optimizer that made others before, unless it was set."""
+        """Reports an optimizer that made steps before, unless the clock was moved or set."""
         if self._step or self._is_set:
             return
         # `torch.distributed.checkpoint` makes a step of its own, which optimizers count.
@@ -341,12 +341,14 @@ def unwrapped(optimizer: object, call: str = "follow()") -> Optimizer:
 
 
 def _steps_of(optimizer: Optimizer) -> int:
-    """The steps that an optimizer counted; 0 if it does not count, or in a graph."""
-    done = next((state["step"] for state in optimizer.state.values() if "step" in state), 0)
-    is_on_device = isinstance(done, torch.Tensor) and done.is_cuda
-    if torch.compiler.is_compiling() or (is_on_device and torch.cuda.is_current_stream_capturing()):
+    """The steps that an optimizer counted; 0 if it does not count, or while a graph is captured."""
+    # Each parameter counts from its first gradient on; other entries may be anything.
+    states = (state for state in optimizer.state.values() if isinstance(state, Mapping))
+    counts = [state["step"] for state in states if "step" in state]
+    is_on_device = any(isinstance(count, torch.Tensor) and count.is_cuda for count in counts)
+    if is_on_device and torch.cuda.is_current_stream_capturing():
         return 0
-    return int(done)
+    return max(map(int, counts), default=0)
 
 
 def whole_number(call: str, n: object, least: int = 0) -> int:

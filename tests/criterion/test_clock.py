@@ -686,6 +686,31 @@ def test_a_resumed_optimizer_without_the_state_of_the_criterion_is_reported(
         train(criterion, optimizer, model)
 
 
+def test_a_late_start_counts_the_steps_of_the_parameter_with_most(model: nn.Linear) -> None:
+    """Parameters that were frozen at first have made fewer, and optimizers may keep other state."""
+    assert model.bias is not None
+    model.weight.requires_grad_(False)
+    optimizer, criterion = stepped(model, 1), ramp()
+    model.weight.requires_grad_(True)
+    for _ in range(2):
+        train(WeightedLoss(["a"]), optimizer, model)
+    saved = optimizer.state_dict()
+    saved["state"] = {"total": 5, **dict(sorted(saved["state"].items()))}  # the weight comes first
+    optimizer.load_state_dict(saved)
+    criterion.follow(optimizer)
+    with pytest.warns(UserWarning, match=LATE):
+        train(criterion, optimizer, model)
+
+
+def test_a_late_start_is_reported_from_a_compiled_step(model: nn.Linear) -> None:
+    optimizer, criterion = stepped(model), ramp()
+    criterion.follow(optimizer)
+    step = torch.compile(lambda: optimizer.step(), backend="eager")
+    with pytest.warns(UserWarning, match=LATE):
+        step()
+    assert criterion.current_step == 1
+
+
 def test_a_late_start_of_a_clock_of_tokens_is_reported(model: nn.Linear) -> None:
     optimizer, criterion = stepped(model), WeightedLoss({"a": Warmup(over="8 tokens")})
     criterion.follow(optimizer, per_step=2)
