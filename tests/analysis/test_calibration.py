@@ -261,7 +261,7 @@ def test_a_group_is_calibrated_as_one_term() -> None:
     flat = {"task": 100.0, "deep/late": 3.0, "deep/in/x": 1.0, "deep/in/y": 7.0}
     tensors = {name: torch.tensor(value) for name, value in flat.items()}
     assert float(criterion.breakdown(tensors).share["deep"]) == pytest.approx(0.2)
-    with pytest.raises(HorizonError, match=r"'deep/late': .* with criterion\.bind"):
+    with pytest.raises(HorizonError, match=r"'deep/late': .* call criterion\.bind"):
         calibrate(WeightedLoss(terms), [batch])
     with pytest.raises(ValueError, match="shares: 'deep/late' is a member of a group"):
         calibrate(WeightedLoss(terms, total_steps=10), [batch], {"deep/late": 0.5})

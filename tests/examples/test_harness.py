@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_an_interrupt_ends_a_program_with_a_line_and_its_status(
     try:
         for sent in (signal.SIGINT, signal.SIGTERM):
             with pytest.raises(SystemExit) as ended:
-                run_program(lambda sent=sent: signal.raise_signal(sent), "Run it again.")
+                run_program(partial(signal.raise_signal, sent), "Run it again.")
             assert ended.value.code == 130
             assert capsys.readouterr().err == "Run it again.\n"
     finally:

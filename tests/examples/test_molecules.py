@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -229,7 +230,6 @@ def test_another_version_of_a_package_is_another_run(
     run = options.Run(FOLDER / "constant.yaml", with_labels=False, seed=0, epochs=1, molecules=1000)
     before = run.file(Path())
     assert run.file(Path()) == before
-    version = options.version
     monkeypatch.setattr(
         options, "version", lambda name: "0.0.1" if name == package else version(name)
     )

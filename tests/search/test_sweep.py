@@ -206,7 +206,7 @@ def test_an_empty_study_of_other_directions_is_refused(storage: str) -> None:
             study_name="sweep",
             directions=["minimize", "minimize"],
         )
-    with pytest.raises(ValueError, match="not of a sweep: write another name="):
+    with pytest.raises(ValueError, match="not made by a sweep: write another name="):
         run(storage=storage)
 
 
