@@ -688,10 +688,9 @@ def test_a_resumed_optimizer_without_the_state_of_the_criterion_is_reported(
 
 def test_a_late_start_counts_the_steps_of_the_parameter_with_most(model: nn.Linear) -> None:
     """Parameters that were frozen at first have made fewer, and optimizers may keep other state."""
-    assert model.bias is not None
-    model.weight.requires_grad_(False)
+    model.weight.requires_grad = False
     optimizer, criterion = stepped(model, 1), ramp()
-    model.weight.requires_grad_(True)
+    model.weight.requires_grad = True
     for _ in range(2):
         train(WeightedLoss(["a"]), optimizer, model)
     saved = optimizer.state_dict()
@@ -705,7 +704,7 @@ def test_a_late_start_counts_the_steps_of_the_parameter_with_most(model: nn.Line
 def test_a_late_start_is_reported_from_a_compiled_step(model: nn.Linear) -> None:
     optimizer, criterion = stepped(model), ramp()
     criterion.follow(optimizer)
-    step = torch.compile(lambda: optimizer.step(), backend="eager")
+    step = torch.compile(optimizer.step, backend="eager")
     with pytest.warns(UserWarning, match=LATE):
         step()
     assert criterion.current_step == 1
