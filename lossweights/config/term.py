@@ -101,12 +101,11 @@ class Term(Declaration):
     @classmethod
     def _is_a_number(cls, weight: Any) -> Any:
         if isinstance(weight, Schedule | Controller | dict):
-            kind = weight.get("kind") if isinstance(weight, dict) else weight.kind
-            role = _family_of(kind).__name__.lower()
-            raise ValueError(
-                f"a number is needed, found {shown(weight)}: write `{role}: {{kind: {kind}, ...}}` "
-                "instead"
-            )
+            kind, hint = weight.get("kind") if isinstance(weight, dict) else weight.kind, ""
+            if Schedule.has_kind(kind) or Controller.has_kind(kind):
+                role = _family_of(kind).__name__.lower()
+                hint = f": write `{role}: {{kind: {kind}, ...}}` instead"
+            raise ValueError(f"a number is needed, found {shown(weight)}{hint}")
         return weight
 
     @field_validator("terms", mode="wrap")
