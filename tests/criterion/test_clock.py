@@ -754,6 +754,15 @@ def test_a_new_optimizer_starts_silently(model: nn.Linear, kind: Any) -> None:
     assert criterion.current_step == 1
 
 
+def test_steps_that_take_no_tokens_are_no_late_start(model: nn.Linear) -> None:
+    optimizer = stepped(model, 0)
+    criterion = WeightedLoss({"a": Warmup(over="8 tokens")})
+    criterion.follow(optimizer, per_step=lambda: 0)
+    for _ in range(4):
+        train(criterion, optimizer, model)
+    assert criterion.current_step == 0
+
+
 def test_without_a_schedule_a_late_start_is_silent(model: nn.Linear) -> None:
     optimizer, criterion = stepped(model), WeightedLoss(["a"])
     criterion.follow(optimizer)
