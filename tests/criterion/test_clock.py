@@ -706,7 +706,7 @@ def test_a_late_start_is_reported_from_a_compiled_step(model: nn.Linear) -> None
     criterion.follow(optimizer)
     step = torch.compile(optimizer.step, backend="eager")
     with pytest.warns(UserWarning, match=LATE):
-        step()
+        step()  # type: ignore[no-untyped-call]
     assert criterion.current_step == 1
 
 
