@@ -140,8 +140,10 @@ def make_folder(parser: argparse.ArgumentParser, out: Path) -> None:
         parser.error(f"--out: no permission to write to {out}: choose another folder")
 
 
-def check_terms(terms: Collection[str], needed: Sequence[str]) -> None:
-    """Check that a config has the terms that a program needs.
+def check_terms(
+    terms: Collection[str], needed: Sequence[str], optional: Sequence[str] = ()
+) -> None:
+    """Check that a config has the terms that a program needs, beside those that it may have.
 
     Raises:
         ValueError: If it lacks one. The message says what to write, and instead of which name.
@@ -150,7 +152,7 @@ def check_terms(terms: Collection[str], needed: Sequence[str]) -> None:
         if name in terms:
             continue
         known = f"(the terms are {', '.join(map(repr, needed))})"
-        others = [term for term in terms if term not in needed]
+        others = [term for term in terms if term not in (*needed, *optional)]
         if nearest := get_close_matches(name, others, n=1, cutoff=0.0):
             raise ValueError(
                 f"{nearest[0]!r} is not a term of this program: write {name!r} instead at "

@@ -162,7 +162,7 @@ def try_out(run: Run) -> None:
     """Weigh made-up terms, so that a config of other terms is refused before the first run."""
     declared = LossConfig.read(run.config, at="loss")  # its errors name the file
     try:
-        check_terms(declared.terms, ("reconstruction", "kl"))
+        check_terms(declared.terms, ("reconstruction", "kl"), optional=("property",))
         criterion = WeightedLoss(run.read_config())
         criterion.bind(total_steps=run.total_steps, steps_per_epoch=run.steps_per_epoch)
         names = ["reconstruction", "kl", *(["property"] if run.with_labels else [])]

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from lossweights.components.controllers import Controller, Manual
-from lossweights.components.declaration import Component, Declaration, load_plugins, written
+from lossweights.components.declaration import Declaration, load_plugins, written
 from lossweights.components.durations import Duration, steps
 from lossweights.components.json_schema import NOT_NULL, NUMBER
 from lossweights.components.schedules import Schedule
@@ -101,14 +101,11 @@ class Term(Declaration):
     @classmethod
     def _is_a_number(cls, weight: Any) -> Any:
         if isinstance(weight, Schedule | Controller | dict):
-            kind = weight.get("kind") if isinstance(weight, dict) else weight.kind
-            problem = f"a number is needed, found {shown(weight)}"
-            if not isinstance(kind, str):
-                raise ValueError(problem)
-            near = _family_of(kind)
-            others = Component.__subclasses__()
-            family = next((each for each in others if each.has_kind(kind)), near)
-            raise ValueError(f"{problem}: write {family.usage(kind)}")
+            kind, hint = weight.get("kind") if isinstance(weight, dict) else weight.kind, ""
+            if Schedule.has_kind(kind) or Controller.has_kind(kind):
+                role = _family_of(kind).__name__.lower()
+                hint = f": write `{role}: {{kind: {kind}, ...}}` instead"
+            raise ValueError(f"a number is needed, found {shown(weight)}{hint}")
         return weight
 
     @field_validator("terms", mode="wrap")

@@ -222,7 +222,7 @@ class Clock:
         return Follower(self, unwrapped(optimizer), per_step or 1)
 
     def begin(self, optimizer: Optimizer) -> None:
-        """Reports the first step of an optimizer that made others before, unless it was set."""
+        """Reports an optimizer that made steps before, unless the clock was moved or set."""
         if self._step or self._is_set:
             return
         # `torch.distributed.checkpoint` makes a step of its own, which optimizers count.
@@ -342,10 +342,8 @@ def unwrapped(optimizer: object, call: str = "follow()") -> Optimizer:
 
 
 def _steps_of(optimizer: Optimizer) -> int:
-    """The most steps that an optimizer counted for a parameter; 0 if for none, or in a graph."""
-    if torch.compiler.is_compiling():
-        return 0
-    done = 0
+    """The steps that an optimizer counted; 0 if it does not count, or while a graph is captured."""
+    done = 0  # each parameter counts from its first gradient on
     for state in optimizer.state.values():
         count = state.get("step") if isinstance(state, Mapping) else None
         if isinstance(count, torch.Tensor):

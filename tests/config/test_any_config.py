@@ -291,7 +291,7 @@ def test_odd_values(field: str) -> None:
     [
         (LOOP, "^terms: a table or list contains itself$"),
         ({"terms": {"a": {"schedule": LOOP_OF_LISTS}}}, r"^terms.a.schedule\[0\]: .* itself$"),
-        ({"terms": nested_tables(9, width=9)}, "^terms.k0.*: a loss has at most 100,000 values"),
+        ({"terms": nested_tables(9, width=9)}, "^terms.k0.*: a config has at most 100,000 values"),
         ({"terms": {"a": nested(500)}}, r"^terms.a\[0\].*: .* nested more than 32 deep$"),
         ({"terms": {"a": Broken()}}, "^terms.a: this part cannot be read: no items$"),
         ({"terms": {"a": 10**400}}, "^terms.a.weight: an integer of 1329 bits is too large for fl"),
@@ -399,7 +399,11 @@ def test_a_damaged_file(tmp_path_factory: pytest.TempPathFactory, file: tuple[st
 @pytest.mark.parametrize(
     ("suffix", "text", "problem"),
     [
-        ("yaml", BOMB + "terms: *a9", r"^a.yaml, line \d+, .*: a loss has at most 100,000 values"),
+        (
+            "yaml",
+            BOMB + "terms: *a9",
+            r"^a.yaml, line \d+, .*: a config has at most 100,000 values",
+        ),
         ("yaml", MERGES, r"^a.yaml, line \d+: a file has at most 20,000 values"),
         ("yaml", "#" * 300_000, "^a.yaml: a config file has at most 262,144 bytes$"),
         ("yaml", "terms: " + "[" * 40 + "]" * 40, "^a.yaml, line 1: .* nested more than 32 deep"),

@@ -124,7 +124,9 @@ def test_many_large_patterns_are_refused_at_once() -> None:
 
 def test_a_value_counts_for_each_name() -> None:
     points = [[f"{n} steps", 1.0] for n in range(50)]
-    with pytest.raises(ConfigError, match=r"^terms.a\{0..999\}.*: a loss has at most 100,000 val"):
+    with pytest.raises(
+        ConfigError, match=r"^terms.a\{0..999\}.*: a config has at most 100,000 val"
+    ):
         LossConfig.read({"terms": {"a{0..999}": {"kind": "piecewise", "points": points}}})
     assert LossConfig.read({"terms": {"a{0..99}": {"kind": "piecewise", "points": points}}})
 

@@ -227,7 +227,7 @@ def test_many_accumulated_batches_are_no_forgotten_clock() -> None:
     with warned() as found:  # an optimizer that makes no step
         for _ in range(2000):
             ours(losses(a=1.0, kl=1.0))
-    assert ["2000 training forwards" in each for each in found] == [True]
+    assert ["2000 forward passes" in each for each in found] == [True]
 
 
 def test_steps_in_between_begin_the_count_again() -> None:

@@ -686,24 +686,34 @@ def test_a_resumed_optimizer_without_the_state_of_the_criterion_is_reported(
         train(criterion, optimizer, model)
 
 
+def test_a_late_start_counts_the_steps_of_the_parameter_with_most(model: nn.Linear) -> None:
+    """Parameters that were frozen at first have made fewer, and optimizers may keep other state."""
+    model.weight.requires_grad = False
+    optimizer, criterion = stepped(model, 1), ramp()
+    model.weight.requires_grad = True
+    for _ in range(2):
+        train(WeightedLoss(["a"]), optimizer, model)
+    saved = optimizer.state_dict()
+    saved["state"] = {"total": 5, **dict(sorted(saved["state"].items()))}  # the weight comes first
+    optimizer.load_state_dict(saved)
+    criterion.follow(optimizer)
+    with pytest.warns(UserWarning, match=LATE):
+        train(criterion, optimizer, model)
+
+
+def test_a_late_start_is_reported_from_a_compiled_step(model: nn.Linear) -> None:
+    optimizer, criterion = stepped(model), ramp()
+    criterion.follow(optimizer)
+    step = torch.compile(optimizer.step, backend="eager")
+    with pytest.warns(UserWarning, match=LATE):
+        step()  # type: ignore[no-untyped-call]
+    assert criterion.current_step == 1
+
+
 def test_a_late_start_of_a_clock_of_tokens_is_reported(model: nn.Linear) -> None:
     optimizer, criterion = stepped(model), WeightedLoss({"a": Warmup(over="8 tokens")})
     criterion.follow(optimizer, per_step=2)
     with pytest.warns(UserWarning, match=r"at 0 tokens, .* call criterion.set_step\(tokens done\)"):
-        train(criterion, optimizer, model)
-
-
-def test_a_late_start_counts_the_steps_of_the_most_trained_parameter(model: nn.Linear) -> None:
-    """A layer that is trained later, or frozen, has fewer."""
-    optimizer, criterion = stepped(model, 1), ramp()
-    first, *_ = model.parameters()
-    first.requires_grad = False
-    for _ in range(2):
-        train(WeightedLoss(["a"]), optimizer, model)
-    first.requires_grad = True
-    assert [int(optimizer.state[each]["step"]) for each in model.parameters()] == [1, 3]
-    criterion.follow(optimizer)
-    with pytest.warns(UserWarning, match=LATE):
         train(criterion, optimizer, model)
 
 
@@ -764,6 +774,15 @@ def test_a_new_optimizer_starts_silently(model: nn.Linear, kind: Any) -> None:
 
     optimizer.step(closure)
     assert criterion.current_step == 1
+
+
+def test_steps_that_take_no_tokens_are_no_late_start(model: nn.Linear) -> None:
+    optimizer = stepped(model, 0)
+    criterion = WeightedLoss({"a": Warmup(over="8 tokens")})
+    criterion.follow(optimizer, per_step=lambda: 0)
+    for _ in range(4):
+        train(criterion, optimizer, model)
+    assert criterion.current_step == 0
 
 
 def test_without_a_schedule_a_late_start_is_silent(model: nn.Linear) -> None:

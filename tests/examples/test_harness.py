@@ -80,15 +80,17 @@ def test_an_interrupt_ends_a_program_with_a_line_and_its_status(
 ) -> None:
     from harness.workers import run_program
 
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {sent: signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores Ctrl-C
     try:
-        for sent in (signal.SIGINT, signal.SIGTERM):
+        for sent in handlers:
             with pytest.raises(SystemExit) as ended:
                 run_program(partial(signal.raise_signal, sent), "Run it again.")
             assert ended.value.code == 130
             assert capsys.readouterr().err == "Run it again.\n"
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for sent, handler in handlers.items():
+            signal.signal(sent, handler)
 
 
 def test_the_best_means_are_bold_in_markdown(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def check(printed: str, out: Path, pictures: list[str]) -> None:
         (["--configs", "ignored.yaml"], "no term 'kl': write kl: 1.0 at loss.terms"),
         (["--configs", "other.yaml"], "is not a term of this program: write 'kl' instead at loss"),
         (["--configs", "other.yaml", "--labels", "with"], "write 'kl' instead"),
+        (["--configs", "labels.yaml", "--labels", "with"], "no term 'kl': write kl: 1.0 at"),
         (["--configs", "a/pid-10.yaml", "pid-10"], "more than one has the name pid-10"),
     ],
 )
@@ -123,6 +124,7 @@ def test_a_wrong_option_gives_one_line(
     (tmp_path / "one.yaml").write_text("loss: {terms: {reconstruction: 1}}")
     (tmp_path / "ignored.yaml").write_text("loss: {terms: {reconstruction: 1}, ignore: [kl]}")
     (tmp_path / "other.yaml").write_text("loss: {terms: {reconstruction: 1, kll: 1}}")
+    (tmp_path / "labels.yaml").write_text("loss: {terms: {reconstruction: 1, property: 1}}")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "pid-10.yaml").write_text("loss: {terms: {reconstruction: 1, kl: 1}}")
     done = call(molecules, *arguments)
