@@ -52,7 +52,7 @@ class Checkpoint:
         """Restore the state if there is a file, and return the progress; else return None.
 
         Raises:
-            SystemExit: If the file is damaged. The message says what to do.
+            SystemExit: If the file cannot be loaded. The message says why, and what to do.
         """
         if not self.path.exists():
             return None
@@ -60,13 +60,13 @@ class Checkpoint:
             return self._restore()
         except Exception as error:  # damage can raise any error
             raise SystemExit(
-                f"{self.path} is damaged. Delete it, and its run begins again."
+                f"{self.path} cannot be loaded ({error}). Delete it, and its run starts again."
             ) from error
 
     def _restore(self) -> Any:
         with ZipFile(self.path) as file:  # torch does not compare checksums
             if damaged := file.testzip():
-                raise BadZipFile(damaged)
+                raise BadZipFile(f"{damaged} is damaged")
         state = torch.load(self.path, weights_only=True)
         self.generator.set_state(state["generator"])
         for name, part in self.parts.items():

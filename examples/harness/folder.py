@@ -15,7 +15,7 @@ def reserved(folder: Path) -> Iterator[None]:
     The operating system releases the lock if the process is killed.
 
     Raises:
-        SystemExit: If another process has reserved the folder.
+        SystemExit: If another process has reserved the folder, or it cannot be reserved.
     """
     try:
         lock = FileLock(folder / ".lock").acquire(blocking=False)
@@ -24,5 +24,7 @@ def reserved(folder: Path) -> Iterator[None]:
             f"{folder} is in use by another run: wait until it ends, or choose another folder "
             "with --out"
         )
+    except OSError as error:
+        sys.exit(f"cannot reserve {folder}: {error}. Choose another folder with --out")
     with lock:
         yield

@@ -426,8 +426,9 @@ class WeightedLoss(nn.Module):
         Gradient accumulation and steps that a gradient scaler skips are counted correctly. With a
         fused optimizer under a scaler, whether a step was skipped is read from the device.
 
-        If the clock is at 0 and the optimizer made steps before, the next step warns that
-        schedules start from 0. After `load_state_dict` or `set_step` it does not.
+        If the clock is at 0 and the optimizer has made steps before, the next step warns that
+        schedules start from 0. After `load_state_dict` or `set_step` it does not. Optimizers
+        that do not count their steps, such as SGD and L-BFGS, give no warning.
 
         Args:
             optimizer: A torch optimizer, or the wrapper of Lightning or Accelerate around one.
