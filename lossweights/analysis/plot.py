@@ -591,7 +591,7 @@ def _share(group: str | None) -> str:
 def _stack(
     steps: Steps, columns: Columns, look_of: Mapping[str, Look], label: str, panel: Axes
 ) -> None:
-    """Stacked shares, each row until the next, with gaps at missing values.
+    """Stacked shares, each row from the one before to its own step, with gaps at missing values.
 
     If there are more rows than areas, neighbors are averaged. Terms without a look are combined.
     """
@@ -605,8 +605,10 @@ def _stack(
     sums = np.add.reduceat(np.array(shares), firsts, axis=1)
     totals = sums.sum(axis=0)
     heights = sums / np.where(totals > 0, totals, np.nan)
-    last = np.median(np.diff(steps)) if len(steps) > 1 else 1
-    edges = np.append(steps[firsts], steps[-1] + last)
+    lasts = np.append(firsts[1:], len(steps)) - 1
+    length = np.median(np.diff(steps)) if len(steps) > 1 else 1  # of the first row, as of most
+    # A row is over when its last step is done.
+    edges = np.append(max(0, steps[0] + 1 - length), steps[lasts] + 1)
     for top, height, color in zip(np.cumsum(heights, axis=0), heights, colors, strict=False):
         area: Look = {"facecolor": color, "edgecolor": "w", "linewidth": 0.5}  # for equal grays
         panel.stairs(top, edges, baseline=top - height, fill=True, **area)

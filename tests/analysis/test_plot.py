@@ -264,7 +264,8 @@ def test_shares_lie_on_top_of_each_other_with_a_gap_where_there_are_none() -> No
     nan = math.nan
     np.testing.assert_allclose(areas(panel), [[0.75, 0, nan, nan, 1], [0.25, 1, nan, nan, 0]])
     np.testing.assert_allclose(stairs(panel)[1].baseline, [0.75, 0, nan, nan, 1])
-    assert list(stairs(panel)[0].edges) == [0, 10, 20, 30, 40, 50]
+    # A row has the number of its last step, and begins where the one before ends.
+    assert list(stairs(panel)[0].edges) == [0, 1, 11, 21, 31, 41]
     assert legend(figure) == ["a", "b"]
     assert panel.get_ylim() == (0, 1)
     white = {mpl.colors.to_hex(patch.get_edgecolor()) for patch in panel.patches}
