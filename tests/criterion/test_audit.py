@@ -263,6 +263,15 @@ def test_or_soon_after_its_weight_leaves_0(batches: int) -> None:
     assert found == list(range(found[0], 41))
 
 
+def test_a_compiled_criterion_looks_at_each_pass() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": {"after": "4 steps"}})
+    compiled = torch.compile(criterion, backend="eager", fullgraph=True)
+    for step in range(8):  # the fifth is the first with a weight above 0
+        compiled({"a": losses(a=1.0)["a"], "b": torch.tensor(1.0)})
+        assert len(criterion.audit()) == (step >= 4)
+        criterion.step()
+
+
 @pytest.mark.parametrize("start", [33, 40, 70])
 def test_or_within_32_passes_of_a_later_start(start: int) -> None:
     terms: dict[str, Any] = {"a": 1.0, "b": {"after": f"{start} steps"}}
