@@ -9,10 +9,11 @@ from lossweights.components.schedules import Constant
 from lossweights.config.loss_config import LossConfig
 from lossweights.config.timeline import Column, number_of, weight_of
 from lossweights.criterion.modes import Modes
-from lossweights.criterion.record import ForwardRecord
+from lossweights.criterion.record import MANY_FORWARDS, ForwardRecord
 from lossweights.errors import HorizonError, quoted
 
 _NO_TOTAL = "total_steps is not known yet"
+_FEW_FORWARDS = 20  # after which a first step is missed; more batches are rarely accumulated
 _MISSED_STEPS = 10  # without a term after which it is taken for forgotten
 _MOST_STEPS = 1_000_000  # in a longer training, this many steps are evaluated, evenly spaced
 
@@ -154,8 +155,11 @@ def audit(config: LossConfig, record: ForwardRecord, modes: Modes) -> list[str]:
     if modes.train is not None:
         inactive = modes.train.inactive
         off = inactive.union(name for name, weight in modes.weights().items() if weight == 0)
+    # A clock that moved before, or follows an optimizer, may wait for a step of many batches.
+    may_wait = record.steps or modes.clock.is_followed
+    least = MANY_FORWARDS if may_wait else _FEW_FORWARDS
     notes = [
-        record.idle_clock_warning(horizon, step, look=True),
+        record.idle_clock_warning(horizon, step, look=True, least=least),
         record.unused_warning() if not inactive.issuperset(config.terms) else "",
         record.infinite_warning(),
         modes.apart_warning(),

@@ -22,11 +22,11 @@ from lossweights.criterion.report import Breakdown
 from lossweights.criterion.torch_internals import inside_func_transform, keeps_address
 from lossweights.errors import quoted
 
-_MANY_FORWARDS = 200  # forward passes without a step after which the clock was forgotten
-_LOOK_EVERY = 32  # forward passes between two looks at which terms carry a gradient
+MANY_FORWARDS = 200  # forward passes without a step after which the clock was forgotten
+_LOOK_EVERY = 32  # forward passes, at most, between two looks at which terms carry a gradient
 _MANY_PASSES = 256  # of one step, after which they are added up
 _SOME_STEPS = 4  # after which a pattern is not taken for chance
-_RECENT_STEPS = 50  # that are kept, to see whether the total is still finite
+_RECENT_STEPS = 50  # that are kept, to see since when the total is not finite
 
 # The rows of a table of sums over forward passes; `_COUNT` is how often a term was given. With a
 # balancer whose weights are adjusted there are two more: what it found, and how often it did.
@@ -173,6 +173,7 @@ class ForwardRecord:
         self.recent: deque[Step] = deque(maxlen=_RECENT_STEPS)
         self._forwards = 0  # outside of compiled graphs
         self._forwards_at_move = 0
+        self._next_look = 0  # the number of forward passes before it
         self.steps = self.idle_steps = 0  # with a forward pass, and in a row without one
         self._has_penalties = False
         self._callbacks: OrderedDict[int, Callable[[int], object]] = OrderedDict()
@@ -242,10 +243,12 @@ class ForwardRecord:
                     "a criterion in training records its terms, which torch.func transforms "
                     "cannot do: use criterion.breakdown(terms).total there"
                 )
-            looks = self._forwards % _LOOK_EVERY == 0
+            if looks := self._forwards == self._next_look:
+                # Early passes are looked at more often: a term may have a weight of 0 in the first.
+                self._next_look += min(max(1, self._forwards), _LOOK_EVERY)
             self._forwards += 1
             idle = self.idle
-            is_idle = idle >= _MANY_FORWARDS and not idle % _MANY_FORWARDS and self._weights_move
+            is_idle = idle >= MANY_FORWARDS and not idle % MANY_FORWARDS and self._weights_move
             if all_names != self.given.names:
                 self.given.note(all_names, self.steps)
             if len(self._passes) == _MANY_PASSES:
@@ -374,16 +377,19 @@ class ForwardRecord:
         )
 
     def infinite_warning(self) -> str:
-        """What to write if the total was not finite in many steps in a row; empty otherwise."""
-        if len(self.recent) < _RECENT_STEPS:
+        """What to write if the total of the last step was not finite; empty otherwise."""
+        steps = [*self.recent, *([self._latest()] if self.awaits_step else [])][-_RECENT_STEPS:]
+        if not steps:
             return ""
-        tables = _tables_of_steps(self.recent, self._columns)
+        tables = _tables_of_steps(steps, self._columns)
         totals = (tables[:, _WEIGHTED] + tables[:, _PENALTY]).sum(dim=1)
-        if totals.isfinite().any():
+        n = int((~totals.isfinite()).flip(0).cumprod(0).sum())  # in a row, up to the last step
+        if n == 0:
             return ""
         finite = tables[-1, _WEIGHTED, :-1].isfinite().tolist()
         names = [name for name, good in zip(self._all, finite, strict=True) if not good]
-        where = f"the total was nan or inf in each of the last {_RECENT_STEPS} steps"
+        which = "the last step" if n == 1 else f"each of the last {n} steps"
+        where = f"the total was nan or inf in {which}"
         if not names:
             return f"{where}, although each term is finite: their sum is too large for float32"
         return (
@@ -391,15 +397,17 @@ class ForwardRecord:
             "on_nonfinite: raise"
         )
 
-    def idle_clock_warning(self, horizon: Horizon, step: int, *, look: bool) -> str:
-        """What to write if the clock did not move for many forward passes; empty otherwise.
+    def idle_clock_warning(
+        self, horizon: Horizon, step: int, *, look: bool, least: int = MANY_FORWARDS
+    ) -> str:
+        """What to write if the clock did not move for `least` forward passes; empty otherwise.
 
         To `look` at those in compiled graphs, it waits for the device.
         """
         idle = self.idle
         if look and vars(self._patterns):
             idle += int(self._compiled[_COUNT, -1])
-        if idle < _MANY_FORWARDS:
+        if idle < least:
             return ""
         n = "" if horizon.unit == "steps" else horizon.unit
         follow = f"follow(optimizer{f', per_step={n}' * bool(n)})"

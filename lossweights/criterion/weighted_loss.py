@@ -809,10 +809,19 @@ class WeightedLoss(nn.Module):
     def audit(self) -> list[str]:
         """What looks wrong so far, one sentence each; empty if nothing does.
 
-        Terms that were never given, are no longer given, whose weight is 0 for the whole training,
-        or that carry no gradient; terms that a balancer compares, given one at a time; a total that
-        is not finite; learned weights that never move; observations that a component waits for; a
-        clock that does not move, or is past the end of training; a criterion that is never called.
+        * Before training: a term whose weight is 0 for the whole training, or is not known.
+        * From the first forward pass on: a total that is not finite in the last step; a term that
+          was never given; a term that carries no gradient. Gradients are checked in passes 1, 2, 3,
+          5, 9, 17 and 33, then in every 32nd; a term whose weight is 0 in the last of these is not
+          reported.
+        * From 2 steps on: learned weights that do not move; observations that a component waits
+          for.
+        * From 4 steps on: terms that a balancer compares, given one at a time; a criterion that is
+          never called.
+        * From 10 steps on: a term that is no longer given.
+        * From 20 forward passes without a step on: a clock that does not move; 200 if it moved
+          before, or follows an optimizer, because a step may have many batches.
+        * As soon as it happens: a clock that is past the end of training.
         """
         findings = audit(self.config, self._record, self._modes)
         return findings + self.adaptive.findings()

@@ -166,14 +166,117 @@ def test_a_term_that_is_over_is_not_missed() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_total_that_is_not_finite_for_50_steps_is_found(bad: float) -> None:
+def test_a_total_that_is_not_finite_in_the_last_step_is_found(bad: float) -> None:
     criterion = WeightedLoss({"a": 1.0, "b": 0.5})
-    for step in range(120):
-        criterion(losses(a=1.0, b=1.0 if step == 60 else bad))
+    for step in range(80):
+        criterion(losses(a=1.0, b=1.0 if step == 20 else bad))
+        n = step + 1 if step < 20 else min(step - 20, 50)
+        expected = [] if n == 0 else [f"each of the last {n} steps" if n > 1 else "the last step"]
+        for _ in range(2):  # the forward pass of a step that is going on, and the step
+            found = criterion.audit()
+            assert len(found) == len(expected)
+            for finding, when in zip(found, expected, strict=True):
+                assert finding == (
+                    f"the total was nan or inf in {when}, because of 'b': to find where it "
+                    "begins, write on_nonfinite: raise"
+                )
+            if criterion.current_step == step:
+                criterion.step()
+
+
+def test_a_compiled_criterion_reports_a_total_that_is_not_finite() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": 0.5})
+    compiled = torch.compile(criterion, backend="eager", fullgraph=True)
+    compiled(losses(a=1.0, b=float("nan")))
+    (finding,) = criterion.audit()
+    assert "in the last step, because of 'b'" in finding
+    criterion.step()
+    compiled(losses(a=1.0, b=1.0))
+    assert criterion.audit() == []
+
+
+# A clock that does not move
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_first_step_that_does_not_come_is_found_after_20_passes(moves: bool) -> None:
+    weight: Any = {"kind": "warmup", "over": "9 steps"} if moves else 0.5
+    criterion = WeightedLoss({"a": 1.0, "b": weight})
+    for n in range(1, 60):
+        criterion(losses(a=1.0, b=1.0))  # a warning would be an error
+        found = criterion.audit()
+        assert [each.split(",")[0] for each in found] == (
+            [f"{n} forward passes in training"] if n >= 20 else []
+        )
+    assert criterion.report().notes == ()
+
+
+def test_many_batches_of_a_step_are_no_fault_once_the_clock_has_moved() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": {"kind": "warmup", "over": "9 steps"}})
+    criterion(losses(a=1.0, b=1.0))
+    criterion.step()
+    for _ in range(199):
+        criterion(losses(a=1.0, b=1.0))
+    assert criterion.audit() == []
+    with pytest.warns(UserWarning, match="200 forward passes"):
+        criterion(losses(a=1.0, b=1.0))
+    (finding,) = criterion.audit()
+    assert "200 forward passes in training, but the clock is at step 1" in finding
+
+
+def test_nor_before_the_first_step_of_an_optimizer_that_is_followed() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": {"kind": "warmup", "over": "9 steps"}})
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    criterion.follow(optimizer)
+    for _ in range(199):
+        criterion(losses(a=1.0, b=1.0))
+    assert criterion.audit() == []
+    criterion(losses(a=1.0, b=1.0))
+    assert "200 forward passes" in criterion.audit()[0]
+
+
+# A term without a gradient
+
+
+def detached(criterion: WeightedLoss, passes: int, batches: int = 1) -> list[int]:
+    """Passes after which an audit finds that `b` carries no gradient."""
+    found = []
+    for n in range(1, passes + 1):
+        criterion({"a": losses(a=1.0)["a"], "b": torch.tensor(1.0)})
+        if n % batches == 0:
+            criterion.step()
+        if any(each.startswith("term 'b' carries no gradient") for each in criterion.audit()):
+            found.append(n)
+    return found
+
+
+def test_a_term_without_a_gradient_is_found_from_the_first_pass_on() -> None:
+    assert detached(WeightedLoss({"a": 1.0, "b": 0.5}), 40) == list(range(1, 41))
+
+
+@pytest.mark.parametrize("batches", [1, 2, 4, 16])
+def test_or_soon_after_its_weight_leaves_0(batches: int) -> None:
+    terms: dict[str, Any] = {"a": 1.0, "b": {"kind": "warmup", "over": "50 steps"}}
+    found = detached(WeightedLoss(terms), 40, batches)
+    first = batches + 1  # the first pass with a weight above 0
+    assert first <= found[0] <= 2 * first
+    assert found == list(range(found[0], 41))
+
+
+def test_a_compiled_criterion_looks_at_each_pass() -> None:
+    criterion = WeightedLoss({"a": 1.0, "b": {"after": "4 steps"}})
+    compiled = torch.compile(criterion, backend="eager", fullgraph=True)
+    for step in range(8):  # the fifth is the first with a weight above 0
+        compiled({"a": losses(a=1.0)["a"], "b": torch.tensor(1.0)})
+        assert len(criterion.audit()) == (step >= 4)
         criterion.step()
-        found = [finding for finding in criterion.audit() if "the total was" in finding]
-        assert bool(found) == (49 <= step < 60 or step >= 110)
-    assert "because of 'b': to find where it begins, write on_nonfinite: raise" in found[0]
+
+
+@pytest.mark.parametrize("start", [33, 40, 70])
+def test_or_within_32_passes_of_a_later_start(start: int) -> None:
+    terms: dict[str, Any] = {"a": 1.0, "b": {"after": f"{start} steps"}}
+    found = detached(WeightedLoss(terms), start + 40)
+    assert start < found[0] <= start + 32
 
 
 # Evaluation
