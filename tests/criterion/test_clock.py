@@ -733,7 +733,7 @@ def test_a_late_start_of_a_clock_of_tokens_is_reported(model: nn.Linear) -> None
 )
 def test_an_optimizer_may_keep_anything_in_its_state(model: nn.Linear, kept: Any) -> None:
     criterion, optimizer = ramp(), torch.optim.SGD(model.parameters(), lr=0.1)
-    optimizer.state["own"] = kept
+    optimizer.state["own"] = kept  # type: ignore[index]  # torch allows any key
     criterion.follow(optimizer)
     train(criterion, optimizer, model)
     assert criterion.current_step == 1
