@@ -116,13 +116,11 @@ class Duration:
             raise ValueError(f"{shown(written)} is not a duration: write {examples}")
         number, unit = match[1].replace("_", ""), match[2]
         if not unit:
+            found = shown(written) if isinstance(written, str) else number
             if 0 < float(number) < 1:
                 percentage = "" if is_total else f'"{100 * float(number):g}%" or '
-                raise ValueError(f'{number} has no unit: write {percentage}"{number} epochs"')
-            raise ValueError(
-                f'{number} has no unit: write "{number} steps" or "{number} epochs" '
-                f"(in Python also steps({number}) or epochs({number}))"
-            )
+                raise ValueError(f'{found} has no unit: write {percentage}"{number} epochs"')
+            raise ValueError(f'{found} has no unit: write "{number} steps" or "{number} epochs"')
         known = _UNITS.get(unit.lower()) or _own_unit(unit)
         if known is None:
             near = "" if _plural(unit) in _NO_UNITS else did_you_mean(unit, _UNITS)
