@@ -395,6 +395,12 @@ class LossConfig(Declaration):
                 f"{found.place((*path, '$schema'))}: the address of a JSON schema must be a "
                 f"string, found {shown(schema)}"
             )
+        if path and path[-1] == "terms" and "terms" not in data:
+            how = f"with at={dotted(path[:-1])!r}" if path[1:] else "without at"
+            raise ConfigError(
+                f"{found.place(path)}: at leads to the terms, not to the config with them: leave "
+                f"'terms' out of the path, and read it {how}"
+            )
         for key, part in data.items():
             if "terms" not in data and isinstance(part, dict) and "terms" in part:
                 inner = f"{at}.{key}" if at else str(key)

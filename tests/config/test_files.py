@@ -210,6 +210,18 @@ def test_a_file_without_terms_says_what_to_write(at: str | None, tmp_path: Path)
     assert [*LossConfig.read(path, at=at).terms] == ["nll" if at is None else "reconstruction"]
 
 
+@pytest.mark.parametrize("at", ["terms", "a.loss.terms"])
+def test_a_path_to_the_terms_says_to_leave_them_out(at: str) -> None:
+    data: dict[str, Any] = {"terms": {"mse": 1.0, "kl": 0.5}}
+    outer = at.removesuffix("terms").rstrip(".")
+    for key in reversed(outer.split(".") if outer else []):
+        data = {key: data}
+    with pytest.raises(ConfigError, match="leave 'terms' out of the path, and read it with") as e:
+        LossConfig.read(data, at=at)
+    assert str(e.value).endswith(f"at={outer!r}" if outer else "without at")
+    assert [*LossConfig.read(data, at=outer or None).terms] == ["mse", "kl"]
+
+
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
