@@ -1,6 +1,7 @@
 """How much each term of a loss counts, and when."""
 
 import importlib
+import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,11 @@ if not TYPE_CHECKING:  # for a type checker, it would define every name
             _import_all()
             if name in globals():
                 return globals()[name]
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = ""
+        for package in ("analysis", "search"):
+            if name in getattr(sys.modules.get(f"{__name__}.{package}"), "__all__", ()):
+                hint = f": write `from {__name__}.{package} import {name}`"
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
 
     def __dir__() -> list[str]:
         return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -60,6 +60,15 @@ def test_a_name_that_does_not_exist_is_no_attribute() -> None:
         exec("from lossweights import Wramup", {})  # noqa: S102
 
 
+@pytest.mark.parametrize("name", ["Monitor", "calibrate", "plot", "Outcome"])
+def test_a_name_of_a_package_inside_says_how_to_import_it(name: str) -> None:
+    with pytest.raises(AttributeError, match="write `from lossweights") as caught:
+        getattr(lossweights, name)
+    space: dict[str, object] = {}
+    exec(str(caught.value).split("`")[1], space)  # noqa: S102
+    assert name in space
+
+
 def test_the_packages_are_attributes_without_an_import_of_theirs() -> None:
     code = "import lossweights; print(lossweights.components.balancers.DWA.kind)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603

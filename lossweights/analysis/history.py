@@ -359,7 +359,10 @@ class History:
 
 def _interval(name: str, given: Duration | str, criterion: WeightedLoss | None) -> Duration:
     """The interval of an argument, checked."""
-    interval = Duration.parse(given)
+    try:
+        interval = Duration.parse(given)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     if interval.value == 0:
         raise ValueError(f'{name} is at least "1 steps", found {str(given)!r}')
     if criterion is not None and interval.clock_unit not in (None, criterion.clock.unit):

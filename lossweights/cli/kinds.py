@@ -16,9 +16,11 @@ from rich.text import Text
 import lossweights
 from lossweights.cli.common import Imports, say
 from lossweights.cli.docstrings import Field, fields, plain, sources, summary
+from lossweights.components.balancers import GradientBalancer
 from lossweights.components.declaration import Component, load_plugins
 from lossweights.errors import did_you_mean, quoted
 
+_FIRST = ("schedule", "controller", "balancer", "transform", "shape")  # before those of users
 _WIDEST = 110
 _NARROWEST = 20  # columns of a paragraph, however narrow the terminal is
 
@@ -45,8 +47,10 @@ def kinds(
     """
     if broken := load_plugins():
         say(f"warning: {broken.removeprefix('; ')}", err=True)
-    found = sorted(lossweights.Component.__subclasses__(), key=lambda each: each.__name__)
-    families = {each.__name__.lower(): each.kinds() for each in found if each.kinds()}
+    bases = lossweights.Component.__subclasses__()  # its first use imports all kinds
+    found = {each.__name__.lower(): each.kinds() for each in bases}
+    order = dict.fromkeys([*_FIRST, *sorted(found)])
+    families = {name: found[name] for name in order if found[name]}
     if family is not None:
         if (wanted := family.lower().removesuffix("s")) not in families:
             near = f"{did_you_mean(family, families)} (there are {quoted(families)})"
@@ -76,6 +80,8 @@ def _list(family: str, members: dict[str, type[Component]], console: Console) ->
     left = max(map(len, members)) + 4
     for kind, cls in members.items():
         about = re.sub(r"\s*[:,] \$[^$]+\$\.$", ".", summary(cls))  # without a formula at its end
+        if issubclass(cls, GradientBalancer):
+            about = f"(uses gradients) {about}"
         line = Text(f"  {kind:<{left - 2}}", "cyan") + _filled(about, left, console)
         line.rstrip()
         console.print(line)

@@ -98,35 +98,37 @@ class Duration:
         Raises:
             ValueError: For a number without a unit, an unknown unit, or an invalid value.
         """
+        return cls._parse(written)
+
+    @classmethod
+    def _parse(cls, written: object, *, is_total: bool = False) -> Duration:
+        """As `parse`; the messages for a total suggest no percentage."""
         if isinstance(written, Duration):
             return written
+        examples = '"500 steps", "10 epochs" or "25%"'
+        if is_total:
+            examples = '"40000 steps" or "40 epochs"'
         if isinstance(written, bool) or not isinstance(written, Real | str):
-            raise ValueError(
-                f'a duration is written "500 steps", "10 epochs" or "25%", found {shown(written)}'
-            )
+            raise ValueError(f"a duration is written {examples}, found {shown(written)}")
         text = written.strip() if isinstance(written, str) else _number_text(_python(written))
         match = _WRITTEN.fullmatch(text) if len(text) <= _LONGEST_TEXT else None
         if match is None:
-            raise ValueError(
-                f'{shown(written)} is not a duration: write "500 steps", "10 epochs" or "25%"'
-            )
+            raise ValueError(f"{shown(written)} is not a duration: write {examples}")
         number, unit = match[1].replace("_", ""), match[2]
         if not unit:
+            found = shown(written) if isinstance(written, str) else number
             if 0 < float(number) < 1:
-                raise ValueError(
-                    f'{number} has no unit: write "{100 * float(number):g}%" or "{number} epochs"'
-                )
-            raise ValueError(
-                f'{number} has no unit: write "{number} steps" or "{number} epochs" '
-                f"(in Python also steps({number}) or epochs({number}))"
-            )
+                percentage = "" if is_total else f'"{100 * float(number):g}%" or '
+                raise ValueError(f'{found} has no unit: write {percentage}"{number} epochs"')
+            raise ValueError(f'{found} has no unit: write "{number} steps" or "{number} epochs"')
         known = _UNITS.get(unit.lower()) or _own_unit(unit)
         if known is None:
             near = "" if _plural(unit) in _NO_UNITS else did_you_mean(unit, _UNITS)
             own = f'; a unit of your own is a word of 3 letters or more, as in "{number} tokens"'
+            others = f'or "{number} epochs"' if is_total else f'"{number} epochs" or "{number}%"'
             raise ValueError(
                 f'{unit!r} is not a unit of training{near or ":"} write "{number} steps" (of the '
-                f'optimizer), "{number} epochs" or "{number}%"'
+                f"optimizer){' ' if is_total else ', '}{others}"
                 f"{'' if _WORD.fullmatch(unit.lower()) else own}"
             )
         value = float(number)
@@ -446,7 +448,7 @@ def read_total(value: object, least: int = 0) -> Duration | None:
     """Reads `total`: "2e9 tokens", "40000 steps", "40 epochs", None; else ValueError."""
     if value is None:
         return None
-    duration = Duration.parse(value)
+    duration = Duration._parse(value, is_total=True)  # noqa: SLF001
     if duration.unit == "percent":
         raise ValueError(
             f'total cannot be a percentage of itself, found {duration}: write "40000 steps" or '
@@ -460,7 +462,7 @@ def read_total(value: object, least: int = 0) -> Duration | None:
 def read_total_steps(value: object, least: int = 0) -> int | Duration | None:
     """Reads `total_steps`: 40000, "40000", "40_000 steps", "40 epochs", None; else ValueError."""
     if isinstance(value, Duration | str) and not _is_count(value):
-        duration = Duration.parse(value)
+        duration = Duration._parse(value, is_total=True)  # noqa: SLF001
         if duration.unit == "percent":
             raise ValueError(
                 f"total_steps cannot be a percentage of itself, found {duration}: "

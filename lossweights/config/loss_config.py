@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from os import PathLike
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -25,7 +26,7 @@ from pydantic import (
 
 from lossweights.components.balancers import Balancer
 from lossweights.components.controllers import Controller
-from lossweights.components.declaration import Component, Declaration
+from lossweights.components.declaration import Component, Declaration, written
 from lossweights.components.durations import (
     Duration,
     Horizon,
@@ -56,6 +57,9 @@ from lossweights.errors import ConfigError, did_you_mean, dotted, explain, quote
 EvalWeights = Literal["final", "current"]
 OnNonfinite = Literal["propagate", "raise", "skip_term"]
 
+_LONGEST_SHOWN = 40  # characters of a name in an example
+_LARGEST_SHOWN = 1000  # weight in an example
+_NEAR = 0.75  # the similarity from which a key is taken for a misspelled `terms`, unlike `mse`
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 1, "maximum": 2**53}
 _TOTAL_STEPS = {
@@ -391,17 +395,20 @@ class LossConfig(Declaration):
                 f"{found.place((*path, '$schema'))}: the address of a JSON schema must be a "
                 f"string, found {shown(schema)}"
             )
+        if path and path[-1] == "terms" and "terms" not in data:
+            how = f"with at={dotted(path[:-1])!r}" if path[1:] else "without at"
+            raise ConfigError(
+                f"{found.place(path)}: at leads to the terms, not to the config with them: leave "
+                f"'terms' out of the path, and read it {how}"
+            )
         for key, part in data.items():
             if "terms" not in data and isinstance(part, dict) and "terms" in part:
                 inner = f"{at}.{key}" if at else str(key)
                 raise ConfigError(
                     f"{found.place(path)}: the terms are inside {key!r}: read it with at={inner!r}"
                 )
-        if "terms" not in data and not any(did_you_mean(key, ["terms"]) for key in data):
-            raise ConfigError(
-                f"{found.place(path)}: no key 'terms' (found {quoted(data)}): write the terms "
-                "below it, `terms: {reconstruction: 1.0}`"
-            )
+        if "terms" not in data:
+            raise ConfigError(_without_terms(data, lambda *key: found.place((*path, *key))))
         return cls._validated(data, lambda location: found.place((*path, *location)))
 
     @classmethod
@@ -484,6 +491,22 @@ class LossConfig(Declaration):
             if name[:end] in groups:
                 return _inside([*_keys(self.terms, name[:end]), name[end + 1 :]])
         return ["terms", name]
+
+
+def _without_terms(data: Mapping[Any, Any], place: Callable[..., str]) -> str:
+    """What is wrong with a config that has no key `terms`; `place` names it, or a key of it."""
+    names = [key for key in data if isinstance(key, str) and len(key) <= _LONGEST_SHOWN]
+    names = [key for key in names if key not in LossConfig.model_fields]
+    for key in names:
+        if get_close_matches(key.lower(), ["terms"], cutoff=_NEAR):
+            return f"{place(key)}: write 'terms' instead of {shown(key)}"
+    numbers = [key for key in names if type(data[key]) in (int, float)]
+    weights = {key: data[key] for key in numbers if 0 <= data[key] < _LARGEST_SHOWN}
+    example = dict([*weights.items()][:2]) or {"reconstruction": 1.0}
+    return (
+        f"{place()}: no key 'terms' (found {quoted(data)}): write the terms below it, "
+        f"`terms: {written(example)}`"
+    )
 
 
 def _walk(terms: Mapping[str, Term], group: str = "") -> Iterator[tuple[str, Term]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -912,14 +912,12 @@ class WeightedLoss(nn.Module):
         ours = set(self.config.all_terms)
         theirs = set(values.get("term_names", ours))
         # Terms are reported as keys, so that a load that is not strict returns them.
-        how = "strict=False ignores this, in Lightning self.strict_loading = False)"
         missing += [
-            f"{prefix}terms.{name} (not a term of this checkpoint; {how}"
+            f"{prefix}terms.{name} (not a term of this checkpoint)"
             for name in sorted(ours - theirs)
         ]
         unexpected = [key for key in unexpected if key.removeprefix(prefix) not in read] + [
-            f"{prefix}terms.{name} (not a term of this criterion; {how}"
-            for name in sorted(theirs - ours)
+            f"{prefix}terms.{name} (not a term of this criterion)" for name in sorted(theirs - ours)
         ]
         missing += [prefix + note for note in _without_other_unit(values, self.horizon.unit)]
         # Everything is checked before anything is changed.
@@ -930,16 +928,8 @@ class WeightedLoss(nn.Module):
             missing += [inside + key for key in adaptive.missing]
             unexpected += [inside + key for key in adaptive.unexpected]
             problems += [inside + problem for problem in adaptive.problems]
-            if strict and not found:
-                problems.append(
-                    f"the checkpoint has no criterion {prefix.rstrip('.')}".rstrip() + ": load it "
-                    f"with {NOT_STRICT}, then set the clock with criterion.set_step(step)"
-                )
-            elif strict and ours == theirs and (differences := adaptive.differences()):
-                problems.append(
-                    f"{inside[:-1]}: {differences}: to let new components begin from their "
-                    f"initial state, load with {NOT_STRICT}"
-                )
+            if strict:
+                problems += _what_to_load(found, prefix, ours, theirs, adaptive.differences())
         missing_keys += missing
         unexpected_keys += unexpected
         error_msgs += problems
@@ -1000,6 +990,35 @@ class WrappedLoss(nn.Module):
                 f"what they share, found {type(terms).__name__}"
             )
         return self.criterion(terms, shared)  # type: ignore[no-any-return]
+
+
+def _what_to_load(
+    found: Collection[str], prefix: str, ours: set[str], theirs: set[str], differences: str
+) -> Iterator[str]:
+    """What to write if a checkpoint is of another criterion.
+
+    Args:
+        found: The keys of the criterion in the checkpoint.
+        prefix: What these keys begin with.
+        ours: The terms here.
+        theirs: The terms of the checkpoint.
+        differences: How the components differ.
+    """
+    if not found:
+        yield (
+            f"the checkpoint has no criterion {prefix.rstrip('.')}".rstrip() + ": load it "
+            f"with {NOT_STRICT}, then set the clock with criterion.set_step(step)"
+        )
+    elif ours != theirs:
+        yield (
+            f"{prefix}terms: the checkpoint has the terms {quoted(sorted(theirs))}, this criterion "
+            f"has {quoted(sorted(ours))}: load what both have with {NOT_STRICT}"
+        )
+    elif differences:
+        yield (
+            f"{prefix}adaptive: {differences}: to let new components begin from their initial "
+            f"state, load with {NOT_STRICT}"
+        )
 
 
 def _config_of(terms: Any, fields: dict[str, Any]) -> LossConfig:

@@ -473,7 +473,8 @@ def test_the_state_of_a_criterion_knows_nothing_of_its_history() -> None:
     [
         ({"every": "0 steps"}, "every is at least \"1 steps\", found '0 steps'"),
         ({"every": "0%"}, "every is at least \"1 steps\", found '0%'"),
-        ({"every": 50}, '50 has no unit: write "50 steps"'),
+        ({"every": 50}, '^every: 50 has no unit: write "50 steps"'),
+        ({"gradients": "5"}, "^gradients: '5' has no unit: write \"5 steps\""),
         ({"include": ["weights"]}, "no quantity 'weights'; did you mean 'weight'"),
         ({"reduce": "median"}, "reduce is 'mean' or 'last', found 'median'"),
     ],

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import lossweights
-from lossweights import Component, LossConfig
+from lossweights import Component, GradientBalancer, LossConfig
 from lossweights.cli.docstrings import fields, plain, sources, summary
 from tests.cli.conftest import SPIKE, Call, write
 
@@ -149,6 +149,20 @@ def test_all_kinds_are_listed_by_family(call: Call) -> None:
         start = lines.index(f"{cls.family.__name__.lower()}s")
         block = lines[start + 1 : lines.index("", start)]
         assert sum(line.startswith(f"  {cls.kind} ") for line in block) == 1
+
+
+def test_families_are_listed_in_the_order_in_which_they_are_needed(call: Call) -> None:
+    families = ["schedules", "controllers", "balancers", "transforms", "shapes"]
+    lines = call("kinds").out.splitlines()
+    assert [line for line in lines if line in families] == families
+
+
+def test_balancers_that_use_gradients_are_marked(call: Call) -> None:
+    lines = call("kinds", columns=200).out.splitlines()
+    marked = {line.split()[0] for line in lines if "(uses gradients)" in line}
+    assert marked == {cls.kind for cls in OURS if issubclass(cls, GradientBalancer)}
+    assert "pcgrad" in marked
+    assert "uncertainty" not in marked
 
 
 def test_one_family_is_listed_alone(call: Call) -> None:

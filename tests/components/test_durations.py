@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from decimal import Decimal
 from difflib import get_close_matches
 from fractions import Fraction
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from lossweights import Duration, Horizon, HorizonError, Ramp, epochs, percent, steps
-from lossweights.components.durations import read_total_steps
+from lossweights.components.durations import read_total, read_total_steps
 
 KNOWN = ("step", "steps", "epoch", "epochs", "ep", "percent", "dur")
 UNITS = st.from_regex(r"[a-zA-Z]{3,12}", fullmatch=True).filter(
@@ -69,8 +70,8 @@ def test_reads(written: object, read: Duration) -> None:
 @pytest.mark.parametrize(
     ("written", "problem"),
     [
-        (10, r'10 has no unit: write "10 steps" or "10 epochs" \(in Python also steps\(10\)'),
-        ("10", r'10 has no unit: write "10 steps" or "10 epochs"'),
+        (10, '^10 has no unit: write "10 steps" or "10 epochs"$'),
+        ("10", '^\'10\' has no unit: write "10 steps" or "10 epochs"$'),
         (0.5, r'0.5 has no unit: write "50%" or "0.5 epochs"'),
         (
             "10 stpes",
@@ -225,13 +226,25 @@ def test_total_steps_may_be_written(written: object, read: object) -> None:
         (2**53 + 1, r"total_steps must be at most 2\*\*53, found"),
         ([5], r"total_steps must be a whole number of at least 0, found \[5\]"),
         ("25%", 'cannot be a percentage of itself, found 25%: write 40000 or "40 epochs"'),
-        ("-3", "-3 has no unit"),
+        ("-3", "'-3' has no unit"),
         ("many", "'many' is not a duration"),
     ],
 )
 def test_total_steps_refuses(written: object, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Horizon(written)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("written", ["ten", "0.5", "10 stpes"])
+def test_the_message_of_a_total_suggests_no_percentage(written: str) -> None:
+    for read in (read_total_steps, read_total):
+        with pytest.raises(ValueError, match="epochs") as caught:
+            read(written)
+        assert "%" not in str(caught.value)
+        suggested = re.findall(r'"(.+?)"', str(caught.value).partition(" write ")[2])
+        assert suggested
+        for each in suggested:
+            read(each)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "many"])

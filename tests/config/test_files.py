@@ -207,7 +207,41 @@ def test_a_file_without_terms_says_what_to_write(at: str | None, tmp_path: Path)
     assert problem.startswith(f"a.yaml: no key {missing!r} (found 'model', 'nll'): write the ")
     assert "\n" not in problem
     path.write_text(problem.split("`")[1])
-    assert [*LossConfig.read(path, at=at).terms] == ["reconstruction"]
+    assert [*LossConfig.read(path, at=at).terms] == ["nll" if at is None else "reconstruction"]
+
+
+@pytest.mark.parametrize("at", ["terms", "a.loss.terms"])
+def test_a_path_to_the_terms_says_to_leave_them_out(at: str) -> None:
+    data: dict[str, Any] = {"terms": {"mse": 1.0, "kl": 0.5}}
+    outer = at.removesuffix("terms").rstrip(".")
+    for key in reversed(outer.split(".") if outer else []):
+        data = {key: data}
+    with pytest.raises(ConfigError, match="leave 'terms' out of the path, and read it with") as e:
+        LossConfig.read(data, at=at)
+    assert str(e.value).endswith(f"at={outer!r}" if outer else "without at")
+    assert [*LossConfig.read(data, at=outer or None).terms] == ["mse", "kl"]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (
+            {"mse": 1.0, "kl": 2.0, "x": 10**5000, "on": True},
+            "(found 'mse', 'kl', 'x', 'on'): write the terms below it, `terms: {mse: 1, kl: 2}`",
+        ),
+        ({"trms": {"mse": 1.0}, "kl": 1.0}, "trms: write 'terms' instead of 'trms'"),
+        ({"TERMS": {"mse": 1.0}}, "TERMS: write 'terms' instead of 'TERMS'"),
+        (
+            {"total_steps": 9},
+            "no key 'terms' (found 'total_steps'): write the terms below it, `terms: {reconstr",
+        ),
+    ],
+)
+def test_missing_terms_are_one_problem(data: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        LossConfig.read(data)
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_path_to_a_part_that_is_the_whole_says_so(tmp_path: Path) -> None:
@@ -265,7 +299,7 @@ def test_yaml_without_pyyaml_says_what_to_install(
             "a.yaml, line 4, loss.total_steps: total_steps must be a whole number",
         ),
         ("nll: 1.0", "nll:", "a.yaml, line 6, loss.terms.nll: this term has no value"),
-        ("  terms:", "  tersm:", "a.yaml, line 5, loss.tersm: unknown field 'tersm'; did you mean"),
+        ("  terms:", "  tersm:", "a.yaml, line 5, loss.tersm: write 'terms' instead of 'tersm'"),
         ("terms:", "ignore:", "a.yaml, line 3, loss: no key 'terms' (found 'total_steps'"),
     ],
 )

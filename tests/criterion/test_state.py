@@ -492,7 +492,11 @@ def test_what_has_no_moments_is_refused_or_unchanged() -> None:
         ),
         ({"a": {"kind": "pid", "target": 1}}, {"a": 1.0}, "checkpoint has no terms.a.controller"),
         ({"a": 1.0}, {"a": {"kind": "pid", "target": 1}}, "criterion has no terms.a.controller"),
-        ({"a": 1.0}, {"b": 1.0}, "ignores this, in Lightning self.strict_loading = False"),
+        (
+            {"a": 1.0},
+            {"b": 1.0},
+            "load what both have with strict=False, in Lightning with self.strict_loading",
+        ),
     ],
 )
 def test_a_checkpoint_of_something_else_says_what_to_do(
