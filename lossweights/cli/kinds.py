@@ -16,7 +16,6 @@ from rich.text import Text
 import lossweights
 from lossweights.cli.common import Imports, say
 from lossweights.cli.docstrings import Field, fields, plain, sources, summary
-from lossweights.components.balancers import GradientBalancer
 from lossweights.components.declaration import Component, load_plugins
 from lossweights.errors import did_you_mean, quoted
 
@@ -80,7 +79,7 @@ def _list(family: str, members: dict[str, type[Component]], console: Console) ->
     left = max(map(len, members)) + 4
     for kind, cls in members.items():
         about = re.sub(r"\s*[:,] \$[^$]+\$\.$", ".", summary(cls))  # without a formula at its end
-        if issubclass(cls, GradientBalancer):
+        if issubclass(cls, lossweights.GradientBalancer):
             about = f"(uses gradients) {about}"
         line = Text(f"  {kind:<{left - 2}}", "cyan") + _filled(about, left, console)
         line.rstrip()
